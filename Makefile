@@ -1,0 +1,34 @@
+# Everything a person does with this project, each from a fresh clone: make demo, make test, make check.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit check format lock clean
+PYTEST := .venv/bin/python -m pytest
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+setup: ## make .venv from uv.lock (every other target does it first)
+	@sh scripts/setup
+
+demo: setup ## a real Airflow invokes actions on real sensor files, then everything stops
+	@.venv/bin/invocations demo
+
+test: setup ## all tests: unit, integration, one real Airflow
+	@$(PYTEST) tests
+
+unit: setup ## the fast tests only
+	@$(PYTEST) tests/unit
+
+check: setup ## formatting, lint, types
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+
+format: setup ## rewrite the files as `make check` wants them
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+lock: ## resolve the dependencies anew into uv.lock
+	@sh scripts/lock
+
+clean: ## remove what the other targets made
+	@rm -rf .venv .demo dist .mypy_cache .pytest_cache .ruff_cache

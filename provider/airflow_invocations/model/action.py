@@ -1,0 +1,153 @@
+"""Actions: what can be invoked, and with what."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Container
+from enum import StrEnum
+from typing import Any, Literal
+
+import pydantic
+
+from .wire import WireModel
+
+#: Memory (MiB) that may be asked for with a number of CPU units (1024 = one vCPU): Fargate's combinations.
+MEMORY_BY_VCPU: dict[int, Container[int]] = {
+    256: (512, 1024, 2048),
+    512: range(1024, 4096 + 1, 1024),
+    1024: range(2048, 8192 + 1, 1024),
+    2048: range(4096, 16384 + 1, 1024),
+    4096: range(8192, 30720 + 1, 1024),
+    8192: range(16384, 61440 + 1, 4096),
+    16384: range(32768, 122880 + 1, 8192),
+}
+
+
+class Accessibility(StrEnum):
+    """Who may invoke an action: its organisation, or everyone."""
+
+    Organization = "organization"
+    ActionHub = "action_hub"
+
+
+class ActionReference(WireModel):
+    """An action by name, and where they matter its version and owner."""
+
+    name: str
+    digest: str | None = None
+    owner: str | None = None
+
+
+class ActionParameter(WireModel):
+    """A parameter that an action declares.
+
+    `default` is kept as a string whatever was given, as the platform does.
+    """
+
+    name: str
+    required: bool = False
+    description: str | None = None
+    default: str | None = None
+
+    @pydantic.field_validator("default", mode="before")
+    @classmethod
+    def _as_string(cls, value: object) -> str | None:
+        return None if value is None else str(value)
+
+
+class ComputeRequirements(WireModel):
+    """What an action's container is given.
+
+    vCPU in CPU units (1024 = one vCPU), memory in MiB, storage in GiB (at least 21). Combinations that no
+    machine offers are refused with a ValidationError.
+    """
+
+    vCPU: int = 512
+    memory: int = pydantic.Field(
+        default=1024, validation_alias=pydantic.AliasChoices("memory", "memory_MiB", "memory_mib")
+    )
+    gpu: Literal[False] = False
+    storage: int = pydantic.Field(
+        default=21, ge=21, validation_alias=pydantic.AliasChoices("storage", "storage_GiB", "storage_gib")
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _is_offered(self) -> ComputeRequirements:
+        allowed = MEMORY_BY_VCPU.get(self.vCPU)
+        if allowed is None:
+            raise ValueError(f"vCPU is {self.vCPU}; allowed: {', '.join(map(str, MEMORY_BY_VCPU))}")
+        if self.memory not in allowed:
+            raise ValueError(
+                f"memory is {self.memory} MiB; with vCPU {self.vCPU} allowed: {_listed(allowed)}"
+            )
+        return self
+
+
+def _listed(allowed: Container[int]) -> str:
+    if isinstance(allowed, range):
+        return f"{allowed.start} to {allowed[-1]} in steps of {allowed.step}"
+    return ", ".join(map(str, allowed)) if isinstance(allowed, tuple) else str(allowed)
+
+
+class ContainerParameters(WireModel):
+    """How an action's container is started: its command line, environment and working directory."""
+
+    command: list[str] | None = None
+    entry_point: list[str] | None = None
+    env_vars: dict[str, str] | None = None
+    workdir: str | None = None
+
+    def overridden_by(self, overrides: ContainerParameters | None) -> ContainerParameters:
+        """These parameters with those of `overrides` that are set; env_vars are merged name by name."""
+        if overrides is None:
+            return self
+        merged = self.model_dump() | overrides.model_dump(exclude_none=True)
+        if self.env_vars or overrides.env_vars:
+            merged["env_vars"] = {**(self.env_vars or {}), **(overrides.env_vars or {})}
+        return ContainerParameters.model_validate(merged)
+
+
+class CreateActionRequest(WireModel):
+    """`POST v1/actions`. `timeout` is in minutes, `short_description` at most 140 characters."""
+
+    name: str
+    compute_requirements: ComputeRequirements | None = None
+    container_parameters: ContainerParameters | None = None
+    description: str | None = None
+    inherits: ActionReference | None = None
+    metadata: dict[str, Any] = {}
+    parameters: list[ActionParameter] = []
+    requires_downloaded_inputs: bool | None = None
+    short_description: str | None = pydantic.Field(default=None, max_length=140)
+    tags: list[str] = []
+    timeout: int | None = pydantic.Field(default=None, ge=1)
+    uri: str | None = None
+
+
+class ActionRecord(WireModel):
+    """An action as the platform answers it. `digest` names this version of it; `timeout` is in minutes."""
+
+    created: datetime.datetime
+    created_by: str
+    modified: datetime.datetime
+    modified_by: str
+    name: str
+    org_id: str
+    accessibility: Accessibility = Accessibility.Organization
+    compute_requirements: ComputeRequirements | None = None
+    container_parameters: ContainerParameters | None = None
+    description: str | None = None
+    digest: str | None = None
+    inherits: ActionReference | None = None
+    metadata: dict[str, Any] = {}
+    parameters: list[ActionParameter] = []
+    published: datetime.datetime | None = None
+    requires_downloaded_inputs: bool | None = None
+    short_description: str | None = None
+    tags: list[str] = []
+    timeout: int | None = None
+    uri: str | None = None
+
+    def missing_parameters(self, given: Container[str]) -> list[str]:
+        """Names of the required parameters that have no default and are not among `given`."""
+        return [p.name for p in self.parameters if p.required and p.default is None and p.name not in given]

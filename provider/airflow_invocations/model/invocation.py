@@ -1,0 +1,198 @@
+"""Invocations: one execution of an action each, what it was asked for and what became of it."""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+from typing import Any
+
+import pydantic
+
+from .action import ComputeRequirements, ContainerParameters
+from .provenance import InvocationProvenance, InvocationSource
+from .status import InvocationStatus
+from .wire import WireModel
+
+#: `data_source_id` of an invocation that names no dataset.
+UNSPECIFIED_DATA_SOURCE = "__UNSPECIFIED_DATA_SOURCE__"
+
+
+class DataSourceType(StrEnum):
+    """What `data_source_id` names; the platform knows datasets only."""
+
+    Dataset = "Dataset"
+
+
+class DataSource(WireModel):
+    """Where an invocation's input comes from."""
+
+    data_source_type: DataSourceType = DataSourceType.Dataset
+    data_source_id: str = UNSPECIFIED_DATA_SOURCE
+
+    @property
+    def is_unspecified(self) -> bool:
+        """Whether no dataset was named."""
+        return self.data_source_id == UNSPECIFIED_DATA_SOURCE
+
+
+class UploadDestinationType(StrEnum):
+    """What `destination_id` names. Unknown stands for a kind that this version does not know."""
+
+    Dataset = "Dataset"
+    Unknown = "Unknown"
+
+    @classmethod
+    def _missing_(cls, value: object) -> UploadDestinationType | None:
+        return cls.Unknown if isinstance(value, str) else None
+
+
+class UploadDestination(WireModel):
+    """Where an invocation's output folder is uploaded to."""
+
+    destination_type: UploadDestinationType = UploadDestinationType.Dataset
+    destination_id: str | None = None
+
+
+class DataSelector(WireModel):
+    """Which topics or sessions an invocation reads: at least one of query (RoboQL), ids, names."""
+
+    query: str | None = None
+    ids: list[str] | None = None
+    names: list[str] | None = None
+    dataset_id: str | None = None
+
+    @pydantic.field_validator("ids", "names")
+    @classmethod
+    def _each_once(cls, value: list[str] | None) -> list[str] | None:
+        return None if value is None else list(dict.fromkeys(value))
+
+    @pydantic.model_validator(mode="after")
+    def _selects_something(self) -> DataSelector:
+        if not any(getattr(self, field) for field in self._selecting_fields()):
+            raise ValueError(f"a selector needs at least one of: {', '.join(self._selecting_fields())}")
+        return self
+
+    @classmethod
+    def _selecting_fields(cls) -> tuple[str, ...]:
+        return ("query", "ids", "names")
+
+
+class FileSelector(DataSelector):
+    """Which files an invocation reads: at least one of query (RoboQL), ids, names, paths (patterns)."""
+
+    paths: list[str] | None = None
+
+    @classmethod
+    def _selecting_fields(cls) -> tuple[str, ...]:
+        return ("query", "ids", "names", "paths")
+
+
+class InvocationInput(WireModel):
+    """What an invocation reads: at least one of files, topics, sessions; each one selector or a list."""
+
+    files: FileSelector | list[FileSelector] | None = None
+    sessions: DataSelector | list[DataSelector] | None = None
+    topics: DataSelector | list[DataSelector] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _selects_something(self) -> InvocationInput:
+        if not (self.files or self.sessions or self.topics):
+            raise ValueError("an input needs at least one of: files, sessions, topics")
+        return self
+
+
+class InvocationRequest(WireModel):
+    """`POST v1/actions/{name}/invoke`.
+
+    The same `idempotency_id` never runs twice: the first invocation comes back. `timeout` is in minutes.
+    """
+
+    data_source_id: str = UNSPECIFIED_DATA_SOURCE
+    data_source_type: DataSourceType = DataSourceType.Dataset
+    input_data: list[str] = []
+    invocation_source: InvocationSource
+    invocation_source_id: str | None = None
+    idempotency_id: str | None = pydantic.Field(default=None, min_length=1, max_length=256)
+    rich_input_data: InvocationInput | None = None
+    parameter_values: dict[str, Any] | None = None
+    compute_requirement_overrides: ComputeRequirements | None = None
+    container_parameter_overrides: ContainerParameters | None = None
+    timeout: int | None = pydantic.Field(default=None, ge=1)
+    upload_destination: UploadDestination | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """The JSON object to send; these three are always in it, as the published client has them."""
+        always = {"data_source_id", "data_source_type", "input_data"}
+        unset = {name for name in type(self).model_fields if name not in self.model_fields_set | always}
+        return self.model_dump(mode="json", exclude=unset, exclude_none=True)
+
+
+class StatusRecord(WireModel):
+    """One step of an invocation's life: when it took which status, and why."""
+
+    status: InvocationStatus
+    detail: str | None = None
+    timestamp: datetime.datetime
+
+
+class InvocationRecord(WireModel):
+    """An invocation as the platform answers it. `timeout` is in minutes."""
+
+    created: datetime.datetime
+    data_source: DataSource
+    input_data: list[str] = []
+    rich_input_data: InvocationInput | None = None
+    upload_destination: UploadDestination | None = None
+    invocation_id: str
+    idempotency_id: str | None = None
+    compute_requirements: ComputeRequirements
+    container_parameters: ContainerParameters
+    last_heartbeat: datetime.datetime | None = None
+    last_status: InvocationStatus
+    org_id: str
+    parameter_values: dict[str, Any] = {}
+    provenance: InvocationProvenance
+    status: list[StatusRecord] = []
+    duration: datetime.timedelta = datetime.timedelta()
+    timeout: int
+
+    @property
+    def current(self) -> StatusRecord:
+        """The status it has now: the last of `status` by (timestamp, status value)."""
+        if not self.status:
+            return StatusRecord(status=self.last_status, timestamp=self.created)
+        return max(self.status, key=lambda step: (step.timestamp, step.status))
+
+    def reached(self, status: InvocationStatus) -> datetime.datetime | None:
+        """When it last took `status`, or None if it never did."""
+        return max((step.timestamp for step in self.status if step.status is status), default=None)
+
+
+class LogProcess(StrEnum):
+    """Which part of an invocation wrote a log line."""
+
+    LogRouter = "firelens_log_router"
+    Monitor = "monitor"
+    Setup = "setup"
+    Action = "action"
+    OutputHandler = "output_handler"
+
+
+class LogRecord(WireModel):
+    """One log line, or with `partial_id` one part of a long line: parts of the same id belong together."""
+
+    partial_id: str | None = None
+    log: str
+    process: LogProcess
+    timestamp: datetime.datetime
+
+
+class LogPage(WireModel):
+    """Log lines in order, and where to read on.
+
+    `has_next` true: more is known to be there now. False: unknown, ask again later with `last_read`.
+    """
+
+    items: list[LogRecord]
+    has_next: bool
+    last_read: str | None = None

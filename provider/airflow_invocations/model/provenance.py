@@ -1,0 +1,183 @@
+"""Who asked for an invocation: the platform's side of the record, and Airflow's."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pydantic
+
+from .wire import WireModel
+
+#: Environment variable that hands an action its whole DagRunProvenance, as JSON.
+PROVENANCE_VARIABLE = "AIRFLOW_CTX_PROVENANCE"
+
+#: How many consumed asset events a provenance names; a run may consume thousands.
+MAX_ASSET_EVENTS = 50
+
+#: Run types of DAG runs that a person started; every other type was started by a schedule or by data.
+_MANUAL_RUN_TYPES = frozenset({"manual", "asset_materialization"})
+
+
+class InvocationSource(StrEnum):
+    """What started an invocation: a trigger of some kind, or a person."""
+
+    Trigger = "Trigger"
+    Manual = "Manual"
+
+
+class SourceProvenance(WireModel):
+    """What started an invocation, and which one of its kind."""
+
+    source_type: InvocationSource
+    source_id: str
+
+
+class ActionProvenance(WireModel):
+    """The action that was invoked, and its version."""
+
+    name: str
+    org_id: str
+    digest: str | None = None
+
+
+class ExecutableProvenance(WireModel):
+    """The container image that ran; empty for an action that runs as a process."""
+
+    container_image_uri: str | None = None
+    container_image_digest: str | None = None
+
+
+class InvocationProvenance(WireModel):
+    """Where an invocation comes from: action, executable and source."""
+
+    action: ActionProvenance
+    executable: ExecutableProvenance
+    source: SourceProvenance
+
+
+class AssetEvent(pydantic.BaseModel):
+    """An asset event that a DAG run consumed, and the task that emitted it (None: not a task)."""
+
+    name: str
+    uri: str
+    timestamp: datetime.datetime
+    source_dag_id: str | None = None
+    source_run_id: str | None = None
+    source_task_id: str | None = None
+    source_map_index: int | None = None
+
+
+class DagRunProvenance(pydantic.BaseModel):
+    """Which try of which task of which DAG run asked for an invocation, and what started that run.
+
+    `logical_date` and the data interval are None for runs that have none (asset-triggered ones, say);
+    `map_index` is -1 for a task that isn't mapped; `triggered_by` is the user, None where nobody was;
+    of the consumed asset events the first MAX_ASSET_EVENTS are named.
+    """
+
+    dag_id: str
+    run_id: str
+    run_type: str
+    task_id: str
+    map_index: int = -1
+    try_number: int
+    logical_date: datetime.datetime | None = None
+    data_interval_start: datetime.datetime | None = None
+    data_interval_end: datetime.datetime | None = None
+    triggered_by: str | None = None
+    consumed_asset_events: list[AssetEvent] = []
+    dag_version: str | None = None
+    owner: str | None = None
+
+    @property
+    def source(self) -> SourceProvenance:
+        """How the platform records it: Manual for a run that a person started, else Trigger."""
+        manual = self.run_type in _MANUAL_RUN_TYPES
+        return SourceProvenance(
+            source_type=InvocationSource.Manual if manual else InvocationSource.Trigger,
+            source_id=self.source_id,
+        )
+
+    @property
+    def source_id(self) -> str:
+        """The task instance as a URI, laid out as in Airflow's own pages; `task_instance_of` reads it."""
+        path = f"dags/{_quoted(self.dag_id)}/runs/{_quoted(self.run_id)}/tasks/{_quoted(self.task_id)}"
+        if self.map_index >= 0:
+            path += f"/mapped/{self.map_index}"
+        return f"airflow:{path}?try_number={self.try_number}"
+
+    def environment(self) -> dict[str, str]:
+        """AIRFLOW_CTX_* variables for the action's process.
+
+        The first six are those that Airflow itself gives a task's subprocess; a value that a run does not
+        have is left out.
+        """
+        values = {
+            "DAG_OWNER": self.owner,
+            "DAG_ID": self.dag_id,
+            "TASK_ID": self.task_id,
+            "LOGICAL_DATE": _iso(self.logical_date),
+            "TRY_NUMBER": str(self.try_number),
+            "DAG_RUN_ID": self.run_id,
+            "RUN_TYPE": self.run_type,
+            "MAP_INDEX": str(self.map_index),
+            "DATA_INTERVAL_START": _iso(self.data_interval_start),
+            "DATA_INTERVAL_END": _iso(self.data_interval_end),
+            "TRIGGERED_BY": self.triggered_by,
+        }
+        named = {f"AIRFLOW_CTX_{name}": value for name, value in values.items() if value}
+        return {**named, PROVENANCE_VARIABLE: self.model_dump_json(exclude_none=True)}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None) -> DagRunProvenance | None:
+        """The provenance in an invocation's environment variables; None if nothing readable is there."""
+        text = (environment or {}).get(PROVENANCE_VARIABLE)
+        if text is None:
+            return None
+        try:
+            return cls.model_validate(json.loads(text))
+        except ValueError:
+            return None
+
+
+class TaskInstanceReference(pydantic.BaseModel):
+    """The task instance that a `source_id` names."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    try_number: int
+
+
+def task_instance_of(source_id: str) -> TaskInstanceReference | None:
+    """Read a `source_id` written by DagRunProvenance; None for one that somebody else wrote."""
+    uri = urlsplit(source_id)
+    parts = [unquote(part) for part in uri.path.split("/")]
+    match (uri.scheme, parts, parse_qs(uri.query).get("try_number")):
+        case ("airflow", ["dags", dag_id, "runs", run_id, "tasks", task_id, *mapped], [try_number]):
+            if mapped and (len(mapped) != 2 or mapped[0] != "mapped"):
+                return None
+            try:
+                return TaskInstanceReference(
+                    dag_id=dag_id,
+                    run_id=run_id,
+                    task_id=task_id,
+                    map_index=int(mapped[1]) if mapped else -1,
+                    try_number=int(try_number),
+                )
+            except ValueError:
+                return None
+    return None
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe="")
+
+
+def _iso(moment: datetime.datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

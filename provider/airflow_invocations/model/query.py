@@ -1,0 +1,84 @@
+"""What a query asks for: conditions over fields, a page size, an order."""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+import pydantic
+
+from .wire import WireModel
+
+#: The largest page that the platform answers.
+MAX_PAGE_SIZE = 1000
+
+
+class Comparator(StrEnum):
+    """How a field is compared to a value. There is no IN: write an OR group of EQUALS."""
+
+    Equals = "EQUALS"
+    NotEquals = "NOT_EQUALS"
+    GreaterThan = "GREATER_THAN"
+    GreaterThanOrEqual = "GREATER_THAN_OR_EQUAL"
+    LessThan = "LESS_THAN"
+    LessThanOrEqual = "LESS_THAN_OR_EQUAL"
+    Contains = "CONTAINS"
+    NotContains = "NOT_CONTAINS"
+    IsNull = "IS_NULL"
+    IsNotNull = "IS_NOT_NULL"
+    Exists = "EXISTS"
+    NotExists = "NOT_EXISTS"
+    BeginsWith = "BEGINS_WITH"
+    Like = "LIKE"
+    NotLike = "NOT_LIKE"
+
+
+class ConditionOperator(StrEnum):
+    """How the conditions of a group are joined; NOT means none of them."""
+
+    And = "AND"
+    Or = "OR"
+    Not = "NOT"
+
+
+class Condition(WireModel):
+    """One field compared to one value."""
+
+    field: str
+    comparator: Comparator
+    value: bool | int | float | datetime.datetime | str | None = None
+
+
+class ConditionGroup(WireModel):
+    """Conditions joined by an operator, nested at will."""
+
+    operator: ConditionOperator
+    conditions: list[Condition | ConditionGroup]
+
+
+class SortDirection(StrEnum):
+    """Which end of the order comes first."""
+
+    Ascending = "ASC"
+    Descending = "DESC"
+
+
+class QuerySpecification(WireModel):
+    """The body of a query. `after` is the `next_token` of the page before; default order: newest first."""
+
+    condition: Condition | ConditionGroup | None = None
+    limit: int = pydantic.Field(default=MAX_PAGE_SIZE, ge=1, le=MAX_PAGE_SIZE)
+    after: str | None = None
+    sort_by: str | None = None
+    sort_direction: SortDirection | None = None
+
+
+RecordT = TypeVar("RecordT")
+
+
+class Page(WireModel, Generic[RecordT]):
+    """One page of records; `next_token` None: the last one. It is always on the wire, null or not."""
+
+    items: list[RecordT]
+    next_token: str | None = None

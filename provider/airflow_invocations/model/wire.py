@@ -1,0 +1,21 @@
+"""What every record of the invocation API has in common on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+
+
+class WireModel(pydantic.BaseModel):
+    """A JSON object of the invocation API.
+
+    Fields that this version does not know are ignored, as the published client does, so that a newer
+    platform does not break an older provider.
+    """
+
+    model_config = pydantic.ConfigDict(extra="ignore", populate_by_name=True)
+
+    def wire(self) -> dict[str, Any]:
+        """The JSON object to send: fields nobody set are left out (facts: Transport)."""
+        return self.model_dump(mode="json", exclude_unset=True)
