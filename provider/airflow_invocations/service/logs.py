@@ -1,0 +1,243 @@
+"""Append-only log files, one an invocation, and the cursors that read on where a reader stopped.
+
+A file is a row of frames: a header, then whole lines as the action wrote them, or one part of a long line.
+Lines are split when they are read, so that keeping up with an action costs a write a chunk, not one a line.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from ..model import LogPage, LogProcess, LogRecord
+
+#: Lines longer than this many bytes are kept in parts.
+MAX_LINE = 64 * 1024
+
+#: A page holds at most so many lines, and about so many bytes.
+PAGE_LINES = 1000
+PAGE_BYTES = 1024 * 1024
+
+#: Mark; payload length; time (microseconds); process; the long line that this is a part of (0: none).
+_HEADER = struct.Struct(">HIqBQ")
+_MARK = 0xA10F
+_MAX_PAYLOAD = 3 * MAX_LINE
+_PROCESSES = tuple(LogProcess)
+_CURSOR = re.compile(r"(\d{1,18})\.(\d{1,9})")
+
+
+class InvalidCursorError(ValueError):
+    """A cursor that this service did not hand out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The next line to read: the offset of its frame, and its number within the frame."""
+
+    offset: int = 0
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.offset}.{self.line}"
+
+    @classmethod
+    def parse(cls, text: str | None) -> Cursor:
+        """Read what `str(cursor)` wrote; None is the beginning. Raises InvalidCursorError."""
+        if text is None:
+            return cls()
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise InvalidCursorError(f"not a place in a log: {text[:40]!r}")
+        return cls(int(match[1]), int(match[2]))
+
+
+class LogFiles:
+    """The log files in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def writer(self, invocation_id: str) -> LogWriter:
+        """Open an invocation's log to append to it; what a crash left half-written is cut off first."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return LogWriter(self._path(invocation_id))
+
+    def read(self, invocation_id: str, cursor: str | None = None, limit: int = PAGE_LINES) -> LogPage:
+        """The next lines from `cursor` on, at most `limit` of them.
+
+        `has_next` tells whether more is there now, `last_read` where to read on; it is the cursor that was
+        given (or None) while there is nothing.
+
+        Raises:
+            InvalidCursorError: for a cursor that isn't one of this log's.
+        """
+        place = Cursor.parse(cursor)
+        try:
+            file = self._path(invocation_id).open("rb")
+        except FileNotFoundError:
+            if place != Cursor():
+                raise InvalidCursorError(f"the log has no place {place}") from None
+            return LogPage(items=[], has_next=False, last_read=cursor)
+        with file:
+            return _read_page(file, place, cursor, limit)
+
+    def _path(self, invocation_id: str) -> Path:
+        return self._folder / f"{invocation_id}.log"
+
+
+def _read_page(file: BinaryIO, place: Cursor, cursor: str | None, limit: int) -> LogPage:
+    items: list[LogRecord] = []
+    size = 0
+    for frame in _frames(file, place.offset):
+        lines = frame.lines()
+        first = place.line if frame.offset == place.offset else 0
+        for number in range(first, len(lines)):
+            if len(items) >= limit or size >= PAGE_BYTES:
+                return LogPage(items=items, has_next=True, last_read=str(Cursor(frame.offset, number)))
+            items.append(frame.record(lines[number]))
+            size += len(lines[number])
+        place = Cursor(frame.end)
+    return LogPage(items=items, has_next=False, last_read=str(place) if items else cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    offset: int
+    end: int
+    microseconds: int
+    process: LogProcess
+    part_of: int
+    payload: bytes
+
+    def lines(self) -> list[bytes]:
+        if self.part_of:
+            return [self.payload]
+        return self.payload.removesuffix(b"\n").split(b"\n")
+
+    def record(self, line: bytes) -> LogRecord:
+        return LogRecord(
+            log=line.removesuffix(b"\r").decode("utf-8", errors="replace"),
+            process=self.process,
+            timestamp=datetime.fromtimestamp(self.microseconds / 1e6, UTC),
+            partial_id=f"{self.part_of:x}" if self.part_of else None,
+        )
+
+
+def _frames(file: BinaryIO, offset: int) -> Iterator[_Frame]:
+    """The whole frames from `offset` on; one that is still being written is left out."""
+    file.seek(offset)
+    while len(header := file.read(_HEADER.size)) == _HEADER.size:
+        mark, length, microseconds, process, part_of = _HEADER.unpack(header)
+        if mark != _MARK or length > _MAX_PAYLOAD or process >= len(_PROCESSES):
+            raise InvalidCursorError(f"the log has no place {Cursor(offset)}")
+        payload = file.read(length)
+        if len(payload) < length:
+            return
+        end = offset + _HEADER.size + length
+        yield _Frame(offset, end, microseconds, _PROCESSES[process], part_of, payload)
+        offset = end
+
+
+class LogWriter:
+    """Appends to one log file. Use `stream` once for each pipe that lines come from, then `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab+", buffering=0)
+        self._end = 0
+        for frame in _frames(self._file, 0):
+            self._end = frame.end
+        self._file.truncate(self._end)
+
+    def stream(self, process: LogProcess) -> LineStream:
+        """A pipe's end: feed it what was read, in any pieces."""
+        return LineStream(self, process)
+
+    def say(self, process: LogProcess, text: str) -> None:
+        """Append lines of the service's own."""
+        self.append(process, text.encode() + b"\n", part_of=0)
+
+    def append(self, process: LogProcess, payload: bytes, part_of: int) -> None:
+        """Append one frame: whole lines, or a part of the long line that began at `part_of`."""
+        now = time.time_ns() // 1000
+        header = _HEADER.pack(_MARK, len(payload), now, _PROCESSES.index(process), part_of)
+        self._file.write(header + payload)
+        self._end += len(header) + len(payload)
+
+    def number_for_long_line(self) -> int:
+        """A number that no other long line of this log has: where its first part starts, plus one."""
+        return self._end + 1
+
+    def close(self) -> None:
+        """Close the file; the streams must have been finished."""
+        self._file.close()
+
+
+class LineStream:
+    """Turns what a pipe delivers, in any pieces, into frames of whole lines; nothing is dropped."""
+
+    def __init__(self, writer: LogWriter, process: LogProcess) -> None:
+        self._writer = writer
+        self._process = process
+        self._tail = b""
+        self._part_of = 0
+        #: The last line that isn't blank, as far as it is known; at most MAX_LINE bytes of it.
+        self.last_line = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        for start in range(0, len(data), MAX_LINE):
+            self._take(data[start : start + MAX_LINE])
+
+    def _take(self, data: bytes) -> None:
+        data = self._tail + data
+        self._tail = b""
+        if self._part_of and b"\n" in data:
+            rest, _, data = data.partition(b"\n")
+            self._append_part(rest)
+            self._part_of = 0
+        whole, newline, self._tail = data.rpartition(b"\n")
+        if newline:
+            self._append_lines(whole + newline)
+        if len(self._tail) >= MAX_LINE:
+            self._part_of = self._part_of or self._writer.number_for_long_line()
+            cut = _end_of_characters(self._tail)
+            self._append_part(self._tail[:cut])
+            self._tail = self._tail[cut:]
+
+    def finish(self) -> None:
+        """The pipe is closed: what it ended with is a line, with or without a line feed."""
+        tail, self._tail = self._tail, b""
+        if tail and self._part_of:
+            self._append_part(tail)
+        elif tail:
+            self._append_lines(tail + b"\n")
+
+    def _append_lines(self, lines: bytes) -> None:
+        self._writer.append(self._process, lines, part_of=0)
+        self._remember(lines.rstrip().rpartition(b"\n")[2])
+
+    def _append_part(self, part: bytes) -> None:
+        if part:
+            self._writer.append(self._process, part, self._part_of)
+            self._remember(part)
+
+    def _remember(self, line: bytes) -> None:
+        if line.strip():
+            self.last_line = line[-MAX_LINE:].strip()
+
+
+def _end_of_characters(data: bytes) -> int:
+    """Where to cut so that no UTF-8 character is cut in two; bytes that are none are cut anywhere."""
+    for back in range(1, 4):
+        byte = data[-back]
+        if byte & 0b1100_0000 == 0b1000_0000:  # a continuation: the character began further left
+            continue
+        length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+        return len(data) - back if length > back else len(data)
+    return len(data)

@@ -1,0 +1,246 @@
+"""Translates a QuerySpecification into SQL: conditions, order, and pages that stay put under inserts."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..model import (
+    Comparator,
+    Condition,
+    ConditionGroup,
+    ConditionOperator,
+    QuerySpecification,
+    SortDirection,
+)
+from .errors import InvalidRequestError
+from .times import microseconds
+
+#: Nesting and number of conditions that one query may have; a batch of ids is an OR group of up to 1,000.
+MAX_DEPTH = 16
+MAX_CONDITIONS = 2000
+
+_ORDERED = {
+    Comparator.Equals: operator.eq,
+    Comparator.GreaterThan: operator.gt,
+    Comparator.GreaterThanOrEqual: operator.ge,
+    Comparator.LessThan: operator.lt,
+    Comparator.LessThanOrEqual: operator.le,
+}
+
+_PATH_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_\- ]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Queryable:
+    """What a kind of record can be queried by."""
+
+    table: sa.Table
+    #: Fields with a column of their own.
+    columns: Mapping[str, sa.Column[Any]]
+    #: Fields that are columns holding a time in microseconds.
+    times: frozenset[str]
+    #: Fields inside the JSON record, themselves or by a dotted path below them.
+    documents: frozenset[str]
+
+    def expression(self, field: str) -> sa.ColumnElement[Any]:
+        """The SQL for a field. Raises InvalidRequestError, listing the fields there are."""
+        column = self.columns.get(field)
+        if column is not None:
+            return column
+        first, *rest = field.split(".")
+        if first in self.documents and all(_PATH_PART.fullmatch(part) for part in rest):
+            path = "$" + "".join(f'."{part}"' for part in (first, *rest))
+            return sa.func.json_extract(self.table.c.record, path)
+        below = [f"{name}.*" for name in self.documents]
+        allowed = ", ".join(sorted([*self.columns, *self.documents, *below]))
+        raise InvalidRequestError(f"{field!r} can't be queried; allowed: {allowed}")
+
+
+def page_of(
+    spec: QuerySpecification, queryable: Queryable, *restrictions: sa.ColumnElement[bool]
+) -> tuple[sa.Select[Any], str]:
+    """The statement for one page (a row more than fits tells that there is another), and its sort field.
+
+    Pages are cut by the last row's sort value and number, never by counting, so that a row inserted in
+    the meantime neither repeats nor hides another.
+
+    Raises:
+        InvalidRequestError: an unknown field, a comparison that makes no sense, a bad page token.
+    """
+    sort_by = spec.sort_by or "created"
+    descending = spec.sort_direction is not SortDirection.Ascending
+    key = queryable.expression(sort_by)
+    number = queryable.table.c.number
+    statement = sa.select(queryable.table, key.label("sort_key")).where(*restrictions)
+    if spec.condition is not None:
+        statement = statement.where(_Translation(queryable).of(spec.condition, depth=0))
+    if spec.after is not None:
+        statement = statement.where(
+            _beyond(_read_token(spec.after, sort_by, descending), key, number, descending)
+        )
+    # NULL sorts lowest in SQLite; said here so that the page's cut may rely on it.
+    order = (
+        [key.desc().nulls_last(), number.desc()] if descending else [key.asc().nulls_first(), number.asc()]
+    )
+    return statement.order_by(*order).limit(spec.limit + 1), sort_by
+
+
+def page_token(spec: QuerySpecification, sort_by: str, row: sa.Row[Any]) -> str:
+    """What `after` must be to get the page that follows `row`."""
+    descending = spec.sort_direction is not SortDirection.Ascending
+    content = json.dumps([sort_by, descending, row.sort_key, row.number])
+    return base64.urlsafe_b64encode(content.encode()).decode()
+
+
+def _read_token(token: str, sort_by: str, descending: bool) -> tuple[Any, int]:
+    try:
+        field, direction, value, number = json.loads(base64.urlsafe_b64decode(token.encode()))
+        well_formed = isinstance(number, int) and isinstance(value, str | int | float | None)
+    except ValueError:
+        raise InvalidRequestError("'after' is no page token of this service") from None
+    if not well_formed or (field, direction) != (sort_by, descending):
+        raise InvalidRequestError("'after' belongs to a query with another order")
+    return value, number
+
+
+def _beyond(
+    last: tuple[Any, int], key: sa.ColumnElement[Any], number: sa.Column[Any], descending: bool
+) -> sa.ColumnElement[bool]:
+    value, after = last
+    same = sa.and_(
+        key.is_(None) if value is None else key == value, number < after if descending else number > after
+    )
+    if descending:
+        return same if value is None else sa.or_(key < value, key.is_(None), same)
+    return sa.or_(key.is_not(None), same) if value is None else sa.or_(key > value, same)
+
+
+class _Translation:
+    """Turns one condition tree into SQL, counting what it costs."""
+
+    def __init__(self, queryable: Queryable) -> None:
+        self._queryable = queryable
+        self._count = 0
+
+    def of(self, condition: Condition | ConditionGroup, depth: int) -> sa.ColumnElement[bool]:
+        self._count += 1
+        if self._count > MAX_CONDITIONS or depth > MAX_DEPTH:
+            raise InvalidRequestError(
+                f"a query may have {MAX_CONDITIONS} conditions, nested {MAX_DEPTH} deep; this one has more"
+            )
+        if isinstance(condition, Condition):
+            return self._comparison(condition)
+        if not condition.conditions:
+            raise InvalidRequestError(f"an {condition.operator} group needs at least one condition")
+        batch = self._batch(condition)
+        if batch is not None:
+            return batch
+        parts = [self.of(part, depth + 1) for part in condition.conditions]
+        if condition.operator is ConditionOperator.And:
+            return sa.and_(*parts)
+        either = sa.or_(*parts)
+        return (
+            either if condition.operator is ConditionOperator.Or else sa.not_(sa.func.coalesce(either, False))
+        )
+
+    def _batch(self, group: ConditionGroup) -> sa.ColumnElement[bool] | None:
+        """An OR group of EQUALS over one field is an IN: one look-up in the index, and no deep expression."""
+        if group.operator is not ConditionOperator.Or:
+            return None
+        leaves = [part for part in group.conditions if isinstance(part, Condition)]
+        fields = {part.field for part in leaves}
+        if len(leaves) < len(group.conditions) or len(fields) > 1:
+            return None
+        if any(part.comparator is not Comparator.Equals or part.value is None for part in leaves):
+            return None
+        self._count += len(leaves)
+        if self._count > MAX_CONDITIONS:
+            raise InvalidRequestError(f"a query may have {MAX_CONDITIONS} conditions; this one has more")
+        field = fields.pop()
+        return self._queryable.expression(field).in_([self._value(part) for part in leaves])
+
+    def _value(self, condition: Condition) -> Any:
+        value = condition.value
+        if condition.field in self._queryable.times:
+            return _as_microseconds(condition.field, value)
+        return value.isoformat() if isinstance(value, datetime.datetime) else value
+
+    def _comparison(self, condition: Condition) -> sa.ColumnElement[bool]:
+        left = self._queryable.expression(condition.field)
+        comparator = condition.comparator
+        if comparator in (Comparator.IsNull, Comparator.NotExists):
+            return left.is_(None)
+        if comparator in (Comparator.IsNotNull, Comparator.Exists):
+            return left.is_not(None)
+        if condition.value is None:
+            raise InvalidRequestError(
+                f"{condition.field} {comparator}: a value is needed; for none use IS_NULL"
+            )
+        value = self._value(condition)
+        if comparator is Comparator.NotEquals:
+            return sa.or_(left != value, left.is_(None))
+        if comparator is Comparator.Contains:
+            return _contains(left, value)
+        if comparator is Comparator.NotContains:
+            return sa.not_(_contains(left, value))
+        if comparator in _ORDERED:
+            ordered: sa.ColumnElement[bool] = _ORDERED[comparator](left, value)
+            return ordered
+        return _textual(condition, left, value)
+
+
+def _textual(condition: Condition, left: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{condition.field} {condition.comparator}: the value must be a text")
+    if condition.comparator is Comparator.BeginsWith:
+        return sa.func.substr(left, 1, len(value)) == value
+    # GLOB and not LIKE: SQLite's LIKE takes no account of case, the platform's does.
+    like = left.op("GLOB")(_glob(value))
+    if condition.comparator is Comparator.Like:
+        return like
+    return sa.or_(sa.not_(like), left.is_(None))
+
+
+def _contains(left: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
+    """A list that holds the value, or a text that holds it somewhere."""
+    is_list = sa.case((sa.func.json_valid(left) == 1, sa.func.json_type(left) == "array"), else_=sa.false())
+    element = sa.func.json_each(sa.case((is_list, left), else_="[]")).table_valued("value")
+    in_list = sa.exists(sa.select(1).select_from(element).where(element.c.value == value))
+    return sa.case(
+        (is_list, in_list), else_=sa.func.coalesce(sa.func.instr(left, str(value)) > 0, sa.false())
+    )
+
+
+def _glob(pattern: str) -> str:
+    """A LIKE pattern (% any run, _ one character, \\ makes the next one plain) as SQLite's GLOB."""
+    out: list[str] = []
+    characters = iter(pattern)
+    for character in characters:
+        if character == "%":
+            out.append("*")
+        elif character == "_":
+            out.append("?")
+        else:
+            plain = next(characters, "\\") if character == "\\" else character
+            out.append(f"[{plain}]" if plain in "*?[" else plain)
+    return "".join(out)
+
+
+def _as_microseconds(field: str, value: object) -> int:
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, datetime.datetime):
+        raise InvalidRequestError(f"{field}: the value must be a time such as 2026-01-31T12:00:00Z")
+    return microseconds(value)

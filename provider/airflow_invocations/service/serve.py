@@ -1,0 +1,190 @@
+"""Puts the service together and runs it in the foreground: `invocations serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import IO
+
+import pydantic
+import uvicorn
+
+from .app import create_app
+from .logs import LogFiles
+from .requests import NamedAction
+from .runner import Runner
+from .settings import ServiceSettings
+from .store import LOCAL_ORG, LOCAL_USER, Store
+from .tokens import Tokens, token_of
+
+#: Seconds that open requests are given when the service stops.
+_LAST_REQUESTS = 3
+
+
+class StartError(Exception):
+    """The service can't start; the message says why and what to do."""
+
+
+def serve(settings: ServiceSettings) -> None:
+    """Run the service until SIGTERM or SIGINT.
+
+    Raises:
+        StartError: the data folder or the port can't be had, or an action.json is wrong.
+    """
+    with _data_folder(settings.data_dir), _listening(settings) as listener:
+        store = Store(settings.database)
+        try:
+            names = _register_actions(store, settings.actions_dir)
+            asyncio.run(_serve(settings, store, listener, names))
+        finally:
+            store.close()
+
+
+async def _serve(settings: ServiceSettings, store: Store, listener: socket.socket, names: list[str]) -> None:
+    logs = LogFiles(settings.logs)
+    runner = Runner(store, logs, settings)
+    token = token_of(settings.data_dir)
+    endpoint = _endpoint(listener)
+    app = create_app(store, logs, Tokens(token))
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=_LAST_REQUESTS,
+        server_header=False,
+    )
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    async with _running(runner, endpoint), _announced(settings, endpoint, token):
+        _say_ready(settings, endpoint, names)
+        await server.serve(sockets=[listener])
+
+
+def _say_ready(settings: ServiceSettings, endpoint: str, names: list[str]) -> None:
+    where = f"data in {settings.data_dir}, {settings.slots} slots"
+    sys.stderr.write(f"serving {endpoint}\n{where}, actions: {', '.join(names) or 'none yet'}\n")
+    sys.stderr.flush()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: uvicorn would raise them again once it has stopped."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+
+@contextlib.asynccontextmanager
+async def _running(runner: Runner, endpoint: str) -> AsyncIterator[None]:
+    await runner.start(endpoint)
+    try:
+        yield
+    finally:
+        await runner.stop()
+
+
+@contextlib.asynccontextmanager
+async def _announced(settings: ServiceSettings, endpoint: str, token: str) -> AsyncIterator[None]:
+    """service.json is there while, and only while, the service accepts requests.
+
+    The listener accepts connections before it is written, so whoever reads it finds somebody there.
+    """
+    path = settings.announcement
+    content = json.dumps({"endpoint": endpoint, "token": token, "pid": os.getpid()})
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(content, encoding="utf-8")
+    draft.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _data_folder(folder: Path) -> Iterator[None]:
+    """The data folder, made if need be, and ours alone while the service runs."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise StartError(f"can't write to the data folder {folder}: {error.strerror}") from None
+    with lock:
+        _lock(lock, folder)
+        yield
+
+
+def _lock(lock: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StartError(f"another service runs on {folder}; stop it or choose another --data-dir") from None
+
+
+@contextlib.contextmanager
+def _listening(settings: ServiceSettings) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+            listener.listen(1024)
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise StartError(
+                f"can't listen on {where}: {error.strerror}; choose another --port (0: any)"
+            ) from None
+        yield listener
+
+
+def _endpoint(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _register_actions(store: Store, folder: Path | None) -> list[str]:
+    """Register every subfolder that holds an action.json; its names.
+
+    An action that names no working directory works in its own folder, as one in an image does.
+    """
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise StartError(f"--actions {folder}: there is no such folder")
+    names = []
+    for path in sorted(folder.glob("*/action.json")):
+        action = _read_action(path)
+        container = action.container_parameters
+        if container is not None:
+            container.workdir = str((path.parent / (container.workdir or ".")).resolve())
+        store.register_action(action, LOCAL_ORG, LOCAL_USER)
+        names.append(action.name)
+    return names
+
+
+def _read_action(path: Path) -> NamedAction:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "image_uri" in content:
+            content["uri"] = content.pop("image_uri")
+        return NamedAction.model_validate(content)
+    except pydantic.ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise StartError(f"{path}: {problems}") from None
+    except (OSError, ValueError) as error:
+        raise StartError(f"{path}: {error}") from None

@@ -1,0 +1,50 @@
+"""What the local service is told when it starts, and the limits that it keeps to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: The largest request body, in bytes.
+MAX_BODY = 8 * 1024 * 1024
+
+#: Minutes that an action may take when neither the action nor the invocation says.
+DEFAULT_TIMEOUT = 12 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """The options of `invocations serve`."""
+
+    #: Everything the service keeps: database, logs, workspaces, service.json.
+    data_dir: Path
+    host: str = "127.0.0.1"
+    #: 0: any free one.
+    port: int = 0
+    #: How many actions run at once; 0 accepts invocations and runs none.
+    slots: int = field(default_factory=lambda: os.cpu_count() or 1)
+    #: A folder whose subfolders with an action.json are registered at the start.
+    actions_dir: Path | None = None
+    #: Seconds between SIGTERM and SIGKILL when an action is stopped.
+    grace: float = 5.0
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.data_dir / "service.db"
+
+    @property
+    def announcement(self) -> Path:
+        """Where endpoint, token and pid stand while the service accepts requests."""
+        return self.data_dir / "service.json"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of log files, one an invocation."""
+        return self.data_dir / "logs"
+
+    @property
+    def workspaces(self) -> Path:
+        """The folder of workspaces, one an invocation."""
+        return self.data_dir / "workspaces"
