@@ -1,0 +1,5 @@
+"""Extra links: from a task in Airflow to its invocation on the platform."""
+
+from .invocation import InvocationLink
+
+__all__ = ["InvocationLink"]

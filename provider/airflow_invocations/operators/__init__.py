@@ -1,0 +1,5 @@
+"""Operators: tasks that invoke actions."""
+
+from .action import InvokeActionOperator
+
+__all__ = ["InvokeActionOperator"]

@@ -1,0 +1,39 @@
+"""Reads a task's context: which try of which task of which DAG run, and what started that run."""
+
+from __future__ import annotations
+
+from airflow.sdk import Context
+
+from ..model import MAX_ASSET_EVENTS, AssetEvent, DagRunProvenance
+
+
+def provenance_of(context: Context) -> DagRunProvenance:
+    """The provenance of whatever this task asks for."""
+    run = context["dag_run"]
+    instance = context["ti"]
+    return DagRunProvenance(
+        dag_id=instance.dag_id,
+        run_id=instance.run_id,
+        run_type=str(getattr(run.run_type, "value", run.run_type)),
+        task_id=instance.task_id,
+        map_index=-1 if instance.map_index is None else instance.map_index,
+        try_number=instance.try_number,
+        logical_date=run.logical_date,
+        data_interval_start=run.data_interval_start,
+        data_interval_end=run.data_interval_end,
+        triggered_by=getattr(run, "triggering_user_name", None),
+        consumed_asset_events=[
+            AssetEvent(
+                name=event.asset.name,
+                uri=event.asset.uri,
+                timestamp=event.timestamp,
+                source_dag_id=event.source_dag_id,
+                source_run_id=event.source_run_id,
+                source_task_id=event.source_task_id,
+                source_map_index=event.source_map_index,
+            )
+            for event in (run.consumed_asset_events or [])[:MAX_ASSET_EVENTS]
+        ],
+        dag_version=str(instance.dag_version_id) if instance.dag_version_id else None,
+        owner=context["task"].owner,
+    )

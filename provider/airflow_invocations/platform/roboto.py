@@ -1,0 +1,314 @@
+"""The invocation API over HTTP: Roboto, and the local service, which speaks it too."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import functools
+import json
+import ssl
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import pydantic
+
+from .. import __version__
+from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage
+from .base import (
+    ConflictError,
+    InvalidRequestError,
+    LimitExceededError,
+    NotFoundError,
+    PermanentError,
+    PlatformError,
+    RateLimitedError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedError,
+    backoff,
+)
+
+#: The newest version of the API that we know (facts: Transport).
+API_VERSION = "2026-10-06"
+
+#: The largest request body the platform takes, in bytes.
+MAX_BODY = 8 * 1024 * 1024
+
+#: Seconds that a connection, and each wait for data, may take.
+DEFAULT_TIMEOUT = 30.0
+
+#: How often a call is tried in all.
+ATTEMPTS = 5
+
+#: Seconds that a Retry-After is honoured for at most within one call; waits have their own patience.
+MAX_RETRY_AFTER = 60.0
+
+#: Statuses after which any call may be repeated, and those after which only an idempotent one may.
+_ALWAYS_REPEATABLE = frozenset({429, 502, 503})
+_REPEATABLE_IF_IDEMPOTENT = frozenset({408, 500, 504})
+
+_BY_CODE: dict[str, type[PlatformError]] = {
+    "RobotoConditionException": ConflictError,
+    "RobotoConflictException": ConflictError,
+    "RobotoIllegalArgumentException": InvalidRequestError,
+    "RobotoInvalidRequestException": InvalidRequestError,
+    "RobotoInvalidStateTransitionException": InvalidRequestError,
+    "RobotoLimitExceededException": LimitExceededError,
+    "RobotoNoOrgProvidedException": InvalidRequestError,
+    "RobotoNotFoundException": NotFoundError,
+    "RobotoNotImplementedException": UnsupportedError,
+    "RobotoUnauthorizedException": UnauthorizedError,
+}
+_BY_STATUS: dict[int, type[PlatformError]] = {
+    400: InvalidRequestError,
+    401: UnauthorizedError,
+    403: LimitExceededError,
+    404: NotFoundError,
+    408: UnavailableError,
+    409: ConflictError,
+    413: InvalidRequestError,
+    429: RateLimitedError,
+    501: UnsupportedError,
+}
+
+
+RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class RobotoSettings:
+    """Where the API is and how to be let in: what an Airflow connection holds."""
+
+    #: For example https://api.roboto.ai, without a trailing slash.
+    endpoint: str
+    token: str = field(repr=False)
+    #: The organisation to act in; None: the token's own.
+    org_id: str | None = None
+    #: Verify TLS certificates: True, False, or the path of a CA bundle.
+    verify: bool | str = True
+    #: Seconds that a connection, and each wait for data, may take.
+    timeout: float = DEFAULT_TIMEOUT
+    #: Where people look at invocations; None: worked out from the endpoint.
+    link_base: str | None = None
+
+
+class RobotoPlatform:
+    """A client of the invocation API: one connection pool, opened with `async with`.
+
+    Calls are tried again as the platform's own client does: after 429, 502, 503 always; after 408, 500,
+    504 and broken connections where a repetition can't do anything twice; Retry-After is honoured, and
+    otherwise the pauses have full jitter.
+
+    Raises:
+        PlatformError: each method, one of the tree in `platform.base`.
+    """
+
+    def __init__(self, settings: RobotoSettings) -> None:
+        self._settings = settings
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        settings = self._settings
+        headers = {
+            "Authorization": f"Bearer {settings.token}",
+            "X-Roboto-Api-Version": API_VERSION,
+            "User-Agent": f"airflow-provider-invocations/{__version__}",
+        }
+        if settings.org_id:
+            headers |= {"X-Roboto-Org-Id": settings.org_id, "X-Roboto-Resource-Owner-Id": settings.org_id}
+        self._client = httpx.AsyncClient(
+            base_url=settings.endpoint,
+            headers=headers,
+            timeout=settings.timeout,
+            # Reading the CA bundle takes long enough to be felt in a triggerer's loop.
+            verify=await asyncio.to_thread(_tls, settings.verify) if _is_tls(settings.endpoint) else False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def check(self) -> str:
+        """Ask for one action; a sentence about where we are and in which organisation."""
+        data = await self._call("POST", "v1/actions/query", body={"limit": 1}, idempotent=True)
+        items = data.get("items") if isinstance(data, dict) else None
+        if not isinstance(items, list):
+            raise UnavailableError(f"{self._settings.endpoint} answers, but not as the invocation API does")
+        where = f" in organisation {items[0].get('org_id')}" if items else ""
+        return f"{self._settings.endpoint} accepts the token{where}"
+
+    async def get_action(self, name: str) -> ActionRecord:
+        """An action in its newest version."""
+        return _read(ActionRecord, await self._call("GET", f"v1/actions/{_segment(name)}"))
+
+    async def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
+        """Start an invocation; the one that has the request's `idempotency_id`, if there is one already."""
+        path = f"v1/actions/{_segment(action)}/invoke"
+        idempotent = request.idempotency_id is not None
+        data = await self._call("POST", path, body=request.wire(), idempotent=idempotent)
+        return _read(InvocationRecord, data)
+
+    async def get(self, invocation_id: str) -> InvocationRecord:
+        """An invocation with its history."""
+        return _read(InvocationRecord, await self._call("GET", _invocation(invocation_id)))
+
+    async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
+        """Log lines from `cursor` (None: the beginning) on; `last_read` of the page is the next cursor."""
+        query = {} if cursor is None else {"last_read": cursor}
+        return _read(
+            LogPage, await self._call("GET", f"{_invocation(invocation_id)}/logs/stream", query=query)
+        )
+
+    async def cancel(self, invocation_id: str) -> None:
+        """Ask for an invocation to be cancelled; one that has ended stays as it is."""
+        await self._call("POST", f"{_invocation(invocation_id)}/cancel", idempotent=True)
+
+    def url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation."""
+        return invocation_url(self._settings, invocation_id)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: dict[str, str] | None = None,
+        idempotent: bool | None = None,
+    ) -> Any:
+        """The `data` of the answer. GETs are idempotent."""
+        content = None if body is None else _encoded(body)
+        may_repeat = method == "GET" if idempotent is None else idempotent
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._send(method, path, content, query)
+            except _Refused as refused:
+                if not refused.repeatable(idempotent=may_repeat) or attempt == ATTEMPTS - 1:
+                    raise refused.error from refused.__cause__
+                await asyncio.sleep(refused.pause(attempt))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _send(self, method: str, path: str, content: bytes | None, query: dict[str, str] | None) -> Any:
+        if self._client is None:
+            raise RuntimeError("the platform is used outside of 'async with'")
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        try:
+            answer = await self._client.request(method, path, content=content, params=query, headers=headers)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            sent_nothing = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+            status = 503 if sent_nothing else 504
+            what = f"{self._settings.endpoint} can't be reached: {str(error) or type(error).__name__}"
+            raise _Refused(UnavailableError(what), status) from error
+        if answer.is_success:
+            return _data(answer)
+        raise _Refused(_error(answer), answer.status_code, _retry_after(answer))
+
+
+class _Refused(Exception):
+    """One try that didn't bring an answer: what it would be raised as, and whether to try again."""
+
+    def __init__(self, error: PlatformError, status: int, retry_after: float | None = None) -> None:
+        super().__init__(error)
+        self.error = error
+        self._status = status
+        self._retry_after = retry_after
+
+    def repeatable(self, *, idempotent: bool) -> bool:
+        return self._status in _ALWAYS_REPEATABLE or (
+            idempotent and self._status in _REPEATABLE_IF_IDEMPOTENT
+        )
+
+    def pause(self, attempt: int) -> float:
+        if self._retry_after is not None:
+            return min(self._retry_after, MAX_RETRY_AFTER)
+        return backoff(attempt)
+
+
+def invocation_url(settings: RobotoSettings, invocation_id: str) -> str:
+    """Where a person can look at an invocation: the app has the API's address, but for one word."""
+    base = settings.link_base or settings.endpoint.replace("://api.", "://app.", 1)
+    return f"{base.rstrip('/')}/actions/invocations/{_segment(invocation_id)}"
+
+
+def _encoded(body: object) -> bytes:
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(content) > MAX_BODY:
+        raise InvalidRequestError(
+            f"the request is {len(content)} bytes, the platform takes {MAX_BODY}; hand large data to the "
+            "action as a file or a dataset, not as a parameter"
+        )
+    return content
+
+
+def _data(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()["data"] if answer.content else None
+    except (ValueError, KeyError, TypeError):
+        what = f"{answer.request.url} answered {answer.status_code} with something that isn't the API's JSON"
+        raise _Refused(UnavailableError(what), 504) from None
+
+
+def _error(answer: httpx.Response) -> PlatformError:
+    try:
+        envelope = answer.json()["error"]
+        code, message = str(envelope["error_code"]), str(envelope["message"])
+    except (ValueError, KeyError, TypeError):
+        code, message = "", answer.reason_phrase
+    what = f"{message} ({answer.request.method} {answer.request.url.path}: {answer.status_code})"
+    kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status_code)
+    if kind is None:
+        kind = UnavailableError if answer.is_server_error else PermanentError
+    return kind(what)
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """Seconds that the answer asks us to wait: a number, or a date."""
+    value = answer.headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _read(kind: type[RecordT], data: Any) -> RecordT:
+    try:
+        return kind.model_validate(data)
+    except pydantic.ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise UnavailableError(f"the platform's answer is no {kind.__name__}: {problems}") from None
+
+
+def _invocation(invocation_id: str) -> str:
+    return f"v1/actions/invocations/{_segment(invocation_id)}"
+
+
+def _segment(text: str) -> str:
+    """One segment of a path, whatever is in it."""
+    if text in ("", ".", ".."):
+        raise InvalidRequestError(f"{text!r} is no name of an action and no id of an invocation")
+    return quote(text, safe="")
+
+
+def _is_tls(endpoint: str) -> bool:
+    return endpoint.lower().startswith("https:")
+
+
+@functools.lru_cache(maxsize=8)
+def _tls(verify: bool | str) -> ssl.SSLContext | bool:
+    if verify is False:
+        return False
+    return ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)

@@ -1,0 +1,5 @@
+"""Sensors: tasks that wait for invocations which something else started."""
+
+from .invocation import InvocationSensor
+
+__all__ = ["InvocationSensor"]

@@ -1,0 +1,5 @@
+"""Triggers: what waits in the triggerer."""
+
+from .invocation import InvocationTrigger
+
+__all__ = ["InvocationTrigger"]
