@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -155,26 +155,16 @@ def _timeout(name: str, value: object) -> float:
     return seconds
 
 
-def _run(operation: Callable[[], Awaitable[T]]) -> T:
-    async def main() -> T:
-        return await operation()
+def _run(operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    if not _in_event_loop():
+        return asyncio.run(operation())
+    with ThreadPoolExecutor(1, thread_name_prefix="invocations-bridge") as thread:
+        return thread.submit(lambda: asyncio.run(operation())).result()
 
+
+def _in_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(main())
-    outcome: list[T] = []
-    errors: list[BaseException] = []
-
-    def in_a_thread() -> None:
-        try:
-            outcome.append(asyncio.run(main()))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=in_a_thread, name="invocations-bridge")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return outcome[0]
+        return False
+    return True

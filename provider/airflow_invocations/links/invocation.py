@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseOperatorLink
-from airflow.sdk.execution_time.xcom import XCom
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
-#: The XCom that holds the address: operators push it, Airflow's API answers the link from it.
+#: The XCom that Airflow's API answers the link from.
 URL_KEY = "_link_InvocationLink"
 
 
 class InvocationLink(BaseOperatorLink):
-    """The button "Invocation" on a task instance."""
+    """The button "Invocation" on a task instance.
+
+    Airflow asks for the address on the worker, each time the task has run there, and pushes it to the XCom
+    `URL_KEY`; operators push it themselves as soon as the invocation exists, and keep it in `invocation_url`.
+    """
 
     name = "Invocation"
 
@@ -26,6 +29,5 @@ class InvocationLink(BaseOperatorLink):
         return URL_KEY
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The address; empty while there is no invocation. Airflow asks after each run of the task."""
-        url = XCom.get_value(ti_key=ti_key, key=URL_KEY)
-        return str(url) if url else ""
+        """The address; empty while there is no invocation."""
+        return str(getattr(operator, "invocation_url", None) or "")

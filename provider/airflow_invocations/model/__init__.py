@@ -53,7 +53,13 @@ from .status import (
     DEFINITIONS,
     InvalidTransition,
     InvocationStatus,
+    NotOwned,
+    OwnedStatus,
     StatusDefinition,
+    compute_new_owner,
+    get_status_definition,
+    status_record_transition,
+    validate_ownership,
     validate_transition,
 )
 
@@ -91,6 +97,8 @@ __all__ = [
     "LogPage",
     "LogProcess",
     "LogRecord",
+    "NotOwned",
+    "OwnedStatus",
     "Page",
     "QuerySpecification",
     "SortDirection",
@@ -100,6 +108,10 @@ __all__ = [
     "TaskInstanceReference",
     "UploadDestination",
     "UploadDestinationType",
+    "compute_new_owner",
+    "get_status_definition",
+    "status_record_transition",
     "task_instance_of",
+    "validate_ownership",
     "validate_transition",
 ]

@@ -42,76 +42,160 @@ StatusT = TypeVar("StatusT", bound=Enum)
 class StatusDefinition(Generic[StatusT]):
     """What may follow a status, and who may decide it."""
 
-    #: Statuses that may come right after this one; a status may also follow itself.
+    #: Statuses that may come right after this one.
     allowed: frozenset[StatusT] = frozenset()
     #: Nothing more happens by itself.
     terminal: bool = False
-    #: Only the runner that owns the invocation may move it into this status.
+    #: While an invocation is in this status, only its owner may move it on.
     requires_owner: bool = False
-    #: Entering it makes the caller the invocation's owner.
+    #: Entering it makes whoever moves the invocation its owner.
     acquires_owner: bool = False
     #: Entering it leaves the invocation without an owner.
     releases_owner: bool = False
-    #: Entering it is allowed whoever owns the invocation (a cancel, a recovery).
+    #: It may be entered whoever owns the invocation: a cancel, a recovery.
     overrides_owner: bool = False
 
 
-def _forward(*following: InvocationStatus) -> frozenset[InvocationStatus]:
-    """The given statuses, and the two in which anything unfinished may end."""
-    return frozenset({*following, InvocationStatus.Cancelled, InvocationStatus.Failed})
+#: Definitions by status; under None, what a new invocation may begin with.
+Definitions = Mapping[StatusT | None, StatusDefinition[StatusT]]
 
 
-_S = InvocationStatus
+@dataclass(frozen=True, slots=True)
+class OwnedStatus(Generic[StatusT]):
+    """A status, and the owner of the invocation that is in it (None: nobody)."""
 
-#: The whole life of an invocation. Transitions: facts, Status; checked against the published client.
-DEFINITIONS: Mapping[InvocationStatus, StatusDefinition[InvocationStatus]] = {
-    _S.Queued: StatusDefinition(
-        _forward(_S.Scheduled, _S.Downloading, _S.Processing, _S.Uploading, _S.Completed, _S.Deadly),
-        releases_owner=True,
-        overrides_owner=True,
-    ),
-    _S.Scheduled: StatusDefinition(
-        _forward(_S.Downloading, _S.Processing, _S.Uploading, _S.Completed), acquires_owner=True
-    ),
-    _S.Downloading: StatusDefinition(
-        _forward(_S.Processing, _S.Uploading, _S.Completed), requires_owner=True
-    ),
-    _S.Processing: StatusDefinition(_forward(_S.Uploading, _S.Completed), requires_owner=True),
-    _S.Uploading: StatusDefinition(_forward(_S.Completed), requires_owner=True),
-    _S.Completed: StatusDefinition(terminal=True, requires_owner=True, releases_owner=True),
-    _S.Cancelled: StatusDefinition(terminal=True, releases_owner=True, overrides_owner=True),
-    _S.Failed: StatusDefinition(
-        frozenset({_S.Queued, _S.Deadly}), terminal=True, releases_owner=True, overrides_owner=True
-    ),
-    _S.Deadly: StatusDefinition(terminal=True, releases_owner=True, overrides_owner=True),
-}
+    status: StatusT
+    owner: str | None = None
 
 
 class InvalidTransition(ValueError):
     """A status that may not come right after the current one.
 
     Attributes:
-        current: the status the invocation is in.
+        current: the status the invocation is in; None: it is new.
         following: the status that was asked for.
         allowed: what may follow `current`.
     """
 
-    def __init__(self, current: Enum, following: Enum, allowed: frozenset[Enum]) -> None:
+    def __init__(self, current: Enum | None, following: Enum, allowed: frozenset[Enum]) -> None:
         self.current = current
         self.following = following
         self.allowed = allowed
-        names = ", ".join(sorted(status.name for status in allowed)) or "nothing: it is final"
+        names = ", ".join(sorted(status.name for status in allowed - {current})) or "nothing: it is final"
+        what = "a new invocation" if current is None else f"an invocation that is {current.name}"
+        super().__init__(f"{what} can't become {following.name}; allowed: {names}")
+
+
+class NotOwned(ValueError):
+    """A move that somebody other than the invocation's owner asked for.
+
+    Attributes:
+        current: the status the invocation is in.
+        following: the status that was asked for.
+        owner: who owns the invocation; None: nobody.
+        mover: who asked; None: nobody in particular.
+    """
+
+    def __init__(self, current: Enum, following: Enum, owner: str | None, mover: str | None) -> None:
+        self.current = current
+        self.following = following
+        self.owner = owner
+        self.mover = mover
         super().__init__(
-            f"an invocation that is {current.name} can't become {following.name}; allowed: {names}"
+            f"{mover or 'nobody in particular'} can't move an invocation of {owner or 'nobody'} "
+            f"from {current.name} to {following.name}"
         )
 
 
+def get_status_definition(
+    status: StatusT | None, definitions: Definitions[StatusT]
+) -> StatusDefinition[StatusT]:
+    """What the table says of a status; of None: what a new invocation may begin with."""
+    return definitions[status]
+
+
 def validate_transition(
-    current: StatusT,
-    following: StatusT,
-    definitions: Mapping[StatusT, StatusDefinition[StatusT]] = DEFINITIONS,  # type: ignore[assignment]
+    current: StatusT | None, following: StatusT, definitions: Definitions[StatusT]
 ) -> None:
     """Raise InvalidTransition unless `following` may come right after `current`."""
-    allowed = definitions[current].allowed
-    if following is not current and following not in allowed:
+    allowed = get_status_definition(current, definitions).allowed
+    if following not in allowed:
         raise InvalidTransition(current, following, frozenset(allowed))
+
+
+def validate_ownership(
+    current: OwnedStatus[StatusT] | None,
+    following: StatusT,
+    mover: str | None,
+    definitions: Definitions[StatusT],
+) -> None:
+    """Raise NotOwned unless `mover` may move an invocation that is `current` to `following`."""
+    entered = get_status_definition(following, definitions)
+    if current is None or entered.overrides_owner:
+        return
+    left = get_status_definition(current.status, definitions)
+    foreign = left.requires_owner and mover != current.owner
+    if foreign or (entered.acquires_owner and not mover):
+        raise NotOwned(current.status, following, current.owner, mover)
+
+
+def compute_new_owner(
+    current: OwnedStatus[StatusT] | None,
+    following: StatusT,
+    mover: str | None,
+    definitions: Definitions[StatusT],
+) -> str | None:
+    """Who owns an invocation once `mover` has moved it to `following`."""
+    entered = get_status_definition(following, definitions)
+    if entered.releases_owner:
+        return None
+    if entered.acquires_owner:
+        return mover
+    return None if current is None else current.owner
+
+
+def status_record_transition(
+    current: OwnedStatus[StatusT] | None,
+    following: StatusT,
+    mover: str | None,
+    definitions: Definitions[StatusT],
+) -> OwnedStatus[StatusT]:
+    """Move an invocation on: its new status and owner.
+
+    Raises:
+        InvalidTransition: `following` may not come right after the current status.
+        NotOwned: `mover` may not move it.
+    """
+    validate_transition(None if current is None else current.status, following, definitions)
+    validate_ownership(current, following, mover, definitions)
+    return OwnedStatus(following, compute_new_owner(current, following, mover, definitions))
+
+
+_S = InvocationStatus
+
+
+def _after(status: InvocationStatus, *more: InvocationStatus) -> frozenset[InvocationStatus]:
+    """What may follow an unfinished status: itself, every later step, and the ends that come from outside."""
+    later = {step for step in _S if status < step <= _S.Completed}
+    return frozenset({status, *later, _S.Cancelled, _S.Failed, *more})
+
+
+#: The whole life of an invocation. Transitions: facts, Status; checked against the published client's.
+DEFINITIONS: Definitions[InvocationStatus] = {
+    None: StatusDefinition(frozenset({_S.Queued})),
+    _S.Queued: StatusDefinition(_after(_S.Queued, _S.Deadly), releases_owner=True, overrides_owner=True),
+    _S.Scheduled: StatusDefinition(_after(_S.Scheduled), requires_owner=True, acquires_owner=True),
+    _S.Downloading: StatusDefinition(_after(_S.Downloading), requires_owner=True, acquires_owner=True),
+    _S.Processing: StatusDefinition(_after(_S.Processing), requires_owner=True, acquires_owner=True),
+    _S.Uploading: StatusDefinition(_after(_S.Uploading), requires_owner=True, acquires_owner=True),
+    _S.Completed: StatusDefinition(frozenset({_S.Completed}), terminal=True, releases_owner=True),
+    _S.Cancelled: StatusDefinition(
+        frozenset({_S.Cancelled}), terminal=True, releases_owner=True, overrides_owner=True
+    ),
+    _S.Failed: StatusDefinition(
+        frozenset({_S.Failed, _S.Queued, _S.Deadly}), terminal=True, releases_owner=True, overrides_owner=True
+    ),
+    _S.Deadly: StatusDefinition(
+        frozenset({_S.Deadly}), terminal=True, releases_owner=True, overrides_owner=True
+    ),
+}

@@ -130,6 +130,7 @@ class InvokeActionOperator(BaseOperator):
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         self.stream_logs = stream_logs
+        self.invocation_url: str | None = None
         self._running: tuple[RobotoHook, str] | None = None
         check_arguments(self.task_id, {**self._arguments, "conn_id": conn_id, "poll_interval": poll_interval})
 
@@ -139,7 +140,7 @@ class InvokeActionOperator(BaseOperator):
         provenance = provenance_of(context)
         record = self._invoke(hook, provenance, idempotency_id=str(context["ti"].id))
         self._running = (hook, record.invocation_id)
-        url = invocation_url(hook.settings, record.invocation_id)
+        self.invocation_url = url = invocation_url(hook.settings, record.invocation_id)
         context["ti"].xcom_push(key=INVOCATION_ID_KEY, value=record.invocation_id)
         context["ti"].xcom_push(key=URL_KEY, value=url)
         self.log.info("Invoked action %s: invocation %s, %s", self.action, record.invocation_id, url)
@@ -171,7 +172,7 @@ class InvokeActionOperator(BaseOperator):
         return self._finish(hook, invocation_id, None, provenance_of(context))
 
     def on_kill(self) -> None:
-        """Cancel the invocation. Airflow calls this from a signal handler; then the task goes on to its end."""
+        """Cancel the invocation. Airflow calls this from a signal handler; the task goes on to its end."""
         if self._running is None:
             return
         hook, invocation_id = self._running
@@ -238,6 +239,7 @@ class InvokeActionOperator(BaseOperator):
     ) -> dict[str, Any]:
         """Wait for the end, which may be there already, and take the verdict: every path ends here."""
         self._running = (hook, invocation_id)
+        self.invocation_url = url = invocation_url(hook.settings, invocation_id)
 
         async def to_the_end(platform: RobotoPlatform) -> InvocationRecord:
             steps = follow(
@@ -255,7 +257,6 @@ class InvokeActionOperator(BaseOperator):
 
         record = hook.call(to_the_end)
         self._running = None
-        url = invocation_url(hook.settings, invocation_id)
         raise_unless_completed(record, url)
         self.log.info("Invocation %s: %s", invocation_id, record.current.status)
         return _result(record, url, provenance)

@@ -55,12 +55,13 @@ class InvocationSensor(BaseSensorOperator):
         self.invocation_id = invocation_id
         self.conn_id = conn_id
         self.deferrable = deferrable
+        self.invocation_url: str | None = None
         check_arguments(self.task_id, {"invocation_id": invocation_id, "conn_id": conn_id})
 
     def execute(self, context: Context) -> Any:
         """Look once; then wait here, or have the triggerer wait."""
-        url = invocation_url(self._hook().settings, self.invocation_id)
-        context["ti"].xcom_push(key=URL_KEY, value=url)
+        self.invocation_url = invocation_url(self._hook().settings, self.invocation_id)
+        context["ti"].xcom_push(key=URL_KEY, value=self.invocation_url)
         if not self.deferrable:
             return super().execute(context)
         if not self.poke(context):
@@ -82,6 +83,7 @@ class InvocationSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Take the verdict from the platform itself, whatever the event says."""
+        self.invocation_url = invocation_url(self._hook().settings, event["invocation_id"])
         super().execute(context)
 
     def poke(self, context: Context) -> bool:

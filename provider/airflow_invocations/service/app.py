@@ -95,8 +95,7 @@ def _invocation_routes(store: Store, logs: LogFiles, caller: Any) -> APIRouter:
 
     @router.post("/{invocation_id}/status")
     def update_status(invocation_id: InvocationId, update: StatusUpdate, who: Who) -> Json:
-        store.get_invocation(invocation_id, who.org_id)
-        store.set_status(invocation_id, update.status, update.detail)
+        store.set_status(invocation_id, update.status, update.detail, f"user-{who.user}", who.org_id)
         return _data(store.get_invocation(invocation_id, who.org_id))
 
     @router.get("/{invocation_id}/logs")

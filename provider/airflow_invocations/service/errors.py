@@ -55,6 +55,13 @@ class ConflictError(ApiError):
     status = 409
 
 
+class ConditionError(ApiError):
+    """The invocation isn't the caller's to move."""
+
+    code = "RobotoConditionException"
+    status = 409
+
+
 class UnsupportedError(ApiError):
     """Something that the platform does and this service doesn't."""
 

@@ -1,15 +1,93 @@
-"""Process groups: one for each action, ended whole, also by a later life of the service."""
+"""Processes, each in a group of its own: started, followed, and ended whole, also by a later life."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
 
 import psutil
 
 #: Seconds by which two readings of one process's start may differ.
 _SAME_START = 1.0
+
+_STDOUT, _STDERR = 1, 2
+
+
+class Process(asyncio.SubprocessProtocol):
+    """A process that was started with `start`, and what it writes.
+
+    asyncio's own `Process.wait` returns when the last pipe is closed, and a child that the process leaves
+    behind in the background holds them open; `exit_code` is there when the process itself has ended.
+    """
+
+    def __init__(self, out: Callable[[bytes], None], err: Callable[[bytes], None]) -> None:
+        loop = asyncio.get_running_loop()
+        #: Negative: the signal that ended it. An OSError instead: what it wrote could not be kept.
+        self.exit_code: asyncio.Future[int] = loop.create_future()
+        self._feed = {_STDOUT: out, _STDERR: err}
+        self._pipes_closed: asyncio.Future[None] = loop.create_future()
+
+    @property
+    def pid(self) -> int:
+        """Its process id, and its group's."""
+        return self._transport.get_pid()
+
+    async def last_output(self, patience: float) -> None:
+        """Wait until its pipes are closed, at most `patience` seconds, then let go of them."""
+        await asyncio.wait({self._pipes_closed}, timeout=patience)
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It has been started."""
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """It wrote something."""
+        try:
+            self._feed[fd](data)
+        except OSError as error:
+            if not self.exit_code.done():
+                self.exit_code.set_exception(error)
+
+    def pipe_connection_lost(self, fd: int, _: Exception | None) -> None:
+        """Nobody will write to one of its pipes any more."""
+        self._feed.pop(fd, None)
+        if not self._feed and not self._pipes_closed.done():
+            self._pipes_closed.set_result(None)
+
+    def process_exited(self) -> None:
+        """It has ended."""
+        code = self._transport.get_returncode()
+        if not self.exit_code.done() and code is not None:
+            self.exit_code.set_result(code)
+
+
+async def start(
+    command: Sequence[str],
+    folder: str | Path,
+    environment: Mapping[str, str],
+    out: Callable[[bytes], None],
+    err: Callable[[bytes], None],
+) -> Process:
+    """Start a process in `folder`, with nothing but `environment`; `out` and `err` are fed what it writes.
+
+    Raises:
+        OSError: it can't be started.
+        ValueError: the command or the environment has something in it that no process can be given.
+    """
+    _, process = await asyncio.get_running_loop().subprocess_exec(
+        lambda: Process(out, err),
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+    )
+    return process
 
 
 def began(pid: int) -> float | None:
@@ -24,7 +102,7 @@ def send(group: int, number: signal.Signals) -> bool:
     """Send a signal to a whole process group; False if nothing is left of it."""
     try:
         os.killpg(group, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         return False
     return True
 
@@ -58,13 +136,10 @@ async def _gone(group: int) -> None:
 
 
 def _lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # macOS says so of a group of zombies
-        return False
-    return any(_is_running(process) for process in psutil.process_iter() if _group_of(process.pid) == group)
+    # Signal 0 goes to zombies too, so what is left must be looked at.
+    return send_nothing(group) and any(
+        _is_running(process) for process in psutil.process_iter() if _group_of(process.pid) == group
+    )
 
 
 def _is_running(process: psutil.Process) -> bool:

@@ -16,10 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..model import ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
 from . import processes
-from .errors import InvalidStateTransitionError
+from .errors import ConditionError, InvalidStateTransitionError
 from .logs import LineStream, LogFiles, LogWriter
 from .settings import ServiceSettings
-from .store import StatusEvent, Store
+from .store import RUNNER_PREFIX, StatusEvent, Store
 from .workspace import Workspace
 
 #: Seconds between two signs of life.
@@ -52,8 +52,8 @@ class _Claim:
     touched: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def move(self, status: InvocationStatus, detail: str | None = None) -> None:
-        """Set the status, unless the invocation isn't ours any more."""
-        await asyncio.to_thread(self.store.set_status, self.record.invocation_id, status, detail, self.owner)
+        """Set the status. Raises ConditionError if the invocation isn't ours any more."""
+        await asyncio.to_thread(self.store.advance, self.record.invocation_id, status, detail, self.owner)
 
     async def stop_reason(self) -> str | None:
         """Why to stop; None: go on."""
@@ -75,7 +75,7 @@ class Runner:
         self._store = store
         self._logs = logs
         self._settings = settings
-        self._owner = f"runner-{os.getpid()}-{secrets.token_hex(4)}"
+        self._owner = f"{RUNNER_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._endpoint = ""
         self._work = asyncio.Event()
         self._claims: dict[str, _Claim] = {}
@@ -159,7 +159,7 @@ class Runner:
             detail = "the service was stopped while this ran"
             await _finished(asyncio.to_thread(self._store.requeue, invocation_id, detail, lost=False))
             raise
-        except InvalidStateTransitionError:
+        except (ConditionError, InvalidStateTransitionError):
             _log.info("%s came to its end from outside", invocation_id)
         except Exception as error:
             _log.exception("could not run %s", invocation_id)

@@ -33,13 +33,16 @@ from ..model import (
     InvocationRecord,
     InvocationRequest,
     InvocationStatus,
+    NotOwned,
+    OwnedStatus,
     Page,
     QuerySpecification,
     SourceProvenance,
     StatusRecord,
-    validate_transition,
+    status_record_transition,
 )
 from .errors import (
+    ConditionError,
     ConflictError,
     InvalidRequestError,
     InvalidStateTransitionError,
@@ -57,6 +60,9 @@ LOCAL_USER = "local"
 
 #: An invocation that was lost with its runner so often is Deadly (facts: Status).
 MAX_LOSSES = 3
+
+#: What owners that are runners begin with; whoever else owns an invocation moves it over the API.
+RUNNER_PREFIX = "runner-"
 
 #: How deep `inherits` may go.
 _MAX_ANCESTORS = 10
@@ -235,26 +241,19 @@ class Store:
     # -- invocations: status and ownership -----------------------------------------------------------
 
     def set_status(
-        self,
-        invocation_id: str,
-        status: InvocationStatus,
-        detail: str | None = None,
-        owner: str | None = None,
-    ) -> bool:
-        """Move an invocation on; False if `owner` doesn't own it (any more), and then nothing changed.
-
-        A status that asks for no owner may be set by anyone, with `owner` None.
+        self, invocation_id: str, status: InvocationStatus, detail: str | None, mover: str, org_id: str
+    ) -> None:
+        """Move an invocation on from outside: `mover` isn't one of this service's runners.
 
         Raises:
             NotFoundError: no such invocation.
             InvalidStateTransitionError: the status may not follow the current one.
+            ConditionError: somebody else owns the invocation.
         """
         with self._write() as connection:
-            row = _require_invocation(connection, invocation_id)
-            if owner is not None and row.owner != owner:
-                return False
-            self._move(connection, row, status, detail)
-            return True
+            self._move(
+                connection, _require_invocation(connection, invocation_id, org_id), status, detail, mover
+            )
 
     def request_abort(self, invocation_id: str, reason: str, org_id: str) -> InvocationStatus:
         """Record that an invocation is to be cancelled; one that nobody runs is Cancelled at once.
@@ -288,8 +287,21 @@ class Store:
 
     # -- invocations: what a runner does -------------------------------------------------------------
 
-    def claim(self, owner: str) -> InvocationRecord | None:
-        """Give the oldest Queued invocation to `owner` as Scheduled; None if nothing waits."""
+    def advance(self, invocation_id: str, status: InvocationStatus, detail: str | None, runner: str) -> None:
+        """Move an invocation on that `runner` owns.
+
+        Raises:
+            InvalidStateTransitionError: the status may not follow the current one.
+            ConditionError: `runner` doesn't own it (any more); its verdict doesn't count.
+        """
+        with self._write() as connection:
+            row = _require_invocation(connection, invocation_id)
+            if row.owner != runner:
+                raise ConditionError(f"{invocation_id} belongs to {row.owner or 'nobody'}, not to {runner}")
+            self._move(connection, row, status, detail, runner)
+
+    def claim(self, runner: str) -> InvocationRecord | None:
+        """Give the oldest Queued invocation to `runner` as Scheduled; None if nothing waits."""
         with self._write() as connection:
             oldest = (
                 sa.select(invocations).where(invocations.c.last_status == 0).order_by(invocations.c.number)
@@ -297,7 +309,7 @@ class Store:
             row = connection.execute(oldest.limit(1)).first()
             if row is None:
                 return None
-            self._move(connection, row, InvocationStatus.Scheduled, None, owner=owner)
+            self._move(connection, row, InvocationStatus.Scheduled, None, runner)
             return self._record(connection, row.invocation_id)
 
     def set_process(self, invocation_id: str, group: int | None, began: float | None) -> None:
@@ -313,7 +325,11 @@ class Store:
 
     def left_over(self, owners: Collection[str] = ()) -> list[LeftOver]:
         """What is claimed by a runner that isn't one of `owners`, the living ones."""
-        lost = invocations.c.last_status.in_(_CLAIMED) & invocations.c.owner.not_in(owners)
+        lost = (
+            invocations.c.last_status.in_(_CLAIMED)
+            & invocations.c.owner.startswith(RUNNER_PREFIX, autoescape=True)
+            & invocations.c.owner.not_in(owners)
+        )
         with self._read() as connection:
             rows = connection.execute(sa.select(invocations).where(lost).order_by(invocations.c.number))
             return [LeftOver(row.invocation_id, row.process_group, row.process_began) for row in rows]
@@ -344,19 +360,20 @@ class Store:
         row: sa.Row[Any],
         status: InvocationStatus,
         detail: str | None,
-        owner: str | None = None,
+        mover: str | None = None,
     ) -> None:
-        current = InvocationStatus(row.last_status)
+        current = OwnedStatus(InvocationStatus(row.last_status), row.owner)
         try:
-            validate_transition(current, status)
+            moved = status_record_transition(current, status, mover, DEFINITIONS)
         except InvalidTransition as error:
             raise InvalidStateTransitionError(f"{row.invocation_id}: {error}") from None
-        definition = DEFINITIONS[status]
-        values: dict[str, Any] = {"last_status": status.value}
-        if definition.acquires_owner:
-            values |= {"owner": owner, "last_heartbeat": now()}
-        if definition.releases_owner:
-            values |= {"owner": None, "process_group": None, "process_began": None}
+        except NotOwned as error:
+            raise ConditionError(f"{row.invocation_id}: {error}") from None
+        values: dict[str, Any] = {"last_status": status.value, "owner": moved.owner}
+        if moved.owner is None:
+            values |= {"process_group": None, "process_began": None}
+        elif moved.owner != current.owner:
+            values["last_heartbeat"] = now()
         connection.execute(_the(row.invocation_id).values(values))
         self._add_event(connection, row.invocation_id, status, detail, now())
 

@@ -1,0 +1,226 @@
+"""The faces that Airflow sees: provider info, connection, trigger, link, context, verdict."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import airflow
+import jsonschema
+import pytest
+from airflow.sdk import DAG, Connection
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from airflow_invocations import __version__
+from airflow_invocations.exceptions import (
+    InvocationCancelledError,
+    InvocationDeadlyError,
+    InvocationFailedError,
+    raise_unless_completed,
+)
+from airflow_invocations.hooks.roboto import RobotoHook, settings_of
+from airflow_invocations.links import InvocationLink
+from airflow_invocations.model import InvocationRecord, InvocationSource, InvocationStatus
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.operators.context import provenance_of
+from airflow_invocations.provider_info import get_provider_info
+from airflow_invocations.triggers import InvocationTrigger
+
+from ..platform.test_roboto import INVOCATION
+from .conftest import NOON, context
+
+
+def test_the_provider_info_is_what_airflow_accepts() -> None:
+    schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
+    jsonschema.validate({**get_provider_info(), "versions": [__version__]}, schema)
+
+
+def test_every_class_that_the_provider_info_names_exists() -> None:
+    info = get_provider_info()
+    names = [entry["hook-class-name"] for entry in info["connection-types"]] + info["extra-links"]
+    for name in names:
+        module, _, member = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), member)
+
+
+def test_the_form_and_the_hook_speak_of_the_same_connection_type() -> None:
+    (entry,) = get_provider_info()["connection-types"]
+    assert (entry["connection-type"], entry["hook-name"]) == (RobotoHook.conn_type, RobotoHook.hook_name)
+
+
+def connection(**fields: Any) -> Connection:
+    return Connection(
+        **{"conn_id": "c", "conn_type": "roboto", "host": "https://api.example", "password": "t", **fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "endpoint"),
+    [
+        ({"host": "https://api.example/"}, "https://api.example"),
+        ({"host": "api.example"}, "https://api.example"),
+        ({"host": "127.0.0.1", "schema": "http", "port": 8085}, "http://127.0.0.1:8085"),
+        ({"host": "http://127.0.0.1:8085", "port": 1}, "http://127.0.0.1:8085"),
+        ({"host": "http://[::1]:8085"}, "http://[::1]:8085"),
+        ({"host": "http://[::1]", "port": 8085}, "http://[::1]:8085"),
+    ],
+)
+def test_the_address_of_a_connection(fields: dict[str, Any], endpoint: str) -> None:
+    assert settings_of(connection(**fields), {}).endpoint == endpoint
+
+
+def test_what_the_extra_says_is_heard() -> None:
+    settings = settings_of(
+        connection(),
+        {"org_id": "og_1", "verify": "/ca.pem", "timeout": "7", "link_base": "https://ui.example"},
+    )
+    assert (settings.org_id, settings.verify, settings.timeout) == ("og_1", "/ca.pem", 7.0)
+    assert settings.link_base == "https://ui.example"
+    assert settings_of(connection(), {"verify": False}).verify is False
+    assert settings_of(connection(), {"verify": "false"}).verify is False
+    assert settings_of(connection(), {"verify": None, "timeout": None, "org_id": ""}).verify is True
+
+
+@pytest.mark.parametrize(
+    ("fields", "extra", "hint"),
+    [
+        ({"host": None}, {}, "host is empty"),
+        ({"password": None}, {}, "password is empty"),
+        ({"host": "ftp://x"}, {}, "allowed: http, https"),
+        ({}, {"verify": 3}, "'verify' is 3"),
+        ({}, {"timeout": "long"}, "'timeout' is 'long'"),
+        ({}, {"timeout": 0}, "'timeout' is 0"),
+    ],
+)
+def test_a_connection_that_makes_no_sense_says_which_field(
+    fields: dict[str, Any], extra: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(ValueError, match="connection 'c'") as raised:
+        settings_of(connection(**fields), extra)
+    assert hint in str(raised.value)
+
+
+def test_a_connection_can_be_written_as_json_or_uri(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_BY_JSON", '{"conn_type": "roboto", "host": "http://h:1", "password": "t"}'
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_BY_URI", "roboto://:t@h:1/http?org_id=og_1")
+    for name in ("by_json", "by_uri"):
+        settings = RobotoHook(name).settings
+        assert (settings.endpoint, settings.token) == ("http://h:1", "t")
+    assert RobotoHook("by_uri").settings.org_id == "og_1"
+
+
+def test_a_connection_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_NOWHERE", '{"conn_type": "roboto", "host": "http://127.0.0.1:9", "password": "t"}'
+    )
+    monkeypatch.setattr("airflow_invocations.platform.roboto.ATTEMPTS", 1)
+    works, message = RobotoHook("nowhere").test_connection()
+    assert not works
+    assert "http://127.0.0.1:9" in message
+
+
+def test_a_trigger_is_made_anew_from_what_is_stored_and_that_holds_no_secret() -> None:
+    trigger = InvocationTrigger(
+        conn_id="c",
+        invocation_id="iv_1",
+        poll_interval=2.0,
+        stream_logs=True,
+        not_before=5.0,
+        cancel_on_kill=False,
+    )
+    path, arguments = trigger.serialize()
+    module, _, name = path.rpartition(".")
+    again = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
+    assert again.serialize() == trigger.serialize()
+    assert set(arguments) == {
+        "conn_id", "invocation_id", "poll_interval", "stream_logs", "not_before", "cancel_on_kill",
+    }  # fmt: skip
+
+
+def test_the_link_is_the_operators_own_invocation() -> None:
+    with DAG("d"):
+        operator = InvokeActionOperator(task_id="ask", action="a")
+    link = InvocationLink()
+    key: Any = None
+    assert link.get_link(operator, ti_key=key) == ""
+    operator.invocation_url = "http://h/actions/invocations/iv_1"
+    assert link.get_link(operator, ti_key=key) == "http://h/actions/invocations/iv_1"
+
+
+def test_an_operator_can_be_mapped_over_its_parameters() -> None:
+    with DAG("d") as dag:
+        InvokeActionOperator.partial(task_id="ask", action="a", deferrable=True).expand(
+            parameters=[{"n": 1}, {"n": 2}]
+        )
+    assert dag.get_task("ask").is_mapped
+
+
+def test_the_default_of_deferrable_is_airflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    with DAG("d"):
+        assert InvokeActionOperator(task_id="ask", action="a").deferrable is False
+        assert InvokeActionOperator(task_id="ask_deferrably", action="a", deferrable=True).deferrable is True
+
+
+@pytest.mark.parametrize(
+    ("run_type", "source"),
+    [
+        ("scheduled", InvocationSource.Trigger),
+        ("asset_triggered", InvocationSource.Trigger),
+        ("backfill", InvocationSource.Trigger),
+        ("operator_triggered", InvocationSource.Trigger),
+        ("manual", InvocationSource.Manual),
+    ],
+)
+def test_who_started_the_run_decides_the_source(run_type: str, source: InvocationSource) -> None:
+    assert provenance_of(context(run_type=run_type)).source.source_type is source  # type: ignore[arg-type]
+
+
+def test_the_provenance_holds_what_the_context_says() -> None:
+    event = SimpleNamespace(
+        asset=SimpleNamespace(name="readings", uri="s3://readings"),
+        timestamp=NOON, source_dag_id="up", source_run_id="r", source_task_id="t", source_map_index=-1,
+    )  # fmt: skip
+    provenance = provenance_of(
+        context(run_type="asset_triggered", logical_date=None, consumed_asset_events=[event])  # type: ignore[arg-type]
+    )
+    assert (provenance.dag_id, provenance.task_id, provenance.try_number) == ("fleet", "ask", 2)
+    assert provenance.run_id == "scheduled__2026-01-31T12:00:00+00:00"
+    assert provenance.logical_date is None
+    assert provenance.data_interval_end == NOON
+    assert [e.uri for e in provenance.consumed_asset_events] == ["s3://readings"]
+    assert provenance.dag_version == "01999999-0000-7000-8000-000000000000"
+
+
+def ended(status: InvocationStatus, detail: str | None = None) -> InvocationRecord:
+    step = {"status": int(status), "detail": detail, "timestamp": "2026-01-31T12:00:01Z"}
+    return InvocationRecord.model_validate({**INVOCATION, "last_status": int(status), "status": [step]})
+
+
+def test_completed_is_the_only_success() -> None:
+    raise_unless_completed(ended(InvocationStatus.Completed), "http://h")
+    for status in set(InvocationStatus) - {InvocationStatus.Completed}:
+        with pytest.raises(AirflowException):
+            raise_unless_completed(ended(status), "http://h")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "retried"),
+    [
+        (InvocationStatus.Failed, InvocationFailedError, True),
+        (InvocationStatus.Cancelled, InvocationCancelledError, False),
+        (InvocationStatus.Deadly, InvocationDeadlyError, False),
+    ],
+)
+def test_the_exception_says_what_why_and_where(
+    status: InvocationStatus, kind: type[AirflowException], retried: bool
+) -> None:
+    with pytest.raises(kind) as raised:
+        raise_unless_completed(ended(status, "exit code 3: no such topic"), "http://h/iv_1")
+    for part in ("'a'", "iv_1", status.name, "exit code 3: no such topic", "http://h/iv_1"):
+        assert part in str(raised.value)
+    assert isinstance(raised.value, AirflowFailException) is not retried
