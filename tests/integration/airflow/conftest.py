@@ -1,0 +1,116 @@
+"""Actions to invoke, a connection to the real service, and a task's context without an Airflow around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.model import ContainerParameters, CreateActionRequest, InvocationStatus
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.operators import action as action_module
+from airflow_invocations.operators.action import INVOCATION_ID_KEY
+from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.waiting import End, follow
+
+from ...unit.airflow.conftest import context as unit_context
+
+
+@pytest.fixture(autouse=True)
+def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside a real Airflow no executor has to digest a deferral."""
+    monkeypatch.setattr(action_module, "SHORTEST_DEFERRAL", 0.0)
+
+
+@pytest.fixture
+def hook(service: Any, monkeypatch: pytest.MonkeyPatch) -> RobotoHook:
+    """A hook on the service, under the connection that operators use by default."""
+    connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+    monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(connection))
+    return RobotoHook()
+
+
+def script(hook: RobotoHook, command: str, **fields: Any) -> str:
+    """Register an action that runs a shell script; its name."""
+    name = f"script-{uuid.uuid4().hex[:12]}"
+    action = CreateActionRequest(
+        name=name, container_parameters=ContainerParameters(command=["sh", "-c", command]), **fields
+    )
+
+    async def create(platform: RobotoPlatform) -> None:
+        await platform._call("POST", "v1/actions", body=action.wire(), idempotent=False)
+
+    hook.call(create)
+    return name
+
+
+def end_of(hook: RobotoHook, invocation_id: str) -> InvocationStatus:
+    """Wait for an invocation's end; its status."""
+
+    async def wait(platform: RobotoPlatform) -> InvocationStatus:
+        async with asyncio.timeout(20):
+            async for step in follow(platform, invocation_id, poll_interval=0.1, stream_logs=False):
+                if isinstance(step, End):
+                    return step.record.current.status
+        raise AssertionError("following an invocation ends with its End")
+
+    return hook.call(wait)
+
+
+class Task:
+    """One try of one task: its context, and what it has pushed."""
+
+    def __init__(self) -> None:
+        self.pushed: dict[str, Any] = {}
+        #: Set once there is an invocation.
+        self.invoked = threading.Event()
+        self.context: Any = unit_context()
+        instance = vars(self.context["ti"])
+        self.context["ti"] = SimpleNamespace(
+            **instance, id=uuid.uuid4(), xcom_push=self._push, xcom_pull=lambda key, **_: self.pushed.get(key)
+        )
+
+    def _push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+        if key == INVOCATION_ID_KEY:
+            self.invoked.set()
+
+
+@pytest.fixture
+def task() -> Task:
+    return Task()
+
+
+@pytest.fixture
+def action_log() -> Iterator[list[str]]:
+    """The action's lines, as they arrive in the task's log."""
+    lines: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler = Collect()
+    logger = logging.getLogger("airflow_invocations.action")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.removeHandler(handler)
+
+
+async def run_deferred(operator: InvokeActionOperator, task: Task) -> Any:
+    """Execute, run the trigger as the triggerer would, and resume in a new operator, as Airflow does."""
+    try:
+        return operator.execute(task.context)
+    except TaskDeferred as deferred:
+        event = await anext(deferred.trigger.run())
+        return getattr(operator, deferred.method_name)(task.context, event.payload)
