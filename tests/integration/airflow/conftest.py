@@ -16,10 +16,10 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import ContainerParameters, CreateActionRequest, InvocationStatus
-from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators import action as action_module
+from airflow_invocations.operators import InvokeActionOperator, action
 from airflow_invocations.operators.action import INVOCATION_ID_KEY
 from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.sensors import invocation
 from airflow_invocations.waiting import End, follow
 
 from ...unit.airflow.conftest import context as unit_context
@@ -28,7 +28,8 @@ from ...unit.airflow.conftest import context as unit_context
 @pytest.fixture(autouse=True)
 def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside a real Airflow no executor has to digest a deferral."""
-    monkeypatch.setattr(action_module, "SHORTEST_DEFERRAL", 0.0)
+    monkeypatch.setattr(action, "SHORTEST_DEFERRAL", 0.0)
+    monkeypatch.setattr(invocation, "SHORTEST_DEFERRAL", 0.0)
 
 
 @pytest.fixture
@@ -42,12 +43,12 @@ def hook(service: Any, monkeypatch: pytest.MonkeyPatch) -> RobotoHook:
 def script(hook: RobotoHook, command: str, **fields: Any) -> str:
     """Register an action that runs a shell script; its name."""
     name = f"script-{uuid.uuid4().hex[:12]}"
-    action = CreateActionRequest(
+    request = CreateActionRequest(
         name=name, container_parameters=ContainerParameters(command=["sh", "-c", command]), **fields
     )
 
     async def create(platform: RobotoPlatform) -> None:
-        await platform._call("POST", "v1/actions", body=action.wire(), idempotent=False)
+        await platform._call("POST", "v1/actions", body=request.wire(), idempotent=False)
 
     hook.call(create)
     return name

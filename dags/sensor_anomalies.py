@@ -1,0 +1,74 @@
+"""Find anomalies in temperature files: one invocation a file, and one report of them all.
+
+Without a `folder` it reads files that the package vega_datasets ships. It needs a connection
+`roboto_default`, and the action `sensor_anomalies` on the platform behind it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Param, get_current_context, task
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.operators import InvokeActionOperator
+
+
+def shipped_files() -> Path:
+    """Where vega_datasets keeps its files; it is found without importing it, and pandas with it."""
+    package = importlib.util.find_spec("vega_datasets")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("no `folder` was given, and the package vega_datasets isn't installed")
+    return Path(package.origin).parent / "_data"
+
+
+with DAG(
+    "sensor_anomalies",
+    description="Anomalies in hourly and daily temperature files",
+    schedule=None,
+    params={
+        "folder": Param(None, type=["null", "string"], description="Where the files are"),
+        "files": Param(
+            ["sf-temps.csv", "seattle-temps.csv", "seattle-weather.csv"],
+            type="array",
+            items={"type": "string"},
+            description="Their names",
+        ),
+        "pace_seconds": Param(12, type="number", minimum=0, description="Least time to take for a file"),
+    },
+    tags=["example", "invocations"],
+):
+
+    @task
+    def list_files() -> list[dict[str, Any]]:
+        """The parameters of one invocation for each file."""
+        params = get_current_context()["params"]
+        folder = Path(params["folder"]) if params["folder"] else shipped_files()
+        return [
+            {"file": str(folder / name), "pace_seconds": params["pace_seconds"]} for name in params["files"]
+        ]
+
+    find_anomalies = InvokeActionOperator.partial(
+        task_id="find_anomalies",
+        action="sensor_anomalies",
+        deferrable=True,
+        poll_interval=1,
+        map_index_template="{{ task.parameters['file'].split('/')[-1] }}",
+    ).expand(parameters=list_files())
+
+    @task
+    def gather_reports(invocations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What each invocation found: its last log line says so, whichever platform ran it."""
+        hook = RobotoHook()
+        reports = []
+        for invocation in invocations:
+            lines = [line.log for line in hook.logs(invocation["invocation_id"])]
+            (found,) = [line for line in lines if line.startswith("REPORT ")]
+            report = json.loads(found.removeprefix("REPORT "))
+            reports.append({"invocation_id": invocation["invocation_id"], **report})
+        return reports
+
+    gather_reports(find_anomalies.output)

@@ -1,0 +1,399 @@
+"""Find a temperature sensor's anomalies: readings that don't fit their hour and season, and missing ones.
+
+Progress goes to stdout, a month at a time; the last line is `REPORT` and the report in short, as JSON. The
+whole report and a plot of it are left in the output folder. Exit codes are those of sysexits.h.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import itertools
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.dates import date2num
+from matplotlib.figure import Figure
+
+USAGE_ERROR = 64
+BAD_DATA = 65
+
+#: Days before and after a day of the year that count as its season.
+SEASON_DAYS = 15
+
+#: A median absolute deviation times this estimates the standard deviation of normally distributed values.
+MAD_TO_DEVIATION = 1.4826
+
+#: The ways in which known sensor files write a moment.
+DATE_FORMATS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
+
+
+class ActionError(Exception):
+    """The action can't be done; `exit_code` says whose mistake it is."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What the action is asked for; action.json describes each."""
+
+    file: Path
+    threshold: float
+    pace_seconds: float
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Parameters:
+        """Read the ROBOTO_PARAM_* variables; raises ActionError for a value that can't be used."""
+        file = environment.get("ROBOTO_PARAM_file")
+        if not file:
+            raise ActionError(USAGE_ERROR, "parameter `file` is missing: the path of a sensor file")
+        return cls(
+            file=Path(file),
+            threshold=_positive(environment, "threshold", default=3.0),
+            pace_seconds=_positive(environment, "pace_seconds", default=0.0),
+        )
+
+
+def _positive(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(f"ROBOTO_PARAM_{name}", str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ActionError(USAGE_ERROR, f"parameter `{name}` is {text!r}; allowed: a number, 0 or more")
+    return value
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a sensor said at a moment of its own clock."""
+
+    moment: datetime.datetime
+    value: float
+
+
+@dataclass(frozen=True)
+class Typical:
+    """What is usual for a reading's hour and season: the middle, and how far readings stray from it."""
+
+    value: float
+    deviation: float
+
+    def strangeness(self, value: float) -> float:
+        """How many robust standard deviations `value` is away."""
+        return abs(value - self.value) / self.deviation
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """A reading that doesn't fit."""
+
+    sensor: str
+    moment: datetime.datetime
+    value: float
+    typical: float
+    strangeness: float
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Readings that should be there: `missing` of them after the one at `after`."""
+
+    after: datetime.datetime
+    before: datetime.datetime
+    missing: int
+
+
+def read_sensors(file: Path) -> dict[str, list[Reading]]:
+    """The readings of each `temp*` column in the order of time; empty cells are skipped.
+
+    Raises ActionError for a file that isn't there, or holds something else than readings; it names the line.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = csv.DictReader(lines)
+            columns = rows.fieldnames or []
+            names = [name for name in columns if name.startswith("temp")]
+            if "date" not in columns or not names:
+                raise ActionError(
+                    BAD_DATA, f"{file}: the columns are {list(columns)}; needed: date, and temp or temp_*"
+                )
+            sensors = _readings_by_sensor(file, rows, names)
+    except OSError as error:
+        raise ActionError(USAGE_ERROR, f"can't read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ActionError(BAD_DATA, f"{file} is no UTF-8 text: {error}") from error
+    for name, readings in sensors.items():
+        if len(readings) < 2:
+            raise ActionError(
+                BAD_DATA, f"{file}: column {name} has {len(readings)} readings; needed: 2 or more"
+            )
+        readings.sort(key=lambda reading: reading.moment)
+    return sensors
+
+
+def _readings_by_sensor(
+    file: Path, rows: csv.DictReader[str], names: Sequence[str]
+) -> dict[str, list[Reading]]:
+    sensors: dict[str, list[Reading]] = {name: [] for name in names}
+    for row in rows:
+        try:
+            moment = parse_moment(row["date"] or "")
+            for name in names:
+                if row[name]:
+                    sensors[name].append(Reading(moment, float(row[name])))
+        except ValueError as error:
+            raise ActionError(BAD_DATA, f"{file}, line {rows.line_num}: {error}") from error
+    return sensors
+
+
+def parse_moment(text: str) -> datetime.datetime:
+    """A moment of the sensor's own clock; raises ValueError for a form that isn't known."""
+    for form in DATE_FORMATS:
+        try:
+            return datetime.datetime.strptime(text, form)
+        except ValueError:
+            continue
+    raise ValueError(f"date {text!r} is in no known form; known: {', '.join(DATE_FORMATS)}")
+
+
+def resolution(readings: Sequence[Reading]) -> float:
+    """The smallest difference between two values: the sensor's own precision."""
+    values = sorted({reading.value for reading in readings})
+    return min((b - a for a, b in itertools.pairwise(values)), default=1.0)
+
+
+class Climate:
+    """What is typical at each hour of the day and day of the year, learnt from the readings themselves.
+
+    Medians, because the anomalies are among the readings: a mean would bend towards them.
+    """
+
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self._values: dict[tuple[int, int], list[float]] = defaultdict(list)
+        for reading in readings:
+            self._values[_slot(reading.moment)].append(reading.value)
+        # Where most readings are equal their deviation is 0; no sensor is better than its last digit.
+        self._least_deviation = resolution(readings)
+        self._known: dict[tuple[int, int], Typical] = {}
+
+    def typical(self, moment: datetime.datetime) -> Typical:
+        """What is usual at this hour, within SEASON_DAYS of this day of the year."""
+        slot = _slot(moment)
+        if slot not in self._known:
+            values = self._season(*slot)
+            middle = statistics.median(values)
+            spread = statistics.median(abs(value - middle) for value in values)
+            deviation = max(spread * MAD_TO_DEVIATION, self._least_deviation)
+            self._known[slot] = Typical(middle, deviation)
+        return self._known[slot]
+
+    def _season(self, day: int, hour: int) -> list[float]:
+        days = ((day - 1 + shift) % 366 + 1 for shift in range(-SEASON_DAYS, SEASON_DAYS + 1))
+        return [value for other in days for value in self._values.get((other, hour), ())]
+
+
+def _slot(moment: datetime.datetime) -> tuple[int, int]:
+    return moment.timetuple().tm_yday, moment.hour
+
+
+def find_anomalies(
+    sensor: str, readings: Sequence[Reading], climate: Climate, threshold: float
+) -> list[Anomaly]:
+    """The readings that are further from the typical value than `threshold` robust standard deviations."""
+    found = []
+    for reading in readings:
+        typical = climate.typical(reading.moment)
+        strangeness = typical.strangeness(reading.value)
+        if strangeness > threshold:
+            found.append(Anomaly(sensor, reading.moment, reading.value, typical.value, round(strangeness, 2)))
+    return found
+
+
+def cadence(readings: Sequence[Reading]) -> datetime.timedelta:
+    """The usual time between two readings."""
+    steps = [(b.moment - a.moment).total_seconds() for a, b in itertools.pairwise(readings)]
+    return datetime.timedelta(seconds=statistics.median(steps))
+
+
+def find_gaps(readings: Sequence[Reading], step: datetime.timedelta) -> list[Gap]:
+    """Where readings are missing from a sensor that speaks every `step`."""
+    return [
+        Gap(a.moment, b.moment, missing)
+        for a, b in itertools.pairwise(readings)
+        if step and (missing := round((b.moment - a.moment) / step) - 1) > 0
+    ]
+
+
+def by_month(readings: Sequence[Reading]) -> Iterator[tuple[str, list[Reading]]]:
+    """The readings in chunks of a calendar month, named like `2010-03`."""
+    for month, chunk in itertools.groupby(readings, key=lambda reading: f"{reading.moment:%Y-%m}"):
+        yield month, list(chunk)
+
+
+class Pace:
+    """Spreads at least so many seconds evenly over so many steps."""
+
+    def __init__(self, seconds: float, steps: int) -> None:
+        self._each = seconds / max(steps, 1)
+        self._due = time.monotonic()
+
+    def wait(self) -> None:
+        """Return when the next step may be done; at once if the work itself was slower."""
+        self._due += self._each
+        time.sleep(max(0.0, self._due - time.monotonic()))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in a file."""
+
+    file: str
+    sensors: dict[str, list[Reading]]
+    threshold: float
+    anomalies: list[Anomaly]
+    gaps: list[Gap]
+
+    def whole(self) -> dict[str, object]:
+        """All of it, but for the readings."""
+        return {
+            **self._about(),
+            "anomalies": [_plain(asdict(anomaly)) for anomaly in self.anomalies],
+            "gaps": [_plain(asdict(gap)) for gap in self.gaps],
+        }
+
+    def in_short(self) -> dict[str, object]:
+        """How many anomalies and missing readings, and the worst anomaly."""
+        worst = max(self.anomalies, key=lambda anomaly: anomaly.strangeness, default=None)
+        return {
+            **self._about(),
+            "anomalies": len(self.anomalies),
+            "missing": sum(gap.missing for gap in self.gaps),
+            "worst": None if worst is None else _plain(asdict(worst)),
+        }
+
+    def _about(self) -> dict[str, object]:
+        readings = list(self.sensors.values())
+        return {
+            "file": self.file,
+            "sensors": list(self.sensors),
+            "readings": sum(map(len, readings)),
+            "from": min(each[0].moment for each in readings).isoformat(),
+            "to": max(each[-1].moment for each in readings).isoformat(),
+            "cadence_minutes": cadence(readings[0]).total_seconds() / 60,
+            "threshold": self.threshold,
+        }
+
+
+def inspect(parameters: Parameters, sensors: dict[str, list[Reading]]) -> Report:
+    """Look at every sensor month by month, telling what is found."""
+    months = {name: list(by_month(readings)) for name, readings in sensors.items()}
+    pace = Pace(parameters.pace_seconds, sum(map(len, months.values())))
+    anomalies: list[Anomaly] = []
+    gaps: list[Gap] = []
+    for name, readings in sensors.items():
+        climate = Climate(readings)
+        for month, chunk in months[name]:
+            found = find_anomalies(name, chunk, climate, parameters.threshold)
+            print(_told(name, month, chunk, found))
+            anomalies += found
+            pace.wait()
+        # All columns of a file share its rows: a missing row is one gap, not one for each.
+        gaps += [gap for gap in find_gaps(readings, cadence(readings)) if gap not in gaps]
+    for gap in gaps:
+        print(f"missing: {gap.missing} between {gap.after:%Y-%m-%d %H:%M} and {gap.before:%Y-%m-%d %H:%M}")
+    return Report(parameters.file.name, sensors, parameters.threshold, anomalies, gaps)
+
+
+def _told(sensor: str, month: str, chunk: Sequence[Reading], found: Sequence[Anomaly]) -> str:
+    values = [reading.value for reading in chunk]
+    told = f"{month} {sensor}: {len(chunk)} readings, {min(values):g} to {max(values):g}"
+    if not found:
+        return told
+    worst = max(found, key=lambda anomaly: anomaly.strangeness)
+    return (
+        f"{told}; {len(found)} anomalous, worst {worst.value:g} on {worst.moment:%d at %H:%M}"
+        f" (typical {worst.typical:.1f}, {worst.strangeness:.1f} deviations)"
+    )
+
+
+def _plain(fields: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: value.isoformat() if isinstance(value, datetime.datetime) else value
+        for name, value in fields.items()
+    }
+
+
+def plot(report: Report, file: Path) -> None:
+    """Draw every sensor's readings, what was typical, and what was anomalous or missing, into a PNG file."""
+    figure = Figure(figsize=(12, 3.5 * len(report.sensors)), layout="constrained")
+    figure.suptitle(report.file)
+    rows = figure.subplots(len(report.sensors), squeeze=False)[:, 0]
+    for axes, (name, readings) in zip(rows, report.sensors.items(), strict=True):
+        _plot_sensor(axes, report, name, readings)
+    figure.savefig(file, dpi=100)
+
+
+def _plot_sensor(axes: Axes, report: Report, name: str, readings: Sequence[Reading]) -> None:
+    climate = Climate(readings)
+    moments = [reading.moment for reading in readings]
+    typical = [climate.typical(moment) for moment in moments]
+    axes.fill_between(
+        moments,
+        [usual.value - report.threshold * usual.deviation for usual in typical],
+        [usual.value + report.threshold * usual.deviation for usual in typical],
+        color="tab:blue",
+        alpha=0.2,
+        linewidth=0,
+        label=f"typical, up to {report.threshold:g} deviations",
+    )
+    axes.plot(moments, [reading.value for reading in readings], color="0.3", linewidth=0.5, label="reading")
+    own = [anomaly for anomaly in report.anomalies if anomaly.sensor == name]
+    axes.plot(
+        [anomaly.moment for anomaly in own],
+        [anomaly.value for anomaly in own],
+        "o",
+        color="tab:red",
+        markersize=4,
+        label=f"anomalous ({len(own)})",
+    )
+    for gap in report.gaps:
+        axes.axvline(date2num(gap.after), color="tab:orange", linewidth=1)
+    axes.set_ylabel(name)
+    axes.legend(loc="upper right", fontsize="small")
+
+
+def main(environment: Mapping[str, str]) -> int:
+    """Do what the environment asks for; returns the exit code."""
+    try:
+        parameters = Parameters.from_environment(environment)
+        sensors = read_sensors(parameters.file)
+    except ActionError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(f"{parameters.file.name}: {sum(map(len, sensors.values()))} readings of {', '.join(sensors)}")
+    report = inspect(parameters, sensors)
+    output = Path(environment["ROBOTO_OUTPUT_DIR"])
+    (output / "report.json").write_text(json.dumps(report.whole(), indent=2), encoding="utf-8")
+    plot(report, output / "anomalies.png")
+    print(f"REPORT {json.dumps(report.in_short())}")
+    return 0
+
+
+if __name__ == "__main__":
+    # Whole lines as they come, also where stdout is a pipe: the log is read while the action runs.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.exit(main(os.environ))

@@ -1,0 +1,271 @@
+"""The demo: a real Airflow invokes an action on real sensor files, and shows what both sides know of it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.status import Status
+from rich.table import Table
+
+from .local_service import LocalService, ServiceError
+from .standalone import AirflowError, StandaloneAirflow
+
+DAG_ID = "sensor_anomalies"
+MAPPED_TASK = "find_anomalies"
+CONN_ID = "roboto_default"
+
+#: Seconds that the DAG run may take.
+RUN_TIMEOUT = 300.0
+
+#: Lines of a task's log on the last screen.
+LOG_LINES = 8
+
+_ACTION_LOGGER = "airflow_invocations.action"
+
+
+class DemoError(Exception):
+    """The demo ran, and what it shows went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One file's invocation, seen from Airflow."""
+
+    file: str
+    map_index: int
+    state: str
+    #: The task's result; None: it had none.
+    result: dict[str, Any] | None
+    #: Seconds from the task's start to its end, deferral and all.
+    task_seconds: float
+
+    @property
+    def action_seconds(self) -> float | None:
+        """Seconds from the action's start to its end."""
+        if not self.result or not self.result.get("started") or not self.result.get("ended"):
+            return None
+        started, ended = (datetime.datetime.fromisoformat(self.result[key]) for key in ("started", "ended"))
+        return (ended - started).total_seconds()
+
+
+def run_demo(*, keep: bool, folder: Path | None) -> int:
+    """Run the demo in `folder` (None: ./.demo); its exit code. With `keep` it stays until Ctrl-C."""
+    console = Console()
+    home = (folder or Path.cwd() / ".demo").resolve()
+    with _sigterm_as_interrupt():
+        try:
+            _run(console, home, keep=keep)
+        except KeyboardInterrupt:
+            console.print("stopped")
+            return 0 if keep else 130
+        except (AirflowError, ServiceError, DemoError) as error:
+            console.print(f"[bold red]The demo failed.[/] {type(error).__name__}")
+            console.print(str(error), markup=False, highlight=False)
+            return 1
+    return 0
+
+
+def _run(console: Console, home: Path, *, keep: bool) -> None:
+    here = Path(__file__).parent
+    service = LocalService(home / "service", here / "actions", slots=3)
+    with service, console.status("starting the local service") as status:
+        service.start()
+        console.print(
+            f"[green]✓[/] the local service serves {service.endpoint}, its data in {service.data_dir}"
+        )
+        connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+        with StandaloneAirflow(home / "airflow", _dags(here), {CONN_ID: connection}) as airflow:
+            _start(console, status, airflow)
+            run_id = airflow.trigger(DAG_ID)
+            console.print(f"[green]✓[/] triggered {DAG_ID}: {run_id}")
+            status.stop()
+            _follow(console, airflow, run_id)
+            _report(console, airflow, service, run_id, keep=keep)
+            if keep:
+                _stay(console, airflow)
+
+
+def _start(console: Console, status: Status, airflow: StandaloneAirflow) -> None:
+    began = time.monotonic()
+
+    def tell(missing: str) -> None:
+        status.update(f"starting Airflow, {time.monotonic() - began:.0f} s so far; waiting for: {missing}")
+
+    tell("all of it")
+    airflow.start(tell)
+    status.update(f"waiting for the DAG {DAG_ID} to be parsed")
+    airflow.wait_for_dag(DAG_ID)
+    console.print(f"[green]✓[/] Airflow runs at {airflow.url}, after {time.monotonic() - began:.0f} s")
+
+
+def _follow(console: Console, airflow: StandaloneAirflow, run_id: str) -> None:
+    """Show the run's tasks until it has ended; without a terminal, each change of a state on a line."""
+    states: dict[str, str] = {}
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        for instances in airflow.watch(DAG_ID, run_id, RUN_TIMEOUT):
+            table = Table("task", "state", "the action's last line", title=f"{DAG_ID} {run_id}", min_width=90)
+            for instance in sorted(
+                instances, key=lambda each: (each["start_date"] or "~", each["map_index"])
+            ):
+                name, state = _name(instance), instance["state"] or "-"
+                table.add_row(escape(name), state, escape(_last_line(airflow, run_id, instance)))
+                if not console.is_terminal and states.get(name) != state:
+                    console.print(f"  {name}: {state}", markup=False, highlight=False)
+                states[name] = state
+            live.update(table)
+
+
+def _last_line(airflow: StandaloneAirflow, run_id: str, instance: dict[str, Any]) -> str:
+    if instance["task_id"] != MAPPED_TASK or instance["state"] not in ("deferred", "running"):
+        return ""
+    try:
+        lines = _action_lines(airflow, run_id, instance["map_index"])
+    except httpx.HTTPError:  # the log file is being made
+        return ""
+    return lines[-1]["event"] if lines else ""
+
+
+def _action_lines(airflow: StandaloneAirflow, run_id: str, map_index: int) -> list[dict[str, Any]]:
+    log = airflow.task_log(DAG_ID, run_id, MAPPED_TASK, map_index=map_index)
+    return [line for line in log if line.get("logger") == _ACTION_LOGGER]
+
+
+def _report(
+    console: Console, airflow: StandaloneAirflow, service: LocalService, run_id: str, *, keep: bool
+) -> None:
+    """The last screen. Raises DemoError if anything in it isn't as it should be."""
+    outcomes = [
+        _outcome(airflow, run_id, instance)
+        for instance in airflow.task_instances(DAG_ID, run_id)
+        if instance["task_id"] == MAPPED_TASK
+    ]
+    outcomes.sort(key=lambda outcome: outcome.map_index)
+    console.print(table_of(outcomes))
+    _require_success(airflow, run_id, outcomes)
+    shown = outcomes[0]
+    _show_log(console, airflow, run_id, shown)
+    _show_provenance(console, shown)
+    plots = [service.output_of(each.result["invocation_id"]) for each in outcomes if each.result]
+    console.print("[bold]Plots and reports[/]")
+    for outcome, plot in zip(outcomes, plots, strict=True):
+        missing = [name for name in ("anomalies.png", "report.json") if not (plot / name).is_file()]
+        if missing:
+            raise DemoError(f"{outcome.file}: {', '.join(missing)} isn't in {plot}")
+        console.print(f"  {plot / 'anomalies.png'}", highlight=False, soft_wrap=True)
+    where = f"{airflow.url}/dags/{DAG_ID}/runs/{run_id}"
+    again = "" if keep else "  (gone now; `invocations demo --keep` leaves it running)"
+    console.print(f"[bold]In Airflow's UI[/]  {where}{again}", highlight=False, soft_wrap=True)
+
+
+def _outcome(airflow: StandaloneAirflow, run_id: str, instance: dict[str, Any]) -> Outcome:
+    map_index = instance["map_index"]
+    return Outcome(
+        file=instance.get("rendered_map_index") or str(map_index),
+        map_index=map_index,
+        state=instance["state"],
+        result=airflow.xcom(DAG_ID, run_id, MAPPED_TASK, map_index=map_index),
+        task_seconds=float(instance["duration"] or 0.0),
+    )
+
+
+def table_of(outcomes: list[Outcome]) -> Table:
+    """The demo's result: file, invocation, status, time in the action, time that Airflow added."""
+    table = Table(title="What was invoked")
+    for heading in ("file", "invocation", "status"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("in the action", "added by Airflow"):
+        table.add_column(heading, justify="right")
+    for outcome in outcomes:
+        result, seconds = outcome.result or {}, outcome.action_seconds
+        table.add_row(
+            outcome.file,
+            result.get("invocation_id", "-"),
+            result.get("status", outcome.state),
+            "-" if seconds is None else f"{seconds:.1f} s",
+            "-" if seconds is None else f"{outcome.task_seconds - seconds:.1f} s",
+        )
+    return table
+
+
+def _require_success(airflow: StandaloneAirflow, run_id: str, outcomes: list[Outcome]) -> None:
+    state = airflow.dag_run(DAG_ID, run_id)["state"]
+    completed = all(each.result and each.result["status"] == "Completed" for each in outcomes)
+    if state == "success" and outcomes and completed:
+        return
+    failed = [each for each in airflow.task_instances(DAG_ID, run_id) if each["state"] == "failed"]
+    logs = [
+        f"{_name(each)}: {line['event']} {line.get('error_detail') or ''}"
+        for each in failed[:3]
+        for line in airflow.task_log(DAG_ID, run_id, each["task_id"], each["try_number"], each["map_index"])[
+            -8:
+        ]
+    ]
+    raise DemoError("\n".join([f"the DAG run ended as {state}", *logs, airflow.last_words(10)]))
+
+
+def _show_log(console: Console, airflow: StandaloneAirflow, run_id: str, outcome: Outcome) -> None:
+    lines = _action_lines(airflow, run_id, outcome.map_index)
+    if not lines:
+        raise DemoError(f"the log of the task for {outcome.file} has no line of the action in it")
+    text = "\n".join(
+        f"{str(line.get('timestamp', ''))[11:23]}  {line['event'][:110]}" for line in lines[:LOG_LINES]
+    )
+    console.print(
+        Panel(escape(text), title=f"The task's log, for {outcome.file}: the action's own lines", expand=False)
+    )
+
+
+def _show_provenance(console: Console, outcome: Outcome) -> None:
+    provenance = (outcome.result or {}).get("provenance", {})
+    text = json.dumps(provenance, indent=2)
+    title = f"Who asked for {(outcome.result or {}).get('invocation_id')}"
+    console.print(Panel(escape(text), title=title, expand=False))
+
+
+def _stay(console: Console, airflow: StandaloneAirflow) -> None:
+    user, password = airflow.login
+    console.print(f"[bold]Log in[/] at {airflow.url} as {user} with {password}; Ctrl-C stops everything.")
+    while True:
+        signal.pause()
+
+
+def _name(instance: dict[str, Any]) -> str:
+    index = instance["map_index"]
+    if index < 0:
+        return str(instance["task_id"])
+    return f"{instance['task_id']}[{instance.get('rendered_map_index') or index}]"
+
+
+def _dags(here: Path) -> Path:
+    """The example DAGs: beside the code in a wheel, at the top level in a checkout."""
+    for folder in (here / "dags", here.parents[2] / "dags"):
+        if (folder / f"{DAG_ID}.py").is_file():
+            return folder
+    raise DemoError(f"the DAG {DAG_ID} isn't installed with the package; looked beside {here}")
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Stop on SIGTERM as on Ctrl-C: with everything that was started."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,302 @@
+"""A real `airflow standalone` in a folder of its own: started, talked to over REST, and stopped whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import httpx
+import psutil
+
+#: Seconds that all components of Airflow are given to become healthy; the database is made first.
+START_TIMEOUT = 180.0
+
+#: Seconds between SIGTERM and SIGKILL when Airflow is stopped.
+STOP_GRACE = 10.0
+
+#: Seconds between two looks at something that nothing tells us of.
+LOOK_INTERVAL = 0.5
+
+#: States in which a DAG run, or a task instance, has ended.
+ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
+_COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+
+
+class AirflowError(Exception):
+    """Airflow didn't do what it was started for; the message says what, and where its log is."""
+
+
+class StandaloneAirflow:
+    """Scheduler, triggerer, DAG processor and API server with SQLite and the LocalExecutor, on free ports.
+
+    It never touches the user's own AIRFLOW_HOME. Use it with `with`: on the way out every process that it
+    has started is ended.
+
+    :param home: its folder; made if need be, kept afterwards.
+    :param dags: the folder of DAG files.
+    :param connections: connections by id, as the dicts that `AIRFLOW_CONN_*` takes as JSON. They reach
+        Airflow through its environment: no secret is on a command line.
+    :param configuration: more of Airflow's options, as `{"core.parallelism": "8"}`.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dags: Path,
+        connections: Mapping[str, Mapping[str, Any]],
+        configuration: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home
+        self._port, *log_ports = _free_ports(3)
+        self.url = f"http://localhost:{self._port}"
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+            "AIRFLOW_HOME": str(home),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+            **{
+                _variable(option): value
+                for option, value in {
+                    "api.base_url": self.url,
+                    "api.host": "127.0.0.1",
+                    "api.port": str(self._port),
+                    "api.workers": "1",
+                    "core.dags_are_paused_at_creation": "False",
+                    "core.dags_folder": str(dags),
+                    "core.execution_api_server_url": f"{self.url}/execution/",
+                    "core.load_examples": "False",
+                    "core.parallelism": "8",
+                    "dag_processor.refresh_interval": "5",
+                    "logging.trigger_log_server_port": str(log_ports[0]),
+                    "logging.worker_log_server_port": str(log_ports[1]),
+                    "usage_data_collection.enabled": "False",
+                    **(configuration or {}),
+                }.items()
+            },
+            **{
+                f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(fields)
+                for conn_id, fields in connections.items()
+            },
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: TextIO | None = None
+        self._client: httpx.Client | None = None
+
+    @property
+    def log_file(self) -> Path:
+        """Where everything that its components print goes."""
+        return self.home / "standalone.log"
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """User and password of its UI, made by Airflow at its first start."""
+        path = self.home / "simple_auth_manager_passwords.json.generated"
+        ((user, password),) = json.loads(path.read_text(encoding="utf-8")).items()
+        return user, password
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, progress: Callable[[str], None] = lambda _: None, timeout: float = START_TIMEOUT) -> None:
+        """Start everything and wait until each component is healthy; `progress` hears what is waited for.
+
+        Raises:
+            AirflowError: it ended, or wasn't healthy after `timeout` seconds; with the end of its log.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._log = self.log_file.open("a", encoding="utf-8")
+        # A session of its own, by which every process that it starts can be found (facts/airflow.md, T17).
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "standalone"],
+            env=self._environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + timeout
+        while (missing := self._unhealthy()) != []:
+            if self._process.poll() is not None:
+                raise AirflowError(f"airflow standalone ended by itself\n{self.last_words()}")
+            if time.monotonic() > deadline:
+                raise AirflowError(f"after {timeout:.0f} s not healthy: {missing}\n{self.last_words()}")
+            progress(", ".join(missing))
+            time.sleep(LOOK_INTERVAL)
+
+    def stop(self) -> None:
+        """End every process that it has started: SIGTERM, and SIGKILL after STOP_GRACE seconds."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._process is not None:
+            _end_session(self._process)
+            self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def last_words(self, lines: int = 30) -> str:
+        """The end of its log, and where the log is."""
+        text = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
+        return "\n".join([*text.splitlines()[-lines:], f"(from {self.log_file})"])
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
+        """Wait until a DAG has been parsed. Raises AirflowError, with the import errors if there are any."""
+        deadline = time.monotonic() + timeout
+        while self.api.get(f"dags/{dag_id}").status_code != httpx.codes.OK:
+            errors = self._data("importErrors")["import_errors"]
+            if errors:
+                raise AirflowError(f"{errors[0]['filename']}: {errors[0]['stack_trace']}")
+            if time.monotonic() > deadline:
+                raise AirflowError(f"DAG {dag_id} wasn't parsed within {timeout:.0f} s\n{self.last_words()}")
+            time.sleep(LOOK_INTERVAL)
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a DAG run, as a person does; its run id."""
+        body = {"logical_date": None, "conf": dict(conf or {})}
+        answer = self.api.post(f"dags/{dag_id}/dagRuns", json=body).raise_for_status()
+        return str(answer.json()["dag_run_id"])
+
+    def dag_run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """A DAG run."""
+        return self._data(f"dags/{dag_id}/dagRuns/{run_id}")
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """The task instances of a DAG run, in their latest try."""
+        page = self._data(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=500")
+        instances: list[dict[str, Any]] = page["task_instances"]
+        return instances
+
+    def watch(self, dag_id: str, run_id: str, timeout: float) -> Iterator[list[dict[str, Any]]]:
+        """Yield a DAG run's task instances again and again until the run has ended.
+
+        Raises:
+            AirflowError: it hasn't after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self.dag_run(dag_id, run_id)["state"] in ENDED
+            yield self.task_instances(dag_id, run_id)
+            if ended:
+                return
+            if time.monotonic() > deadline:
+                raise AirflowError(f"{dag_id} {run_id} took over {timeout:.0f} s\n{self.last_words()}")
+            time.sleep(LOOK_INTERVAL)
+
+    def set_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
+        """Mark a task instance as a person does: success, failed or skipped."""
+        path = f"{_instance(dag_id, run_id, task_id)}{f'/{map_index}' if map_index >= 0 else ''}"
+        self.api.patch(path, json={"new_state": state}).raise_for_status()
+
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
+        """What a task has pushed; None if it hasn't."""
+        path = f"{_instance(dag_id, run_id, task_id)}/xcomEntries/{key}"
+        answer = self.api.get(path, params={"map_index": map_index})
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        value = answer.raise_for_status().json()["value"]
+        return json.loads(value) if isinstance(value, str) and value[:1] in '{["' else value
+
+    def links(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, str | None]:
+        """The extra links of a task instance."""
+        path = f"{_instance(dag_id, run_id, task_id)}/links"
+        answer = self.api.get(path, params={"map_index": map_index}).raise_for_status()
+        links: dict[str, str | None] = answer.json()["extra_links"]
+        return links
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+    ) -> list[dict[str, Any]]:
+        """The lines of a task's log: dicts with `event`, and mostly `timestamp`, `level` and `logger`."""
+        answer = self.api.get(
+            f"{_instance(dag_id, run_id, task_id)}/logs/{try_number}",
+            params={"map_index": map_index},
+            headers={"Accept": "application/json"},
+        ).raise_for_status()
+        return [entry if isinstance(entry, dict) else {"event": entry} for entry in answer.json()["content"]]
+
+    @property
+    def api(self) -> httpx.Client:
+        """A client of its REST API, logged in."""
+        if self._client is None:
+            user, password = self.login
+            credentials = {"username": user, "password": password}
+            answer = httpx.post(f"{self.url}/auth/token", json=credentials, timeout=30).raise_for_status()
+            self._client = httpx.Client(
+                base_url=f"{self.url}/api/v2/",
+                headers={"Authorization": f"Bearer {answer.json()['access_token']}"},
+                timeout=60,
+            )
+        return self._client
+
+    def _data(self, path: str) -> dict[str, Any]:
+        data: dict[str, Any] = self.api.get(path).raise_for_status().json()
+        return data
+
+    def _unhealthy(self) -> list[str]:
+        try:
+            health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5).raise_for_status().json()
+        except (httpx.HTTPError, ValueError):
+            return ["API server"]
+        return [name for name in _COMPONENTS if (health.get(name) or {}).get("status") != "healthy"]
+
+
+def _variable(option: str) -> str:
+    section, _, key = option.partition(".")
+    return f"AIRFLOW__{section.upper()}__{key.upper()}"
+
+
+def _instance(dag_id: str, run_id: str, task_id: str) -> str:
+    return f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; all are held at once, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _end_session(leader: subprocess.Popen[bytes]) -> None:
+    """End the processes of a session; children that their parent left behind are among them."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        members = [process for process in psutil.process_iter() if _session_of(process) == leader.pid]
+        for process in members:
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+        leader.poll()
+        _, alive = psutil.wait_procs(members, timeout=STOP_GRACE)
+        if not alive:
+            break
+    leader.wait()
+
+
+def _session_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except (ProcessLookupError, PermissionError):
+        return None
