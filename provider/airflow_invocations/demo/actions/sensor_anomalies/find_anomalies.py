@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 
 USAGE_ERROR = 64
@@ -371,7 +370,7 @@ def _plot_sensor(axes: Axes, report: Report, name: str, readings: Sequence[Readi
         label=f"anomalous ({len(own)})",
     )
     for gap in report.gaps:
-        axes.axvline(date2num(gap.after), color="tab:orange", linewidth=1)
+        axes.axvline(gap.after, color="tab:orange", linewidth=1)  # type: ignore[arg-type]
     axes.set_ylabel(name)
     axes.legend(loc="upper right", fontsize="small")
 

@@ -1,0 +1,71 @@
+"""One real Airflow and one real local service for all system tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from airflow_invocations.demo.local_service import LocalService
+from airflow_invocations.demo.standalone import StandaloneAirflow
+from airflow_invocations.model import InvocationRecord
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+ACTIONS = {
+    "count": {
+        "parameters": [{"name": "lines", "required": True}],
+        "container_parameters": {
+            "command": [
+                "sh",
+                "-c",
+                "i=0; while [ $i -lt $ROBOTO_PARAM_lines ]; do i=$((i+1)); echo line $i; sleep 0.2; done",
+            ]
+        },
+    },
+    "fail": {"container_parameters": {"command": ["sh", "-c", "echo begun; echo no such topic >&2; exit 3"]}},
+}
+
+
+class Service(LocalService):
+    """The local service, and what it says of an invocation."""
+
+    def record(self, invocation_id: str) -> InvocationRecord:
+        answer = httpx.get(
+            f"{self.endpoint}/v1/actions/invocations/{invocation_id}",
+            headers={"Authorization": f"Bearer {self.token}"},
+        )
+        return InvocationRecord.model_validate(answer.raise_for_status().json()["data"])
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    actions = folder / "actions"
+    shutil.copytree(ROOT / "provider/airflow_invocations/demo/actions", actions)
+    for name, action in ACTIONS.items():
+        (actions / name).mkdir()
+        (actions / name / "action.json").write_text(json.dumps({"name": name, **action}))
+    with Service(folder / "data", actions, slots=12) as service:
+        service.start()
+        yield service
+
+
+@pytest.fixture(scope="session")
+def airflow(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneAirflow]:
+    folder = tmp_path_factory.mktemp("airflow")
+    dags = folder / "dags"
+    shutil.copytree(ROOT / "dags", dags)
+    shutil.copytree(HERE / "dags", dags, dirs_exist_ok=True)
+    connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+    configuration = {"core.test_connection": "Enabled"}
+    with StandaloneAirflow(folder / "home", dags, {"roboto_default": connection}, configuration) as airflow:
+        airflow.start()
+        for dag_id in ("sensor_anomalies", "killed", "refused_and_failed", "short", "sensed"):
+            airflow.wait_for_dag(dag_id)
+        yield airflow

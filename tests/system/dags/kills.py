@@ -1,0 +1,35 @@
+"""DAGs of the system test: tasks that run until somebody ends them, tasks that fail, very short ones."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.sensors import InvocationSensor
+
+with DAG("killed", schedule=None):
+    for deferrable in (True, False):
+        InvokeActionOperator(
+            task_id="deferred" if deferrable else "in_a_worker",
+            action="count",
+            parameters={"lines": 3000},
+            deferrable=deferrable,
+            poll_interval=0.5,
+        )
+
+with DAG("refused_and_failed", schedule=None, default_args={"retries": 2}):
+    InvokeActionOperator(task_id="unknown_action", action="no-such-action")
+    InvokeActionOperator(task_id="missing_parameter", action="count")
+    InvokeActionOperator(task_id="no_connection", action="count", conn_id="no_such_connection", retries=0)
+    InvokeActionOperator(task_id="fails", action="fail", deferrable=True, poll_interval=0.5, retries=0)
+
+with DAG("short", schedule=None, max_active_tasks=16):
+    InvokeActionOperator.partial(task_id="ask", action="count", deferrable=True, poll_interval=0.5).expand(
+        parameters=[{"lines": lines} for lines in (1, 5, 8, 10, 12, 14, 16, 20)]
+    )
+
+with DAG("sensed", schedule=None):
+    start = InvokeActionOperator(task_id="start", action="count", parameters={"lines": 20}, wait=False)
+    start >> InvocationSensor(
+        task_id="wait", invocation_id="{{ ti.xcom_pull('start')['invocation_id'] }}", deferrable=True
+    )

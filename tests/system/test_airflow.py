@@ -1,0 +1,190 @@
+"""The main job in a real Airflow: invoked, deferred, live in the log, recorded, cancelled when killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from airflow_invocations.demo.standalone import StandaloneAirflow
+from airflow_invocations.model import DagRunProvenance, InvocationStatus, task_instance_of
+
+from .conftest import Service
+
+#: Seconds in which Airflow gets anything done that it was asked for, on two busy cores.
+PATIENCE = 90.0
+
+
+def until(what: str, found: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """Look until there is something; Airflow's REST API tells nobody when."""
+    deadline = time.monotonic() + patience
+    while not (thing := found()):
+        assert time.monotonic() < deadline, f"no {what} within {patience} s"
+        time.sleep(0.25)
+    return thing
+
+
+def lines(
+    airflow: StandaloneAirflow, dag_id: str, run_id: str, task_id: str, map_index: int = -1
+) -> list[str]:
+    """The action's own lines in a task's log; none while there is no log."""
+    try:
+        log = airflow.task_log(dag_id, run_id, task_id, map_index=map_index)
+    except httpx.HTTPStatusError:
+        return []
+    return [line["event"] for line in log if line.get("logger") == "airflow_invocations.action"]
+
+
+def states(airflow: StandaloneAirflow, dag_id: str, run_id: str) -> dict[str, str]:
+    """States by task id; a mapped instance is `task_id.map_index`."""
+    return {_name(each): each["state"] for each in airflow.task_instances(dag_id, run_id)}
+
+
+def _name(instance: dict[str, Any]) -> str:
+    index = instance["map_index"]
+    return instance["task_id"] if index < 0 else f"{instance['task_id']}.{index}"
+
+
+def everything_said(airflow: StandaloneAirflow, dag_id: str, run_id: str, task_id: str) -> str:
+    return json.dumps(airflow.task_log(dag_id, run_id, task_id))
+
+
+def test_sensor_files_are_looked_through_by_a_dag(airflow: StandaloneAirflow, service: Service) -> None:
+    dag_id, task_id = "sensor_anomalies", "find_anomalies"
+    run_id = airflow.trigger(dag_id, {"pace_seconds": 10})
+    seen_live: dict[int, list[str]] = {}
+    for instances in airflow.watch(dag_id, run_id, timeout=180):
+        for instance in instances:
+            index = instance["map_index"]
+            if instance["task_id"] == task_id and instance["state"] == "deferred" and index not in seen_live:
+                before = lines(airflow, dag_id, run_id, task_id, index)
+                # Deferred still after the log was read: the lines got there in the meantime.
+                if before and states(airflow, dag_id, run_id).get(f"{task_id}.{index}") == "deferred":
+                    seen_live[index] = before
+    run = airflow.dag_run(dag_id, run_id)
+    assert run["state"] == "success", airflow.last_words()
+    assert sorted(seen_live) == [0, 1, 2]
+
+    for index, file in enumerate(("sf-temps.csv", "seattle-temps.csv", "seattle-weather.csv")):
+        result = airflow.xcom(dag_id, run_id, task_id, map_index=index)
+        assert result["status"] == "Completed"
+        record = service.record(result["invocation_id"])
+        assert record.current.status is InvocationStatus.Completed
+        assert record.provenance.action.digest == result["digest"]
+        provenance = DagRunProvenance.from_environment(record.container_parameters.env_vars)
+        assert provenance is not None
+        assert provenance.model_dump(mode="json", exclude_none=True) == result["provenance"]
+        assert (provenance.dag_id, provenance.run_id, provenance.task_id) == (dag_id, run_id, task_id)
+        assert (provenance.map_index, provenance.try_number) == (index, 1)
+        assert (provenance.run_type, provenance.triggered_by) == ("manual", run["triggering_user_name"])
+        assert record.provenance.source.source_type.value == "Manual"
+        instance = task_instance_of(record.provenance.source.source_id)
+        assert instance is not None
+        assert (instance.dag_id, instance.run_id, instance.map_index) == (dag_id, run_id, index)
+
+        log = lines(airflow, dag_id, run_id, task_id, index)
+        assert log[0].startswith(f"{file}: ")
+        assert log[-1].startswith("REPORT ")
+        assert len(log) == len(set(log)) > 10
+        assert log[: len(seen_live[index])] == seen_live[index]
+        assert airflow.links(dag_id, run_id, task_id, map_index=index) == {"Invocation": result["url"]}
+        output = service.output_of(result["invocation_id"])
+        assert (output / "anomalies.png").read_bytes().startswith(b"\x89PNG")
+        report = json.loads((output / "report.json").read_text())
+        assert report["file"] == file
+
+    reports = airflow.xcom(dag_id, run_id, "gather_reports")
+    assert [report["file"] for report in reports] == [
+        "sf-temps.csv",
+        "seattle-temps.csv",
+        "seattle-weather.csv",
+    ]
+
+
+def test_marking_a_task_failed_cancels_its_invocation(airflow: StandaloneAirflow, service: Service) -> None:
+    run_id = airflow.trigger("killed")
+    waiting = {"deferred": "deferred", "in_a_worker": "running"}
+    until("waiting tasks", lambda: states(airflow, "killed", run_id) == waiting)
+    for task_id in waiting:
+        until("log line", lambda task_id=task_id: lines(airflow, "killed", run_id, task_id))
+    ids = {task_id: airflow.xcom("killed", run_id, task_id, "invocation_id") for task_id in waiting}
+    for task_id in waiting:
+        assert airflow.links("killed", run_id, task_id)["Invocation"].endswith(ids[task_id])
+        airflow.set_state("killed", run_id, task_id, "failed")
+    for invocation_id in ids.values():
+        record = until(
+            "cancelled invocation",
+            lambda invocation_id=invocation_id: (
+                record if (record := service.record(invocation_id)).current.status.is_terminal else None
+            ),
+        )
+        assert record.current.status is InvocationStatus.Cancelled
+
+
+def test_what_is_wrong_is_said_and_nothing_is_invoked_or_retried(
+    airflow: StandaloneAirflow, service: Service
+) -> None:
+    dag_id = "refused_and_failed"
+    run_id = airflow.trigger(dag_id)
+    *_, instances = airflow.watch(dag_id, run_id, PATIENCE)
+    assert {each["task_id"]: (each["state"], each["try_number"]) for each in instances} == dict.fromkeys(
+        ("unknown_action", "missing_parameter", "no_connection", "fails"), ("failed", 1)
+    )
+    said = {each["task_id"]: everything_said(airflow, dag_id, run_id, each["task_id"]) for each in instances}
+    assert (
+        "action 'no-such-action' was not invoked: there is no action 'no-such-action'"
+        in said["unknown_action"]
+    )
+    assert "lacks 'lines'; the action declares: lines (required)" in said["missing_parameter"]
+    assert "no_such_connection" in said["no_connection"]
+    assert "Failed: exit code 3: no such topic" in said["fails"]
+    for task_id in ("unknown_action", "missing_parameter", "no_connection"):
+        assert airflow.xcom(dag_id, run_id, task_id, "invocation_id") is None
+    failed = airflow.xcom(dag_id, run_id, "fails", "invocation_id")
+    assert service.record(failed).current.status is InvocationStatus.Failed
+
+
+def test_short_invocations_do_not_trip_over_the_executor(airflow: StandaloneAirflow) -> None:
+    """Trap T1 of facts/airflow.md: without a floor under deferrals some of these fail now and then."""
+    run_id = airflow.trigger("short")
+    *_, instances = airflow.watch("short", run_id, timeout=180)
+    assert [each["state"] for each in instances] == ["success"] * 8, airflow.last_words()
+
+
+def test_a_sensor_waits_in_the_triggerer(airflow: StandaloneAirflow) -> None:
+    run_id = airflow.trigger("sensed")
+    seen = {states(airflow, "sensed", run_id).get("wait") for _ in airflow.watch("sensed", run_id, PATIENCE)}
+    assert airflow.dag_run("sensed", run_id)["state"] == "success"
+    assert "deferred" in seen
+
+
+def test_the_ui_has_a_form_for_the_connection_and_can_test_it(
+    airflow: StandaloneAirflow, service: Service
+) -> None:
+    hooks = airflow.api.get(f"{airflow.url}/ui/connections/hook_meta").raise_for_status().json()
+    (form,) = [hook for hook in hooks if hook["connection_type"] == "roboto"]
+    assert set(form["extra_fields"]) == {"org_id", "verify", "timeout", "link_base"}
+    assert form["standard_fields"]["password"]["title"] == "Access token"
+    connection = {
+        "connection_id": "tried", "conn_type": "roboto", "host": service.endpoint, "password": service.token,
+    }  # fmt: skip
+    answer = airflow.api.post("connections/test", json=connection).raise_for_status().json()
+    assert answer["status"] is True
+    assert service.endpoint in answer["message"]
+    answer = airflow.api.post("connections/test", json={**connection, "password": "wr0ng-t0ken"}).json()
+    assert answer["status"] is False
+    assert "the token isn't known" in answer["message"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_secret_anywhere(airflow: StandaloneAirflow, service: Service) -> Any:
+    """After everything else: the token is in no log of Airflow's, and in none of its database's bytes."""
+    yield
+    token = service.token.encode()
+    for path in airflow.home.rglob("*"):
+        if path.is_file() and path.suffix != ".generated":
+            assert token not in path.read_bytes(), path
