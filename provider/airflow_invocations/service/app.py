@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from ..model import (
     ActionRecord,
     InvocationRecord,
-    InvocationRequest,
     LogRecord,
     Page,
     QuerySpecification,
@@ -20,7 +19,7 @@ from ..model import (
 from .body_limit import BodyLimit
 from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError
 from .logs import InvalidCursorError, LogFiles
-from .requests import Caller, NamedAction, StatusUpdate
+from .requests import Caller, NamedAction, NewInvocation, StatusUpdate
 from .settings import MAX_BODY
 from .store import Store
 from .tokens import Tokens
@@ -69,7 +68,7 @@ def _action_routes(store: Store, caller: Any) -> APIRouter:
         return _data(store.get_action(name, who.org_id, digest))
 
     @router.post("/{name}/invoke")
-    def invoke(name: ActionName, request: InvocationRequest, who: Who, digest: str | None = None) -> Json:
+    def invoke(name: ActionName, request: NewInvocation, who: Who, digest: str | None = None) -> Json:
         return _data(store.invoke(name, request, who.org_id, who.user, digest))
 
     return router

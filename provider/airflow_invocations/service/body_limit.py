@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import InvalidRequestError
-
-
-class _TooLargeError(Exception):
-    """More body came than may come."""
 
 
 class BodyLimit:
@@ -18,6 +15,7 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
         self._limit = limit
+        self._refusal = InvalidRequestError(f"the request is larger than {limit} bytes")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI scope."""
@@ -26,7 +24,7 @@ class BodyLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self._limit:
-            await self._refuse(scope, receive, send)
+            await JSONResponse(self._refusal.body(), status_code=413)(scope, receive, send)
             return
         seen = 0
 
@@ -35,14 +33,8 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._limit:
-                raise _TooLargeError
+                # The one exception that FastAPI lets through while it reads a body.
+                raise HTTPException(413, self._refusal.message)
             return message
 
-        try:
-            await self._app(scope, limited, send)
-        except _TooLargeError:
-            await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = InvalidRequestError(f"the request is larger than {self._limit} bytes")
-        await JSONResponse(error.body(), status_code=413)(scope, receive, send)
+        await self._app(scope, limited, send)

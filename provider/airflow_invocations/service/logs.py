@@ -6,6 +6,7 @@ Lines are split when they are read, so that keeping up with an action costs a wr
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import time
@@ -29,7 +30,7 @@ _HEADER = struct.Struct(">HIqBQ")
 _MARK = 0xA10F
 _MAX_PAYLOAD = 3 * MAX_LINE
 _PROCESSES = tuple(LogProcess)
-_CURSOR = re.compile(r"(\d{1,18})\.(\d{1,9})")
+_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})")
 
 
 class InvalidCursorError(ValueError):
@@ -94,9 +95,14 @@ class LogFiles:
 def _read_page(file: BinaryIO, place: Cursor, cursor: str | None, limit: int) -> LogPage:
     items: list[LogRecord] = []
     size = 0
+    end = file.seek(0, os.SEEK_END)
+    if place.offset > end or (place.offset == end and place.line):
+        raise InvalidCursorError(f"the log has no place {place}")
     for frame in _frames(file, place.offset):
         lines = frame.lines()
         first = place.line if frame.offset == place.offset else 0
+        if first >= len(lines):
+            raise InvalidCursorError(f"the log has no place {place}")
         for number in range(first, len(lines)):
             if len(items) >= limit or size >= PAGE_BYTES:
                 return LogPage(items=items, has_next=True, last_read=str(Cursor(frame.offset, number)))
@@ -160,14 +166,26 @@ class LogWriter:
 
     def say(self, process: LogProcess, text: str) -> None:
         """Append lines of the service's own."""
-        self.append(process, text.encode() + b"\n", part_of=0)
+        stream = self.stream(process)
+        stream.feed(text.encode(errors="replace"))
+        stream.finish()
 
     def append(self, process: LogProcess, payload: bytes, part_of: int) -> None:
-        """Append one frame: whole lines, or a part of the long line that began at `part_of`."""
+        """Append one frame: whole lines, or a part of the long line that began at `part_of`.
+
+        Raises:
+            OSError: it can't be written; then none of it is.
+        """
         now = time.time_ns() // 1000
-        header = _HEADER.pack(_MARK, len(payload), now, _PROCESSES.index(process), part_of)
-        self._file.write(header + payload)
-        self._end += len(header) + len(payload)
+        frame = _HEADER.pack(_MARK, len(payload), now, _PROCESSES.index(process), part_of) + payload
+        written = 0
+        try:
+            while written < len(frame):  # a disk that is nearly full takes less than it is given
+                written += self._file.write(frame[written:])
+        except OSError:
+            self._file.truncate(self._end)
+            raise
+        self._end += len(frame)
 
     def number_for_long_line(self) -> int:
         """A number that no other long line of this log has: where its first part starts, plus one."""
@@ -233,7 +251,9 @@ class LineStream:
 
 
 def _end_of_characters(data: bytes) -> int:
-    """Where to cut so that no UTF-8 character is cut in two; bytes that are none are cut anywhere."""
+    """Where to cut so that no UTF-8 character and no line's end is cut in two; other bytes, anywhere."""
+    if data.endswith(b"\r"):
+        return len(data) - 1
     for back in range(1, 4):
         byte = data[-back]
         if byte & 0b1100_0000 == 0b1000_0000:  # a continuation: the character began further left

@@ -28,6 +28,7 @@ class Process(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         #: Negative: the signal that ended it. An OSError instead: what it wrote could not be kept.
         self.exit_code: asyncio.Future[int] = loop.create_future()
+        self._exited: asyncio.Future[None] = loop.create_future()
         self._feed = {_STDOUT: out, _STDERR: err}
         self._pipes_closed: asyncio.Future[None] = loop.create_future()
 
@@ -37,8 +38,9 @@ class Process(asyncio.SubprocessProtocol):
         return self._transport.get_pid()
 
     async def last_output(self, patience: float) -> None:
-        """Wait until its pipes are closed, at most `patience` seconds, then let go of them."""
+        """Once its group is gone: wait until its pipes are closed, at most `patience` seconds."""
         await asyncio.wait({self._pipes_closed}, timeout=patience)
+        await self._exited
         self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -61,6 +63,7 @@ class Process(asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         """It has ended."""
+        self._exited.set_result(None)
         code = self._transport.get_returncode()
         if not self.exit_code.done() and code is not None:
             self.exit_code.set_result(code)
@@ -68,7 +71,7 @@ class Process(asyncio.SubprocessProtocol):
 
 async def start(
     command: Sequence[str],
-    folder: str | Path,
+    folder: Path,
     environment: Mapping[str, str],
     out: Callable[[bytes], None],
     err: Callable[[bytes], None],
@@ -98,8 +101,8 @@ def began(pid: int) -> float | None:
         return None
 
 
-def send(group: int, number: signal.Signals) -> bool:
-    """Send a signal to a whole process group; False if nothing is left of it."""
+def send(group: int, number: int) -> bool:
+    """Send a signal (0: none) to a whole process group; False if nothing is left of it."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
@@ -136,10 +139,10 @@ async def _gone(group: int) -> None:
 
 
 def _lives(group: int) -> bool:
-    # Signal 0 goes to zombies too, so what is left must be looked at.
-    return send_nothing(group) and any(
-        _is_running(process) for process in psutil.process_iter() if _group_of(process.pid) == group
-    )
+    if not send(group, 0):
+        return False
+    # Zombies take signals too, so what is left must be looked at.
+    return any(_is_running(process) for process in psutil.process_iter() if _group_of(process.pid) == group)
 
 
 def _is_running(process: psutil.Process) -> bool:

@@ -24,12 +24,16 @@ from ..model import (
 from .errors import InvalidRequestError
 from .times import microseconds
 
+#: Characters that a LIKE pattern may have: matching takes time with its length times the text's.
+MAX_PATTERN = 1000
+
 #: Nesting and number of conditions that one query may have; a batch of ids is an OR group of up to 1,000.
 MAX_DEPTH = 16
 MAX_CONDITIONS = 2000
 
 _ORDERED = {
     Comparator.Equals: operator.eq,
+    Comparator.NotEquals: operator.ne,
     Comparator.GreaterThan: operator.gt,
     Comparator.GreaterThanOrEqual: operator.ge,
     Comparator.LessThan: operator.lt,
@@ -104,12 +108,20 @@ def page_token(spec: QuerySpecification, sort_by: str, row: sa.Row[Any]) -> str:
 def _read_token(token: str, sort_by: str, descending: bool) -> tuple[Any, int]:
     try:
         field, direction, value, number = json.loads(base64.urlsafe_b64decode(token.encode()))
-        well_formed = isinstance(number, int) and isinstance(value, str | int | float | None)
-    except ValueError:
+        if type(number) is not int or not _can_be_bound(number) or not _can_be_bound(value):
+            raise ValueError(token)
+    except (ValueError, TypeError):
         raise InvalidRequestError("'after' is no page token of this service") from None
-    if not well_formed or (field, direction) != (sort_by, descending):
+    if (field, direction) != (sort_by, descending):
         raise InvalidRequestError("'after' belongs to a query with another order")
     return value, number
+
+
+def _can_be_bound(value: object) -> bool:
+    """Whether SQLite takes a value as it is."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str | float | None)
 
 
 def _beyond(
@@ -170,8 +182,12 @@ class _Translation:
 
     def _value(self, condition: Condition) -> Any:
         value = condition.value
+        if isinstance(value, int) and not _can_be_bound(value):
+            raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is too large")
         if condition.field in self._queryable.times:
             return _as_microseconds(condition.field, value)
+        if isinstance(value, bool):
+            return int(value)  # what json_extract makes of true and false
         return value.isoformat() if isinstance(value, datetime.datetime) else value
 
     def _comparison(self, condition: Condition) -> sa.ColumnElement[bool]:
@@ -186,12 +202,11 @@ class _Translation:
                 f"{condition.field} {comparator}: a value is needed; for none use IS_NULL"
             )
         value = self._value(condition)
-        if comparator is Comparator.NotEquals:
-            return sa.or_(left != value, left.is_(None))
+        # What has no value matches none of these, as in the published client; IS_NULL asks for it.
         if comparator is Comparator.Contains:
             return _contains(left, value)
         if comparator is Comparator.NotContains:
-            return sa.not_(_contains(left, value))
+            return sa.and_(left.is_not(None), sa.not_(_contains(left, value)))
         if comparator in _ORDERED:
             ordered: sa.ColumnElement[bool] = _ORDERED[comparator](left, value)
             return ordered
@@ -203,11 +218,13 @@ def _textual(condition: Condition, left: sa.ColumnElement[Any], value: Any) -> s
         raise InvalidRequestError(f"{condition.field} {condition.comparator}: the value must be a text")
     if condition.comparator is Comparator.BeginsWith:
         return sa.func.substr(left, 1, len(value)) == value
+    if len(value) > MAX_PATTERN:
+        raise InvalidRequestError(
+            f"{condition.field} {condition.comparator}: a pattern has at most {MAX_PATTERN} characters"
+        )
     # GLOB and not LIKE: SQLite's LIKE takes no account of case, the platform's does.
     like = left.op("GLOB")(_glob(value))
-    if condition.comparator is Comparator.Like:
-        return like
-    return sa.or_(sa.not_(like), left.is_(None))
+    return like if condition.comparator is Comparator.Like else sa.not_(like)
 
 
 def _contains(left: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:

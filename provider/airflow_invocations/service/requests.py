@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 
-from ..model import ActionParameter, CreateActionRequest, InvocationStatus
+from ..model import ActionParameter, CreateActionRequest, InvocationRequest, InvocationStatus
 from ..model.wire import WireModel
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 #: Names that would be taken for endpoints.
 _RESERVED = frozenset({"invocations", "query"})
+
+#: How deep the values of parameters and metadata may be nested.
+_MAX_DEPTH = 32
+
+#: The longest timeout: a year, in minutes.
+_MAX_TIMEOUT = 365 * 24 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +30,35 @@ class Caller:
     org_id: str
 
 
-def _named_for_a_variable(parameters: list[ActionParameter]) -> list[ActionParameter]:
+def _require_variable(name: str) -> None:
+    """Raise ValueError unless a process's environment can have a variable of this name."""
+    if not name or {"=", "\0"} & set(name):
+        raise ValueError(f"{name!r} can't name a variable: a name is not empty and has no '=' in it")
+
+
+def _require_plain(value: object, depth: int = 0) -> None:
+    """Raise ValueError for what Python reads as JSON, but others don't, or can't be written again."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"this is nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number in JSON")
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair: a ValueError that says so
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
+            _require_plain(part, depth + 1)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    _require_plain(values)
+    return values
+
+
+def _named_for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
     for parameter in parameters:
-        if not parameter.name or {"=", "\0"} & set(parameter.name):
-            raise ValueError(f"parameter {parameter.name!r}: a name is not empty and has no '=' in it")
+        _require_variable(parameter.name)
     return parameters
 
 
@@ -34,7 +66,9 @@ class NamedAction(CreateActionRequest):
     """A CreateActionRequest whose names can be part of an address and of an environment."""
 
     name: Annotated[str, pydantic.Field(pattern=_NAME)]
-    parameters: Annotated[list[ActionParameter], pydantic.AfterValidator(_named_for_a_variable)] = []
+    parameters: Annotated[list[ActionParameter], pydantic.AfterValidator(_named_for_variables)] = []
+    metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
+    timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
 
     @pydantic.field_validator("name")
     @classmethod
@@ -42,6 +76,20 @@ class NamedAction(CreateActionRequest):
         if name in _RESERVED:
             raise ValueError(f"{name!r} is an endpoint's name and can't be an action's")
         return name
+
+
+class NewInvocation(InvocationRequest):
+    """An InvocationRequest whose parameters can be handed to a process."""
+
+    parameter_values: dict[str, Any] | None = None
+    timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
+
+    @pydantic.field_validator("parameter_values")
+    @classmethod
+    def _for_a_process(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name in values or {}:
+            _require_variable(name)
+        return None if values is None else _plain(values)
 
 
 class StatusUpdate(WireModel):

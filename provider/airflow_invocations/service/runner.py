@@ -8,9 +8,10 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,20 +26,22 @@ from .workspace import Workspace
 #: Seconds between two signs of life.
 HEARTBEAT_INTERVAL = 5.0
 
-#: Seconds until a claim that the database refused is tried again.
+#: Seconds until something that the database refused is tried again.
 RETRY_PAUSE = 1.0
 
 #: Seconds that output may still come after the process group is gone: somebody else may hold the pipe.
 LAST_OUTPUT = 2.0
 
-#: Characters of an action's last line of stderr that go into the detail of its failure.
+#: Characters that the detail of a failure has at most.
 MAX_DETAIL = 1000
 
-_READ = 64 * 1024
+#: Seconds in the unit of an invocation's timeout.
+MINUTE = 60.0
 
 _log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
+#: How an attempt ended, and why. Queued: it didn't, it is to run again.
+Verdict = tuple[InvocationStatus, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +51,53 @@ class _Claim:
     store: Store
     owner: str
     record: InvocationRecord
-    #: Set when the invocation's status or its abort may have been changed by somebody else.
+    #: Set when the service stops: what runs is to run again later.
+    stopping: asyncio.Event
+    #: Set when there may be a reason to stop that wasn't there before.
     touched: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def move(self, status: InvocationStatus, detail: str | None = None) -> None:
+    async def move(self, status: InvocationStatus) -> None:
         """Set the status. Raises ConditionError if the invocation isn't ours any more."""
-        await asyncio.to_thread(self.store.advance, self.record.invocation_id, status, detail, self.owner)
+        await asyncio.to_thread(self.store.advance, self.record.invocation_id, status, None, self.owner)
 
-    async def stop_reason(self) -> str | None:
-        """Why to stop; None: go on."""
-        return await asyncio.to_thread(self.store.stop_reason, self.record.invocation_id, self.owner)
+    async def end(self, status: InvocationStatus, detail: str | None) -> None:
+        """Record how it ended, however often that takes: what ended without a record would run again.
 
-    async def stop_wanted(self) -> str:
-        """Return why to stop, as soon as there is a reason."""
+        Raises:
+            ConditionError: the invocation isn't ours any more.
+            InvalidStateTransitionError: it has come to an end already.
+        """
+        while True:
+            try:
+                return await asyncio.to_thread(self._record, status, detail)
+            except SQLAlchemyError:
+                _log.exception("could not record that %s is %s", self.record.invocation_id, status)
+                if self.stopping.is_set():
+                    raise
+                await asyncio.sleep(RETRY_PAUSE)
+
+    async def stopped(self) -> Verdict | None:
+        """The verdict that doesn't wait for the action; None: go on."""
+        reason = await asyncio.to_thread(self.store.stop_reason, self.record.invocation_id, self.owner)
+        if reason is not None:
+            return InvocationStatus.Cancelled, reason
+        if self.stopping.is_set():
+            return InvocationStatus.Queued, "the service was stopped while this ran"
+        return None
+
+    async def until_stopped(self) -> Verdict:
+        """Wait for the verdict that doesn't wait for the action."""
         while True:
             await self.touched.wait()
             self.touched.clear()
-            if (reason := await self.stop_reason()) is not None:
-                return reason
+            if (verdict := await self.stopped()) is not None:
+                return verdict
+
+    def _record(self, status: InvocationStatus, detail: str | None) -> None:
+        if status is InvocationStatus.Queued:
+            self.store.requeue(self.record.invocation_id, self.owner, detail, lost=False)
+        else:
+            self.store.advance(self.record.invocation_id, status, detail, self.owner)
 
 
 class Runner:
@@ -78,9 +110,9 @@ class Runner:
         self._owner = f"{RUNNER_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._endpoint = ""
         self._work = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._claims: dict[str, _Claim] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._background: list[asyncio.Task[None]] = []
 
     async def start(self, endpoint: str) -> None:
         """End and requeue what an earlier life left running, then begin to claim."""
@@ -88,49 +120,52 @@ class Runner:
         await self._recover()
         self._store.listen(_in_loop(asyncio.get_running_loop(), self._changed))
         self._work.set()
-        self._background = [
-            asyncio.create_task(self._claim_forever()),
-            asyncio.create_task(self._beat_forever()),
-        ]
+        self._claiming = asyncio.create_task(self._claim_until_stopped())
+        self._beating = asyncio.create_task(self._beat_forever())
 
     async def stop(self) -> None:
         """Claim no more; stop what runs (SIGTERM, the grace period, SIGKILL) and have it run again later."""
-        tasks = [*self._background, *self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Nothing that runs is cancelled as a task: a claim or a verdict that is on its way to the database
+        # would be lost.
+        self._stopping.set()
+        self._work.set()
+        await asyncio.wait({self._claiming})
+        for claim in self._claims.values():
+            claim.touched.set()
+        await asyncio.gather(*self._running.values())
+        self._beating.cancel()
 
     async def _recover(self) -> None:
         for left in await asyncio.to_thread(self._store.left_over):
             if left.process_group is not None and left.process_began is not None:
                 await processes.end_left_over(left.process_group, left.process_began)
             detail = "the service ended while this ran"
-            await asyncio.to_thread(self._store.requeue, left.invocation_id, detail, lost=True)
+            await asyncio.to_thread(self._store.requeue, left.invocation_id, left.owner, detail, lost=True)
 
     def _changed(self, committed: Sequence[StatusEvent]) -> None:
         for event in committed:
             if event.status is InvocationStatus.Queued:
                 self._work.set()
-            elif claim := self._claims.get(event.invocation_id):
+            if claim := self._claims.get(event.invocation_id):
                 claim.touched.set()
 
-    async def _claim_forever(self) -> None:
-        while True:
+    async def _claim_until_stopped(self) -> None:
+        while not self._stopping.is_set():
             await self._work.wait()
             self._work.clear()
             try:
-                while len(self._running) < self._settings.slots:
-                    record = await asyncio.to_thread(self._store.claim, self._owner)
+                while len(self._running) < self._settings.slots and not self._stopping.is_set():
+                    record = await asyncio.to_thread(self._store.claim, self._owner, list(self._running))
                     if record is None:
                         break
                     self._begin(record)
-            except SQLAlchemyError:
+            except Exception:
                 _log.exception("could not claim an invocation; trying again in %s s", RETRY_PAUSE)
                 await asyncio.sleep(RETRY_PAUSE)
                 self._work.set()
 
     def _begin(self, record: InvocationRecord) -> None:
-        claim = _Claim(self._store, self._owner, record)
+        claim = _Claim(self._store, self._owner, record, self._stopping)
         task = asyncio.create_task(self._run(claim))
         self._claims[record.invocation_id] = claim
         self._running[record.invocation_id] = task
@@ -151,21 +186,23 @@ class Runner:
 
     async def _run(self, claim: _Claim) -> None:
         invocation_id = claim.record.invocation_id
-        writer = self._logs.writer(invocation_id)
         try:
-            status, detail = await _Execution(claim, writer, self._settings, self._endpoint).run()
-            await claim.move(status, detail)
-        except asyncio.CancelledError:
-            detail = "the service was stopped while this ran"
-            await _finished(asyncio.to_thread(self._store.requeue, invocation_id, detail, lost=False))
-            raise
+            status, detail = await self._attempt(claim)
+            await claim.end(status, detail)
         except (ConditionError, InvalidStateTransitionError):
             _log.info("%s came to its end from outside", invocation_id)
+        except SQLAlchemyError:
+            _log.warning("%s is left to the next start of the service", invocation_id)
+
+    async def _attempt(self, claim: _Claim) -> Verdict:
+        try:
+            with contextlib.closing(self._logs.writer(claim.record.invocation_id)) as writer:
+                return await _Execution(claim, writer, self._settings, self._endpoint).run()
+        except (ConditionError, InvalidStateTransitionError):
+            raise
         except Exception as error:
-            _log.exception("could not run %s", invocation_id)
-            await claim.move(InvocationStatus.Failed, f"the service could not run this: {error}")
-        finally:
-            writer.close()
+            _log.exception("could not run %s", claim.record.invocation_id)
+            return InvocationStatus.Failed, f"the service could not run this: {error}"[:MAX_DETAIL]
 
 
 class _Execution:
@@ -178,105 +215,87 @@ class _Execution:
         self._settings = settings
         self._endpoint = endpoint
 
-    async def run(self) -> tuple[InvocationStatus, str | None]:
+    async def run(self) -> Verdict:
         """Run the action; its end status and the reason for it."""
         workspace = Workspace(self._settings.workspaces / self._record.invocation_id)
         await self._claim.move(InvocationStatus.Downloading)
         await asyncio.to_thread(workspace.prepare, self._record)
         await self._claim.move(InvocationStatus.Processing)
-        if (reason := await self._claim.stop_reason()) is not None:
-            return InvocationStatus.Cancelled, reason
+        if (verdict := await self._claim.stopped()) is not None:
+            return verdict
+        out, err = self._writer.stream(LogProcess.Action), self._writer.stream(LogProcess.Action)
         try:
-            process = await self._spawn(workspace)
+            process = await self._start(workspace, out, err)
         except (OSError, ValueError) as error:
-            detail = f"can't start {_command(self._record.container_parameters)[0]!r}: {error}"
+            detail = f"can't start {_command(self._record.container_parameters)[0]!r}: {error}"[:MAX_DETAIL]
             self._writer.say(LogProcess.Setup, detail)
             return InvocationStatus.Failed, detail
-        status, reason = await self._attend(process)
-        if status is InvocationStatus.Completed:
-            await self._claim.move(InvocationStatus.Uploading)
-        return status, reason
-
-    async def _spawn(self, workspace: Workspace) -> asyncio.subprocess.Process:
-        container = self._record.container_parameters
-        return await asyncio.create_subprocess_exec(
-            *_command(container),
-            cwd=container.workdir or workspace.work,
-            env=workspace.environment(self._record, self._endpoint),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    async def _attend(self, process: asyncio.subprocess.Process) -> tuple[InvocationStatus, str | None]:
-        """Follow a process to its end: by itself, or because it has to be stopped."""
-        out, err = self._writer.stream(LogProcess.Action), self._writer.stream(LogProcess.Action)
-        pumps = asyncio.gather(_pump(process.stdout, out), _pump(process.stderr, err))
         try:
-            began = await asyncio.to_thread(processes.began, process.pid)
-            await asyncio.to_thread(
-                self._claim.store.set_process, self._record.invocation_id, process.pid, began
-            )
-            stopped = await self._why_stopped(process)
+            verdict = await self._attend(process)
         finally:
             # Whatever the action left behind in its group ends with it, as in a container.
-            await _finished(processes.end(process.pid, self._settings.grace))
-            with contextlib.suppress(TimeoutError):
-                await _finished(asyncio.wait_for(pumps, LAST_OUTPUT))
-            await _finished(process.wait())
-            out.finish()
-            err.finish()
-        return stopped or _ended_by_itself(process.returncode, err)
+            await processes.end(process.pid, self._settings.grace)
+            await process.last_output(LAST_OUTPUT)
+        out.finish()
+        err.finish()
+        if verdict is None:
+            verdict = _ended_by_itself(await process.exit_code, err)
+        if verdict[0] is InvocationStatus.Completed:
+            await self._claim.move(InvocationStatus.Uploading)
+        return verdict
 
-    async def _why_stopped(self, process: asyncio.subprocess.Process) -> tuple[InvocationStatus, str] | None:
-        """Wait for the process to end, or for the reason to end it; None: it ended by itself."""
-        exited = asyncio.create_task(process.wait())
-        stop = asyncio.create_task(self._claim.stop_wanted())
+    async def _start(self, workspace: Workspace, out: LineStream, err: LineStream) -> processes.Process:
+        container = self._record.container_parameters
+        folder = _working_directory(container, workspace)
+        environment = workspace.environment(self._record, self._endpoint)
+        return await processes.start(_command(container), folder, environment, out.feed, err.feed)
+
+    async def _attend(self, process: processes.Process) -> Verdict | None:
+        """Follow a process until it ends by itself (None), or has to be stopped."""
+        began = await asyncio.to_thread(processes.began, process.pid)
+        await asyncio.to_thread(self._claim.store.set_process, self._record.invocation_id, process.pid, began)
+        stopped = asyncio.create_task(self._claim.until_stopped())
+        ends: set[asyncio.Future[Any]] = {process.exit_code, stopped}
         minutes = self._record.timeout
         try:
-            await asyncio.wait({exited, stop}, timeout=minutes * 60, return_when=asyncio.FIRST_COMPLETED)
-            if exited.done():
+            await asyncio.wait(ends, timeout=minutes * MINUTE, return_when=asyncio.FIRST_COMPLETED)
+            if process.exit_code.done():
                 return None
-            if stop.done():
-                return InvocationStatus.Cancelled, stop.result()
-            return InvocationStatus.Failed, f"timed out after {minutes} min"
+            return stopped.result() if stopped.done() else _timed_out(minutes)
         finally:
-            exited.cancel()
-            stop.cancel()
+            stopped.cancel()
 
 
-def _ended_by_itself(code: int | None, err: LineStream) -> tuple[InvocationStatus, str | None]:
+def _timed_out(minutes: int) -> Verdict:
+    return InvocationStatus.Failed, f"timed out after {minutes} min"
+
+
+def _ended_by_itself(code: int, err: LineStream) -> Verdict:
     if code == 0:
         return InvocationStatus.Completed, None
-    how = f"exit code {code}" if code is not None and code > 0 else f"ended by {_signal_name(code)}"
+    how = f"exit code {code}" if code > 0 else f"ended by {_signal_name(-code)}"
     last = err.last_line.decode("utf-8", errors="replace")[-MAX_DETAIL:]
     return InvocationStatus.Failed, f"{how}: {last}" if last else how
 
 
-def _signal_name(code: int | None) -> str:
+def _signal_name(number: int) -> str:
     try:
-        return signal.Signals(-(code or 0)).name
+        return signal.Signals(number).name
     except ValueError:
-        return f"signal {-(code or 0)}"
+        return f"signal {number}"
+
+
+def _working_directory(container: ContainerParameters, workspace: Workspace) -> Path:
+    if container.workdir is None:
+        return workspace.work
+    folder = Path(container.workdir)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"there is no working directory {container.workdir!r}")
+    return folder
 
 
 def _command(container: ContainerParameters) -> list[str]:
     return [*(container.entry_point or []), *(container.command or [])]
-
-
-async def _pump(pipe: asyncio.StreamReader | None, lines: LineStream) -> None:
-    while pipe is not None and (data := await pipe.read(_READ)):
-        lines.feed(data)
-
-
-async def _finished(work: Coroutine[Any, Any, _T]) -> _T:
-    """Await something that must be finished, and whose result counts, even if this task is cancelled."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    return task.result()
 
 
 def _in_loop(

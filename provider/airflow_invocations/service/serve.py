@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import pydantic
+import sqlalchemy.exc
 import uvicorn
 
 from .app import create_app
@@ -37,10 +38,11 @@ def serve(settings: ServiceSettings) -> None:
     """Run the service until SIGTERM or SIGINT.
 
     Raises:
-        StartError: the data folder or the port can't be had, or an action.json is wrong.
+        StartError: the data folder, its database or the port can't be had, or an action.json is wrong.
     """
     with _data_folder(settings.data_dir), _listening(settings) as listener:
-        store = Store(settings.database)
+        settings.announcement.unlink(missing_ok=True)  # of an earlier life that was killed
+        store = _open_store(settings.database)
         try:
             names = _register_actions(store, settings.actions_dir)
             asyncio.run(_serve(settings, store, listener, names))
@@ -135,6 +137,13 @@ def _lock(lock: IO[str], folder: Path) -> None:
         raise StartError(f"another service runs on {folder}; stop it or choose another --data-dir") from None
 
 
+def _open_store(database: Path) -> Store:
+    try:
+        return Store(database)
+    except sqlalchemy.exc.DBAPIError as error:
+        raise StartError(f"can't use the database {database}: {error.orig}") from None
+
+
 @contextlib.contextmanager
 def _listening(settings: ServiceSettings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -166,15 +175,17 @@ def _register_actions(store: Store, folder: Path | None) -> list[str]:
         return []
     if not folder.is_dir():
         raise StartError(f"--actions {folder}: there is no such folder")
-    names = []
+    names: dict[str, Path] = {}
     for path in sorted(folder.glob("*/action.json")):
         action = _read_action(path)
+        if action.name in names:
+            raise StartError(f"{path}: the name {action.name!r} is taken by {names[action.name]}")
         container = action.container_parameters
         if container is not None:
             container.workdir = str((path.parent / (container.workdir or ".")).resolve())
         store.register_action(action, LOCAL_ORG, LOCAL_USER)
-        names.append(action.name)
-    return names
+        names[action.name] = path
+    return list(names)
 
 
 def _read_action(path: Path) -> NamedAction:

@@ -103,6 +103,7 @@ _INVOCATIONS = Queryable(
         {
             "compute_requirements",
             "container_parameters",
+            "data_source",
             "data_source_type",
             "input_data",
             "parameter_values",
@@ -128,6 +129,7 @@ class LeftOver:
     """An invocation that a runner of an earlier life had claimed, and the process group it may have left."""
 
     invocation_id: str
+    owner: str
     process_group: int | None
     process_began: float | None
 
@@ -256,7 +258,7 @@ class Store:
             )
 
     def request_abort(self, invocation_id: str, reason: str, org_id: str) -> InvocationStatus:
-        """Record that an invocation is to be cancelled; one that nobody runs is Cancelled at once.
+        """Record that an invocation is to be cancelled; one that no runner has is Cancelled at once.
 
         Asking again, or after the end, changes nothing. Returns the status it then has.
 
@@ -268,7 +270,7 @@ class Store:
             status = InvocationStatus(row.last_status)
             if status.is_terminal:
                 return status
-            if row.owner is None:
+            if row.owner is None or not row.owner.startswith(RUNNER_PREFIX):
                 self._move(connection, row, InvocationStatus.Cancelled, reason)
                 return InvocationStatus.Cancelled
             if row.abort_reason is None:
@@ -295,17 +297,16 @@ class Store:
             ConditionError: `runner` doesn't own it (any more); its verdict doesn't count.
         """
         with self._write() as connection:
-            row = _require_invocation(connection, invocation_id)
-            if row.owner != runner:
-                raise ConditionError(f"{invocation_id} belongs to {row.owner or 'nobody'}, not to {runner}")
-            self._move(connection, row, status, detail, runner)
+            self._move(connection, _require_owned(connection, invocation_id, runner), status, detail, runner)
 
-    def claim(self, runner: str) -> InvocationRecord | None:
-        """Give the oldest Queued invocation to `runner` as Scheduled; None if nothing waits."""
+    def claim(self, runner: str, busy: Collection[str] = ()) -> InvocationRecord | None:
+        """Give the oldest Queued invocation to `runner` as Scheduled; None if nothing waits.
+
+        One of the `busy` ones waits on: its runner hasn't ended an earlier attempt at it yet.
+        """
+        waiting = (invocations.c.last_status == 0) & invocations.c.invocation_id.not_in(busy)
         with self._write() as connection:
-            oldest = (
-                sa.select(invocations).where(invocations.c.last_status == 0).order_by(invocations.c.number)
-            )
+            oldest = sa.select(invocations).where(waiting).order_by(invocations.c.number)
             row = connection.execute(oldest.limit(1)).first()
             if row is None:
                 return None
@@ -332,16 +333,21 @@ class Store:
         )
         with self._read() as connection:
             rows = connection.execute(sa.select(invocations).where(lost).order_by(invocations.c.number))
-            return [LeftOver(row.invocation_id, row.process_group, row.process_began) for row in rows]
+            return [
+                LeftOver(row.invocation_id, row.owner, row.process_group, row.process_began) for row in rows
+            ]
 
-    def requeue(self, invocation_id: str, detail: str, *, lost: bool) -> InvocationStatus:
+    def requeue(self, invocation_id: str, runner: str, detail: str | None, *, lost: bool) -> InvocationStatus:
         """Take an invocation from its runner so that it runs again: Failed, then Queued.
 
         `lost` tells a crash from a clean stop: the third loss is Deadly. One that is to be cancelled is
         Cancelled instead. Returns the status it then has.
+
+        Raises:
+            ConditionError: `runner` doesn't own it (any more); what has ended doesn't run again.
         """
         with self._write() as connection:
-            row = _require_invocation(connection, invocation_id)
+            row = _require_owned(connection, invocation_id, runner)
             if row.abort_reason is not None:
                 self._move(connection, row, InvocationStatus.Cancelled, row.abort_reason)
                 return InvocationStatus.Cancelled
@@ -371,7 +377,7 @@ class Store:
             raise ConditionError(f"{row.invocation_id}: {error}") from None
         values: dict[str, Any] = {"last_status": status.value, "owner": moved.owner}
         if moved.owner is None:
-            values |= {"process_group": None, "process_began": None}
+            values |= {"process_group": None, "process_began": None, "abort_reason": None}
         elif moved.owner != current.owner:
             values["last_heartbeat"] = now()
         connection.execute(_the(row.invocation_id).values(values))
@@ -557,6 +563,13 @@ def _require_invocation(
     row = connection.execute(found).first()
     if row is None:
         raise NotFoundError(f"there is no invocation {invocation_id!r}")
+    return row
+
+
+def _require_owned(connection: sa.Connection, invocation_id: str, runner: str) -> sa.Row[Any]:
+    row = _require_invocation(connection, invocation_id)
+    if row.owner != runner:
+        raise ConditionError(f"{invocation_id} belongs to {row.owner or 'nobody'}, not to {runner}")
     return row
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,11 +42,12 @@ class Tokens:
 def token_of(data_dir: Path) -> str:
     """The token of a data folder; the first call makes it. It outlives restarts: connections hold it."""
     path = data_dir / "token"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if path.exists():
         return path.read_text(encoding="ascii").strip()
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        token = secrets.token_urlsafe(32)
-        file.write(token + "\n")
+    token = secrets.token_urlsafe(32)
+    draft = data_dir / "token.new"
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(f"{token}\n", encoding="ascii")
+    draft.replace(path)  # whole or not at all: an empty token would lock everyone out for good
     return token
