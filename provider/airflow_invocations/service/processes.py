@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -128,6 +129,30 @@ async def end_left_over(group: int, leader_began: float) -> None:
         return
     send(group, signal.SIGKILL)
     await _gone(group)
+
+
+async def end_marked(variable: str, values: Collection[str]) -> None:
+    """Kill every process in whose environment `variable` has one of these values.
+
+    That finds what no group leads to: what was started in the instant before its group was recorded, and
+    what has left its group.
+    """
+    while strays := await asyncio.to_thread(_marked, variable, values):
+        for stray in strays:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                stray.kill()
+        await asyncio.sleep(0.01)
+
+
+def _marked(variable: str, values: Collection[str]) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if _environment(process).get(variable) in values]
+
+
+def _environment(process: psutil.Process) -> Mapping[str, str]:
+    try:
+        return process.environ() if _is_running(process) else {}
+    except (psutil.Error, OSError):  # gone, or somebody else's
+        return {}
 
 
 async def _gone(group: int) -> None:

@@ -7,7 +7,7 @@ import datetime
 import json
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,11 @@ def page_of(
         [key.desc().nulls_last(), number.desc()] if descending else [key.asc().nulls_first(), number.asc()]
     )
     return statement.order_by(*order).limit(spec.limit + 1), sort_by
+
+
+def next_token(spec: QuerySpecification, sort_by: str, rows: Sequence[sa.Row[Any]]) -> str | None:
+    """The token of the page after `rows`, which were read with `page_of`; None: there is none."""
+    return page_token(spec, sort_by, rows[spec.limit - 1]) if len(rows) > spec.limit else None
 
 
 def page_token(spec: QuerySpecification, sort_by: str, row: sa.Row[Any]) -> str:

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,7 +21,7 @@ from .errors import ConditionError, InvalidStateTransitionError
 from .logs import LineStream, LogFiles, LogWriter
 from .settings import ServiceSettings
 from .store import RUNNER_PREFIX, StatusEvent, Store
-from .workspace import Workspace
+from .workspace import INVOCATION_VARIABLE, Workspace
 
 #: Seconds between two signs of life.
 HEARTBEAT_INTERVAL = 5.0
@@ -37,6 +37,8 @@ MAX_DETAIL = 1000
 
 #: Seconds in the unit of an invocation's timeout.
 MINUTE = 60.0
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +120,9 @@ class Runner:
         """End and requeue what an earlier life left running, then begin to claim."""
         self._endpoint = endpoint
         await self._recover()
-        self._store.listen(_in_loop(asyncio.get_running_loop(), self._changed))
+        loop = asyncio.get_running_loop()
+        self._store.listen(_in_loop(loop, self._changed))
+        self._store.listen_to_aborts(_in_loop(loop, self._touch))
         self._work.set()
         self._claiming = asyncio.create_task(self._claim_until_stopped())
         self._beating = asyncio.create_task(self._beat_forever())
@@ -136,9 +140,12 @@ class Runner:
         self._beating.cancel()
 
     async def _recover(self) -> None:
-        for left in await asyncio.to_thread(self._store.left_over):
+        left_over = await asyncio.to_thread(self._store.left_over)
+        for left in left_over:
             if left.process_group is not None and left.process_began is not None:
                 await processes.end_left_over(left.process_group, left.process_began)
+        await processes.end_marked(INVOCATION_VARIABLE, {left.invocation_id for left in left_over})
+        for left in left_over:
             detail = "the service ended while this ran"
             await asyncio.to_thread(self._store.requeue, left.invocation_id, left.owner, detail, lost=True)
 
@@ -146,8 +153,11 @@ class Runner:
         for event in committed:
             if event.status is InvocationStatus.Queued:
                 self._work.set()
-            if claim := self._claims.get(event.invocation_id):
-                claim.touched.set()
+            self._touch(event.invocation_id)
+
+    def _touch(self, invocation_id: str) -> None:
+        if claim := self._claims.get(invocation_id):
+            claim.touched.set()
 
     async def _claim_until_stopped(self) -> None:
         while not self._stopping.is_set():
@@ -298,11 +308,11 @@ def _command(container: ContainerParameters) -> list[str]:
     return [*(container.entry_point or []), *(container.command or [])]
 
 
-def _in_loop(
-    loop: asyncio.AbstractEventLoop, listener: Callable[[Sequence[StatusEvent]], None]
-) -> Callable[[Sequence[StatusEvent]], None]:
-    def call(committed: Sequence[StatusEvent]) -> None:
+def _in_loop(loop: asyncio.AbstractEventLoop, listener: Callable[[_T], None]) -> Callable[[_T], None]:
+    """A listener that may be called from any thread, and is run in the loop."""
+
+    def call(news: _T) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the service is stopping
-            loop.call_soon_threadsafe(listener, committed)
+            loop.call_soon_threadsafe(listener, news)
 
     return call

@@ -18,6 +18,8 @@ actions = sa.Table(
     #: Microseconds since 1970, UTC, as every time in this database.
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("modified", sa.BigInteger, nullable=False),
+    sa.Column("accessibility", sa.Text, nullable=False, default="organization"),
+    sa.Column("published", sa.BigInteger),
     sa.Column("record", sa.JSON, nullable=False),
     sa.UniqueConstraint("org_id", "name", "digest"),
 )
@@ -44,8 +46,16 @@ invocations = sa.Table(
     #: The action's process group, while there is one, and when that process began (seconds since 1970).
     sa.Column("process_group", sa.Integer),
     sa.Column("process_began", sa.Float),
-    #: Why it is to be stopped; NULL: it isn't.
+    #: Which run of it this is: 1, and one more each time it is put back into the queue.
+    sa.Column("attempt", sa.Integer, nullable=False, default=1),
+    #: The invocation that started it, and the first one of that chain: itself where nothing did.
+    sa.Column("parent_id", sa.Text),
+    sa.Column("root_id", sa.Text, nullable=False, index=True),
+    #: Why it is to be stopped; NULL: it isn't. When that was asked for, how often it was tried, when next.
     sa.Column("abort_reason", sa.Text),
+    sa.Column("abort_requested", sa.BigInteger),
+    sa.Column("abort_attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("abort_next", sa.BigInteger),
     #: How often it was lost with its runner.
     sa.Column("losses", sa.Integer, nullable=False, default=0),
     sa.Column("record", sa.JSON, nullable=False),
@@ -64,5 +74,30 @@ events = sa.Table(
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("detail", sa.Text),
     sa.Column("timestamp", sa.BigInteger, nullable=False),
+    sa.Column("org_id", sa.Text, nullable=False),
+    sa.Column("action_name", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    #: Followed by another one in the same transaction: nobody could ever see it as the status.
+    sa.Column("passing", sa.Boolean, nullable=False, default=False),
     sqlite_autoincrement=True,
+)
+
+#: What an invocation's own code wants to be remembered about it.
+states = sa.Table(
+    "states",
+    metadata,
+    sa.Column("invocation_id", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("updated", sa.BigInteger, nullable=False),
+)
+
+#: Who may do what; of a token only its hash is kept.
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text, nullable=False, unique=True),
+    sa.Column("org_id", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
 )

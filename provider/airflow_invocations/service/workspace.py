@@ -13,6 +13,9 @@ from typing import Any
 
 from ..model import InvocationRecord
 
+#: Which invocation a process belongs to.
+INVOCATION_VARIABLE = "ROBOTO_INVOCATION_ID"
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -50,7 +53,7 @@ class Workspace:
             "PATH": path,
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(self.work),
-            "ROBOTO_INVOCATION_ID": record.invocation_id,
+            INVOCATION_VARIABLE: record.invocation_id,
             "ROBOTO_ORG_ID": record.org_id,
             "ROBOTO_DATASET_ID": record.data_source.data_source_id,
             "ROBOTO_INPUT_DIR": str(self.folder / "input"),

@@ -1,0 +1,29 @@
+"""The repository: actions, invocations, and the events of their lives, in SQLite.
+
+Every method is one transaction, written to disk (fsync) before it returns. Methods are synchronous and may be
+called from any thread; writers wait for one another. The groups, each in a file of its own:
+
+    actions      create, register, get, query, update, accessibility, delete
+    invocations  invoke, get, query; status and ownership; what a runner does; trees and counts
+    lives        how a status is changed, and batches of changes
+    events       all of an invocation, since one of an attempt, the latest by attempt, since a number
+    aborts       one, a tree, all; the pending ones, their attempts, cleared
+    states       custom state; roots by time
+"""
+
+from .aborts import Aborts
+from .actions import Actions
+from .database import StatusEvent
+from .invocations import RUNNER_PREFIX, Invocations
+from .states import States
+
+#: The organisation and the user of a service that has one of each.
+LOCAL_ORG = "og_local"
+LOCAL_USER = "local"
+
+
+class Store(Actions, Invocations, Aborts, States):
+    """The service's memory: all groups over one database."""
+
+
+__all__ = ["LOCAL_ORG", "LOCAL_USER", "RUNNER_PREFIX", "StatusEvent", "Store"]

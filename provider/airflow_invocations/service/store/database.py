@@ -1,0 +1,128 @@
+"""The database under the repository: two engines, one writer at a time, and who hears of a commit."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...model import InvocationStatus
+from ..tables import metadata
+
+
+@dataclass(frozen=True, slots=True)
+class StatusEvent:
+    """A committed change of an invocation's status; also one of the events that are stored."""
+
+    #: Its place among all events: later ones have higher numbers.
+    number: int
+    invocation_id: str
+    org_id: str
+    action_name: str
+    #: Which run of the invocation it belongs to: 1, and one more each time it is put back into the queue.
+    attempt: int
+    status: InvocationStatus
+    detail: str | None
+    #: Microseconds since 1970, UTC.
+    timestamp: int
+    #: It was followed by another one in the same transaction: nobody could ever see it as the status.
+    passing: bool = False
+
+
+Listener = Callable[[Sequence[StatusEvent]], None]
+
+
+class Database:
+    """Transactions on one SQLite file, and the listeners that are called after commits."""
+
+    def __init__(self, database: Path) -> None:
+        self._reading = _engine(database, begin="BEGIN", connections=8)
+        self._writing = _engine(database, begin="BEGIN IMMEDIATE", connections=1)
+        self._turn = threading.Lock()
+        self._listeners: list[Listener] = []
+        self._abort_listeners: list[Callable[[str], None]] = []
+        self._state_listeners: list[Callable[[str], None]] = []
+        with self._write() as connection:
+            metadata.create_all(connection)
+
+    def close(self) -> None:
+        """Release the database."""
+        self._reading.dispose()
+        self._writing.dispose()
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` called, in the writer's thread, after each commit that changed statuses."""
+        self._listeners.append(listener)
+
+    def listen_to_aborts(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called, in the writer's thread, with the id of an invocation to be stopped."""
+        self._abort_listeners.append(listener)
+
+    def listen_to_states(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called, in the writer's thread, with the id of an invocation with a new state."""
+        self._state_listeners.append(listener)
+
+    def notify_state(self, invocation_id: str) -> None:
+        """Tell those who listen that an invocation's custom state is another."""
+        for listener in self._state_listeners:
+            listener(invocation_id)
+
+    @staticmethod
+    def _after_commit(connection: sa.Connection, event: StatusEvent) -> None:
+        connection.info["events"].append(event)
+
+    @staticmethod
+    def _after_commit_abort(connection: sa.Connection, invocation_id: str) -> None:
+        connection.info["aborts"].append(invocation_id)
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        with self._turn:
+            with self._writing.begin() as connection:
+                connection.info.update(events=[], aborts=[])
+                yield connection
+                committed: list[StatusEvent] = connection.info["events"]
+                aborts: list[str] = connection.info["aborts"]
+            if committed:
+                for listener in self._listeners:
+                    listener(committed)
+            for invocation_id in aborts:
+                for abort_listener in self._abort_listeners:
+                    abort_listener(invocation_id)
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        with self._reading.begin() as connection:
+            yield connection
+
+
+def _engine(database: Path, begin: str, connections: int) -> sa.Engine:
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(database)),
+        poolclass=sa.QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "timeout": 30},
+        json_serializer=lambda value: json.dumps(value, ensure_ascii=False),
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+        cursor = connection.cursor()
+        # FULL: a commit has reached the disk when it returns. Acknowledged means stored.
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

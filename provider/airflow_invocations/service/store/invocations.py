@@ -1,0 +1,434 @@
+"""The invocations of the repository: reads and writes, status and ownership, and what a runner does."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...model import (
+    ActionProvenance,
+    ActionRecord,
+    ActionStats,
+    ComputeRequirements,
+    ContainerParameters,
+    DataSource,
+    ExecutableProvenance,
+    InvocationProvenance,
+    InvocationRecord,
+    InvocationRequest,
+    InvocationStatus,
+    LogsLocation,
+    Page,
+    QuerySpecification,
+    SourceProvenance,
+    StatusRecord,
+)
+from ..errors import ConditionError, ConflictError, InvalidRequestError, UnsupportedError
+from ..query import Queryable, next_token, page_of
+from ..settings import DEFAULT_TIMEOUT
+from ..tables import events, invocations
+from ..times import microseconds, moment, now
+from .actions import effective_action
+from .lives import Lives, require_invocation, update_of
+
+#: An invocation that was lost with its runner so often is Deadly (facts: Status).
+MAX_LOSSES = 3
+
+#: What owners that are runners begin with; whoever else owns an invocation moves it over the API.
+RUNNER_PREFIX = "runner-"
+
+_ENDED_BADLY = (InvocationStatus.Cancelled, InvocationStatus.Failed, InvocationStatus.Deadly)
+NONTERMINAL = [status.value for status in InvocationStatus if not status.is_terminal]
+_CLAIMED = [status for status in NONTERMINAL if status != InvocationStatus.Queued]
+
+_INVOCATIONS = Queryable(
+    table=invocations,
+    columns={
+        "invocation_id": invocations.c.invocation_id,
+        "org_id": invocations.c.org_id,
+        "idempotency_id": invocations.c.idempotency_id,
+        "data_source_id": invocations.c.data_source_id,
+        "created": invocations.c.created,
+        "last_status": invocations.c.last_status,
+        "last_heartbeat": invocations.c.last_heartbeat,
+        "provenance.action.name": invocations.c.action_name,
+        "provenance.action.digest": invocations.c.action_digest,
+        "provenance.source.source_type": invocations.c.source_type,
+        "provenance.source.source_id": invocations.c.source_id,
+    },
+    times=frozenset({"created", "last_heartbeat"}),
+    documents=frozenset(
+        {
+            "compute_requirements",
+            "container_parameters",
+            "data_source",
+            "data_source_type",
+            "input_data",
+            "parameter_values",
+            "provenance",
+            "rich_input_data",
+            "timeout",
+            "upload_destination",
+        }
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOver:
+    """An invocation that a runner of an earlier life had claimed, and the process group it may have left."""
+
+    invocation_id: str
+    owner: str
+    process_group: int | None
+    process_began: float | None
+
+
+class Invocations(Lives):
+    """Reads and writes of invocations."""
+
+    def invoke(
+        self, name: str, request: InvocationRequest, org_id: str, user: str, digest: str | None = None
+    ) -> InvocationRecord:
+        """Store a new invocation as Queued; the one that has its `idempotency_id` already, if there is one.
+
+        Raises:
+            NotFoundError: no such action.
+            InvalidRequestError: a required parameter is missing, or this machine can't run the action.
+            ConflictError: the `idempotency_id` belongs to an invocation of another action.
+        """
+        with self._write() as connection:
+            if request.idempotency_id is not None:
+                first = connection.execute(
+                    sa.select(invocations).where(
+                        invocations.c.org_id == org_id,
+                        invocations.c.idempotency_id == request.idempotency_id,
+                    )
+                ).first()
+                if first is not None:
+                    if first.action_name != name:
+                        raise ConflictError(
+                            f"idempotency_id {request.idempotency_id!r} belongs to {first.invocation_id}, "
+                            f"an invocation of action {first.action_name!r}, not of {name!r}"
+                        )
+                    return _invocation_record(connection, first)
+            action = effective_action(connection, org_id, name, digest)
+            row = _new_invocation(action, request, org_id, user)
+            parent = self._parent_of(connection, row["source_id"], org_id)
+            row["parent_id"] = None if parent is None else parent.invocation_id
+            row["root_id"] = row["invocation_id"] if parent is None else parent.root_id
+            connection.execute(invocations.insert().values(row))
+            stored = require_invocation(connection, row["invocation_id"])
+            self._add_event(connection, stored, InvocationStatus.Queued, None, stored.created, attempt=1)
+            return _invocation_record(connection, stored)
+
+    def get_invocation(self, invocation_id: str, org_id: str | None = None) -> InvocationRecord:
+        """An invocation with its whole history. Raises NotFoundError."""
+        with self._read() as connection:
+            return self._record(connection, invocation_id, org_id)
+
+    def query_invocations(self, spec: QuerySpecification, org_id: str) -> Page[InvocationRecord]:
+        """A page of invocations. Raises InvalidRequestError."""
+        statement, sort_by = page_of(spec, _INVOCATIONS, invocations.c.org_id == org_id)
+        with self._read() as connection:
+            rows = connection.execute(statement).all()
+            history = _history(connection, [row.invocation_id for row in rows[: spec.limit]])
+        items = [_assembled(row, history[row.invocation_id]) for row in rows[: spec.limit]]
+        return Page(items=items, next_token=next_token(spec, sort_by, rows))
+
+    # -- invocations: status and ownership -----------------------------------------------------------
+
+    def set_status(
+        self, invocation_id: str, status: InvocationStatus, detail: str | None, mover: str, org_id: str
+    ) -> None:
+        """Move an invocation on from outside: `mover` isn't one of this service's runners.
+
+        Raises:
+            NotFoundError: no such invocation.
+            InvalidStateTransitionError: the status may not follow the current one.
+            ConditionError: somebody else owns the invocation.
+        """
+        with self._write() as connection:
+            self._move(
+                connection, require_invocation(connection, invocation_id, org_id), status, detail, mover
+            )
+
+    # -- invocations: what a runner does -------------------------------------------------------------
+
+    def advance(self, invocation_id: str, status: InvocationStatus, detail: str | None, runner: str) -> None:
+        """Move an invocation on that `runner` owns.
+
+        Raises:
+            InvalidStateTransitionError: the status may not follow the current one.
+            ConditionError: `runner` doesn't own it (any more); its verdict doesn't count.
+        """
+        with self._write() as connection:
+            self._move(connection, _require_owned(connection, invocation_id, runner), status, detail, runner)
+
+    def claim(self, runner: str, busy: Collection[str] = ()) -> InvocationRecord | None:
+        """Give the oldest Queued invocation to `runner` as Scheduled; None if nothing waits.
+
+        One of the `busy` ones waits on: its runner hasn't ended an earlier attempt at it yet.
+        """
+        waiting = (invocations.c.last_status == 0) & invocations.c.invocation_id.not_in(busy)
+        with self._write() as connection:
+            oldest = sa.select(invocations).where(waiting).order_by(invocations.c.number)
+            row = connection.execute(oldest.limit(1)).first()
+            if row is None:
+                return None
+            self._move(connection, row, InvocationStatus.Scheduled, None, runner)
+            return self._record(connection, row.invocation_id)
+
+    def set_process(self, invocation_id: str, group: int | None, began: float | None) -> None:
+        """Remember the process group that runs an invocation, so that a later life can end it."""
+        with self._write() as connection:
+            connection.execute(update_of(invocation_id).values(process_group=group, process_began=began))
+
+    def heartbeat(self, owner: str) -> None:
+        """Say that `owner` is alive, for all that it owns."""
+        with self._write() as connection:
+            mine = invocations.update().where(invocations.c.owner == owner)
+            connection.execute(mine.values(last_heartbeat=now()))
+
+    def left_over(self, owners: Collection[str] = ()) -> list[LeftOver]:
+        """What is claimed by a runner that isn't one of `owners`, the living ones."""
+        lost = (
+            invocations.c.last_status.in_(_CLAIMED)
+            & invocations.c.owner.startswith(RUNNER_PREFIX, autoescape=True)
+            & invocations.c.owner.not_in(owners)
+        )
+        with self._read() as connection:
+            rows = connection.execute(sa.select(invocations).where(lost).order_by(invocations.c.number))
+            return [
+                LeftOver(row.invocation_id, row.owner, row.process_group, row.process_began) for row in rows
+            ]
+
+    def requeue(self, invocation_id: str, runner: str, detail: str | None, *, lost: bool) -> InvocationStatus:
+        """Take an invocation from its runner so that it runs again: Failed, then Queued.
+
+        `lost` tells a crash from a clean stop: the third loss is Deadly. One that is to be cancelled is
+        Cancelled instead. Returns the status it then has.
+
+        Raises:
+            ConditionError: `runner` doesn't own it (any more); what has ended doesn't run again.
+        """
+        with self._write() as connection:
+            row = _require_owned(connection, invocation_id, runner)
+            if row.abort_reason is not None:
+                self._move(connection, row, InvocationStatus.Cancelled, row.abort_reason)
+                return InvocationStatus.Cancelled
+            losses = row.losses + lost
+            connection.execute(update_of(invocation_id).values(losses=losses))
+            self._move(connection, row, InvocationStatus.Failed, detail)
+            row = require_invocation(connection, invocation_id)
+            if losses >= MAX_LOSSES:
+                self._move(connection, row, InvocationStatus.Deadly, f"lost {losses} times: {detail}")
+                return InvocationStatus.Deadly
+            self._move(connection, row, InvocationStatus.Queued, detail, attempt=row.attempt + 1)
+            return InvocationStatus.Queued
+
+    # -- invocations: what is known of many ----------------------------------------------------------
+
+    def tree_of(self, root_id: str, org_id: str) -> list[InvocationRecord]:
+        """An invocation and all that it has started, at any depth (ListActions in Flyte 2's ActionRepo)."""
+        theirs = sa.select(invocations).where(
+            invocations.c.root_id == root_id, invocations.c.org_id == org_id
+        )
+        with self._read() as connection:
+            rows = connection.execute(theirs.order_by(invocations.c.number)).all()
+            history = _history(connection, [row.invocation_id for row in rows])
+        return [_assembled(row, history[row.invocation_id]) for row in rows]
+
+    def count_by_status(self) -> dict[InvocationStatus, int]:
+        """How many invocations are in each status that any is in."""
+        counted = sa.select(invocations.c.last_status, sa.func.count()).group_by(invocations.c.last_status)
+        with self._read() as connection:
+            return {InvocationStatus(status): count for status, count in connection.execute(counted)}
+
+    def stats(self, org_id: str, start: int, end: int) -> list[ActionStats]:
+        """By action, how the invocations created from `start` up to before `end` (microseconds) stand."""
+        ended_badly = [status.value for status in _ENDED_BADLY]
+
+        def number_of(statuses: Collection[int]) -> sa.ColumnElement[int]:
+            return sa.func.sum(sa.case((invocations.c.last_status.in_(statuses), 1), else_=0))
+
+        counted = (
+            sa.select(
+                invocations.c.action_name,
+                number_of([InvocationStatus.Completed.value]).label("completed"),
+                number_of(ended_badly).label("failed"),
+                number_of(NONTERMINAL).label("queued"),
+            )
+            .where(invocations.c.org_id == org_id)
+            .where(invocations.c.created >= start, invocations.c.created < end)
+            .group_by(invocations.c.action_name)
+            .order_by(invocations.c.action_name)
+        )
+        with self._read() as connection:
+            return [
+                ActionStats(
+                    action_name=row.action_name,
+                    action_org_id=org_id,
+                    completed_count=row.completed,
+                    fail_count=row.failed,
+                    queued_count=row.queued,
+                )
+                for row in connection.execute(counted)
+            ]
+
+    # -- invocations: what platforms remember beside -------------------------------------------------
+
+    def set_image_digest(self, invocation_id: str, digest: str, org_id: str) -> InvocationRecord:
+        """Remember which image was pulled. Raises NotFoundError."""
+        with self._write() as connection:
+            row = require_invocation(connection, invocation_id, org_id)
+            record = copy.deepcopy(row.record)
+            record["provenance"]["executable"]["container_image_digest"] = digest
+            connection.execute(update_of(invocation_id).values(record=record))
+            return self._record(connection, invocation_id)
+
+    def set_logs_location(self, invocation_id: str, location: LogsLocation, org_id: str) -> InvocationRecord:
+        """Remember where the log is kept; the API never answers it, and this service keeps its own."""
+        with self._write() as connection:
+            row = require_invocation(connection, invocation_id, org_id)
+            record = {**row.record, "logs_location": location.model_dump()}
+            connection.execute(update_of(invocation_id).values(record=record))
+            return self._record(connection, invocation_id)
+
+    @staticmethod
+    def _parent_of(connection: sa.Connection, source_id: str, org_id: str) -> sa.Row[Any] | None:
+        """The invocation that a source id names, if it names one: then that one started this one."""
+        named = sa.select(invocations).where(
+            invocations.c.invocation_id == source_id, invocations.c.org_id == org_id
+        )
+        return connection.execute(named).first()
+
+    def _record(
+        self, connection: sa.Connection, invocation_id: str, org_id: str | None = None
+    ) -> InvocationRecord:
+        return _invocation_record(connection, require_invocation(connection, invocation_id, org_id))
+
+
+def _require_owned(connection: sa.Connection, invocation_id: str, runner: str) -> sa.Row[Any]:
+    row = require_invocation(connection, invocation_id)
+    if row.owner != runner:
+        raise ConditionError(f"{invocation_id} belongs to {row.owner or 'nobody'}, not to {runner}")
+    return row
+
+
+def _new_invocation(
+    action: ActionRecord, request: InvocationRequest, org_id: str, user: str
+) -> dict[str, Any]:
+    """The row of a new invocation. Raises InvalidRequestError for one that can't run here."""
+    given = request.parameter_values or {}
+    if missing := action.missing_parameters(given):
+        declared = ", ".join(f"{p.name}{' (required)' if p.required else ''}" for p in action.parameters)
+        raise InvalidRequestError(
+            f"action {action.name!r} needs parameter {', '.join(map(repr, missing))}; it declares: {declared}"
+        )
+    _require_no_dataset(request)
+    container = (action.container_parameters or ContainerParameters()).overridden_by(
+        request.container_parameter_overrides
+    )
+    _require_runnable(action, container)
+    defaults = {p.name: p.default for p in action.parameters if p.default is not None}
+    record = InvocationRecord(
+        created=moment(0),
+        data_source=DataSource(
+            data_source_type=request.data_source_type, data_source_id=request.data_source_id
+        ),
+        input_data=request.input_data,
+        rich_input_data=request.rich_input_data,
+        upload_destination=request.upload_destination,
+        invocation_id=f"iv_{secrets.token_hex(8)}",
+        idempotency_id=request.idempotency_id,
+        compute_requirements=request.compute_requirement_overrides
+        or action.compute_requirements
+        or ComputeRequirements(),
+        container_parameters=container,
+        last_status=InvocationStatus.Queued,
+        org_id=org_id,
+        parameter_values={**defaults, **given},
+        provenance=InvocationProvenance(
+            action=ActionProvenance(name=action.name, org_id=org_id, digest=action.digest),
+            executable=ExecutableProvenance(container_image_uri=action.uri),
+            source=SourceProvenance(
+                source_type=request.invocation_source, source_id=request.invocation_source_id or user
+            ),
+        ),
+        timeout=request.timeout or action.timeout or DEFAULT_TIMEOUT,
+    )
+    changing = {"created", "last_heartbeat", "last_status", "status", "duration"}
+    return {
+        "invocation_id": record.invocation_id,
+        "org_id": org_id,
+        "idempotency_id": record.idempotency_id,
+        "action_name": action.name,
+        "action_digest": action.digest,
+        "source_type": record.provenance.source.source_type.value,
+        "source_id": record.provenance.source.source_id,
+        "data_source_id": record.data_source.data_source_id,
+        "created": now(),
+        "last_status": InvocationStatus.Queued.value,
+        "record": {
+            **record.model_dump(mode="json", exclude=changing),
+            "data_source_type": record.data_source.data_source_type.value,
+        },
+    }
+
+
+def _require_runnable(action: ActionRecord, container: ContainerParameters) -> None:
+    if action.uri:
+        raise InvalidRequestError(
+            f"action {action.name!r} needs the container image {action.uri!r}, and this service runs no "
+            "containers: it runs container_parameters.command as a process on this machine. Leave the image "
+            "(uri) out of the action, or use a connection to a platform that runs containers"
+        )
+    if not (container.entry_point or container.command):
+        raise InvalidRequestError(
+            f"action {action.name!r} has nothing to run: set container_parameters.command or .entry_point"
+        )
+
+
+def _require_no_dataset(request: InvocationRequest) -> None:
+    for field in ("input_data", "rich_input_data", "upload_destination"):
+        if getattr(request, field):
+            raise UnsupportedError(
+                f"{field}: this service keeps no datasets yet; hand the action paths as parameters, and "
+                "find what it wrote in its workspace's output folder"
+            )
+
+
+def _invocation_record(connection: sa.Connection, row: sa.Row[Any]) -> InvocationRecord:
+    return _assembled(row, _history(connection, [row.invocation_id])[row.invocation_id])
+
+
+def _history(connection: sa.Connection, ids: Collection[str]) -> Mapping[str, list[StatusRecord]]:
+    history: dict[str, list[StatusRecord]] = {invocation_id: [] for invocation_id in ids}
+    theirs = sa.select(events).where(events.c.invocation_id.in_(ids)).order_by(events.c.number)
+    for row in connection.execute(theirs):
+        step = StatusRecord(
+            status=InvocationStatus(row.status), detail=row.detail, timestamp=moment(row.timestamp)
+        )
+        history[row.invocation_id].append(step)
+    return history
+
+
+def _assembled(row: sa.Row[Any], history: list[StatusRecord]) -> InvocationRecord:
+    status = InvocationStatus(row.last_status)
+    end = microseconds(history[-1].timestamp) if status.is_terminal else now()
+    return InvocationRecord.model_validate(
+        {
+            **row.record,
+            "created": moment(row.created),
+            "last_heartbeat": None if row.last_heartbeat is None else moment(row.last_heartbeat),
+            "last_status": status,
+            "status": history,
+            "duration": moment(end) - moment(row.created),
+        }
+    )

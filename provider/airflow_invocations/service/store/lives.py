@@ -1,0 +1,132 @@
+"""How the status of an invocation is changed: by the rules, with an event, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...model import (
+    DEFINITIONS,
+    InvalidTransition,
+    InvocationStatus,
+    NotOwned,
+    OwnedStatus,
+    status_record_transition,
+)
+from ..errors import ConditionError, InvalidStateTransitionError, NotFoundError
+from ..tables import events, invocations
+from ..times import now
+from .database import StatusEvent
+from .events import Events
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """A change of a status that somebody reports: of which invocation, to what, why, and who says so."""
+
+    invocation_id: str
+    status: InvocationStatus
+    detail: str | None
+    mover: str
+
+
+class Lives(Events):
+    """Changes of status. Everything that changes one goes through `_move`."""
+
+    def insert_events(self, reports: Sequence[StatusReport], org_id: str) -> None:
+        """Make a batch of changes, all or none (InsertEvents in Flyte 2's ActionRepo).
+
+        Raises:
+            NotFoundError: an invocation isn't there.
+            InvalidStateTransitionError: a status may not follow the current one.
+            ConditionError: an invocation is somebody else's.
+        """
+        with self._write() as connection:
+            for report in reports:
+                row = require_invocation(connection, report.invocation_id, org_id)
+                self._move(connection, row, report.status, report.detail, report.mover)
+
+    def _move(
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        status: InvocationStatus,
+        detail: str | None,
+        mover: str | None = None,
+        *,
+        attempt: int | None = None,
+    ) -> None:
+        current = OwnedStatus(InvocationStatus(row.last_status), row.owner)
+        try:
+            moved = status_record_transition(current, status, mover, DEFINITIONS)
+        except InvalidTransition as error:
+            raise InvalidStateTransitionError(f"{row.invocation_id}: {error}") from None
+        except NotOwned as error:
+            raise ConditionError(f"{row.invocation_id}: {error}") from None
+        values: dict[str, Any] = {"last_status": status.value, "owner": moved.owner}
+        if attempt is not None:
+            values["attempt"] = attempt
+        if moved.owner is None:
+            values |= dict.fromkeys(("process_group", "process_began", "abort_reason", "abort_next"))
+        elif moved.owner != current.owner:
+            values["last_heartbeat"] = now()
+        connection.execute(update_of(row.invocation_id).values(values))
+        self._add_event(connection, row, status, detail, now(), attempt or row.attempt)
+
+    def _add_event(
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        status: InvocationStatus,
+        detail: str | None,
+        timestamp: int,
+        attempt: int,
+    ) -> None:
+        # The current status is the last by (timestamp, value), so time must not stand still between two.
+        latest = connection.scalar(
+            sa.select(sa.func.max(events.c.timestamp)).where(events.c.invocation_id == row.invocation_id)
+        )
+        values = {
+            "invocation_id": row.invocation_id,
+            "org_id": row.org_id,
+            "action_name": row.action_name,
+            "attempt": attempt,
+            "status": status.value,
+            "detail": detail,
+            "timestamp": timestamp if latest is None else max(timestamp, latest + 1),
+            "passing": False,
+        }
+        number = connection.execute(events.insert().values(values).returning(events.c.number)).scalar_one()
+        self._pass_over(connection, row.invocation_id)
+        self._after_commit(connection, StatusEvent(number=number, **{**values, "status": status}))
+
+    @staticmethod
+    def _pass_over(connection: sa.Connection, invocation_id: str) -> None:
+        """Mark this transaction's earlier events of the invocation: nobody will ever see those statuses."""
+        pending: list[StatusEvent] = connection.info["events"]
+        for place, event in enumerate(pending):
+            if event.invocation_id == invocation_id:
+                passed = events.update().where(events.c.number == event.number)
+                connection.execute(passed.values(passing=True))
+                pending[place] = replace(event, passing=True)
+
+
+def require_invocation(
+    connection: sa.Connection, invocation_id: str, org_id: str | None = None
+) -> sa.Row[Any]:
+    """An invocation's row. Raises NotFoundError."""
+    found = sa.select(invocations).where(invocations.c.invocation_id == invocation_id)
+    if org_id is not None:
+        found = found.where(invocations.c.org_id == org_id)
+    row = connection.execute(found).first()
+    if row is None:
+        raise NotFoundError(f"there is no invocation {invocation_id!r}")
+    return row
+
+
+def update_of(invocation_id: str) -> sa.Update:
+    """An update of one invocation's row."""
+    return invocations.update().where(invocations.c.invocation_id == invocation_id)

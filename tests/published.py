@@ -1,0 +1,10 @@
+"""The published client, the referee of what is on the wire; its own imports warn, which is not our concern."""
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from roboto import exceptions, http, query
+    from roboto.domain import actions
+
+__all__ = ["actions", "exceptions", "http", "query"]

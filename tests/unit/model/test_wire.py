@@ -1,0 +1,428 @@
+"""The records against the published client's: the same JSON accepted, the same JSON produced."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from typing import Any
+
+import pydantic
+import pytest
+
+from airflow_invocations import model
+
+from ...published import actions as published
+from ...published import query as published_query
+
+ACTION = {
+    "created": "2026-01-31T12:00:00.000001Z",
+    "created_by": "ada@example.com",
+    "modified": "2026-01-31T13:00:00+01:00",
+    "modified_by": "bob@example.com",
+    "name": "find_anomalies",
+    "org_id": "og_1",
+    "accessibility": "action_hub",
+    "compute_requirements": {"vCPU": 1024, "memory": 4096, "gpu": False, "storage": 30},
+    "container_parameters": {
+        "command": ["python", "main.py"],
+        "entry_point": ["sh", "-c"],
+        "env_vars": {"A": "1"},
+        "workdir": "/work",
+    },
+    "description": "finds them",
+    "digest": "5d41402abc4b2a76b9719d911017c592",
+    "inherits": {"name": "base", "digest": "d", "owner": "og_2"},
+    "metadata": {"team": "perception", "version": 3},
+    "parameters": [
+        {"name": "threshold", "required": True, "description": "sigma", "default": 3},
+        {"name": "window"},
+    ],
+    "published": "2026-02-01T00:00:00Z",
+    "requires_downloaded_inputs": False,
+    "short_description": "short",
+    "tags": ["sensors", "hourly"],
+    "timeout": 30,
+    "uri": "registry/image:1",
+}
+CREATE_ACTION = {
+    name: ACTION[name]
+    for name in (
+        "name", "compute_requirements", "container_parameters", "description", "inherits", "metadata",
+        "parameters", "requires_downloaded_inputs", "short_description", "tags", "timeout", "uri",
+    )
+}  # fmt: skip
+SELECTORS = {
+    "files": {"paths": ["**/*.bag"], "dataset_id": "ds_1"},
+    "sessions": [{"ids": ["se_1", "se_2"]}, {"query": "duration > 5"}],
+    "topics": {"names": ["/camera", "/imu"]},
+}
+CREATE_INVOCATION = {
+    "data_source_id": "ds_1",
+    "data_source_type": "Dataset",
+    "input_data": ["**/*.csv"],
+    "invocation_source": "Trigger",
+    "invocation_source_id": "tr_1",
+    "idempotency_id": "once",
+    "rich_input_data": SELECTORS,
+    "parameter_values": {"threshold": 2.5, "names": ["a", None], "deep": {"x": True}},
+    "compute_requirement_overrides": {"vCPU": 256, "memory": 512},
+    "container_parameter_overrides": {"env_vars": {"B": "2"}},
+    "timeout": 5,
+    "upload_destination": {"destination_type": "Dataset", "destination_id": "ds_2"},
+}
+INVOCATION = {
+    "created": "2026-01-31T12:00:00Z",
+    "data_source": {"data_source_type": "Dataset", "data_source_id": "ds_1"},
+    "input_data": ["**/*.csv"],
+    "rich_input_data": SELECTORS,
+    "upload_destination": {"destination_type": "Dataset", "destination_id": "ds_2"},
+    "invocation_id": "iv_1",
+    "idempotency_id": "once",
+    "compute_requirements": {"vCPU": 512, "memory": 1024, "gpu": False, "storage": 21},
+    "container_parameters": {"command": ["true"]},
+    "last_heartbeat": "2026-01-31T12:00:05Z",
+    "last_status": 5,
+    "org_id": "og_1",
+    "parameter_values": {"threshold": 2.5},
+    "provenance": {
+        "action": {"name": "find_anomalies", "org_id": "og_1", "digest": "d"},
+        "executable": {"container_image_uri": "registry/image:1", "container_image_digest": "sha256:1"},
+        "source": {"source_type": "Manual", "source_id": "ada"},
+    },
+    "status": [
+        {"status": 0, "detail": None, "timestamp": "2026-01-31T12:00:00Z"},
+        {"status": 5, "detail": "None", "timestamp": "2026-01-31T12:01:00.5Z"},
+    ],
+    "duration": "PT1M0.5S",
+    "timeout": 30,
+}
+LOG = {
+    "partial_id": "a1",
+    "log": "23 °C",
+    "process": "output_handler",
+    "timestamp": "2026-01-31T12:00:00.000001Z",
+}
+QUERY = {
+    "condition": {
+        "operator": "AND",
+        "conditions": [
+            {"field": "last_status", "comparator": "GREATER_THAN", "value": 4},
+            {
+                "operator": "NOT",
+                "conditions": [{"field": "provenance.action.name", "comparator": "LIKE", "value": "a%"}],
+            },
+        ],
+    },
+    "limit": 10,
+    "after": "token",
+    "sort_by": "created",
+    "sort_direction": "ASC",
+}
+
+#: Our record, the client's, a full document, and what we refuse although the client doesn't: field and why.
+RECORDS = {
+    "ActionRecord": (model.ActionRecord, published.ActionRecord, ACTION),
+    "CreateActionRequest": (model.CreateActionRequest, published.CreateActionRequest, CREATE_ACTION),
+    "InvocationRequest": (model.InvocationRequest, published.CreateInvocationRequest, CREATE_INVOCATION),
+    "InvocationRecord": (model.InvocationRecord, published.InvocationRecord, INVOCATION),
+    "InvocationInput": (model.InvocationInput, published.InvocationInput, SELECTORS),
+    "LogRecord": (model.LogRecord, published.LogRecord, LOG),
+    "QuerySpecification": (model.QuerySpecification, published_query.QuerySpecification, QUERY),
+}
+
+#: What a field may be set to that wasn't meant for it.
+ODD_VALUES = [None, True, False, 0, -1, 7, 2.5, "", "7", "x", [], ["x"], [None], {}, {"x": "y"}, [{}], 10**20]
+
+#: Where we are stricter on purpose than the client, which leaves it to the platform to refuse.
+STRICTER = {
+    ("CreateActionRequest", "timeout"): {0, -1, False},
+    ("InvocationRequest", "timeout"): {0, -1, False},
+    ("InvocationRequest", "idempotency_id"): {""},
+    ("QuerySpecification", "limit"): {0, -1, False, 10**20},
+}
+#: Where we are laxer: the platform may leave these out of a record, a request need not say them.
+LAXER = {
+    ("InvocationRequest", "data_source_id"),
+    ("InvocationRequest", "data_source_type"),
+    ("InvocationRequest", "input_data"),
+    ("InvocationRecord", "input_data"),
+}
+
+each_record = pytest.mark.parametrize("name", RECORDS)
+
+
+def accepted(kind: type[pydantic.BaseModel], document: Any) -> pydantic.BaseModel | None:
+    try:
+        return kind.model_validate_json(json.dumps(document))
+    except pydantic.ValidationError:
+        return None
+
+
+def produced(record: pydantic.BaseModel) -> Any:
+    """What a record's own side would answer with, as JSON; None: the client can't say it."""
+    try:
+        content = json.loads(record.model_dump_json())
+    except pydantic.PydanticSerializationError:
+        return None
+    content.pop("max_results", None)  # of Roboto search only; other queries ignore it (client: specification)
+    return content
+
+
+def sent(record: pydantic.BaseModel) -> Any:
+    """What the client sends for a request: what was set (client: HttpRequest.body)."""
+    return json.loads(record.model_dump_json(exclude_unset=True))
+
+
+@each_record
+def test_a_full_document_comes_back_as_it_was_and_as_the_client_has_it(name: str) -> None:
+    ours, theirs, document = RECORDS[name]
+    mine, referee = accepted(ours, document), accepted(theirs, document)
+    assert mine is not None
+    assert referee is not None
+    assert produced(mine) == produced(referee)
+    assert set(type(mine).model_fields) == set(type(referee).model_fields) - {"max_results"}
+    assert accepted(ours, produced(referee)) == mine
+    assert accepted(theirs, produced(mine)) == referee
+
+
+@pytest.mark.parametrize("name", ["CreateActionRequest", "InvocationRequest", "InvocationInput"])
+def test_a_request_is_sent_as_the_client_sends_it(name: str) -> None:
+    ours, theirs, document = RECORDS[name]
+    for size in (1, 2, len(document)):
+        for fields in itertools.combinations(document, size):
+            some = {field: document[field] for field in fields} | {
+                field: document[field] for field in ("name", "invocation_source") if field in document
+            }
+            client_needs = {"data_source_id": "ds_1", "data_source_type": "Dataset", "input_data": []}
+            if name == "InvocationRequest":
+                some = client_needs | some
+            mine, referee = ours.model_validate(some), theirs.model_validate(some)
+            assert mine.wire() == sent(referee)
+
+
+def test_an_invocation_without_a_dataset_is_sent_as_the_client_sends_it() -> None:
+    nothing = published.InvocationDataSource.unspecified()
+    referee = published.CreateInvocationRequest(
+        data_source_id=nothing.data_source_id,
+        data_source_type=nothing.data_source_type,
+        input_data=[],
+        invocation_source=published.InvocationSource.Manual,
+    )
+    mine = model.InvocationRequest(invocation_source=model.InvocationSource.Manual)
+    assert mine.wire() == sent(referee)
+
+
+@each_record
+def test_fields_are_required_as_in_the_client(name: str) -> None:
+    ours, theirs, document = RECORDS[name]
+    for field in document:
+        without = {key: value for key, value in document.items() if key != field}
+        mine, referee = accepted(ours, without), accepted(theirs, without)
+        if (name, field) in LAXER:
+            assert mine is not None
+            assert referee is None
+            continue
+        assert (mine is None) == (referee is None), field
+        if mine is not None and field != "digest":  # the client works a missing digest out by itself
+            assert produced(mine) == produced(referee), field
+
+
+@each_record
+def test_a_field_takes_what_it_takes_in_the_client(name: str) -> None:
+    ours, theirs, document = RECORDS[name]
+    for path in paths(document):
+        for odd in ODD_VALUES:
+            changed = copy.deepcopy(document)
+            put(changed, path, odd)
+            mine, referee = accepted(ours, changed), accepted(theirs, changed)
+            if stricter(name, path, odd):
+                assert mine is None, (path, odd)
+                continue
+            assert (mine is None) == (referee is None), (path, odd, mine, referee)
+            if mine is not None and not ("digest" in path and not odd):
+                assert produced(referee) in (produced(mine), None), (path, odd)
+
+
+@each_record
+def test_fields_of_a_newer_platform_are_ignored(name: str) -> None:
+    ours, _, document = RECORDS[name]
+    newer = {**document, "invented_tomorrow": {"x": 1}}
+    assert accepted(ours, newer) == accepted(ours, document)
+
+
+def paths(document: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something can be put into a document."""
+    below = document.items() if isinstance(document, dict) else enumerate(document)
+    found = []
+    for key, value in below:
+        found.append((*above, key))
+        if isinstance(value, dict | list):
+            found += paths(value, (*above, key))
+    return found
+
+
+def put(document: Any, path: tuple[Any, ...], value: Any) -> None:
+    for key in path[:-1]:
+        document = document[key]
+    document[path[-1]] = value
+
+
+def stricter(name: str, path: tuple[Any, ...], value: Any) -> bool:
+    refused = STRICTER.get((name, path[-1]), set()) if len(path) == 1 else set()
+    return any(value is odd or (type(value), value) == (type(odd), odd) for odd in refused)
+
+
+def test_compute_requirements_are_refused_and_accepted_as_by_the_client() -> None:
+    units = [0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
+    memories = {0, 511, 513, 122880 + 8192, *range(512, 122880 + 1, 512)}
+    offered = 0
+    for vcpu, memory in itertools.product(units, sorted(memories)):
+        document = {"vCPU": vcpu, "memory": memory}
+        mine = accepted(model.ComputeRequirements, document)
+        referee = accepted(published.ComputeRequirements, document)
+        assert (mine is None) == (referee is None), document
+        offered += mine is not None
+    assert offered == 3 + 4 + 7 + 13 + 23 + 12 + 12
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"gpu": True},
+        {"gpu": False},
+        {"storage": 20},
+        {"storage": 21},
+        {"storage": 200},
+        {"memory_MiB": 2048},
+        {"memory_mib": 2048},
+        {"storage_GiB": 50},
+        {"storage_gib": 20},
+        {"vCPU": "1024", "memory": "2048"},
+        {"vCPU": 1024.5},
+    ],
+)
+def test_compute_requirements_have_the_clients_names_and_defaults(document: dict[str, Any]) -> None:
+    mine = accepted(model.ComputeRequirements, document)
+    referee = accepted(published.ComputeRequirements, document)
+    assert (mine is None) == (referee is None)
+    if mine is not None:
+        assert produced(mine) == produced(referee)
+
+
+def test_a_refused_combination_names_the_allowed_ones() -> None:
+    with pytest.raises(
+        pydantic.ValidationError, match=r"memory is 512 MiB; with vCPU 1024 allowed: 2048 to 8192 in steps"
+    ):
+        model.ComputeRequirements(vCPU=1024, memory=512)
+    with pytest.raises(pydantic.ValidationError, match="vCPU is 3; allowed: 256, 512, 1024"):
+        model.ComputeRequirements(vCPU=3)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (model.DataSelector, published.DataSelector),
+        (model.FileSelector, published.FileSelector),
+    ],
+)
+def test_selectors_need_what_the_clients_need_and_keep_each_value_once(kinds: Any) -> None:
+    ours, theirs = kinds
+    values = {
+        "query": [None, "", "a = 1"],
+        "ids": [None, [], ["b", "a", "b"]],
+        "names": [None, [], ["n", "n"]],
+        "dataset_id": [None, "ds_1"],
+        "paths": [None, [], ["p", "p"]],
+    }
+    for combination in itertools.product(*values.values()):
+        document = dict(zip(values, combination, strict=True))
+        mine, referee = accepted(ours, document), accepted(theirs, document)
+        assert (mine is None) == (referee is None), document
+        if mine is not None:
+            assert produced(mine) == produced(referee)
+
+
+def test_an_input_selects_something_or_is_refused_as_by_the_client() -> None:
+    selector = {"ids": ["a"]}
+    for files, sessions, topics in itertools.product([None, [], selector, [selector, selector]], repeat=3):
+        document = {"files": files, "sessions": sessions, "topics": topics}
+        mine = accepted(model.InvocationInput, document)
+        referee = accepted(published.InvocationInput, document)
+        assert (mine is None) == (referee is None), document
+        if mine is not None:
+            assert produced(mine) == produced(referee)
+
+
+def test_the_words_are_the_clients() -> None:
+    for ours, theirs in [
+        (model.Accessibility, published.Accessibility),
+        (model.Comparator, published_query.Comparator),
+        (model.ConditionOperator, published_query.ConditionOperator),
+        (model.DataSourceType, published.InvocationDataSourceType),
+        (model.InvocationSource, published.InvocationSource),
+        (model.InvocationStatus, published.InvocationStatus),
+        (model.LogProcess, published.ExecutorContainer),
+        (model.SortDirection, published_query.SortDirection),
+        (model.UploadDestinationType, published.UploadDestinationType),
+    ]:
+        assert {word.name: word.value for word in ours} == {word.name: word.value for word in theirs}
+    assert published.InvocationDataSource.unspecified().data_source_id == model.UNSPECIFIED_DATA_SOURCE
+    assert model.MAX_PAGE_SIZE == published_query.specification.MAX_PAGE_SIZE
+
+
+def test_an_upload_destination_of_a_kind_invented_later_is_unknown() -> None:
+    document = {"destination_type": "Lake", "destination_id": "x"}
+    mine = accepted(model.UploadDestination, document)
+    referee = accepted(published.InvocationUploadDestination, document)
+    assert mine is not None
+    assert referee is not None
+    assert produced(mine) == produced(referee) == {"destination_type": "Unknown", "destination_id": "x"}
+
+
+def test_the_current_status_is_the_clients() -> None:
+    steps = [(0, 0), (1, 1), (2, 1), (3, 2), (998, 3), (0, 3), (5, 2)]
+    for order in itertools.permutations(steps, 4):
+        document = {
+            **INVOCATION,
+            "status": [
+                {"status": status, "detail": None, "timestamp": f"2026-01-31T12:00:0{second}Z"}
+                for status, second in order
+            ],
+        }
+        mine = model.InvocationRecord.model_validate(document)
+        referee = published.Invocation(published.InvocationRecord.model_validate(document), object())
+        assert mine.current.status == referee.current_status
+
+
+def test_an_invocation_that_lists_no_steps_is_what_its_last_status_says() -> None:
+    record = model.InvocationRecord.model_validate({**INVOCATION, "status": []})
+    assert record.current == model.StatusRecord(
+        status=model.InvocationStatus.Completed, timestamp=record.created
+    )
+
+
+def test_it_reached_a_status_when_it_took_it_last() -> None:
+    record = model.InvocationRecord.model_validate(
+        {
+            **INVOCATION,
+            "status": [
+                {"status": 0, "timestamp": "2026-01-31T12:00:00Z"},
+                {"status": 998, "timestamp": "2026-01-31T12:00:01Z"},
+                {"status": 0, "timestamp": "2026-01-31T12:00:02Z"},
+            ],
+        }
+    )
+    assert record.reached(model.InvocationStatus.Queued) == record.status[2].timestamp
+    assert record.reached(model.InvocationStatus.Completed) is None
+
+
+def test_env_vars_are_overridden_one_by_one_and_the_rest_whole() -> None:
+    own = model.ContainerParameters(command=["a", "b"], env_vars={"A": "1", "B": "2"}, workdir="/w")
+    assert own.overridden_by(None) is own
+    assert own.overridden_by(
+        model.ContainerParameters(command=["c"], env_vars={"B": "3", "C": "4"})
+    ) == model.ContainerParameters(command=["c"], env_vars={"A": "1", "B": "3", "C": "4"}, workdir="/w")
+    nothing = model.ContainerParameters()
+    assert nothing.overridden_by(nothing) == nothing
