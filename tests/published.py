@@ -1,4 +1,4 @@
-"""The published client, the referee of what is on the wire; its own imports warn, which is not our concern."""
+"""The published client, the referee of what is on the wire. What it imports warns; that isn't our concern."""
 
 import warnings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from . import __version__
@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
+    _add_token(commands)
     _add_demo(commands)
     return parser
 
@@ -89,6 +90,29 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(run=_demo)
 
 
+def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "token",
+        help="list, add and revoke the service's tokens",
+        description="The tokens of a local service's data folder; it may be running. Roles: read looks at "
+        "everything, invoke may also invoke and cancel, admin may also change actions.",
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(".invocations"), metavar="DIR", help="(default: %(default)s)"
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    listing = verbs.add_parser("list", help="names, organisations and roles; never the tokens themselves")
+    listing.set_defaults(run=_token_list)
+    adding = verbs.add_parser("add", help="make a token and print it, this once")
+    adding.add_argument("name", help="whom it is for; invocations name it as their source")
+    adding.add_argument("--role", choices=["read", "invoke", "admin"], default="invoke")
+    adding.add_argument("--org", default="og_local", metavar="ID", help="(default: %(default)s)")
+    adding.set_defaults(run=_token_add)
+    revoking = verbs.add_parser("revoke", help="make a token worthless, at once")
+    revoking.add_argument("name")
+    revoking.set_defaults(run=_token_revoke)
+
+
 def _serve(options: argparse.Namespace) -> int:
     from .service import ServiceSettings, StartError, serve
 
@@ -105,6 +129,36 @@ def _serve(options: argparse.Namespace) -> int:
         serve(settings)
     except StartError as error:
         print(f"invocations serve: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _token_list(options: argparse.Namespace) -> int:
+    from .service import describe_tokens
+
+    return _said(lambda: describe_tokens(options.data_dir))
+
+
+def _token_add(options: argparse.Namespace) -> int:
+    from .service import add_token
+
+    return _said(lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
+
+
+def _token_revoke(options: argparse.Namespace) -> int:
+    from .service import revoke_token
+
+    return _said(lambda: revoke_token(options.data_dir, options.name))
+
+
+def _said(work: Callable[[], Iterable[str] | None]) -> int:
+    """Print what `work` answers; what it can't do is one line on stderr and exit code 1."""
+    from .service import StartError
+
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in work() or ())
+    except StartError as error:
+        print(f"invocations token: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 

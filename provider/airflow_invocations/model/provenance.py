@@ -156,7 +156,10 @@ class TaskInstanceReference(pydantic.BaseModel):
 
 def task_instance_of(source_id: str) -> TaskInstanceReference | None:
     """Read a `source_id` written by DagRunProvenance; None for one that somebody else wrote."""
-    uri = urlsplit(source_id)
+    try:
+        uri = urlsplit(source_id)
+    except ValueError:
+        return None
     parts = [unquote(part) for part in uri.path.split("/")]
     match (uri.scheme, parts, parse_qs(uri.query).get("try_number")):
         case ("airflow", ["dags", dag_id, "runs", run_id, "tasks", task_id, *mapped], [try_number]):

@@ -47,14 +47,15 @@ class Condition(WireModel):
 
     field: str
     comparator: Comparator
-    value: bool | int | float | datetime.datetime | str | None = None
+    # str first: in JSON a time is a text too, and which of the two was meant follows from the field.
+    value: str | bool | int | float | datetime.datetime | None = None
 
 
 class ConditionGroup(WireModel):
     """Conditions joined by an operator, nested at will."""
 
     operator: ConditionOperator
-    conditions: list[Condition | ConditionGroup]
+    conditions: list[Condition | ConditionGroup] = pydantic.Field(min_length=1)
 
 
 class SortDirection(StrEnum):

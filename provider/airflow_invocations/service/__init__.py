@@ -2,5 +2,6 @@
 
 from .serve import StartError, serve
 from .settings import ServiceSettings
+from .token_admin import add_token, describe_tokens, revoke_token
 
-__all__ = ["ServiceSettings", "StartError", "serve"]
+__all__ = ["ServiceSettings", "StartError", "add_token", "describe_tokens", "revoke_token", "serve"]

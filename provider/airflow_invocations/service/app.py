@@ -1,123 +1,280 @@
-"""The HTTP routes of the invocation API, nothing else (facts: Endpoints)."""
+"""The HTTP routes of the invocation API, nothing else (facts: Endpoints; the watch is our own)."""
 
 # No postponed annotations here: the routes' types are made inside functions.
 
+import asyncio
+import datetime
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ..model import (
-    ActionRecord,
-    InvocationRecord,
+    CancelAllRequest,
+    ContainerInfo,
     LogRecord,
+    LogsLocation,
     Page,
     QuerySpecification,
+    SetAccessibilityRequest,
+    StatusUpdate,
 )
+from ..model.wire import WireModel
 from .body_limit import BodyLimit
 from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError
 from .logs import InvalidCursorError, LogFiles
-from .requests import Caller, NamedAction, NewInvocation, StatusUpdate
+from .metrics import CountRequests, Metrics
+from .requests import (
+    MAX_IDS,
+    Caller,
+    ChangedAction,
+    NamedAction,
+    NewInvocation,
+    Role,
+    StateUpdate,
+    WatchChange,
+    WatchRequest,
+)
 from .settings import MAX_BODY
+from .sse import server_sent_events
 from .store import Store
+from .times import microseconds
 from .tokens import Tokens
+from .watching import Watch, Watches
 
 Json = dict[str, Any]
 ActionName = Annotated[str, Path(max_length=256)]
 InvocationId = Annotated[str, Path(max_length=64)]
+WatchId = Annotated[str, Path(max_length=64)]
+Allows = Callable[[Role], Any]
 
 
-def create_app(store: Store, logs: LogFiles, tokens: Tokens) -> FastAPI:
-    """The API over a store and its log files; every route wants a bearer token."""
+def create_app(store: Store, logs: LogFiles, tokens: Tokens, watches: Watches, metrics: Metrics) -> FastAPI:
+    """The API over a store and its log files; every route but the probes wants a bearer token."""
     app = FastAPI(
         title="Invocations: the local service",
         description="The invocation API on one machine, for development, tests and small set-ups.",
     )
     app.add_middleware(BodyLimit, limit=MAX_BODY)
+    app.add_middleware(CountRequests, metrics=metrics)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(InvalidCursorError, _cursor_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
 
-    def caller(request: Request) -> Caller:
-        return tokens.caller(request.headers.get("authorization"), request.headers)
+    def allows(role: Role) -> Any:
+        """A dependency: the caller, if its token may do what takes `role`."""
+
+        def caller(request: Request) -> Caller:
+            who = tokens.caller(request.headers.get("authorization"), request.headers)
+            if who.role < role:
+                raise UnauthorizedError(
+                    f"this takes the role {role.name.lower()}; the token has the role {who.role.name.lower()}"
+                )
+            return who
+
+        return Depends(caller)
 
     # Invocations first: `v1/actions/{name}` would take `invocations` for an action's name.
-    app.include_router(_invocation_routes(store, logs, caller), prefix="/v1/actions/invocations")
-    app.include_router(_action_routes(store, caller), prefix="/v1/actions")
+    app.include_router(_watch_routes(watches, allows), prefix="/v1/actions/invocations/watch")
+    app.include_router(_invocation_routes(store, logs, allows), prefix="/v1/actions/invocations")
+    app.include_router(_action_routes(store, allows), prefix="/v1/actions")
+    app.include_router(_probe_routes(store, metrics))
     return app
 
 
-def _action_routes(store: Store, caller: Any) -> APIRouter:
+def _action_routes(store: Store, allows: Allows) -> APIRouter:
     router = APIRouter(tags=["actions"])
-    Who = Annotated[Caller, Depends(caller)]  # noqa: N806
+    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    Invoker = Annotated[Caller, allows(Role.Invoke)]  # noqa: N806
+    Admin = Annotated[Caller, allows(Role.Admin)]  # noqa: N806
 
     @router.post("")
-    def create(request: NamedAction, who: Who) -> Json:
+    def create(request: NamedAction, who: Admin) -> Json:
         return _data(store.create_action(request, who.org_id, who.user))
 
     @router.post("/query")
-    def query(spec: QuerySpecification, who: Who) -> Json:
-        return _page(store.query_actions(spec, who.org_id))
+    def query(spec: QuerySpecification, who: Reader) -> Json:
+        return _data(store.query_actions(spec, who.org_id))
+
+    @router.post("/query/actionhub")
+    def query_hub(spec: QuerySpecification, _: Reader) -> Json:
+        return _data(store.query_hub(spec))
 
     @router.get("/{name}")
-    def get(name: ActionName, who: Who, digest: str | None = None) -> Json:
+    def get(name: ActionName, who: Reader, digest: str | None = None) -> Json:
         return _data(store.get_action(name, who.org_id, digest))
 
+    @router.put("/{name}")
+    def update(name: ActionName, request: ChangedAction, who: Admin) -> Json:
+        return _data(store.update_action(name, request, who.org_id, who.user))
+
+    @router.put("/{name}/accessibility")
+    def set_accessibility(name: ActionName, request: SetAccessibilityRequest, who: Admin) -> Json:
+        return _data(store.set_accessibility(name, request, who.org_id))
+
+    @router.delete("/{name}", status_code=204)
+    def delete(name: ActionName, who: Admin) -> Response:
+        store.delete_action(name, who.org_id)
+        return Response(status_code=204)
+
     @router.post("/{name}/invoke")
-    def invoke(name: ActionName, request: NewInvocation, who: Who, digest: str | None = None) -> Json:
+    def invoke(name: ActionName, request: NewInvocation, who: Invoker, digest: str | None = None) -> Json:
         return _data(store.invoke(name, request, who.org_id, who.user, digest))
 
     return router
 
 
-def _invocation_routes(store: Store, logs: LogFiles, caller: Any) -> APIRouter:
+def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRouter:
     router = APIRouter(tags=["invocations"])
-    Who = Annotated[Caller, Depends(caller)]  # noqa: N806
+    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    Invoker = Annotated[Caller, allows(Role.Invoke)]  # noqa: N806
+    Admin = Annotated[Caller, allows(Role.Admin)]  # noqa: N806
     Place = Annotated[str | None, Query(max_length=64)]  # noqa: N806
 
     @router.post("/query")
-    def query(spec: QuerySpecification, who: Who) -> Json:
-        return _page(store.query_invocations(spec, who.org_id))
+    def query(spec: QuerySpecification, who: Reader) -> Json:
+        return _data(store.query_invocations(spec, who.org_id))
+
+    @router.post("/cancel/all")
+    def cancel_all(who: Admin, request: CancelAllRequest | None = None) -> Json:
+        before = request.created_before if request else None
+        reason = f"cancelled with all others by {who.user}"
+        return _data(store.cancel_all(reason, who.org_id, None if before is None else microseconds(before)))
+
+    @router.get("/org-stats")
+    def stats(who: Reader, start_time: datetime.datetime, end_time: datetime.datetime) -> Json:
+        counted = store.stats(who.org_id, microseconds(start_time), microseconds(end_time))
+        return _data(Page(items=counted))
 
     @router.get("/{invocation_id}")
-    def get(invocation_id: InvocationId, who: Who) -> Json:
+    def get(invocation_id: InvocationId, who: Reader) -> Json:
         return _data(store.get_invocation(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/cancel")
-    def cancel(invocation_id: InvocationId, who: Who) -> Json:
+    def cancel(invocation_id: InvocationId, who: Invoker) -> Json:
         store.request_abort(invocation_id, f"cancelled by {who.user}", who.org_id)
         return _data(store.get_invocation(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/status")
-    def update_status(invocation_id: InvocationId, update: StatusUpdate, who: Who) -> Json:
+    def update_status(invocation_id: InvocationId, update: StatusUpdate, who: Invoker) -> Json:
         store.set_status(invocation_id, update.status, update.detail, f"user-{who.user}", who.org_id)
         return _data(store.get_invocation(invocation_id, who.org_id))
 
     @router.get("/{invocation_id}/logs")
-    def get_logs(invocation_id: InvocationId, who: Who, page_token: Place = None) -> Json:
+    def get_logs(invocation_id: InvocationId, who: Reader, page_token: Place = None) -> Json:
         store.get_invocation(invocation_id, who.org_id)
         page = logs.read(invocation_id, page_token)
         next_token = page.last_read if page.has_next else None
-        return _page(Page[LogRecord](items=page.items, next_token=next_token))
+        return _data(Page[LogRecord](items=page.items, next_token=next_token))
 
     @router.get("/{invocation_id}/logs/stream")
-    def stream_logs(invocation_id: InvocationId, who: Who, last_read: Place = None) -> Json:
+    def stream_logs(invocation_id: InvocationId, who: Reader, last_read: Place = None) -> Json:
         store.get_invocation(invocation_id, who.org_id)
-        return {"data": logs.read(invocation_id, last_read).model_dump(mode="json")}
+        return _data(logs.read(invocation_id, last_read))
+
+    @router.put("/{invocation_id}/logs")
+    def set_logs_location(invocation_id: InvocationId, location: LogsLocation, who: Admin) -> Json:
+        return _data(store.set_logs_location(invocation_id, location, who.org_id))
+
+    @router.put("/{invocation_id}/container-info")
+    def set_container_info(invocation_id: InvocationId, info: ContainerInfo, who: Admin) -> Json:
+        return _data(store.set_image_digest(invocation_id, info.image_digest, who.org_id))
+
+    @router.get("/{invocation_id}/state")
+    def get_state(invocation_id: InvocationId, who: Reader) -> Json:
+        return {"data": {"state": store.get_state(invocation_id, who.org_id)}}
+
+    @router.put("/{invocation_id}/state")
+    def set_state(invocation_id: InvocationId, update: StateUpdate, who: Invoker) -> Json:
+        store.update_state(invocation_id, update.state, who.org_id)
+        return {"data": {"state": update.state}}
 
     return router
 
 
-def _data(record: ActionRecord | InvocationRecord) -> Json:
+def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
+    router = APIRouter(tags=["watch"])
+    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+
+    def stream(request: WatchRequest, who: Caller, last_event_id: int | None) -> StreamingResponse:
+        watch = Watch(
+            org_id=who.org_id,
+            action=request.action,
+            ids=None if request.ids is None else set(request.ids),
+            cursors=dict(request.logs),
+        )
+        since = last_event_id if last_event_id is not None else request.since
+        return StreamingResponse(
+            server_sent_events(watches.stream(watch, since)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    LastEventId = Annotated[int | None, Header(ge=0, le=2**62)]  # noqa: N806
+
+    @router.get("")
+    async def open_by_query(
+        who: Reader,
+        ids: Annotated[str | None, Query(description="Invocation ids, separated by commas.")] = None,
+        action: Annotated[str | None, Query(description="Only this action's invocations.")] = None,
+        logs: Annotated[bool, Query(description="Log lines too, of the invocations named.")] = False,
+        last_event_id: LastEventId = None,
+    ) -> StreamingResponse:
+        """Changes of status as server-sent events: of the ids, else of the whole organisation."""
+        named = None if ids is None else [part for part in ids.split(",") if part]
+        request = WatchRequest(ids=named, action=action, logs=dict.fromkeys(named or ()) if logs else {})
+        return stream(request, who, last_event_id)
+
+    @router.post("")
+    async def open_by_body(
+        request: WatchRequest, who: Reader, last_event_id: LastEventId = None
+    ) -> StreamingResponse:
+        """The same for more ids than an address can hold, and with cursors for logs."""
+        return stream(request, who, last_event_id)
+
+    @router.patch("/{watch_id}")
+    async def change(watch_id: WatchId, change: WatchChange, who: Reader) -> Json:
+        """Watch more invocations, or fewer, on a stream that is open."""
+        count = watches.shrink(watch_id, who.org_id, change.remove)
+        if change.add or change.logs:
+            if count + len(change.add) > MAX_IDS:
+                raise InvalidRequestError(f"a watch names at most {MAX_IDS} invocations")
+            count = await watches.extend(watch_id, who.org_id, change.add, change.logs)
+        return {"data": {"watching": count}}
+
+    return router
+
+
+def _probe_routes(store: Store, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["probes"])
+
+    @router.get("/healthz")
+    async def healthz() -> PlainTextResponse:
+        """Whether the process answers at all."""
+        return PlainTextResponse("ok\n")
+
+    @router.get("/readyz")
+    def readyz() -> PlainTextResponse:
+        """Whether it can answer requests: the database can be read."""
+        store.last_event_number()
+        return PlainTextResponse("ok\n")
+
+    @router.get("/metrics")
+    async def read_metrics() -> Response:
+        """The numbers, for Prometheus."""
+        text = await asyncio.to_thread(metrics.text)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def _data(record: WireModel) -> Json:
     return {"data": record.model_dump(mode="json")}
-
-
-def _page(page: Page[Any]) -> Json:
-    return {"data": page.model_dump(mode="json")}
 
 
 def _answer(error: ApiError) -> JSONResponse:

@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,11 +63,21 @@ class LogFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._listeners: list[Callable[[str, int], None]] = []
+
+    def listen(self, listener: Callable[[str, int], None]) -> None:
+        """Have `listener` called with an invocation's id and a number of bytes whenever its log has grown."""
+        self._listeners.append(listener)
 
     def writer(self, invocation_id: str) -> LogWriter:
         """Open an invocation's log to append to it; what a crash left half-written is cut off first."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        return LogWriter(self._path(invocation_id))
+
+        def grew(size: int) -> None:
+            for listener in self._listeners:
+                listener(invocation_id, size)
+
+        return LogWriter(self._path(invocation_id), grew)
 
     def read(self, invocation_id: str, cursor: str | None = None, limit: int = PAGE_LINES) -> LogPage:
         """The next lines from `cursor` on, at most `limit` of them.
@@ -153,7 +163,8 @@ def _frames(file: BinaryIO, offset: int) -> Iterator[_Frame]:
 class LogWriter:
     """Appends to one log file. Use `stream` once for each pipe that lines come from, then `close`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, grew: Callable[[int], None] = lambda _: None) -> None:
+        self._grew = grew
         self._file = path.open("ab+", buffering=0)
         self._end = 0
         for frame in _frames(self._file, 0):
@@ -186,6 +197,7 @@ class LogWriter:
             self._file.truncate(self._end)
             raise
         self._end += len(frame)
+        self._grew(len(payload))
 
     def number_for_long_line(self) -> int:
         """A number that no other long line of this log has: where its first part starts, plus one."""

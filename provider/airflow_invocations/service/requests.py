@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Annotated, Any
 
 import pydantic
 
-from ..model import ActionParameter, CreateActionRequest, InvocationRequest, InvocationStatus
+from ..model import (
+    ActionParameter,
+    ActionParameterChangeset,
+    CreateActionRequest,
+    InvocationRequest,
+    MetadataChangeset,
+    UpdateActionRequest,
+)
 from ..model.wire import WireModel
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 #: Names that would be taken for endpoints.
 _RESERVED = frozenset({"invocations", "query"})
+
+#: Invocations that one watch may name.
+MAX_IDS = 20_000
 
 #: How deep the values of parameters and metadata may be nested.
 _MAX_DEPTH = 32
@@ -22,12 +33,32 @@ _MAX_DEPTH = 32
 _MAX_TIMEOUT = 365 * 24 * 60
 
 
+class Role(IntEnum):
+    """What a token may do; each role may do what the ones before it may."""
+
+    #: Look at actions, invocations and logs.
+    Read = 1
+    #: Invoke, cancel, report a status.
+    Invoke = 2
+    #: Create and change actions, and everything else.
+    Admin = 3
+
+    @classmethod
+    def named(cls, name: str) -> Role:
+        """The role of this name, in lower case. Raises ValueError."""
+        for role in cls:
+            if role.name.lower() == name:
+                return role
+        raise ValueError(f"{name!r} is no role; allowed: {', '.join(role.name.lower() for role in cls)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who sends a request: the user, and the organisation whose actions and invocations it is about."""
 
     user: str
     org_id: str
+    role: Role
 
 
 def _require_variable(name: str) -> None:
@@ -92,8 +123,46 @@ class NewInvocation(InvocationRequest):
         return None if values is None else _plain(values)
 
 
-class StatusUpdate(WireModel):
-    """`POST v1/actions/invocations/{id}/status`."""
+class ChangedAction(UpdateActionRequest):
+    """An UpdateActionRequest whose parameters' names can be part of an environment."""
 
-    status: InvocationStatus
-    detail: str | None = pydantic.Field(default=None, max_length=10_000)
+    timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
+
+    @pydantic.field_validator("parameter_changeset")
+    @classmethod
+    def _for_variables(cls, changes: ActionParameterChangeset | None) -> ActionParameterChangeset | None:
+        _named_for_variables(changes.put_parameters if changes else [])
+        return changes
+
+    @pydantic.field_validator("metadata_changeset")
+    @classmethod
+    def _plain_fields(cls, changes: MetadataChangeset | None) -> MetadataChangeset | None:
+        _require_plain((changes.put_fields if changes else None) or {})
+        return changes
+
+
+class WatchRequest(WireModel):
+    """What a new watch is about: some invocations, or all of the organisation, or of one action in it.
+
+    `logs` names those whose log lines are wanted too, each with the cursor to read on from (null: the
+    beginning); `since` is the number of the last event that is known already.
+    """
+
+    ids: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] | None = None
+    action: str | None = None
+    logs: dict[str, str | None] = {}
+    since: Annotated[int, pydantic.Field(ge=0, le=2**62)] | None = None
+
+
+class WatchChange(WireModel):
+    """What an open watch is about from now on: more invocations, or fewer."""
+
+    add: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] = []
+    remove: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] = []
+    logs: dict[str, str | None] = {}
+
+
+class StateUpdate(WireModel):
+    """An invocation's custom state."""
+
+    state: str

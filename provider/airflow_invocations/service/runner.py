@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ from .errors import ConditionError, InvalidStateTransitionError
 from .logs import LineStream, LogFiles, LogWriter
 from .settings import ServiceSettings
 from .store import RUNNER_PREFIX, StatusEvent, Store
-from .workspace import INVOCATION_VARIABLE, Workspace
+from .tokens import Tokens
+from .workspace import INVOCATION_VARIABLE, Access, Workspace
 
 #: Seconds between two signs of life.
 HEARTBEAT_INTERVAL = 5.0
@@ -105,9 +106,10 @@ class _Claim:
 class Runner:
     """Runs up to `slots` actions at once, in the event loop that `start` is called in."""
 
-    def __init__(self, store: Store, logs: LogFiles, settings: ServiceSettings) -> None:
+    def __init__(self, store: Store, logs: LogFiles, tokens: Tokens, settings: ServiceSettings) -> None:
         self._store = store
         self._logs = logs
+        self._tokens = tokens
         self._settings = settings
         self._owner = f"{RUNNER_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._endpoint = ""
@@ -121,8 +123,8 @@ class Runner:
         self._endpoint = endpoint
         await self._recover()
         loop = asyncio.get_running_loop()
-        self._store.listen(_in_loop(loop, self._changed))
-        self._store.listen_to_aborts(_in_loop(loop, self._touch))
+        self._store.listen(in_loop(loop, self._changed))
+        self._store.listen_to_aborts(in_loop(loop, self._touch))
         self._work.set()
         self._claiming = asyncio.create_task(self._claim_until_stopped())
         self._beating = asyncio.create_task(self._beat_forever())
@@ -206,24 +208,36 @@ class Runner:
 
     async def _attempt(self, claim: _Claim) -> Verdict:
         try:
-            with contextlib.closing(self._logs.writer(claim.record.invocation_id)) as writer:
-                return await _Execution(claim, writer, self._settings, self._endpoint).run()
+            with (
+                contextlib.closing(self._logs.writer(claim.record.invocation_id)) as writer,
+                self._lent_token(claim.record) as token,
+            ):
+                access = Access(self._endpoint, token)
+                return await _Execution(claim, writer, self._settings, access).run()
         except (ConditionError, InvalidStateTransitionError):
             raise
         except Exception as error:
             _log.exception("could not run %s", claim.record.invocation_id)
             return InvocationStatus.Failed, f"the service could not run this: {error}"[:MAX_DETAIL]
 
+    @contextlib.contextmanager
+    def _lent_token(self, record: InvocationRecord) -> Iterator[str]:
+        token = self._tokens.lend(record.invocation_id, record.org_id)
+        try:
+            yield token
+        finally:
+            self._tokens.take_back(token)
+
 
 class _Execution:
     """One attempt at one invocation, from its workspace to its verdict."""
 
-    def __init__(self, claim: _Claim, writer: LogWriter, settings: ServiceSettings, endpoint: str) -> None:
+    def __init__(self, claim: _Claim, writer: LogWriter, settings: ServiceSettings, access: Access) -> None:
         self._claim = claim
         self._record = claim.record
         self._writer = writer
         self._settings = settings
-        self._endpoint = endpoint
+        self._access = access
 
     async def run(self) -> Verdict:
         """Run the action; its end status and the reason for it."""
@@ -257,7 +271,7 @@ class _Execution:
     async def _start(self, workspace: Workspace, out: LineStream, err: LineStream) -> processes.Process:
         container = self._record.container_parameters
         folder = _working_directory(container, workspace)
-        environment = workspace.environment(self._record, self._endpoint)
+        environment = workspace.environment(self._record, self._access)
         return await processes.start(_command(container), folder, environment, out.feed, err.feed)
 
     async def _attend(self, process: processes.Process) -> Verdict | None:
@@ -308,7 +322,7 @@ def _command(container: ContainerParameters) -> list[str]:
     return [*(container.entry_point or []), *(container.command or [])]
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop, listener: Callable[[_T], None]) -> Callable[[_T], None]:
+def in_loop(loop: asyncio.AbstractEventLoop, listener: Callable[[_T], None]) -> Callable[[_T], None]:
     """A listener that may be called from any thread, and is run in the loop."""
 
     def call(news: _T) -> None:

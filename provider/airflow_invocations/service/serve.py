@@ -20,11 +20,13 @@ import uvicorn
 
 from .app import create_app
 from .logs import LogFiles
+from .metrics import Metrics
 from .requests import NamedAction
-from .runner import Runner
+from .runner import Runner, in_loop
 from .settings import ServiceSettings
 from .store import LOCAL_ORG, LOCAL_USER, Store
 from .tokens import Tokens, token_of
+from .watching import Watches
 
 #: Seconds that open requests are given when the service stops.
 _LAST_REQUESTS = 3
@@ -52,10 +54,13 @@ def serve(settings: ServiceSettings) -> None:
 
 async def _serve(settings: ServiceSettings, store: Store, listener: socket.socket, names: list[str]) -> None:
     logs = LogFiles(settings.logs)
-    runner = Runner(store, logs, settings)
     token = token_of(settings.data_dir)
+    tokens = Tokens(token, store)
+    runner = Runner(store, logs, tokens, settings)
     endpoint = _endpoint(listener)
-    app = create_app(store, logs, Tokens(token))
+    watches = Watches(store, logs)
+    metrics = Metrics(store.count_by_status, watches.__len__)
+    app = create_app(store, logs, tokens, watches, metrics)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -63,8 +68,12 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
         timeout_graceful_shutdown=_LAST_REQUESTS,
         server_header=False,
     )
-    server = _Server(config)
+    server = _Server(config, watches)
     loop = asyncio.get_running_loop()
+    store.listen(in_loop(loop, watches.committed))
+    store.listen(metrics.committed)
+    logs.listen(watches.log_grew)
+    logs.listen(metrics.log_grew)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     async with _running(runner, endpoint), _announced(settings, endpoint, token):
@@ -81,12 +90,17 @@ def _say_ready(settings: ServiceSettings, endpoint: str, names: list[str]) -> No
 class _Server(uvicorn.Server):
     """A server that leaves signals to us: uvicorn would raise them again once it has stopped."""
 
+    def __init__(self, config: uvicorn.Config, watches: Watches) -> None:
+        super().__init__(config)
+        self._watches = watches
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     def stop(self) -> None:
         self.should_exit = True
+        self._watches.close()
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""The bearer token of a data folder: made once, kept in a file of mode 0600, compared in constant time."""
+"""Who sends a request: by the data folder's own token, an added one, or a running action's."""
 
 from __future__ import annotations
 
@@ -8,35 +8,63 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import NotFoundError, UnauthorizedError
-from .requests import Caller
-from .store import LOCAL_ORG, LOCAL_USER
+from .requests import Caller, Role
+from .store import LOCAL_ORG, LOCAL_USER, Store
 
 ORG_HEADER = "x-roboto-org-id"
 OWNER_HEADER = "x-roboto-resource-owner-id"
 
 
 class Tokens:
-    """Who may do what; so far one token, which may do everything in the one organisation."""
+    """Who may do what.
 
-    def __init__(self, token: str) -> None:
+    :param token: the data folder's own, which may do everything in LOCAL_ORG.
+    :param store: where the hashes of the others are.
+    """
+
+    def __init__(self, token: str, store: Store) -> None:
         self._token = token
+        self._store = store
+        #: Tokens of running actions: kept in memory only, so that none outlives its action.
+        self._of_actions: dict[str, Caller] = {}
 
     def caller(self, authorization: str | None, headers: Mapping[str, str]) -> Caller:
         """Who sends a request with this Authorization header.
 
         Raises:
             UnauthorizedError: no bearer token, or an unknown one.
-            NotFoundError: the request names an organisation that isn't here.
+            NotFoundError: the request names an organisation that isn't the token's.
         """
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise UnauthorizedError("this needs the header 'Authorization: Bearer TOKEN'")
-        if not hmac.compare_digest(token.strip().encode(), self._token.encode()):
+        caller = self.holder(token.strip())
+        if caller is None:
             raise UnauthorizedError("the token isn't known here")
         for header in (ORG_HEADER, OWNER_HEADER):
-            if (org := headers.get(header)) not in (None, "", LOCAL_ORG):
-                raise NotFoundError(f"there is no organisation {org!r} here, only {LOCAL_ORG!r}")
-        return Caller(user=LOCAL_USER, org_id=LOCAL_ORG)
+            if (org := headers.get(header)) not in (None, "", caller.org_id):
+                raise NotFoundError(f"this token has no organisation {org!r}, only {caller.org_id!r}")
+        return caller
+
+    def holder(self, token: str) -> Caller | None:
+        """Whose token this is; None: nobody's."""
+        if hmac.compare_digest(token.encode(), self._token.encode()):
+            return Caller(LOCAL_USER, LOCAL_ORG, Role.Admin)
+        for known, caller in tuple(self._of_actions.items()):
+            if hmac.compare_digest(token.encode(), known.encode()):
+                return caller
+        found = self._store.find_token(token)
+        return None if found is None else Caller(found.name, found.org_id, found.role)
+
+    def lend(self, invocation_id: str, org_id: str) -> str:
+        """A token for an action's own process, to be taken back when it has ended."""
+        token = secrets.token_urlsafe(32)
+        self._of_actions[token] = Caller(invocation_id, org_id, Role.Invoke)
+        return token
+
+    def take_back(self, token: str) -> None:
+        """End a token that was lent."""
+        self._of_actions.pop(token, None)
 
 
 def token_of(data_dir: Path) -> str:

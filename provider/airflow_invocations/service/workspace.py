@@ -18,6 +18,14 @@ INVOCATION_VARIABLE = "ROBOTO_INVOCATION_ID"
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """Where an action reaches this service, and the token that it may use while it runs."""
+
+    endpoint: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Workspace:
     """The folder of one invocation: input, output, and the files that its environment names."""
 
@@ -44,7 +52,7 @@ class Workspace:
         for changeset in ("dataset_changeset.json", "file_changeset.jsonl"):
             (self.folder / changeset).touch(mode=0o600)
 
-    def environment(self, record: InvocationRecord, endpoint: str) -> dict[str, str]:
+    def environment(self, record: InvocationRecord, access: Access) -> dict[str, str]:
         """All that the action's process finds: nothing of the service's own environment but the PATH."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         own = {
@@ -66,7 +74,9 @@ class Workspace:
             "ROBOTO_ACTION_TIMEOUT": str(record.timeout),
             "ROBOTO_LOG_LEVEL": "INFO",
             "ROBOTO_DRY_RUN": "false",
-            "ROBOTO_SERVICE_ENDPOINT": endpoint,
+            "ROBOTO_SERVICE_ENDPOINT": access.endpoint,
+            "ROBOTO_API_KEY": access.token,
+            "ROBOTO_BEARER_TOKEN": access.token,
         }
         parameters = {f"ROBOTO_PARAM_{name}": _text(value) for name, value in record.parameter_values.items()}
         return {**own, **parameters, **(record.container_parameters.env_vars or {})}

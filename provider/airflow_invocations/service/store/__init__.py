@@ -9,6 +9,7 @@ called from any thread; writers wait for one another. The groups, each in a file
     events       all of an invocation, since one of an attempt, the latest by attempt, since a number
     aborts       one, a tree, all; the pending ones, their attempts, cleared
     states       custom state; roots by time
+    tokens       add, revoke, list, find
 """
 
 from .aborts import Aborts
@@ -16,14 +17,15 @@ from .actions import Actions
 from .database import StatusEvent
 from .invocations import RUNNER_PREFIX, Invocations
 from .states import States
+from .tokens import TokenHashes, TokenRecord
 
 #: The organisation and the user of a service that has one of each.
 LOCAL_ORG = "og_local"
 LOCAL_USER = "local"
 
 
-class Store(Actions, Invocations, Aborts, States):
+class Store(Actions, Invocations, Aborts, States, TokenHashes):
     """The service's memory: all groups over one database."""
 
 
-__all__ = ["LOCAL_ORG", "LOCAL_USER", "RUNNER_PREFIX", "StatusEvent", "Store"]
+__all__ = ["LOCAL_ORG", "LOCAL_USER", "RUNNER_PREFIX", "StatusEvent", "Store", "TokenRecord"]

@@ -1,0 +1,70 @@
+"""The tokens of the repository: who may do what, each by its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from ..errors import ConflictError, NotFoundError
+from ..requests import Role
+from ..tables import tokens
+from ..times import now
+from .database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What is known of a token: everything but itself."""
+
+    name: str
+    org_id: str
+    role: Role
+    #: Microseconds since 1970, UTC.
+    created: int
+
+
+class TokenHashes(Database):
+    """Reads and writes of tokens."""
+
+    def add_token(self, name: str, org_id: str, role: Role) -> str:
+        """Make a token; this is the only time that it can be read. Raises ConflictError for a taken name."""
+        token = secrets.token_urlsafe(32)
+        values = {"name": name, "hash": hash_of(token), "org_id": org_id, "role": role.name, "created": now()}
+        with self._write() as connection:
+            if connection.execute(sa.select(tokens).where(tokens.c.name == name)).first() is not None:
+                raise ConflictError(f"there is a token {name!r} already")
+            connection.execute(tokens.insert().values(values))
+        return token
+
+    def revoke_token(self, name: str) -> None:
+        """Forget a token: it is worth nothing from now on. Raises NotFoundError."""
+        with self._write() as connection:
+            if connection.execute(tokens.delete().where(tokens.c.name == name)).rowcount == 0:
+                raise NotFoundError(f"there is no token {name!r}")
+
+    def list_tokens(self) -> list[TokenRecord]:
+        """All tokens, by name."""
+        with self._read() as connection:
+            return [_record(row) for row in connection.execute(sa.select(tokens).order_by(tokens.c.name))]
+
+    def find_token(self, token: str) -> TokenRecord | None:
+        """What is known of a token; None: nothing.
+
+        It is looked up by its hash: how long that takes tells nothing about any token.
+        """
+        with self._read() as connection:
+            row = connection.execute(sa.select(tokens).where(tokens.c.hash == hash_of(token))).first()
+        return None if row is None else _record(row)
+
+
+def hash_of(token: str) -> str:
+    """What is kept of a token; tokens are random and long, so a plain hash can't be searched for."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _record(row: sa.Row[tuple[object, ...]]) -> TokenRecord:
+    values = row._mapping
+    return TokenRecord(values["name"], values["org_id"], Role[values["role"]], values["created"])

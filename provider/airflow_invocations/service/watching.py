@@ -1,0 +1,269 @@
+"""Watches: who wants to hear of which invocations, and what waits to be told to each of them.
+
+Everything here runs in the service's event loop. Events come from the store's commits, never from polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..model import LogPage
+from .errors import NotFoundError
+from .logs import LogFiles
+from .store import StatusEvent, Store
+
+#: Events that may wait for a slow reader; one more, and it loses its place (and is told so).
+MAX_WAITING = 20_000
+
+#: Stored events that are read at a time.
+REPLAY_PAGE = 1000
+
+#: Log lines that are told at a time.
+_LOG_PAGE_LINES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The stream is open; `watch_id` is what its ids are changed by."""
+
+    watch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """An invocation's status. `number` is the place in the stream to resume from; None: it isn't one."""
+
+    event: StatusEvent
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """Everything that was missed has been told; the stream is live from event `number` on."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """New log lines of an invocation, and the cursor behind them."""
+
+    invocation_id: str
+    page: LogPage
+
+
+@dataclass(frozen=True, slots=True)
+class LostPlace:
+    """The reader was too slow: reopen, and resume from event `number`. The stream ends."""
+
+    number: int
+
+
+Told = Opened | Changed | Caught | Logged | LostPlace
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """One open stream: what it is about, and what waits for its reader."""
+
+    org_id: str
+    action: str | None = None
+    #: None: every invocation of the organisation (and of `action`, if that is named).
+    ids: set[str] | None = None
+    watch_id: str = field(default_factory=lambda: f"wt_{secrets.token_hex(8)}")
+    #: Where to read on in the logs that are wanted.
+    cursors: dict[str, str | None] = field(default_factory=dict)
+    waiting: deque[Changed] = field(default_factory=deque)
+    #: Invocations with log lines to be read, in the order in which they got some.
+    unread: dict[str, None] = field(default_factory=dict)
+    something: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: bool = False
+    closed: bool = False
+
+    def wants(self, event: StatusEvent) -> bool:
+        """Whether an event is about what this watch is about."""
+        if event.org_id != self.org_id or (self.action is not None and event.action_name != self.action):
+            return False
+        return self.ids is None or event.invocation_id in self.ids
+
+    def tell(self, changed: Changed) -> None:
+        """Have something told; a reader that is too far behind loses its place."""
+        if len(self.waiting) >= MAX_WAITING:
+            self.lost = True
+            self.waiting.clear()
+        elif not self.lost:
+            self.waiting.append(changed)
+        self.something.set()
+
+    def log_grew(self, invocation_id: str) -> None:
+        """Have an invocation's new log lines read."""
+        self.unread[invocation_id] = None
+        self.something.set()
+
+
+class Watches:
+    """All open watches of a service."""
+
+    def __init__(self, store: Store, logs: LogFiles) -> None:
+        self._store = store
+        self._logs = logs
+        self._by_watch_id: dict[str, Watch] = {}
+        self._by_invocation: defaultdict[str, set[Watch]] = defaultdict(set)
+        self._unlimited: set[Watch] = set()
+        self._by_log: defaultdict[str, set[Watch]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._by_watch_id)
+
+    def close(self) -> None:
+        """End all streams: the service stops."""
+        for watch in self._by_watch_id.values():
+            watch.closed = True
+            watch.something.set()
+
+    def committed(self, events: Sequence[StatusEvent]) -> None:
+        """Take what a commit has changed to those who want to hear of it."""
+        for event in events:
+            if event.passing:
+                continue
+            for watch in (*self._by_invocation.get(event.invocation_id, ()), *self._unlimited):
+                if watch.wants(event):
+                    watch.tell(Changed(event, event.number))
+
+    def log_grew(self, invocation_id: str, _: int) -> None:
+        """Take note that an invocation has new log lines."""
+        for watch in self._by_log.get(invocation_id, ()):
+            watch.log_grew(invocation_id)
+
+    async def stream(self, watch: Watch, since: int | None) -> AsyncIterator[Told]:
+        """What a watch is told: first what its reader missed since event `since`, then what happens.
+
+        Without `since` the reader first gets the status that each named invocation has now. Nothing is
+        told twice, and nothing is left out between the two parts: events that come in while the past is
+        read wait, and those that were in it are passed over.
+        """
+        self._enter(watch)
+        try:
+            yield Opened(watch.watch_id)
+            last = await asyncio.to_thread(self._store.last_event_number)
+            async for changed in self._past(watch, since, last):
+                yield changed
+            yield Caught(last)
+            async for told in self._present(watch, last):
+                yield told
+        finally:
+            self._leave(watch)
+
+    async def extend(
+        self, watch_id: str, org_id: str, ids: Collection[str], cursors: Mapping[str, str | None]
+    ) -> int:
+        """Watch more invocations; each one's present status is told. How many are watched then.
+
+        Raises:
+            NotFoundError: no such watch (any more).
+        """
+        watch = self._require(watch_id, org_id)
+        if watch.ids is not None:
+            new = set(ids) - watch.ids
+            watch.ids |= new
+            for invocation_id in new:
+                self._by_invocation[invocation_id].add(watch)
+            self._want_logs(watch, cursors)
+            for event in await asyncio.to_thread(self._store.latest_events, new, org_id):
+                watch.tell(Changed(event, None))
+        return len(watch.ids or ())
+
+    def shrink(self, watch_id: str, org_id: str, ids: Collection[str]) -> int:
+        """Watch fewer invocations. How many are watched then. Raises NotFoundError as `extend` does."""
+        watch = self._require(watch_id, org_id)
+        if watch.ids is not None:
+            watch.ids -= set(ids)
+            self._forget(watch, ids)
+        return len(watch.ids or ())
+
+    async def _past(self, watch: Watch, since: int | None, last: int) -> AsyncIterator[Changed]:
+        if since is None:
+            for event in await asyncio.to_thread(self._store.latest_events, watch.ids or (), watch.org_id):
+                if event.number <= last and watch.wants(event):
+                    yield Changed(event, None)
+            return
+        while since < last:
+            page = await asyncio.to_thread(self._store.events_since, since, watch.org_id, REPLAY_PAGE)
+            for event in page:
+                if event.number <= last and watch.wants(event):
+                    yield Changed(event, event.number)
+            if len(page) < REPLAY_PAGE:
+                return
+            since = page[-1].number
+
+    async def _present(self, watch: Watch, last: int) -> AsyncIterator[Told]:
+        for invocation_id in watch.cursors:
+            watch.log_grew(invocation_id)
+        while not watch.closed:
+            await watch.something.wait()
+            watch.something.clear()
+            # Lines first: an invocation's last lines are told before its end.
+            while watch.unread:
+                async for logged in self._lines(watch, next(iter(watch.unread))):
+                    yield logged
+            while watch.waiting and not watch.unread:
+                changed = watch.waiting.popleft()
+                if changed.number is None:
+                    yield changed
+                elif changed.number > last:
+                    last = changed.number
+                    yield changed
+            if watch.waiting:
+                watch.something.set()
+            if watch.lost:
+                yield LostPlace(last)
+                return
+
+    async def _lines(self, watch: Watch, invocation_id: str) -> AsyncIterator[Logged]:
+        del watch.unread[invocation_id]
+        has_next = invocation_id in watch.cursors
+        while has_next:
+            cursor = watch.cursors[invocation_id]
+            page = await asyncio.to_thread(self._logs.read, invocation_id, cursor, _LOG_PAGE_LINES)
+            if page.items and invocation_id in watch.cursors:
+                watch.cursors[invocation_id] = page.last_read
+                yield Logged(invocation_id, page)
+            has_next = page.has_next and invocation_id in watch.cursors
+
+    def _enter(self, watch: Watch) -> None:
+        self._by_watch_id[watch.watch_id] = watch
+        if watch.ids is None:
+            self._unlimited.add(watch)
+        for invocation_id in watch.ids or ():
+            self._by_invocation[invocation_id].add(watch)
+        self._want_logs(watch, dict(watch.cursors))
+
+    def _leave(self, watch: Watch) -> None:
+        del self._by_watch_id[watch.watch_id]
+        self._unlimited.discard(watch)
+        self._forget(watch, [*(watch.ids or ()), *watch.cursors])
+
+    def _want_logs(self, watch: Watch, cursors: Mapping[str, str | None]) -> None:
+        for invocation_id, cursor in cursors.items():
+            watch.cursors[invocation_id] = cursor
+            self._by_log[invocation_id].add(watch)
+            watch.log_grew(invocation_id)
+
+    def _forget(self, watch: Watch, ids: Iterable[str]) -> None:
+        for invocation_id in ids:
+            watch.cursors.pop(invocation_id, None)
+            watch.unread.pop(invocation_id, None)
+            for index in (self._by_invocation, self._by_log):
+                index[invocation_id].discard(watch)
+                if not index[invocation_id]:
+                    del index[invocation_id]
+
+    def _require(self, watch_id: str, org_id: str) -> Watch:
+        watch = self._by_watch_id.get(watch_id)
+        if watch is None or watch.org_id != org_id:
+            raise NotFoundError(f"there is no open watch {watch_id!r}")
+        return watch
