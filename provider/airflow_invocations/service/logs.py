@@ -6,6 +6,7 @@ Lines are split when they are read, so that keeping up with an action costs a wr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
@@ -134,11 +135,11 @@ class _Frame:
     def lines(self) -> list[bytes]:
         if self.part_of:
             return [self.payload]
-        return self.payload.removesuffix(b"\n").split(b"\n")
+        return [line.removesuffix(b"\r") for line in self.payload.removesuffix(b"\n").split(b"\n")]
 
     def record(self, line: bytes) -> LogRecord:
         return LogRecord(
-            log=line.removesuffix(b"\r").decode("utf-8", errors="replace"),
+            log=line.decode("utf-8", errors="replace"),
             process=self.process,
             timestamp=datetime.fromtimestamp(self.microseconds / 1e6, UTC),
             partial_id=f"{self.part_of:x}" if self.part_of else None,
@@ -167,8 +168,9 @@ class LogWriter:
         self._grew = grew
         self._file = path.open("ab+", buffering=0)
         self._end = 0
-        for frame in _frames(self._file, 0):
-            self._end = frame.end
+        with contextlib.suppress(InvalidCursorError):  # zeros, say, that a power cut left at the end
+            for frame in _frames(self._file, 0):
+                self._end = frame.end
         self._file.truncate(self._end)
 
     def stream(self, process: LogProcess) -> LineStream:
@@ -229,7 +231,7 @@ class LineStream:
         self._tail = b""
         if self._part_of and b"\n" in data:
             rest, _, data = data.partition(b"\n")
-            self._append_part(rest)
+            self._append_part(rest.removesuffix(b"\r"))
             self._part_of = 0
         whole, newline, self._tail = data.rpartition(b"\n")
         if newline:
@@ -244,7 +246,7 @@ class LineStream:
         """The pipe is closed: what it ended with is a line, with or without a line feed."""
         tail, self._tail = self._tail, b""
         if tail and self._part_of:
-            self._append_part(tail)
+            self._append_part(tail.removesuffix(b"\r"))
         elif tail:
             self._append_lines(tail + b"\n")
 

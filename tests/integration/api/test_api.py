@@ -1,0 +1,338 @@
+"""Everything beyond the main job, by the published client where it has a method for it."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from ...published import actions as published
+from ...published import exceptions, http, query
+from ..conftest import Service, eventually
+
+TOKEN = (sys.executable, "-m", "airflow_invocations.cli", "token")
+
+_numbers = itertools.count(time.time_ns())
+
+
+@pytest.fixture
+def client(service: Service) -> Any:
+    return client_of(service)
+
+
+def client_of(service: Service, token: str | None = None) -> Any:
+    decorator = http.BearerTokenDecorator(token=token or service.token)
+    return http.RobotoClient(endpoint=service.endpoint, auth_decorator=decorator)
+
+
+def fresh_name() -> str:
+    return f"action-{next(_numbers)}"
+
+
+def create(client: Any, command: str = "true", **fields: Any) -> Any:
+    container = published.ContainerParameters(command=["sh", "-c", command])
+    return published.Action.create(
+        fresh_name(), container_parameters=container, roboto_client=client, **fields
+    )
+
+
+def invoke(action: Any, **fields: Any) -> Any:
+    return action.invoke(invocation_source=published.InvocationSource.Manual, **fields)
+
+
+class TestActions:
+    def test_an_update_makes_a_new_version_and_the_old_one_stays_invocable(self, client: Any) -> None:
+        action = create(client, "echo old", short_description="one")
+        old = action.digest
+        action.update(
+            short_description="two",
+            container_parameters=published.ContainerParameters(command=["sh", "-c", "echo new"]),
+        )
+        assert action.digest != old
+        assert action.record.short_description == "two"
+        before = published.Action.from_name(action.name, digest=old, roboto_client=client)
+        assert before.record.short_description == "one"
+        for version, line in ((before, "old"), (action, "new")):
+            invocation = invoke(version)
+            invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+            assert [log.log for log in invocation.get_logs()] == [line]
+            assert invocation.action.digest == version.digest
+
+    def test_the_same_content_is_the_same_version(self, client: Any) -> None:
+        action = create(client)
+        digest = action.digest
+        assert action.update(timeout=5).digest != digest
+        assert action.update(timeout=None).digest == digest
+
+    def test_metadata_tags_and_parameters_are_changed_by_changesets(self, client: Any) -> None:
+        action = create(
+            client,
+            metadata={"team": "perception", "nested": {"a": 1, "b": 2}},
+            tags=["old", "kept"],
+            parameters=[published.ActionParameter(name="p", default=1), published.ActionParameter(name="q")],
+        )
+        changes = published_updates()
+        action.update(
+            metadata_changeset=changes.MetadataChangeset(
+                put_tags=["new"],
+                remove_tags=["old"],
+                put_fields={"nested.c": [1]},
+                remove_fields=["nested.a"],
+            ),
+            parameter_changeset=published.ActionParameterChangeset(
+                put_parameters=[published.ActionParameter(name="r", required=True)], remove_parameters=["q"]
+            ),
+        )
+        assert action.metadata == {"team": "perception", "nested": {"b": 2, "c": [1]}}
+        assert action.tags == ["kept", "new"]
+        assert [parameter.name for parameter in action.parameters] == ["p", "r"]
+
+    def test_accessibility_opens_an_action_to_the_hub(self, client: Any) -> None:
+        action = create(client)
+        hub = [found["name"] for found in hub_of(client)]
+        assert action.name not in hub
+        action.set_accessibility(published.Accessibility.ActionHub)
+        assert action.accessibility is published.Accessibility.ActionHub
+        assert action.published is not None
+        assert action.name in [found["name"] for found in hub_of(client)]
+
+    def test_a_deleted_action_is_gone_and_its_invocations_are_not(self, client: Any) -> None:
+        action = create(client)
+        invocation = invoke(action)
+        action.delete()
+        with pytest.raises(exceptions.RobotoNotFoundException):
+            published.Action.from_name(action.name, roboto_client=client)
+        invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+        assert invocation.current_status is published.InvocationStatus.Completed
+
+    def test_an_action_inherits_what_it_does_not_say(self, client: Any) -> None:
+        parent = create(
+            client, "echo $ROBOTO_PARAM_p $MINE", timeout=7,
+            parameters=[published.ActionParameter(name="p", default="from-parent")],
+        )  # fmt: skip
+        child = published.Action.create(
+            fresh_name(),
+            inherits=parent.record.reference,
+            container_parameters=published.ContainerParameters(env_vars={"MINE": "own"}),
+            roboto_client=client,
+        )
+        invocation = invoke(child)
+        invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+        assert [log.log for log in invocation.get_logs()] == ["from-parent own"]
+        assert invocation.timeout == 7
+
+
+class TestInvocations:
+    def test_one_idempotency_id_is_one_invocation_under_50_requests_at_once(
+        self, service: Service, client: Any
+    ) -> None:
+        action = create(client)
+        barrier = threading.Barrier(50)
+
+        def ask(number: int) -> str:
+            barrier.wait()
+            answer = invoke(action, idempotency_id=f"key-{action.name}", parameter_values={"try": number})
+            return str(answer.id)
+
+        with ThreadPoolExecutor(50) as threads:
+            ids = set(threads.map(ask, range(50)))
+        assert len(ids) == 1
+        other = create(client)
+        with pytest.raises(exceptions.RobotoConflictException, match="belongs to"):
+            invoke(other, idempotency_id=f"key-{action.name}")
+
+    def test_an_idempotency_id_holds_across_a_restart(self, start_service: Callable[..., Service]) -> None:
+        service = start_service("--slots", "0")
+        action = create(client_of(service))
+        first = invoke(action, idempotency_id="k")
+        service.restart()
+        again = published.Action.from_name(action.name, roboto_client=client_of(service))
+        assert invoke(again, idempotency_id="k").id == first.id
+
+    def test_all_active_ones_can_be_cancelled_at_once(self, start_service: Callable[..., Service]) -> None:
+        service = start_service("--slots", "1", "--grace", "0.2")
+        client = client_of(service)
+        action = create(client, "sleep 60")
+        invocations = [invoke(action) for _ in range(5)]
+        answer = client.post("v1/actions/invocations/cancel/all", data={}).to_dict(json_path=["data"])
+        assert answer == {"success_count": 5, "failure_count": 0, "has_more": False}
+        for invocation in invocations:
+            invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+            assert invocation.current_status is published.InvocationStatus.Cancelled
+
+    def test_a_person_may_move_one_that_nobody_runs(self, start_service: Callable[..., Service]) -> None:
+        service = start_service("--slots", "0")
+        invocation = invoke(create(client_of(service)))
+        steps = [status for status in published.InvocationStatus if 1 <= status <= 5]
+        for status in steps:
+            invocation.update_status(status, detail=f"now {status}")
+        assert [step.status for step in invocation.status_log] == [published.InvocationStatus.Queued, *steps]
+        with pytest.raises(exceptions.RobotoInvalidStateTransitionException, match="can't become"):
+            invocation.update_status(published.InvocationStatus.Processing)
+
+    def test_image_digest_and_logs_location_are_remembered(self, client: Any) -> None:
+        invocation = invoke(create(client))
+        invocation.set_container_image_digest("sha256:abc")
+        assert invocation.executable.container_image_digest == "sha256:abc"
+        invocation.set_logs_location(published.LogsLocation(bucket="b", prefix="p"))
+        invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+
+    def test_statistics_count_by_action(self, client: Any) -> None:
+        begin = datetime.datetime.now(datetime.UTC)
+        good, bad = create(client), create(client, "exit 1")
+        for invocation in [invoke(good), invoke(good), invoke(bad)]:
+            invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+        end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+        window = {"start_time": begin.isoformat(), "end_time": end.isoformat()}
+        data = client.get("v1/actions/invocations/org-stats", query=window).to_dict(json_path=["data"])
+        counted = {item["action_name"]: item for item in data["items"]}
+        assert counted[good.name]["completed_count"] == 2
+        assert counted[bad.name]["fail_count"] == 1
+
+    def test_queries_find_by_status_action_source_and_in_batches(self, client: Any) -> None:
+        action = create(client)
+        invocations = [invoke(action, invocation_source_id=f"source-{action.name}-{n}") for n in range(7)]
+        for invocation in invocations:
+            invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+
+        def found(condition: Any, **spec: Any) -> list[str]:
+            specification = query.QuerySpecification(condition=condition, limit=3, **spec)
+            return [found.id for found in published.Invocation.query(specification, roboto_client=client)]
+
+        def equals(field: str, value: Any) -> Any:
+            return query.Condition(field=field, comparator=query.Comparator.Equals, value=value)
+
+        ids = [invocation.id for invocation in invocations]
+        mine = equals("provenance.action.name", action.name)
+        assert found(mine) == ids[::-1]
+        assert found(mine, sort_by="created", sort_direction=query.SortDirection.Ascending) == ids
+        batch = query.ConditionGroup(
+            operator=query.ConditionOperator.Or,
+            conditions=[equals("invocation_id", each) for each in ids[2:5]],
+        )
+        assert sorted(found(batch)) == sorted(ids[2:5])
+        assert found(equals("provenance.source.source_id", f"source-{action.name}-4")) == [ids[4]]
+        done = query.ConditionGroup(
+            operator=query.ConditionOperator.And, conditions=[mine, equals("last_status", 5)]
+        )
+        assert len(found(done)) == 7
+        with pytest.raises(exceptions.RobotoInvalidRequestException, match="allowed"):
+            client.post(
+                "v1/actions/invocations/query",
+                data={"condition": {"field": "colour", "comparator": "EQUALS", "value": "red"}},
+            )
+
+    def test_custom_state_is_remembered_as_a_whole(self, service: Service, client: Any) -> None:
+        invocation = invoke(create(client))
+        path = f"v1/actions/invocations/{invocation.id}/state"
+        assert service.request("GET", path).json() == {"data": {"state": None}}
+        service.request("PUT", path, json={"state": "step 3 of 5"}).raise_for_status()
+        assert service.request("GET", path).json() == {"data": {"state": "step 3 of 5"}}
+        assert service.request("PUT", path, json={"state": "x" * 70_000}).status_code == 400
+
+    def test_an_action_finds_a_token_that_ends_with_it(self, service: Service, client: Any) -> None:
+        command = "echo $ROBOTO_API_KEY; sleep 0.5"
+        invocation = invoke(create(client, command))
+        token = eventually(lambda: [log.log for log in invocation.get_logs()])[0]
+        headers = {"Authorization": f"Bearer {token}"}
+        own = f"{service.endpoint}/v1/actions/invocations/{invocation.id}"
+        assert token != service.token
+        assert httpx.get(own, headers=headers).status_code == 200
+        assert (
+            httpx.post(f"{service.endpoint}/v1/actions", json={"name": "x"}, headers=headers).status_code
+            == 401
+        )
+        invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+        assert eventually(lambda: httpx.get(own, headers=headers).status_code == 401)
+
+
+class TestTokens:
+    @staticmethod
+    def command(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*TOKEN, "--data-dir", str(service.data_dir), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def test_tokens_are_added_listed_used_and_revoked_while_the_service_runs(self, service: Service) -> None:
+        name = f"reader-{next(_numbers)}"
+        token = self.command(service, "add", name, "--role", "read").stdout.strip()
+        listed = self.command(service, "list").stdout
+        assert f"{name}  og_local  read" in listed
+        assert token not in listed
+        assert token.encode() not in b"".join(
+            path.read_bytes() for path in service.data_dir.glob("service.db*")
+        )
+        reader = client_of(service, token)
+        assert list(published.Action.query(roboto_client=reader)) is not None
+        with pytest.raises(exceptions.RobotoUnauthorizedException, match="takes the role admin"):
+            create(reader)
+        twice = self.command(service, "add", name)
+        assert (twice.returncode, twice.stderr.count("\n")) == (1, 1)
+        assert self.command(service, "revoke", name).returncode == 0
+        with pytest.raises(exceptions.RobotoUnauthorizedException, match="isn't known"):
+            list(published.Action.query(roboto_client=reader))
+        assert self.command(service, "revoke", name).returncode == 1
+
+    def test_organisations_do_not_see_one_another(self, service: Service, client: Any) -> None:
+        name = f"other-{next(_numbers)}"
+        token = self.command(service, "add", name, "--role", "admin", "--org", "og_other").stdout.strip()
+        other = client_of(service, token)
+        mine, theirs = create(client), create(other)
+        assert (mine.org_id, theirs.org_id) == ("og_local", "og_other")
+        with pytest.raises(exceptions.RobotoNotFoundException):
+            published.Action.from_name(mine.name, roboto_client=other)
+        invocation = invoke(mine)
+        with pytest.raises(exceptions.RobotoNotFoundException):
+            published.Invocation.from_id(invocation.id, roboto_client=other)
+        self.command(service, "revoke", name)
+
+    def test_a_folder_that_is_none_is_one_clear_line(self, tmp_path: Any) -> None:
+        done = subprocess.run(
+            [*TOKEN, "--data-dir", str(tmp_path), "list"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"invocations token: {tmp_path} is no data folder")
+
+
+def test_probes_and_metrics_need_no_token(service: Service, client: Any) -> None:
+    invoke(create(client, "echo hello")).wait_for_terminal_status(timeout=20, poll_interval=0.05)
+    assert httpx.get(f"{service.endpoint}/healthz").text == "ok\n"
+    assert httpx.get(f"{service.endpoint}/readyz").text == "ok\n"
+    text = httpx.get(f"{service.endpoint}/metrics").text
+    for sample in (
+        'invocations_http_requests_total{method="POST",route="/v1/actions/{name}/invoke",status="200"}',
+        'invocations{status="Completed"}',
+        "invocations_queue_seconds_count",
+        'invocations_run_seconds_count{status="Completed"}',
+        "invocations_open_watches",
+        "invocations_log_bytes_total",
+    ):
+        assert sample in text
+
+
+def hub_of(client: Any) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = client.post("v1/actions/query/actionhub", data={}).to_dict(
+        json_path=["data"]
+    )["items"]
+    return items
+
+
+def published_updates() -> Any:
+    from roboto import updates
+
+    return updates

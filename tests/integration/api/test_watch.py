@@ -1,0 +1,215 @@
+"""Watch streams: every change once and in order, resumed by event id, extended and shrunk while open."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from ..conftest import Service
+
+WATCH = "v1/actions/invocations/watch"
+
+
+class Stream:
+    """An open stream, read event by event."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self._lines = answer.iter_lines()
+        self.last_id: int | None = None
+        name, data = self.next()
+        assert name == "open"
+        self.watch_id: str = data["watch_id"]
+
+    def next(self) -> tuple[str, dict[str, Any]]:
+        """The next event's name and data; comments (heartbeats) are passed over."""
+        fields: dict[str, str] = {}
+        for line in self._lines:
+            if not line:
+                if fields:
+                    break
+                continue
+            name, _, value = line.partition(": ")
+            if name:
+                fields[name] = value
+        assert fields, "the stream ended"
+        if "id" in fields:
+            self.last_id = int(fields["id"])
+        return fields["event"], json.loads(fields["data"])
+
+    def until(self, event: str) -> list[tuple[str, dict[str, Any]]]:
+        """Everything up to and with the next event of this name."""
+        seen = []
+        while not seen or seen[-1][0] != event:
+            seen.append(self.next())
+        return seen
+
+    def until_status(self, invocation_id: str, status: int) -> list[tuple[str, dict[str, Any]]]:
+        seen = []
+        while True:
+            name, data = self.next()
+            seen.append((name, data))
+            if name == "status" and (data["invocation_id"], data["status"]) == (invocation_id, status):
+                return seen
+
+
+@pytest.fixture
+def watch(service: Service) -> Callable[..., Any]:
+    @contextmanager
+    def opened(last_event_id: int | None = None, **body: Any) -> Iterator[Stream]:
+        headers = {"Authorization": f"Bearer {service.token}"}
+        if last_event_id is not None:
+            headers["Last-Event-ID"] = str(last_event_id)
+        with httpx.stream(
+            "POST", f"{service.endpoint}/{WATCH}", json=body, headers=headers, timeout=30
+        ) as answer:
+            assert answer.status_code == 200, answer.read()
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            yield Stream(answer)
+
+    return opened
+
+
+def action(service: Service, command: str) -> str:
+    name = f"watched-{time.time_ns()}"
+    body = {"name": name, "container_parameters": {"command": ["sh", "-c", command]}}
+    service.request("POST", "v1/actions", json=body).raise_for_status()
+    return name
+
+
+def invoke(service: Service, name: str, **fields: Any) -> str:
+    body = {
+        "data_source_id": "__UNSPECIFIED_DATA_SOURCE__", "data_source_type": "Dataset", "input_data": [],
+        "invocation_source": "Manual", **fields,
+    }  # fmt: skip
+    answer = service.request("POST", f"v1/actions/{name}/invoke", json=body).raise_for_status()
+    return str(answer.json()["data"]["invocation_id"])
+
+
+def statuses(seen: list[tuple[str, dict[str, Any]]], invocation_id: str) -> list[int]:
+    told = [data for name, data in seen if name == "status"]
+    return [data["status"] for data in told if data["invocation_id"] == invocation_id]
+
+
+def change(service: Service, stream: Stream, **body: Any) -> int:
+    """Extend or shrink an open stream; how many invocations it then watches."""
+    answer = service.request("PATCH", f"{WATCH}/{stream.watch_id}", json=body).raise_for_status()
+    return int(answer.json()["data"]["watching"])
+
+
+def test_each_change_is_told_once_and_in_order(service: Service, watch: Any) -> None:
+    name = action(service, "true")
+    with watch(action=name) as stream:
+        assert stream.until("ready")[-1][0] == "ready"
+        invocation_id = invoke(service, name)
+        seen = stream.until_status(invocation_id, 5)
+    assert statuses(seen, invocation_id) == [0, 1, 2, 3, 4, 5]
+    numbers = [data["number"] for _, data in seen]
+    assert numbers == sorted(set(numbers))
+    assert stream.last_id == numbers[-1]
+
+
+def test_what_was_missed_is_told_after_a_reconnect_and_nothing_twice(service: Service, watch: Any) -> None:
+    name = action(service, "sleep 0.3")
+    with watch(action=name) as stream:
+        stream.until("ready")
+        invocation_id = invoke(service, name)
+        before = stream.until_status(invocation_id, 3)
+    service.request("POST", f"v1/actions/invocations/{invocation_id}/cancel").raise_for_status()
+    with watch(last_event_id=stream.last_id, action=name) as again:
+        after = again.until_status(invocation_id, 997)
+    told = statuses(before, invocation_id) + statuses(after, invocation_id)
+    assert told == [0, 1, 2, 3, 997]
+
+
+def test_without_a_place_to_resume_from_the_present_status_comes_first(service: Service, watch: Any) -> None:
+    invocation_id = invoke(service, action(service, "true"))
+    with watch(ids=[invocation_id]) as stream:
+        seen = stream.until_status(invocation_id, 5)
+    assert statuses(seen, invocation_id)[-1] == 5
+
+
+def test_other_invocations_are_not_told(service: Service, watch: Any) -> None:
+    name = action(service, "true")
+    mine = invoke(service, name)
+    with watch(ids=[mine]) as stream:
+        stream.until("ready")
+        other = invoke(service, name)
+        change(service, stream, add=[mine])
+        last = invoke(service, name)
+        change(service, stream, add=[last])
+        seen = stream.until_status(last, 5)
+    assert not statuses(seen, other)
+
+
+def test_ids_join_and_leave_an_open_stream(service: Service, watch: Any) -> None:
+    name = action(service, "sleep 0.2")
+    with watch(ids=[]) as stream:
+        stream.until("ready")
+        first = invoke(service, name)
+        assert change(service, stream, add=[first]) == 1
+        assert statuses(stream.until_status(first, 5), first)[-1] == 5
+        assert change(service, stream, remove=[first]) == 0
+    gone = service.request("PATCH", f"{WATCH}/wt_unknown", json={"add": [first]})
+    assert gone.status_code == 404
+    assert gone.json()["error"]["error_code"] == "RobotoNotFoundException"
+
+
+def test_log_lines_come_before_the_end_and_go_on_at_a_cursor(service: Service, watch: Any) -> None:
+    invocation_id = invoke(service, action(service, "for i in 1 2 3; do echo $i; sleep 0.1; done"))
+    with watch(ids=[invocation_id], logs={invocation_id: None}) as stream:
+        seen = stream.until_status(invocation_id, 5)
+        if not any(name == "log" for name, _ in seen):
+            seen += stream.until("log")  # it had ended before the stream was opened
+    logs = [data for name, data in seen if name == "log"]
+    lines = [item["log"] for data in logs for item in data["items"]]
+    assert lines == ["1", "2", "3"]
+    with watch(ids=[invocation_id], logs={invocation_id: logs[-1]["last_read"]}) as stream:
+        assert [name for name, _ in stream.until("ready")].count("log") == 0
+
+
+def test_what_is_put_back_into_the_queue_is_not_told_as_failed(start_service: Callable[..., Service]) -> None:
+    service = start_service("--slots", "1", "--grace", "0.2")
+    name = action(service, "sleep 60")
+    headers = {"Authorization": f"Bearer {service.token}"}
+    with httpx.stream("POST", f"{service.endpoint}/{WATCH}", json={}, headers=headers, timeout=30) as answer:
+        stream = Stream(answer)
+        stream.until("ready")
+        invocation_id = invoke(service, name)
+        stream.until_status(invocation_id, 3)
+    service.restart()
+    headers = {"Authorization": f"Bearer {service.token}", "Last-Event-ID": str(stream.last_id)}
+    with httpx.stream("POST", f"{service.endpoint}/{WATCH}", json={}, headers=headers, timeout=30) as answer:
+        seen = Stream(answer).until_status(invocation_id, 3)
+    assert statuses(seen, invocation_id) == [0, 1, 2, 3]
+    assert {data["attempt"] for name, data in seen if name == "status"} == {2}
+    service.request("POST", f"v1/actions/invocations/{invocation_id}/cancel").raise_for_status()
+
+
+def test_many_ids_on_one_stream(service: Service, watch: Any) -> None:
+    name = action(service, "true")
+    with watch(ids=[f"iv_none_{number}" for number in range(10_000)]) as stream:
+        stream.until("ready")
+        invocation_id = invoke(service, name)
+        change(service, stream, add=[invocation_id])
+        assert statuses(stream.until_status(invocation_id, 5), invocation_id)
+    too_many = service.request("POST", WATCH, json={"ids": [str(number) for number in range(20_001)]})
+    assert too_many.status_code == 400
+
+
+def test_a_stream_ends_when_the_service_stops(start_service: Callable[..., Service]) -> None:
+    service = start_service()
+    headers = {"Authorization": f"Bearer {service.token}"}
+    with httpx.stream("GET", f"{service.endpoint}/{WATCH}", headers=headers, timeout=30) as answer:
+        stream = Stream(answer)
+        stream.until("ready")
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - began < 10
+        with pytest.raises((AssertionError, httpx.HTTPError)):
+            stream.next()

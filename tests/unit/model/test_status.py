@@ -1,0 +1,47 @@
+"""The statuses, pair by pair against the published client's."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from airflow_invocations.model import DEFINITIONS, InvalidTransition, InvocationStatus, validate_transition
+
+from ...published import actions as published
+
+each_status = pytest.mark.parametrize("status", InvocationStatus)
+
+
+@pytest.mark.parametrize(("current", "following"), list(product(InvocationStatus, repeat=2)))
+def test_a_status_may_follow_another_exactly_where_the_client_says_so(
+    current: InvocationStatus, following: InvocationStatus
+) -> None:
+    referee = published.InvocationStatus(current.value)
+    if referee.can_transition_to(published.InvocationStatus(following.value)):
+        validate_transition(current, following, DEFINITIONS)
+    else:
+        with pytest.raises(InvalidTransition) as refused:
+            validate_transition(current, following, DEFINITIONS)
+        assert (refused.value.current, refused.value.following) == (current, following)
+        assert following not in refused.value.allowed
+
+
+@each_status
+def test_it_is_terminal_and_running_where_the_client_says_so(status: InvocationStatus) -> None:
+    referee = published.InvocationStatus(status.value)
+    assert status.is_terminal is referee.is_terminal()
+    assert status.is_running is referee.is_running()
+
+
+@each_status
+def test_people_see_its_name(status: InvocationStatus) -> None:
+    assert f"{status}" == str(status) == str(published.InvocationStatus(status.value)) == status.name
+
+
+def test_a_refusal_says_what_would_be_allowed() -> None:
+    with pytest.raises(InvalidTransition) as refused:
+        validate_transition(InvocationStatus.Failed, InvocationStatus.Completed, DEFINITIONS)
+    assert "Failed can't become Completed; allowed: Deadly, Queued" in str(refused.value)
+    with pytest.raises(InvalidTransition, match="nothing: it is final"):
+        validate_transition(InvocationStatus.Cancelled, InvocationStatus.Queued, DEFINITIONS)
