@@ -206,6 +206,9 @@ def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
             org_id=who.org_id,
             action=request.action,
             ids=None if request.ids is None else set(request.ids),
+            root=request.root,
+            roots_only=request.roots_only,
+            states=request.states,
             cursors=dict(request.logs),
         )
         since = last_event_id if last_event_id is not None else request.since

@@ -228,7 +228,7 @@ def _textual(condition: Condition, left: sa.ColumnElement[Any], value: Any) -> s
             f"{condition.field} {condition.comparator}: a pattern has at most {MAX_PATTERN} characters"
         )
     # GLOB and not LIKE: SQLite's LIKE takes no account of case, the platform's does.
-    like = left.op("GLOB")(_glob(value))
+    like = left.bool_op("GLOB")(_glob(value))
     return like if condition.comparator is Comparator.Like else sa.not_(like)
 
 

@@ -142,14 +142,19 @@ class ChangedAction(UpdateActionRequest):
 
 
 class WatchRequest(WireModel):
-    """What a new watch is about: some invocations, or all of the organisation, or of one action in it.
+    """What a new watch is about.
 
-    `logs` names those whose log lines are wanted too, each with the cursor to read on from (null: the
-    beginning); `since` is the number of the last event that is known already.
+    Some invocations (`ids`), or all of the organisation; of one `action` in it, of one tree (`root` and what
+    it started), or only those that nothing else started (`roots_only`). `states`: updates of custom state
+    too. `logs` names those whose log lines are wanted, each with the cursor to read on from (null: the
+    beginning). `since` is the number of the last event that is known already.
     """
 
     ids: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] | None = None
     action: str | None = None
+    root: str | None = None
+    roots_only: bool = False
+    states: bool = False
     logs: dict[str, str | None] = {}
     since: Annotated[int, pydantic.Field(ge=0, le=2**62)] | None = None
 

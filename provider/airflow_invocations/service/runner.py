@@ -19,10 +19,11 @@ from ..model import ContainerParameters, InvocationRecord, InvocationStatus, Log
 from . import processes
 from .errors import ConditionError, InvalidStateTransitionError
 from .logs import LineStream, LogFiles, LogWriter
+from .reconciler import Reconciler
 from .settings import ServiceSettings
 from .store import RUNNER_PREFIX, StatusEvent, Store
 from .tokens import Tokens
-from .workspace import INVOCATION_VARIABLE, Access, Workspace
+from .workspace import Access, Workspace
 
 #: Seconds between two signs of life.
 HEARTBEAT_INTERVAL = 5.0
@@ -112,6 +113,7 @@ class Runner:
         self._tokens = tokens
         self._settings = settings
         self._owner = f"{RUNNER_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        self._reconciler = Reconciler(store, self._owner, self._touch)
         self._endpoint = ""
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -121,13 +123,14 @@ class Runner:
     async def start(self, endpoint: str) -> None:
         """End and requeue what an earlier life left running, then begin to claim."""
         self._endpoint = endpoint
-        await self._recover()
+        await self._reconciler.recover()
         loop = asyncio.get_running_loop()
         self._store.listen(in_loop(loop, self._changed))
         self._store.listen_to_aborts(in_loop(loop, self._touch))
         self._work.set()
         self._claiming = asyncio.create_task(self._claim_until_stopped())
         self._beating = asyncio.create_task(self._beat_forever())
+        self._reconciling = asyncio.create_task(self._reconciler.run())
 
     async def stop(self) -> None:
         """Claim no more; stop what runs (SIGTERM, the grace period, SIGKILL) and have it run again later."""
@@ -140,16 +143,7 @@ class Runner:
             claim.touched.set()
         await asyncio.gather(*self._running.values())
         self._beating.cancel()
-
-    async def _recover(self) -> None:
-        left_over = await asyncio.to_thread(self._store.left_over)
-        for left in left_over:
-            if left.process_group is not None and left.process_began is not None:
-                await processes.end_left_over(left.process_group, left.process_began)
-        await processes.end_marked(INVOCATION_VARIABLE, {left.invocation_id for left in left_over})
-        for left in left_over:
-            detail = "the service ended while this ran"
-            await asyncio.to_thread(self._store.requeue, left.invocation_id, left.owner, detail, lost=True)
+        self._reconciling.cancel()
 
     def _changed(self, committed: Sequence[StatusEvent]) -> None:
         for event in committed:

@@ -71,6 +71,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     server = _Server(config, watches)
     loop = asyncio.get_running_loop()
     store.listen(in_loop(loop, watches.committed))
+    store.listen_to_states(in_loop(loop, watches.state_updated))
     store.listen(metrics.committed)
     logs.listen(watches.log_grew)
     logs.listen(metrics.log_grew)

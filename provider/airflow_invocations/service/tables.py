@@ -76,6 +76,7 @@ events = sa.Table(
     sa.Column("timestamp", sa.BigInteger, nullable=False),
     sa.Column("org_id", sa.Text, nullable=False),
     sa.Column("action_name", sa.Text, nullable=False),
+    sa.Column("root_id", sa.Text, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     #: Followed by another one in the same transaction: nobody could ever see it as the status.
     sa.Column("passing", sa.Boolean, nullable=False, default=False),

@@ -63,7 +63,15 @@ class LostPlace:
     number: int
 
 
-Told = Opened | Changed | Caught | Logged | LostPlace
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """An invocation's new custom state."""
+
+    invocation_id: str
+    state: str
+
+
+Told = Opened | Changed | Caught | Logged | Stated | LostPlace
 
 
 @dataclass(slots=True, eq=False)
@@ -71,13 +79,22 @@ class Watch:
     """One open stream: what it is about, and what waits for its reader."""
 
     org_id: str
+    #: None: every action.
     action: str | None = None
-    #: None: every invocation of the organisation (and of `action`, if that is named).
+    #: None: every invocation of the organisation, as far as the other fields allow it.
     ids: set[str] | None = None
+    #: The tree below one invocation, and itself; None: every tree.
+    root: str | None = None
+    #: Only invocations that nothing else started.
+    roots_only: bool = False
+    #: Updates of custom state too.
+    states: bool = False
     watch_id: str = field(default_factory=lambda: f"wt_{secrets.token_hex(8)}")
     #: Where to read on in the logs that are wanted.
     cursors: dict[str, str | None] = field(default_factory=dict)
     waiting: deque[Changed] = field(default_factory=deque)
+    #: Invocations with a new custom state.
+    restated: dict[str, None] = field(default_factory=dict)
     #: Invocations with log lines to be read, in the order in which they got some.
     unread: dict[str, None] = field(default_factory=dict)
     something: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,9 +103,13 @@ class Watch:
 
     def wants(self, event: StatusEvent) -> bool:
         """Whether an event is about what this watch is about."""
-        if event.org_id != self.org_id or (self.action is not None and event.action_name != self.action):
-            return False
-        return self.ids is None or event.invocation_id in self.ids
+        return (
+            event.org_id == self.org_id
+            and self.action in (None, event.action_name)
+            and self.root in (None, event.root_id)
+            and (not self.roots_only or event.invocation_id == event.root_id)
+            and (self.ids is None or event.invocation_id in self.ids)
+        )
 
     def tell(self, changed: Changed) -> None:
         """Have something told; a reader that is too far behind loses its place."""
@@ -138,6 +159,13 @@ class Watches:
         """Take note that an invocation has new log lines."""
         for watch in self._by_log.get(invocation_id, ()):
             watch.log_grew(invocation_id)
+
+    def state_updated(self, invocation_id: str) -> None:
+        """Take note that an invocation has a new custom state."""
+        for watch in (*self._by_invocation.get(invocation_id, ()), *self._unlimited):
+            if watch.states:
+                watch.restated[invocation_id] = None
+                watch.something.set()
 
     async def stream(self, watch: Watch, since: int | None) -> AsyncIterator[Told]:
         """What a watch is told: first what its reader missed since event `since`, then what happens.
@@ -210,6 +238,9 @@ class Watches:
             while watch.unread:
                 async for logged in self._lines(watch, next(iter(watch.unread))):
                     yield logged
+            while watch.restated:
+                if (stated := await self._state(watch, next(iter(watch.restated)))) is not None:
+                    yield stated
             while watch.waiting and not watch.unread:
                 changed = watch.waiting.popleft()
                 if changed.number is None:
@@ -222,6 +253,14 @@ class Watches:
             if watch.lost:
                 yield LostPlace(last)
                 return
+
+    async def _state(self, watch: Watch, invocation_id: str) -> Stated | None:
+        del watch.restated[invocation_id]
+        latest = await asyncio.to_thread(self._store.latest_events, [invocation_id], watch.org_id)
+        if not any(watch.wants(event) for event in latest):
+            return None
+        state = await asyncio.to_thread(self._store.get_state, invocation_id, watch.org_id)
+        return None if state is None else Stated(invocation_id, state)
 
     async def _lines(self, watch: Watch, invocation_id: str) -> AsyncIterator[Logged]:
         del watch.unread[invocation_id]

@@ -12,10 +12,10 @@ called from any thread; writers wait for one another. The groups, each in a file
     tokens       add, revoke, list, find
 """
 
-from .aborts import Aborts
+from .aborts import Aborts, PendingAbort
 from .actions import Actions
 from .database import StatusEvent
-from .invocations import RUNNER_PREFIX, Invocations
+from .invocations import RUNNER_PREFIX, Invocations, LeftOver
 from .states import States
 from .tokens import TokenHashes, TokenRecord
 
@@ -28,4 +28,13 @@ class Store(Actions, Invocations, Aborts, States, TokenHashes):
     """The service's memory: all groups over one database."""
 
 
-__all__ = ["LOCAL_ORG", "LOCAL_USER", "RUNNER_PREFIX", "StatusEvent", "Store", "TokenRecord"]
+__all__ = [
+    "LOCAL_ORG",
+    "LOCAL_USER",
+    "RUNNER_PREFIX",
+    "LeftOver",
+    "PendingAbort",
+    "StatusEvent",
+    "Store",
+    "TokenRecord",
+]

@@ -25,6 +25,8 @@ class StatusEvent:
     invocation_id: str
     org_id: str
     action_name: str
+    #: The invocation at the top of the tree that this one is in: itself, where nothing started it.
+    root_id: str
     #: Which run of the invocation it belongs to: 1, and one more each time it is put back into the queue.
     attempt: int
     status: InvocationStatus

@@ -86,6 +86,7 @@ def event_of(row: sa.Row[Any]) -> StatusEvent:
         invocation_id=row.invocation_id,
         org_id=row.org_id,
         action_name=row.action_name,
+        root_id=row.root_id,
         attempt=row.attempt,
         status=InvocationStatus(row.status),
         detail=row.detail,

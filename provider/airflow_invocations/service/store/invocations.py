@@ -195,13 +195,18 @@ class Invocations(Lives):
             mine = invocations.update().where(invocations.c.owner == owner)
             connection.execute(mine.values(last_heartbeat=now()))
 
-    def left_over(self, owners: Collection[str] = ()) -> list[LeftOver]:
-        """What is claimed by a runner that isn't one of `owners`, the living ones."""
+    def left_over(self, living: Collection[str] = (), dead_since: int | None = None) -> list[LeftOver]:
+        """What is claimed by a runner that isn't one of the `living` ones, oldest first.
+
+        With `dead_since` (microseconds since 1970) only what had its last sign of life before that.
+        """
         lost = (
             invocations.c.last_status.in_(_CLAIMED)
             & invocations.c.owner.startswith(RUNNER_PREFIX, autoescape=True)
-            & invocations.c.owner.not_in(owners)
+            & invocations.c.owner.not_in(living)
         )
+        if dead_since is not None:
+            lost &= invocations.c.last_heartbeat < dead_since
         with self._read() as connection:
             rows = connection.execute(sa.select(invocations).where(lost).order_by(invocations.c.number))
             return [

@@ -93,6 +93,7 @@ class Lives(Events):
             "invocation_id": row.invocation_id,
             "org_id": row.org_id,
             "action_name": row.action_name,
+            "root_id": row.root_id,
             "attempt": attempt,
             "status": status.value,
             "detail": detail,

@@ -1,0 +1,81 @@
+"""What must end up true: what a dead runner owned runs again, and what was aborted comes to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from . import processes
+from .errors import ConditionError, NotFoundError
+from .store import LeftOver, Store
+from .times import now
+from .workspace import INVOCATION_VARIABLE
+
+#: Seconds between two rounds.
+INTERVAL = 5.0
+
+#: Seconds without a sign of life after which a runner is dead.
+DEAD_AFTER = 30.0
+
+#: Seconds until an abort is tried again: full jitter up to BASE * 2**n, at most CAP.
+ABORT_BASE = 1.0
+ABORT_CAP = 300.0
+
+_SECOND = 1_000_000
+
+_log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Goes round again and again; every round alone would do, so one that fails costs nothing but time.
+
+    :param store: the repository.
+    :param runner: the id of the one runner that is alive for certain: this process's own.
+    :param stop: asks that runner to look whether an invocation is to be stopped.
+    """
+
+    def __init__(self, store: Store, runner: str, stop: Callable[[str], None]) -> None:
+        self._store = store
+        self._runner = runner
+        self._stop = stop
+
+    async def recover(self) -> None:
+        """Take over everything that isn't this runner's: the service has just begun, so nobody else lives."""
+        await self._take(await asyncio.to_thread(self._store.left_over, [self._runner]))
+
+    async def run(self) -> None:
+        """Go round until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            try:
+                await self.round()
+            except Exception:
+                _log.exception("a round of the reconciler failed; the next one is in %s s", INTERVAL)
+
+    async def round(self) -> None:
+        """Take what runners without a heartbeat own, and try the aborts that are due."""
+        dead_since = now() - int(DEAD_AFTER * _SECOND)
+        await self._take(await asyncio.to_thread(self._store.left_over, [self._runner], dead_since))
+        for pending in await asyncio.to_thread(self._store.pending_aborts, now()):
+            longest = min(ABORT_CAP, ABORT_BASE * 2 ** min(pending.attempts, 30))
+            again_at = now() + int(random.uniform(0, longest) * _SECOND)  # noqa: S311
+            await asyncio.to_thread(self._store.mark_abort_attempt, pending.invocation_id, again_at)
+            self._stop(pending.invocation_id)
+
+    async def _take(self, left_over: Sequence[LeftOver]) -> None:
+        if not left_over:
+            return
+        for left in left_over:
+            if left.process_group is not None and left.process_began is not None:
+                await processes.end_left_over(left.process_group, left.process_began)
+        await processes.end_marked(INVOCATION_VARIABLE, {left.invocation_id for left in left_over})
+        for left in left_over:
+            detail = "the service ended while this ran"
+            try:
+                await asyncio.to_thread(
+                    self._store.requeue, left.invocation_id, left.owner, detail, lost=True
+                )
+            except (ConditionError, NotFoundError):
+                _log.info("%s was taken by somebody else", left.invocation_id)

@@ -1,0 +1,414 @@
+"""The runner at its bad moments: what ended stays ended, what didn't runs again, and nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from airflow_invocations.model import ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
+from airflow_invocations.service import processes, runner
+from airflow_invocations.service.logs import LogFiles, LogWriter
+from airflow_invocations.service.runner import Runner, in_loop
+from airflow_invocations.service.settings import ServiceSettings
+from airflow_invocations.service.store import Store
+from airflow_invocations.service.tokens import Tokens
+
+from .conftest import ORG, create, invoke
+
+pytestmark = pytest.mark.anyio
+
+S = InvocationStatus
+ENDPOINT = "http://127.0.0.1:1"
+TERMINAL = [status for status in S if status.is_terminal]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ServiceSettings:
+    return ServiceSettings(data_dir=tmp_path, slots=2, grace=0.5)
+
+
+@pytest.fixture
+def logs(settings: ServiceSettings) -> LogFiles:
+    return LogFiles(settings.logs)
+
+
+@pytest.fixture
+def run(store: Store, logs: LogFiles, settings: ServiceSettings) -> Callable[[], Any]:
+    """`async with run()`: a runner works."""
+
+    @asynccontextmanager
+    async def run() -> AsyncIterator[Runner]:
+        one = Runner(store, logs, Tokens("token", store), settings)
+        await one.start(ENDPOINT)
+        try:
+            yield one
+        finally:
+            await asyncio.wait_for(one.stop(), 20)
+
+    return run
+
+
+def script(store: Store, text: str, **fields: Any) -> str:
+    """An invocation of an action that runs a shell script; its id."""
+    name = f"script-{os.urandom(4).hex()}"
+    create(store, name, container_parameters=ContainerParameters(command=["sh", "-c", text]), **fields)
+    return invoke(store, name).invocation_id
+
+
+async def reached(store: Store, invocation_id: str, *statuses: InvocationStatus) -> InvocationRecord:
+    """Wait until an invocation takes one of these statuses."""
+    changed = asyncio.Event()
+    store.listen(in_loop(asyncio.get_running_loop(), lambda _: changed.set()))
+    async with asyncio.timeout(15):
+        while (record := store.get_invocation(invocation_id)).last_status not in statuses:
+            await changed.wait()
+            changed.clear()
+    return record
+
+
+async def said(logs: LogFiles, invocation_id: str, text: str) -> None:
+    """Wait until an action has written something."""
+    grown = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    logs.listen(lambda *_: loop.call_soon_threadsafe(grown.set) and None)
+    async with asyncio.timeout(15):
+        while text not in lines(logs, invocation_id):
+            await grown.wait()
+            grown.clear()
+
+
+def lines(logs: LogFiles, invocation_id: str) -> list[str]:
+    return [record.log for record in logs.read(invocation_id).items]
+
+
+def steps(record: InvocationRecord) -> list[InvocationStatus]:
+    return [step.status for step in record.status]
+
+
+def running(invocation_id: str) -> list[psutil.Process]:
+    return processes._marked("ROBOTO_INVOCATION_ID", {invocation_id})
+
+
+async def test_an_action_runs_through_all_statuses(store: Store, logs: LogFiles, run: Any) -> None:
+    one = script(store, "echo out; echo err >&2")
+    async with run():
+        record = await reached(store, one, *TERMINAL)
+    assert steps(record) == [S.Queued, S.Scheduled, S.Downloading, S.Processing, S.Uploading, S.Completed]
+    assert record.current.detail is None
+    assert sorted(lines(logs, one)) == ["err", "out"]
+    assert {item.process for item in logs.read(one).items} == {LogProcess.Action}
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("exit 3", "exit code 3"),
+        ("echo first >&2; echo 'the reason' >&2; echo; exit 64", "exit code 64: the reason"),
+        ("kill -KILL $$", "ended by SIGKILL"),
+        ("printf '\\377\\n' >&2; exit 1", "exit code 1: �"),
+        ("printf '%01500d' 7 >&2; exit 1", "exit code 1: " + "0" * 999 + "7"),
+    ],
+)
+async def test_a_failure_says_how_and_the_last_line_of_stderr(
+    store: Store, run: Any, text: str, detail: str
+) -> None:
+    one = script(store, text)
+    async with run():
+        record = await reached(store, one, *TERMINAL)
+    assert (record.last_status, record.current.detail) == (S.Failed, detail)
+    assert S.Uploading not in steps(record)
+
+
+async def test_no_slots_run_nothing(store: Store, logs: LogFiles) -> None:
+    one = script(store, "true")
+    none = Runner(store, logs, Tokens("token", store), ServiceSettings(data_dir=Path("/nowhere"), slots=0))
+    await none.start(ENDPOINT)
+    two = script(store, "true")
+    await asyncio.sleep(0.1)  # nothing is to happen, so there is nothing to wait for
+    await none.stop()
+    assert [store.get_invocation(each).last_status for each in (one, two)] == [S.Queued, S.Queued]
+
+
+async def test_no_more_run_at_once_than_there_are_slots(store: Store, run: Any, tmp_path: Path) -> None:
+    counting = f"echo + >> {tmp_path}/count; sleep 0.1; echo - >> {tmp_path}/count"
+    ids = [script(store, counting) for _ in range(6)]
+    async with run():
+        for one in ids:
+            assert (await reached(store, one, *TERMINAL)).last_status is S.Completed
+    at_once = most = 0
+    for sign in (tmp_path / "count").read_text().split():
+        at_once += 1 if sign == "+" else -1
+        most = max(most, at_once)
+    assert most == 2
+
+
+async def test_a_timeout_ends_the_whole_group_and_says_so(
+    store: Store, logs: LogFiles, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "MINUTE", 0.01)
+    one = script(store, "trap '' TERM; sleep 60 & echo up; while :; do sleep 0.05; done", timeout=30)
+    async with run():
+        record = await reached(store, one, *TERMINAL)
+        assert (record.last_status, record.current.detail) == (S.Failed, "timed out after 30 min")
+        assert lines(logs, one) == ["up"]
+        assert running(one) == []
+
+
+async def test_a_cancel_ends_the_whole_group_and_keeps_what_it_said(
+    store: Store, logs: LogFiles, run: Any
+) -> None:
+    one = script(store, "trap 'echo bye; exit 0' TERM; sleep 60 & echo up; wait")
+    async with run():
+        await said(logs, one, "up")
+        store.request_abort(one, "cancelled by ada", ORG)
+        record = await reached(store, one, *TERMINAL)
+        assert (record.last_status, record.current.detail) == (S.Cancelled, "cancelled by ada")
+        assert lines(logs, one) == ["up", "bye"]
+        assert running(one) == []
+
+
+async def test_a_cancel_before_the_process_starts_starts_none(
+    store: Store, logs: LogFiles, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = script(store, "echo up")
+    claim = store.claim
+
+    def claim_and_abort(*arguments: Any) -> InvocationRecord | None:
+        record = claim(*arguments)
+        if record is not None:
+            store.request_abort(one, "too soon", ORG)
+        return record
+
+    monkeypatch.setattr(store, "claim", claim_and_abort)
+    async with run():
+        record = await reached(store, one, *TERMINAL)
+    assert (record.last_status, record.current.detail) == (S.Cancelled, "too soon")
+    assert lines(logs, one) == []
+
+
+async def test_a_log_that_can_not_be_written_fails_the_action_and_does_not_hang(
+    store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LogWriter, "append", refuse)
+    one = script(store, "echo up; sleep 60")
+    async with run():
+        record = await reached(store, one, *TERMINAL)
+        assert running(one) == []
+    assert record.last_status is S.Failed
+    assert "No space left on device" in str(record.current.detail)
+
+
+async def test_a_log_that_can_not_be_opened_fails_the_action(
+    store: Store, settings: ServiceSettings, run: Any
+) -> None:
+    settings.logs.write_text("not a folder")
+    one = script(store, "true")
+    async with run():
+        record = await reached(store, one, *TERMINAL)
+    assert (record.last_status, record.status[-2].status) == (S.Failed, S.Scheduled)
+    assert "the service could not run this" in str(record.current.detail)
+
+
+class Refusing:
+    """A method of the repository that fails a few times, as with a disk that is full for a while."""
+
+    def __init__(self, call: Callable[..., Any], times: int, when: Callable[..., bool]) -> None:
+        self.call, self.left, self.when = call, times, when
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if self.left and self.when(*arguments):
+            self.left -= 1
+            raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+        return self.call(*arguments, **named)
+
+
+async def test_a_verdict_that_the_database_refuses_is_recorded_when_it_does_not(
+    store: Store, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runner, "RETRY_PAUSE", 0.01)
+    refusing = Refusing(store.advance, 3, lambda _, status, *__: status is S.Completed)
+    monkeypatch.setattr(store, "advance", refusing)
+    one = script(store, f"echo ran >> {tmp_path}/ran")
+    async with run():
+        record = await reached(store, one, *TERMINAL)
+    assert record.last_status is S.Completed
+    assert (refusing.left, (tmp_path / "ran").read_text()) == (0, "ran\n")
+
+
+async def test_a_claim_that_the_database_refuses_is_tried_again(
+    store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "RETRY_PAUSE", 0.01)
+    refusing = Refusing(store.claim, 3, lambda *_: True)
+    monkeypatch.setattr(store, "claim", refusing)
+    one = script(store, "true")
+    async with run():
+        assert (await reached(store, one, *TERMINAL)).last_status is S.Completed
+    assert refusing.left == 0
+
+
+class Held:
+    """A method of the repository that is on its way to the database for as long as a test wants."""
+
+    def __init__(self, call: Callable[..., Any], when: Callable[..., bool]) -> None:
+        self.call, self.when = call, when
+        self.arrived, self.may_go = threading.Event(), threading.Event()
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if self.when(*arguments):
+            self.arrived.set()
+            assert self.may_go.wait(10)
+        return self.call(*arguments, **named)
+
+    async def until_it_arrives(self) -> None:
+        assert await asyncio.to_thread(self.arrived.wait, 10)
+
+
+class TestStopping:
+    """A clean stop at a bad moment."""
+
+    async def test_what_runs_is_stopped_and_queued_again_and_not_counted_as_lost(
+        self, store: Store, logs: LogFiles, run: Any
+    ) -> None:
+        one = script(store, "echo up; exec sleep 60")
+        for _ in range(4):
+            async with run():
+                await reached(store, one, S.Processing)
+            assert store.get_invocation(one).last_status is S.Queued
+            assert running(one) == []
+        assert store.left_over() == []
+
+    async def test_a_claim_on_its_way_is_given_back(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one = script(store, "sleep 60")
+        held = Held(store.claim, lambda *_: True)
+        monkeypatch.setattr(store, "claim", held)
+        async with run() as running_one:
+            await held.until_it_arrives()
+            stopping = asyncio.create_task(running_one.stop())
+            await asyncio.sleep(0)
+            held.may_go.set()
+            await asyncio.wait_for(stopping, 20)
+        record = store.get_invocation(one)
+        assert record.last_status is S.Queued
+        assert S.Scheduled in steps(record)
+        assert store.left_over() == []
+
+    async def test_a_verdict_on_its_way_arrives(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held = Held(store.advance, lambda _, status, *__: status.is_terminal)
+        monkeypatch.setattr(store, "advance", held)
+        for text, end in (("exit 1", S.Failed), ("true", S.Completed)):
+            held.arrived.clear()
+            held.may_go.clear()
+            one = script(store, text)
+            async with run() as running_one:
+                await held.until_it_arrives()
+                stopping = asyncio.create_task(running_one.stop())
+                await asyncio.sleep(0)
+                held.may_go.set()
+                await asyncio.wait_for(stopping, 20)
+            assert store.get_invocation(one).last_status is end
+        assert store.claim("runner-next") is None
+
+    async def test_what_ends_by_itself_while_it_is_stopped_has_ended(
+        self, store: Store, logs: LogFiles, run: Any
+    ) -> None:
+        one = script(store, "echo up; exec sleep 60")
+        async with run():
+            await said(logs, one, "up")
+            store.request_abort(one, "cancelled by ada", ORG)
+        assert store.get_invocation(one).last_status is S.Cancelled
+
+
+async def test_a_retry_waits_until_the_attempt_before_it_is_gone(
+    store: Store, logs: LogFiles, run: Any, tmp_path: Path
+) -> None:
+    one = script(
+        store,
+        "trap '' TERM; echo up $$; [ -e second ] && exit 0; touch ../second;"
+        f" while [ ! -e {tmp_path}/go ]; do sleep 0.02; done",
+    )
+    async with run():
+        await reached(store, one, S.Processing)
+        async with asyncio.timeout(10):
+            while not lines(logs, one):
+                await asyncio.sleep(0.01)
+        first = running(one)
+        store.set_status(one, S.Failed, "again, please", "user-ada", ORG)
+        store.set_status(one, S.Queued, None, "user-ada", ORG)
+        await reached(store, one, S.Processing)
+        assert not [process for process in first if process.is_running()]
+        (tmp_path / "go").touch()
+        record = await reached(store, one, *TERMINAL)
+    assert record.last_status is S.Completed
+    assert len(lines(logs, one)) == 2
+
+
+class TestRecovery:
+    """What a runner of an earlier life left behind."""
+
+    def claimed_by_the_dead(self, store: Store) -> str:
+        one = script(store, "echo again")
+        assert store.claim("runner-dead") is not None
+        for status in (S.Downloading, S.Processing):
+            store.advance(one, status, None, "runner-dead")
+        return one
+
+    def left_running(self, invocation_id: str) -> subprocess.Popen[bytes]:
+        environment = {"PATH": os.environ["PATH"], "ROBOTO_INVOCATION_ID": invocation_id}
+        command = ["sh", "-c", "trap '' TERM; sleep 60 & wait"]
+        return subprocess.Popen(command, env=environment, start_new_session=True)
+
+    @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "in the instant before"])
+    async def test_its_processes_are_killed_and_its_invocations_run_again(
+        self, store: Store, logs: LogFiles, run: Any, recorded: bool
+    ) -> None:
+        one = self.claimed_by_the_dead(store)
+        left = self.left_running(one)
+        if recorded:
+            store.set_process(one, left.pid, processes.began(left.pid))
+        async with run():
+            assert left.wait(5) == -signal.SIGKILL
+            record = await reached(store, one, S.Completed)
+        assert steps(record)[3:6] == [S.Processing, S.Failed, S.Queued]
+        assert record.status[4].detail == "the service ended while this ran"
+        assert lines(logs, one) == ["again"]
+        assert running(one) == []
+
+    async def test_what_is_to_be_cancelled_is_cancelled(self, store: Store, run: Any) -> None:
+        one = self.claimed_by_the_dead(store)
+        left = self.left_running(one)
+        store.request_abort(one, "cancelled by ada", ORG)
+        async with run():
+            assert left.wait(5) == -signal.SIGKILL
+            record = store.get_invocation(one)
+        assert (record.last_status, record.current.detail) == (S.Cancelled, "cancelled by ada")
+
+    async def test_somebody_elses_processes_and_invocations_are_left_alone(
+        self, store: Store, run: Any
+    ) -> None:
+        driven = script(store, "true")
+        store.set_status(driven, S.Processing, None, "user-ada", ORG)
+        other = self.left_running("iv_of_another_service")
+        async with run():
+            assert other.poll() is None
+            assert store.get_invocation(driven).last_status is S.Processing
+        processes.send(other.pid, signal.SIGKILL)
+        other.wait()

@@ -1,0 +1,145 @@
+"""Watches without a network: bounded when nobody reads, told when they lost their place, and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_invocations.model import InvocationStatus, LogProcess
+from airflow_invocations.service import watching
+from airflow_invocations.service.logs import LogFiles
+from airflow_invocations.service.store import StatusEvent, Store
+from airflow_invocations.service.watching import (
+    Caught,
+    Changed,
+    Logged,
+    LostPlace,
+    Opened,
+    Stated,
+    Watch,
+    Watches,
+)
+
+from .conftest import ORG, RUNNER, create, invoke
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> LogFiles:
+    return LogFiles(tmp_path / "logs")
+
+
+@pytest.fixture
+def watches(store: Store, logs: LogFiles) -> Watches:
+    create(store)
+    watches = Watches(store, logs)
+    store.listen(watches.committed)
+    store.listen_to_states(watches.state_updated)
+    logs.listen(watches.log_grew)
+    return watches
+
+
+async def opened(watches: Watches, watch: Watch, since: int | None = None) -> AsyncIterator[Any]:
+    """A stream that is live: what comes before has been read."""
+    stream = watches.stream(watch, since)
+    assert isinstance(await anext(stream), Opened)
+    while not isinstance(await anext(stream), Caught):
+        pass
+    return stream
+
+
+async def test_one_tree_or_the_roots_alone(store: Store, watches: Watches) -> None:
+    root = invoke(store).invocation_id
+    tree = await opened(watches, Watch(ORG, root=root))
+    roots = await opened(watches, Watch(ORG, roots_only=True))
+    child = invoke(store, invocation_source_id=root).invocation_id
+    other = invoke(store).invocation_id
+    grandchild = invoke(store, invocation_source_id=child).invocation_id
+    assert [(await anext(tree)).event.invocation_id for _ in range(2)] == [child, grandchild]
+    assert (await anext(roots)).event.invocation_id == other
+
+
+async def test_updates_of_custom_state(store: Store, watches: Watches) -> None:
+    invocation_id = invoke(store).invocation_id
+    stream = await opened(watches, Watch(ORG, ids={invocation_id}, states=True))
+    store.update_state(invocation_id, "half way", ORG)
+    assert await anext(stream) == Stated(invocation_id, "half way")
+
+
+async def test_another_organisation_hears_nothing(store: Store, watches: Watches) -> None:
+    mine, theirs = Watch(ORG), Watch("og_other")
+    stream = await opened(watches, mine)
+    await opened(watches, theirs)
+    invoke(store)
+    assert isinstance(await anext(stream), Changed)
+    assert not theirs.waiting
+
+
+async def test_a_slow_reader_costs_bounded_memory_and_is_told_that_it_lost_its_place(
+    store: Store, watches: Watches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MAX_WAITING", 10)
+    watch = Watch(ORG)
+    stream = await opened(watches, watch)
+    invoke(store)
+    read = await anext(stream)
+    for _ in range(30):
+        invoke(store)
+        assert len(watch.waiting) <= 10
+    rest = [told async for told in stream]
+    assert rest == [LostPlace(read.number)]
+    assert len(watches) == 0
+    again = watches.stream(Watch(ORG), since=read.number)
+    missed = [told async for told in _until_caught(again)]
+    assert len([told for told in missed if isinstance(told, Changed)]) == 30
+
+
+async def _until_caught(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for told in stream:
+        yield told
+        if isinstance(told, Caught):
+            return
+
+
+async def test_what_happens_while_the_past_is_read_is_told_once(store: Store, watches: Watches) -> None:
+    before = [invoke(store).invocation_id for _ in range(5)]
+    stream = watches.stream(Watch(ORG), since=0)
+    seen: list[StatusEvent] = []
+    meanwhile: list[str] = []
+    async for told in stream:
+        if isinstance(told, Changed):
+            seen.append(told.event)
+        if isinstance(told, Opened | Changed) and len(meanwhile) < 6:
+            meanwhile.append(invoke(store).invocation_id)
+        if len(seen) == 11:
+            break
+    assert [event.invocation_id for event in seen] == [*before, *meanwhile]
+
+
+async def test_lines_come_before_the_end(store: Store, logs: LogFiles, watches: Watches) -> None:
+    invocation_id = invoke(store).invocation_id
+    store.claim(RUNNER)
+    stream = await opened(watches, Watch(ORG, ids={invocation_id}, cursors={invocation_id: None}))
+    writer = logs.writer(invocation_id)
+    writer.say(LogProcess.Action, "the last words")
+    writer.close()
+    store.request_abort(invocation_id, "enough", ORG)
+    store.advance(invocation_id, InvocationStatus.Cancelled, None, RUNNER)
+    first, second = await anext(stream), await anext(stream)
+    assert isinstance(first, Logged)
+    assert [record.log for record in first.page.items] == ["the last words"]
+    assert isinstance(second, Changed)
+
+
+async def test_a_closed_stream_leaves_nothing_behind(store: Store, watches: Watches) -> None:
+    watch = Watch(ORG, ids={"iv_1", "iv_2"}, cursors={"iv_1": None})
+    stream = await opened(watches, watch)
+    assert len(watches) == 1
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert len(watches) == 0
+    assert not watches._by_invocation
+    assert not watches._by_log
