@@ -1,0 +1,125 @@
+"""The demo's action on small files: what it finds, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from airflow_invocations.demo.actions.sensor_anomalies import find_anomalies as action
+
+SCRIPT = Path(action.__file__)
+START = datetime.datetime(2024, 1, 1)
+
+
+def write(path: Path, values: list[float | str], form: str = "%Y/%m/%d %H:%M") -> Path:
+    """An hourly file; an empty text leaves the reading out."""
+    rows = ["date,temp"]
+    for hour, value in enumerate(values):
+        rows.append(f"{START + datetime.timedelta(hours=hour):{form}},{value}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def run(tmp_path: Path, **parameters: str) -> subprocess.CompletedProcess[str]:
+    output = tmp_path / "output"
+    output.mkdir(exist_ok=True)
+    environment = {f"ROBOTO_PARAM_{name}": value for name, value in parameters.items()}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        env={"ROBOTO_OUTPUT_DIR": str(output), "HOME": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def quiet_days(days: int) -> list[float | str]:
+    """Days that differ by tenths of a degree."""
+    return [10 + hour / 4 + (day % 3) / 10 for day in range(days) for hour in range(24)]
+
+
+def test_a_reading_out_of_line_is_found_reported_and_drawn(tmp_path: Path) -> None:
+    values = quiet_days(20)
+    values[100] = 40.0
+    done = run(tmp_path, file=str(write(tmp_path / "a.csv", values)))
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "a.csv: 480 readings of temp"
+    assert "1 anomalous, worst 40 on 05 at 04:00" in lines[1]
+    in_short = json.loads(lines[-1].removeprefix("REPORT "))
+    assert (in_short["file"], in_short["readings"], in_short["anomalies"]) == ("a.csv", 480, 1)
+    report = json.loads((tmp_path / "output/report.json").read_text())
+    (found,) = report["anomalies"]
+    assert (found["moment"], found["value"]) == ("2024-01-05T04:00:00", 40.0)
+    assert (tmp_path / "output/anomalies.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_missing_readings_are_counted(tmp_path: Path) -> None:
+    values = quiet_days(10)
+    values[50] = values[51] = ""
+    done = run(tmp_path, file=str(write(tmp_path / "a.csv", values)))
+    assert "missing: 2 between 2024-01-03 01:00 and 2024-01-03 04:00" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1].removeprefix("REPORT "))["missing"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "hint"),
+    [
+        ("date,temp\n2024/01/01 00:00,warm\n", 65, "line 2: could not convert"),
+        ("date,temp\nyesterday,1\n", 65, "'yesterday' is in no known form"),
+        ("time,celsius\n1,2\n", 65, "needed: date, and temp"),
+        ("date,temp\n2024/01/01 00:00,1\n", 65, "has 1 readings; needed: 2"),
+        ("", 65, "needed: date, and temp"),
+        (None, 64, "No such file"),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_an_exit_code_and_a_line(
+    tmp_path: Path, content: str | None, code: int, hint: str
+) -> None:
+    path = tmp_path / "bad.csv"
+    if content is not None:
+        path.write_text(content)
+    done = run(tmp_path, file=str(path))
+    assert done.returncode == code
+    assert hint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "hint"),
+    [({}, "`file` is missing"), ({"file": "x", "threshold": "high"}, "`threshold` is 'high'")],
+)
+def test_a_parameter_that_can_not_be_used_is_named(
+    tmp_path: Path, parameters: dict[str, str], hint: str
+) -> None:
+    done = run(tmp_path, **parameters)
+    assert done.returncode == 64
+    assert hint in done.stderr
+
+
+@pytest.mark.parametrize("text", ["2010/01/01 05:00:00", "2010/01/01 05:00", "2010-01-01T05:00:00"])
+def test_known_forms_of_a_moment(text: str) -> None:
+    assert action.parse_moment(text) == datetime.datetime(2010, 1, 1, 5)
+
+
+def test_the_pace_is_spread_over_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(action.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(action.time, "sleep", slept.append)
+    pace = action.Pace(12, 4)
+    for _ in range(4):
+        pace.wait()
+    assert slept == [3.0, 6.0, 9.0, 12.0]
+
+
+def test_the_actions_declaration_is_one_that_the_service_takes() -> None:
+    from airflow_invocations.service.requests import NamedAction
+
+    declared = NamedAction.model_validate(json.loads((SCRIPT.parent / "action.json").read_text()))
+    assert {parameter.name for parameter in declared.parameters} == {"file", "threshold", "pace_seconds"}
+    assert (declared.container_parameters or None) is not None
