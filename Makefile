@@ -1,10 +1,10 @@
 # Everything a person does with this project, each from a fresh clone: make demo, make test, make check.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit check format lock clean
+.PHONY: help setup demo test unit benchmarks check format lock clean
 PYTEST := .venv/bin/python -m pytest
 
 help: ## say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 setup: ## make .venv from uv.lock (every other target does it first)
 	@sh scripts/setup
@@ -12,11 +12,15 @@ setup: ## make .venv from uv.lock (every other target does it first)
 demo: setup ## a real Airflow invokes actions on real sensor files, then everything stops
 	@.venv/bin/invocations demo
 
-test: setup ## all tests: unit, integration, one real Airflow
-	@$(PYTEST) tests
+test: setup ## all tests: unit, integration, one real Airflow, a quick run of the benchmarks
+	@$(PYTEST) tests/unit tests/integration tests/system tests/benchmarks
 
 unit: setup ## the fast tests only
 	@$(PYTEST) tests/unit
+
+benchmarks: setup ## the figures of the README, and the soak (minutes)
+	@.venv/bin/python -m tests.benchmarks.service
+	@.venv/bin/python -m tests.benchmarks.soak
 
 check: setup ## formatting, lint, types
 	@.venv/bin/ruff format --check .
