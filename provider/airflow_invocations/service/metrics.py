@@ -44,17 +44,14 @@ class Metrics:
             registry=self._registry,
         )
         self._log_bytes = Counter("invocations_log_bytes", "Log bytes kept.", registry=self._registry)
-        #: When invocations began to wait, or to run; of those that began in an earlier life nothing is known.
-        self._waiting: dict[str, int] = {}
+        #: When what runs began to; of what an earlier life began nothing is known.
         self._running: dict[str, int] = {}
 
     def committed(self, events: Sequence[StatusEvent]) -> None:
         """Measure what a commit has begun and ended."""
         for event in events:
-            if event.status is InvocationStatus.Queued:
-                self._waiting[event.invocation_id] = event.timestamp
-            elif (waited_since := self._waiting.pop(event.invocation_id, None)) is not None:
-                self._queued.observe((event.timestamp - waited_since) / 1e6)
+            if event.status is InvocationStatus.Scheduled and event.previous is not None:
+                self._queued.observe((event.timestamp - event.previous) / 1e6)
             if event.status is InvocationStatus.Processing:
                 self._running[event.invocation_id] = event.timestamp
             elif not event.status.is_running:

@@ -195,8 +195,9 @@ class Runner:
         try:
             status, detail = await self._attempt(claim)
             await claim.end(status, detail)
+            _log.info("ended", extra={"invocation_id": invocation_id, "status": status.name})
         except (ConditionError, InvalidStateTransitionError):
-            _log.info("%s came to its end from outside", invocation_id)
+            _log.info("came to its end from outside", extra={"invocation_id": invocation_id})
         except SQLAlchemyError:
             _log.warning("%s is left to the next start of the service", invocation_id)
 

@@ -19,6 +19,7 @@ import sqlalchemy.exc
 import uvicorn
 
 from .app import create_app
+from .log_format import configure_logging
 from .logs import LogFiles
 from .metrics import Metrics
 from .requests import NamedAction
@@ -42,6 +43,7 @@ def serve(settings: ServiceSettings) -> None:
     Raises:
         StartError: the data folder, its database or the port can't be had, or an action.json is wrong.
     """
+    configure_logging()
     with _data_folder(settings.data_dir), _listening(settings) as listener:
         settings.announcement.unlink(missing_ok=True)  # of an earlier life that was killed
         store = _open_store(settings.database)
@@ -63,7 +65,8 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     app = create_app(store, logs, tokens, watches, metrics)
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        log_config=None,  # its messages go where ours go
+        access_log=False,  # requests are counted, see /metrics
         lifespan="off",
         timeout_graceful_shutdown=_LAST_REQUESTS,
         server_header=False,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from .times import moment
-from .watching import Caught, Changed, Logged, LostPlace, Opened, Stated, Told
+from .watching import Caught, Changed, Logged, LostPlace, Opened, Stated, Told, Unreadable
 
 #: Seconds of silence after which a heartbeat is sent.
 HEARTBEAT = 15.0
@@ -55,6 +55,8 @@ def _encoded(thing: Told) -> bytes:
             return _event("ready", {"number": number}, number)
         case Logged(invocation_id, page):
             return _event("log", {"invocation_id": invocation_id, **page.model_dump(mode="json")})
+        case Unreadable(invocation_id, why):
+            return _event("unreadable", {"invocation_id": invocation_id, "reason": why})
         case Stated(invocation_id, state):
             return _event("state", {"invocation_id": invocation_id, "state": state})
         case LostPlace(number):

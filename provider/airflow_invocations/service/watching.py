@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..model import LogPage
 from .errors import NotFoundError
-from .logs import LogFiles
+from .logs import InvalidCursorError, LogFiles
 from .store import StatusEvent, Store
 
 #: Events that may wait for a slow reader; one more, and it loses its place (and is told so).
@@ -57,6 +57,14 @@ class Logged:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A log can't be read on where the reader wanted to; nothing more of it is told."""
+
+    invocation_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class LostPlace:
     """The reader was too slow: reopen, and resume from event `number`. The stream ends."""
 
@@ -71,7 +79,7 @@ class Stated:
     state: str
 
 
-Told = Opened | Changed | Caught | Logged | Stated | LostPlace
+Told = Opened | Changed | Caught | Logged | Unreadable | Stated | LostPlace
 
 
 @dataclass(slots=True, eq=False)
@@ -234,21 +242,25 @@ class Watches:
         while not watch.closed:
             await watch.something.wait()
             watch.something.clear()
-            # Lines first: an invocation's last lines are told before its end.
-            while watch.unread:
-                async for logged in self._lines(watch, next(iter(watch.unread))):
-                    yield logged
+            # A page of each log in turn: one that grows without end holds nobody up.
+            for invocation_id in list(watch.unread):
+                if (lines := await self._lines(watch, invocation_id)) is not None:
+                    yield lines
             while watch.restated:
                 if (stated := await self._state(watch, next(iter(watch.restated)))) is not None:
                     yield stated
-            while watch.waiting and not watch.unread:
+            while watch.waiting:
                 changed = watch.waiting.popleft()
+                # An invocation's last lines are told before its end; they are all there already.
+                while changed.event.status.is_terminal and changed.event.invocation_id in watch.unread:
+                    if (lines := await self._lines(watch, changed.event.invocation_id)) is not None:
+                        yield lines
                 if changed.number is None:
                     yield changed
                 elif changed.number > last:
                     last = changed.number
                     yield changed
-            if watch.waiting:
+            if watch.unread:
                 watch.something.set()
             if watch.lost:
                 yield LostPlace(last)
@@ -262,16 +274,26 @@ class Watches:
         state = await asyncio.to_thread(self._store.get_state, invocation_id, watch.org_id)
         return None if state is None else Stated(invocation_id, state)
 
-    async def _lines(self, watch: Watch, invocation_id: str) -> AsyncIterator[Logged]:
-        del watch.unread[invocation_id]
-        has_next = invocation_id in watch.cursors
-        while has_next:
-            cursor = watch.cursors[invocation_id]
-            page = await asyncio.to_thread(self._logs.read, invocation_id, cursor, _LOG_PAGE_LINES)
-            if page.items and invocation_id in watch.cursors:
-                watch.cursors[invocation_id] = page.last_read
-                yield Logged(invocation_id, page)
-            has_next = page.has_next and invocation_id in watch.cursors
+    async def _lines(self, watch: Watch, invocation_id: str) -> Logged | Unreadable | None:
+        """A page of new lines; while more are there, the log stays among the unread ones."""
+        watch.unread.pop(invocation_id, None)
+        if invocation_id not in watch.cursors:
+            return None
+        try:
+            page = await asyncio.to_thread(
+                self._logs.read, invocation_id, watch.cursors[invocation_id], _LOG_PAGE_LINES
+            )
+        except InvalidCursorError as error:
+            watch.cursors.pop(invocation_id, None)
+            return Unreadable(invocation_id, str(error))
+        if invocation_id not in watch.cursors:  # nobody wants it any more
+            return None
+        if page.has_next:
+            watch.unread[invocation_id] = None
+        if not page.items:
+            return None
+        watch.cursors[invocation_id] = page.last_read
+        return Logged(invocation_id, page)
 
     def _enter(self, watch: Watch) -> None:
         self._by_watch_id[watch.watch_id] = watch

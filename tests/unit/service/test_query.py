@@ -226,14 +226,14 @@ class TestRefusals:
          "abort_reason", "parameter_values.a'; DROP TABLE invocations; --", "$.parameter_values", "x" * 300],
     )  # fmt: skip
     def test_a_field_that_can_not_be_queried_is_refused_with_those_that_can(
-        self, store: Store, field: str
+        self, filled: Store, field: str
     ) -> None:
         for spec in (
             QuerySpecification(condition=condition(field, Comparator.Equals, "x")),
             QuerySpecification(sort_by=field or "."),
         ):
             with pytest.raises(InvalidRequestError) as refused:
-                store.query_invocations(spec, ORG)
+                filled.query_invocations(spec, ORG)
             assert "can't be queried; allowed: " in refused.value.message
             assert (
                 "last_status, org_id, parameter_values, parameter_values.*, provenance"
@@ -254,19 +254,19 @@ class TestRefusals:
             condition("idempotency_id", Comparator.Like, "%" * (MAX_PATTERN + 1)),
         ],
     )
-    def test_a_comparison_that_makes_no_sense_is_refused(self, store: Store, asked: Condition) -> None:
+    def test_a_comparison_that_makes_no_sense_is_refused(self, filled: Store, asked: Condition) -> None:
         with pytest.raises(InvalidRequestError, match=asked.field):
-            store.query_invocations(QuerySpecification(condition=asked), ORG)
+            filled.query_invocations(QuerySpecification(condition=asked), ORG)
 
-    @pytest.mark.parametrize("value", [True, False, 2**63 - 1, -(2**63), 1e300, "\0", "x" * 10_000])
-    @pytest.mark.parametrize("comparator", [*ORDER, *MEMBERS])
-    def test_any_other_value_is_compared_with(self, store: Store, comparator: Comparator, value: Any) -> None:
-        create(store)
-        invoke(store, parameter_values={"n": 1})
+    def test_any_other_value_is_compared_with(self, filled: Store) -> None:
+        odd = [True, False, 2**63 - 1, -(2**63), 1e300, "\0", "x" * 10_000]
         for field in ("last_status", "parameter_values.n", "parameter_values", "idempotency_id"):
-            everything(store, condition=condition(field, comparator, value))
+            for comparator in [*ORDER, *MEMBERS]:
+                for value in odd:
+                    spec = QuerySpecification(condition=condition(field, comparator, value), limit=1)
+                    assert len(filled.query_invocations(spec, ORG).items) <= 1
 
-    def test_too_many_conditions_and_too_deep_ones_are_refused(self, store: Store) -> None:
+    def test_too_many_conditions_and_too_deep_ones_are_refused(self, filled: Store) -> None:
         leaf = condition("last_status", Comparator.GreaterThan, 0)
         deep: Condition | ConditionGroup = leaf
         for _ in range(MAX_DEPTH + 1):
@@ -276,7 +276,7 @@ class TestRefusals:
         batch = ConditionGroup(operator=ConditionOperator.Or, conditions=[same] * (MAX_CONDITIONS + 1))
         for asked in (deep, wide, batch):
             with pytest.raises(InvalidRequestError, match="a query may have"):
-                store.query_invocations(QuerySpecification(condition=asked), ORG)
+                filled.query_invocations(QuerySpecification(condition=asked), ORG)
 
     @pytest.mark.parametrize(
         "content",
@@ -285,15 +285,15 @@ class TestRefusals:
          ["created", True, 1, True], ["created", True, 1, 2**63], ["created", True, 2**63, 1],
          ["created", True, 1, None], ["created", True, 1, 1.0]],
     )  # fmt: skip
-    def test_a_page_token_that_is_none_is_refused(self, store: Store, content: Any) -> None:
+    def test_a_page_token_that_is_none_is_refused(self, filled: Store, content: Any) -> None:
         token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
         with pytest.raises(InvalidRequestError, match="'after' is no page token"):
-            store.query_invocations(QuerySpecification(after=token), ORG)
+            filled.query_invocations(QuerySpecification(after=token), ORG)
 
     @pytest.mark.parametrize("token", ["", "x", "é", "\0", "====", "../../etc/passwd", "e30", "a" * 10_000])
-    def test_so_is_any_other_text(self, store: Store, token: str) -> None:
+    def test_so_is_any_other_text(self, filled: Store, token: str) -> None:
         with pytest.raises(InvalidRequestError, match="'after' is no page token"):
-            store.query_invocations(QuerySpecification(after=token), ORG)
+            filled.query_invocations(QuerySpecification(after=token), ORG)
 
     def test_a_page_token_of_another_order_is_refused(
         self, filled: Store, records: list[InvocationRecord]

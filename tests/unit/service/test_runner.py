@@ -327,7 +327,7 @@ class TestStopping:
             assert store.get_invocation(one).last_status is end
         assert store.claim("runner-next") is None
 
-    async def test_what_ends_by_itself_while_it_is_stopped_has_ended(
+    async def test_a_cancel_that_was_not_carried_out_yet_is_carried_out(
         self, store: Store, logs: LogFiles, run: Any
     ) -> None:
         one = script(store, "echo up; exec sleep 60")
@@ -340,25 +340,23 @@ class TestStopping:
 async def test_a_retry_waits_until_the_attempt_before_it_is_gone(
     store: Store, logs: LogFiles, run: Any, tmp_path: Path
 ) -> None:
+    mark = tmp_path / "first"
     one = script(
         store,
-        "trap '' TERM; echo up $$; [ -e second ] && exit 0; touch ../second;"
-        f" while [ ! -e {tmp_path}/go ]; do sleep 0.02; done",
+        f"[ -e {mark} ] && {{ echo second; exec sleep 0.3; }}"
+        f"; trap '' TERM; touch {mark}; echo first; while :; do sleep 0.02; done",
     )
     async with run():
-        await reached(store, one, S.Processing)
-        async with asyncio.timeout(10):
-            while not lines(logs, one):
-                await asyncio.sleep(0.01)
+        await said(logs, one, "first")
         first = running(one)
         store.set_status(one, S.Failed, "again, please", "user-ada", ORG)
         store.set_status(one, S.Queued, None, "user-ada", ORG)
         await reached(store, one, S.Processing)
+        assert first
         assert not [process for process in first if process.is_running()]
-        (tmp_path / "go").touch()
         record = await reached(store, one, *TERMINAL)
     assert record.last_status is S.Completed
-    assert len(lines(logs, one)) == 2
+    assert lines(logs, one) == ["first", "second"]
 
 
 class TestRecovery:

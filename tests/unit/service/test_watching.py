@@ -19,6 +19,7 @@ from airflow_invocations.service.watching import (
     LostPlace,
     Opened,
     Stated,
+    Unreadable,
     Watch,
     Watches,
 )
@@ -133,6 +134,32 @@ async def test_lines_come_before_the_end(store: Store, logs: LogFiles, watches: 
     assert isinstance(first, Logged)
     assert [record.log for record in first.page.items] == ["the last words"]
     assert isinstance(second, Changed)
+
+
+async def test_a_log_without_end_holds_up_nobody_else(store: Store, logs: LogFiles, watches: Watches) -> None:
+    flooding = invoke(store).invocation_id
+    stream = await opened(watches, Watch(ORG, cursors={flooding: None}))
+    writer = logs.writer(flooding)
+    told: list[Any] = []
+    other = invoke(store).invocation_id
+    for _ in range(20):
+        writer.append(LogProcess.Action, b"again\n" * 1000, part_of=0)  # faster than it can be told
+        told.append(await anext(stream))
+        if isinstance(told[-1], Changed):
+            break
+    writer.close()
+    assert isinstance(told[-1], Changed)
+    assert told[-1].event.invocation_id == other
+
+
+async def test_a_cursor_that_is_none_ends_its_log_and_nothing_else(
+    store: Store, logs: LogFiles, watches: Watches
+) -> None:
+    invocation_id = invoke(store).invocation_id
+    stream = await opened(watches, Watch(ORG, cursors={invocation_id: "77.7"}))
+    assert isinstance(await anext(stream), Unreadable)
+    invoke(store)
+    assert isinstance(await anext(stream), Changed)
 
 
 async def test_a_closed_stream_leaves_nothing_behind(store: Store, watches: Watches) -> None:

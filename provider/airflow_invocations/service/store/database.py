@@ -35,6 +35,8 @@ class StatusEvent:
     timestamp: int
     #: It was followed by another one in the same transaction: nobody could ever see it as the status.
     passing: bool = False
+    #: When the status before it was taken; None: there was none, or it isn't known (read from the table).
+    previous: int | None = None
 
 
 Listener = Callable[[Sequence[StatusEvent]], None]

@@ -26,7 +26,6 @@ from ...model import (
     Page,
     QuerySpecification,
     SourceProvenance,
-    StatusRecord,
 )
 from ..errors import ConditionError, ConflictError, InvalidRequestError, UnsupportedError
 from ..query import Queryable, next_token, page_of
@@ -134,7 +133,9 @@ class Invocations(Lives):
 
     def query_invocations(self, spec: QuerySpecification, org_id: str) -> Page[InvocationRecord]:
         """A page of invocations. Raises InvalidRequestError."""
-        statement, sort_by = page_of(spec, _INVOCATIONS, invocations.c.org_id == org_id)
+        # Most rows are of one organisation, and SQLite would take an index over it for a good one.
+        theirs = sa.func.likely(invocations.c.org_id == org_id)
+        statement, sort_by = page_of(spec, _INVOCATIONS, theirs)
         with self._read() as connection:
             rows = connection.execute(statement).all()
             history = _history(connection, [row.invocation_id for row in rows[: spec.limit]])
@@ -413,20 +414,20 @@ def _invocation_record(connection: sa.Connection, row: sa.Row[Any]) -> Invocatio
     return _assembled(row, _history(connection, [row.invocation_id])[row.invocation_id])
 
 
-def _history(connection: sa.Connection, ids: Collection[str]) -> Mapping[str, list[StatusRecord]]:
-    history: dict[str, list[StatusRecord]] = {invocation_id: [] for invocation_id in ids}
-    theirs = sa.select(events).where(events.c.invocation_id.in_(ids)).order_by(events.c.number)
-    for row in connection.execute(theirs):
-        step = StatusRecord(
-            status=InvocationStatus(row.status), detail=row.detail, timestamp=moment(row.timestamp)
-        )
-        history[row.invocation_id].append(step)
+def _history(connection: sa.Connection, ids: Collection[str]) -> Mapping[str, list[dict[str, Any]]]:
+    """The steps of each invocation's life, oldest first, to be validated with the record they go into."""
+    history: dict[str, list[dict[str, Any]]] = {invocation_id: [] for invocation_id in ids}
+    steps = (events.c.invocation_id, events.c.status, events.c.detail, events.c.timestamp)
+    theirs = sa.select(*steps).where(events.c.invocation_id.in_(ids)).order_by(events.c.number)
+    for invocation_id, status, detail, timestamp in connection.execute(theirs):
+        step = {"status": status, "detail": detail, "timestamp": moment(timestamp)}
+        history[invocation_id].append(step)
     return history
 
 
-def _assembled(row: sa.Row[Any], history: list[StatusRecord]) -> InvocationRecord:
+def _assembled(row: sa.Row[Any], history: list[dict[str, Any]]) -> InvocationRecord:
     status = InvocationStatus(row.last_status)
-    end = microseconds(history[-1].timestamp) if status.is_terminal else now()
+    end = microseconds(history[-1]["timestamp"]) if status.is_terminal else now()
     return InvocationRecord.model_validate(
         {
             **row.record,

@@ -102,7 +102,9 @@ class Lives(Events):
         }
         number = connection.execute(events.insert().values(values).returning(events.c.number)).scalar_one()
         self._pass_over(connection, row.invocation_id)
-        self._after_commit(connection, StatusEvent(number=number, **{**values, "status": status}))
+        self._after_commit(
+            connection, StatusEvent(number=number, previous=latest, **{**values, "status": status})
+        )
 
     @staticmethod
     def _pass_over(connection: sa.Connection, invocation_id: str) -> None:

@@ -1,0 +1,86 @@
+"""What the service refuses of a request before anything is stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pydantic
+import pytest
+
+from airflow_invocations.service.requests import NamedAction, NewInvocation
+
+NAN, INFINITY, HALF = float("nan"), float("inf"), "\ud800"
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def invocation(**fields: Any) -> NewInvocation:
+    return NewInvocation.model_validate({"invocation_source": "Manual", **fields})
+
+
+@pytest.mark.parametrize("name", ["a", "A.b-c_1", "0", "x" * 128, "Query", "invocations2"])
+def test_a_name_that_can_be_part_of_an_address_is_taken(name: str) -> None:
+    assert NamedAction(name=name).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "a b", "a/b", "..", ".a", "-a", "a\n", "a\0", "é", "x" * 129, "a%2f", "query", "invocations"],
+)
+def test_any_other_is_not(name: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="name"):
+        NamedAction(name=name)
+
+
+@pytest.mark.parametrize("name", ["", "a=b", "=", "a\0"])
+def test_a_parameter_that_can_not_be_a_variable_is_refused(name: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="can't name a variable"):
+        NamedAction.model_validate({"name": "act", "parameters": [{"name": name}]})
+    with pytest.raises(pydantic.ValidationError, match="can't name a variable"):
+        invocation(parameter_values={name: 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (NAN, "no number in JSON"),
+        (INFINITY, "no number in JSON"),
+        ([{"deep": -INFINITY}], "no number in JSON"),
+        (HALF, "surrogates not allowed"),
+        ({HALF: 1}, "surrogates not allowed"),
+        (nested(40), "nested more than 32 deep"),
+        (nested(500), "nested more than 32 deep"),
+    ],
+)
+def test_a_value_that_could_not_be_written_again_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=message):
+        invocation(parameter_values={"v": value})
+    with pytest.raises(pydantic.ValidationError, match=message):
+        NamedAction(name="act", metadata={"v": value})
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 0, -1.5, 10**400, "", "é\0🤖", [], {}, nested(30), {"": {"": 1}}]
+)
+def test_every_other_is_taken_and_can(value: Any) -> None:
+    assert invocation(parameter_values={"v": value}).parameter_values == {"v": value}
+    taken = NamedAction(name="act", metadata={"v": value})
+    assert json.loads(json.dumps(taken.model_dump(mode="json")).encode())["metadata"] == {"v": value}
+
+
+@pytest.mark.parametrize("minutes", [0, -1, 365 * 24 * 60 + 1, 10**400, 1.5, "soon"])
+def test_a_timeout_that_is_none_is_refused(minutes: Any) -> None:
+    for kind in (NamedAction, NewInvocation):
+        with pytest.raises(pydantic.ValidationError, match="timeout"):
+            kind.model_validate({"name": "act", "invocation_source": "Manual", "timeout": minutes})
+
+
+def test_no_parameters_are_no_parameters() -> None:
+    assert invocation().parameter_values is None
+    assert invocation(parameter_values=None).parameter_values is None
