@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
+
+from .session import Session
 
 #: Seconds that the service is given to accept requests, and to stop.
 PATIENCE = 30.0
@@ -27,15 +28,16 @@ class LocalService:
     """
 
     def __init__(self, data_dir: Path, actions: Path, slots: int) -> None:
-        self.data_dir = data_dir
+        self.data_dir = data_dir.resolve()
         self.endpoint = ""
         self.token = ""
-        self._command = [
+        command = [
             *(sys.executable, "-m", "airflow_invocations.cli", "serve"),
-            *("--port", "0", "--data-dir", str(data_dir), "--actions", str(actions), "--slots", str(slots)),
+            *("--port", "0", "--data-dir", str(self.data_dir)),
+            *("--actions", str(actions.resolve()), "--slots", str(slots)),
         ]
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: TextIO | None = None
+        # Of its own, also so that Ctrl-C in a terminal leaves it there until Airflow has stopped.
+        self._session = Session(command, self.data_dir, self.log_file)
 
     @property
     def log_file(self) -> Path:
@@ -57,31 +59,23 @@ class LocalService:
     def start(self) -> None:
         """Start it and wait until it accepts requests. Raises ServiceError."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        announcement = self.data_dir / "service.json"
-        announcement.unlink(missing_ok=True)  # of a service that was killed
-        self._log = self.log_file.open("a", encoding="utf-8")
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
-        )
+        self._session.start(PATIENCE)
         deadline = time.monotonic() + PATIENCE
-        while not announcement.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+        while (announced := self._announced()) is None:
+            if self._session.has_ended or time.monotonic() > deadline:
                 said = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
                 raise ServiceError("\n".join([*said, f"(from {self.log_file})"]))
             time.sleep(0.05)
-        announced = json.loads(announcement.read_text(encoding="utf-8"))
         self.endpoint, self.token = announced["endpoint"], announced["token"]
 
     def stop(self) -> None:
         """Stop it: SIGTERM, and SIGKILL if that doesn't help."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._session.stop(PATIENCE)
+
+    def _announced(self) -> dict[str, str] | None:
+        """What this service has announced; None while there is nothing, or only an earlier one's."""
+        try:
+            announced = json.loads((self.data_dir / "service.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return announced if announced["pid"] == self._session.number else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import json
 import signal
 import time
@@ -32,6 +33,8 @@ RUN_TIMEOUT = 300.0
 
 #: Lines of a task's log on the last screen.
 LOG_LINES = 8
+
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _ACTION_LOGGER = "airflow_invocations.action"
 
@@ -65,15 +68,17 @@ def run_demo(*, keep: bool, folder: Path | None) -> int:
     """Run the demo in `folder` (None: ./.demo); its exit code. With `keep` it stays until Ctrl-C."""
     console = Console()
     home = (folder or Path.cwd() / ".demo").resolve()
-    with _sigterm_as_interrupt():
+    with _one_interrupt():
         try:
             _run(console, home, keep=keep)
         except KeyboardInterrupt:
             console.print("stopped")
             return 0 if keep else 130
-        except (AirflowError, ServiceError, DemoError) as error:
+        except (AirflowError, ServiceError, DemoError, httpx.HTTPError) as error:
             console.print(f"[bold red]The demo failed.[/] {type(error).__name__}")
-            console.print(str(error), markup=False, highlight=False)
+            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            if isinstance(error, httpx.HTTPError):
+                console.print(f"(Airflow's log: {home / 'airflow' / 'standalone.log'})", soft_wrap=True)
             return 1
     return 0
 
@@ -81,13 +86,17 @@ def run_demo(*, keep: bool, folder: Path | None) -> int:
 def _run(console: Console, home: Path, *, keep: bool) -> None:
     here = Path(__file__).parent
     service = LocalService(home / "service", here / "actions", slots=3)
-    with service, console.status("starting the local service") as status:
+    with _alone_in(home), service, console.status("starting the local service") as status:
         service.start()
         console.print(
-            f"[green]✓[/] the local service serves {service.endpoint}, its data in {service.data_dir}"
+            f"[green]✓[/] the local service serves {service.endpoint}, its data in {service.data_dir}",
+            soft_wrap=True,
         )
         connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
-        with StandaloneAirflow(home / "airflow", _dags(here), {CONN_ID: connection}) as airflow:
+        with (
+            StandaloneAirflow(home / "airflow", _dags(here), {CONN_ID: connection}) as airflow,
+            _uninterrupted_end(),
+        ):
             _start(console, status, airflow)
             run_id = airflow.trigger(DAG_ID)
             console.print(f"[green]✓[/] triggered {DAG_ID}: {run_id}")
@@ -206,14 +215,22 @@ def _require_success(airflow: StandaloneAirflow, run_id: str, outcomes: list[Out
     if state == "success" and outcomes and completed:
         return
     failed = [each for each in airflow.task_instances(DAG_ID, run_id) if each["state"] == "failed"]
-    logs = [
-        f"{_name(each)}: {line['event']} {line.get('error_detail') or ''}"
-        for each in failed[:3]
-        for line in airflow.task_log(DAG_ID, run_id, each["task_id"], each["try_number"], each["map_index"])[
-            -8:
-        ]
+    reasons = [_reason(airflow, run_id, instance) for instance in failed]
+    raise DemoError("\n".join([f"the DAG run ended as {state}", *(reasons or [airflow.last_words()])]))
+
+
+def _reason(airflow: StandaloneAirflow, run_id: str, instance: dict[str, Any]) -> str:
+    """Why a task failed: its exceptions, the end of what the action said, and where its log is."""
+    task = (DAG_ID, run_id, instance["task_id"], instance["try_number"], instance["map_index"])
+    log = airflow.task_log(*task)
+    said = [line["event"] for line in log if line.get("logger") == _ACTION_LOGGER]
+    errors = [
+        f"{error['exc_type']}: {error['exc_value']}"
+        for line in log
+        for error in line.get("error_detail") or ()
     ]
-    raise DemoError("\n".join([f"the DAG run ended as {state}", *logs, airflow.last_words(10)]))
+    lines = [*said[-3:], *(errors or [line["event"] for line in log[-5:]])]
+    return "\n  ".join([f"{_name(instance)}:", *lines, f"(from {airflow.task_log_file(*task)})"])
 
 
 def _show_log(console: Console, airflow: StandaloneAirflow, run_id: str, outcome: Outcome) -> None:
@@ -258,14 +275,45 @@ def _dags(here: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Stop on SIGTERM as on Ctrl-C: with everything that was started."""
+def _alone_in(home: Path) -> Iterator[None]:
+    """Keep other demos out of the folder. Raises DemoError if one is in it."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DemoError(f"a demo runs in {home}; stop it, or choose another folder: --folder") from error
+        yield
+
+
+@contextlib.contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """Stop on SIGTERM and when the terminal goes as on Ctrl-C: once, for stopping itself takes seconds."""
 
     def interrupt(*_: object) -> None:
+        _ignore_interrupts()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in _INTERRUPTS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _uninterrupted_end() -> Iterator[None]:
+    """Whatever comes after this, which is to stop everything, is not interrupted."""
+    try:
+        yield
+    finally:
+        _ignore_interrupts()
+
+
+def _ignore_interrupts() -> None:
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)

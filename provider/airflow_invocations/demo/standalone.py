@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import secrets
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import httpx
-import psutil
+
+from .session import Session
 
 #: Seconds that all components of Airflow are given to become healthy; the database is made first.
-START_TIMEOUT = 180.0
+START_TIMEOUT = 300.0
 
 #: Seconds between SIGTERM and SIGKILL when Airflow is stopped.
 STOP_GRACE = 10.0
@@ -56,12 +56,14 @@ class StandaloneAirflow:
         connections: Mapping[str, Mapping[str, Any]],
         configuration: Mapping[str, str] | None = None,
     ) -> None:
-        self.home = home
+        self.home = home.resolve()
         self._port, *log_ports = _free_ports(3)
         self.url = f"http://localhost:{self._port}"
-        self._environment = {
+        environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
-            "AIRFLOW_HOME": str(home),
+            "AIRFLOW_HOME": str(self.home),
+            # Its components talk to each other, and to a local service, on this machine: never by a proxy.
+            **_without_proxy(os.environ),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             **{
                 _variable(option): value
@@ -71,7 +73,7 @@ class StandaloneAirflow:
                     "api.port": str(self._port),
                     "api.workers": "1",
                     "core.dags_are_paused_at_creation": "False",
-                    "core.dags_folder": str(dags),
+                    "core.dags_folder": str(dags.resolve()),
                     "core.execution_api_server_url": f"{self.url}/execution/",
                     "core.load_examples": "False",
                     "core.parallelism": "8",
@@ -87,8 +89,8 @@ class StandaloneAirflow:
                 for conn_id, fields in connections.items()
             },
         }
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: TextIO | None = None
+        command = [sys.executable, "-m", "airflow", "standalone"]
+        self._session = Session(command, self.home, self.log_file, environment)
         self._client: httpx.Client | None = None
 
     @property
@@ -98,9 +100,8 @@ class StandaloneAirflow:
 
     @property
     def login(self) -> tuple[str, str]:
-        """User and password of its UI, made by Airflow at its first start."""
-        path = self.home / "simple_auth_manager_passwords.json.generated"
-        ((user, password),) = json.loads(path.read_text(encoding="utf-8")).items()
+        """User and password of its UI."""
+        ((user, password),) = json.loads(self._passwords.read_text(encoding="utf-8")).items()
         return user, password
 
     def __enter__(self) -> Self:
@@ -117,21 +118,12 @@ class StandaloneAirflow:
         Raises:
             AirflowError: it ended, or wasn't healthy after `timeout` seconds; with the end of its log.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
-        self._log = self.log_file.open("a", encoding="utf-8")
-        # A session of its own, by which every process that it starts can be found (facts/airflow.md, T17).
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
-            env=self._environment,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_login()
+        self._session.start(STOP_GRACE)
         deadline = time.monotonic() + timeout
         while (missing := self._unhealthy()) != []:
-            if self._process.poll() is not None:
+            if self._session.has_ended:
                 raise AirflowError(f"airflow standalone ended by itself\n{self.last_words()}")
             if time.monotonic() > deadline:
                 raise AirflowError(f"after {timeout:.0f} s not healthy: {missing}\n{self.last_words()}")
@@ -143,12 +135,7 @@ class StandaloneAirflow:
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self._process is not None:
-            _end_session(self._process)
-            self._process = None
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._session.stop(STOP_GRACE)
 
     def last_words(self, lines: int = 30) -> str:
         """The end of its log, and where the log is."""
@@ -232,17 +219,29 @@ class StandaloneAirflow:
         ).raise_for_status()
         return [entry if isinstance(entry, dict) else {"event": entry} for entry in answer.json()["content"]]
 
+    def task_log_file(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+    ) -> Path:
+        """Where a task's log is kept."""
+        mapped = f"/map_index={map_index}" if map_index >= 0 else ""
+        return self.home / (
+            f"logs/dag_id={dag_id}/run_id={run_id}/task_id={task_id}{mapped}/attempt={try_number}.log"
+        )
+
     @property
     def api(self) -> httpx.Client:
         """A client of its REST API, logged in."""
         if self._client is None:
             user, password = self.login
             credentials = {"username": user, "password": password}
-            answer = httpx.post(f"{self.url}/auth/token", json=credentials, timeout=30).raise_for_status()
+            answer = httpx.post(
+                f"{self.url}/auth/token", json=credentials, timeout=30, trust_env=False
+            ).raise_for_status()
             self._client = httpx.Client(
                 base_url=f"{self.url}/api/v2/",
                 headers={"Authorization": f"Bearer {answer.json()['access_token']}"},
                 timeout=60,
+                trust_env=False,  # a proxy of the user's is not for this machine's own addresses
             )
         return self._client
 
@@ -250,9 +249,21 @@ class StandaloneAirflow:
         data: dict[str, Any] = self.api.get(path).raise_for_status().json()
         return data
 
+    @property
+    def _passwords(self) -> Path:
+        return self.home / "simple_auth_manager_passwords.json.generated"
+
+    def _make_login(self) -> None:
+        # Airflow would make one itself, print it into its log, and leave it readable for everyone.
+        if not self._passwords.exists():
+            self._passwords.touch(mode=0o600)
+            login = {"admin": secrets.token_urlsafe(12)}
+            self._passwords.write_text(json.dumps(login), encoding="utf-8")
+
     def _unhealthy(self) -> list[str]:
         try:
-            health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5).raise_for_status().json()
+            answer = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5, trust_env=False)
+            health = answer.raise_for_status().json()
         except (httpx.HTTPError, ValueError):
             return ["API server"]
         return [name for name in _COMPONENTS if (health.get(name) or {}).get("status") != "healthy"]
@@ -261,6 +272,13 @@ class StandaloneAirflow:
 def _variable(option: str) -> str:
     section, _, key = option.partition(".")
     return f"AIRFLOW__{section.upper()}__{key.upper()}"
+
+
+def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """NO_PROXY with this machine's own names in it, in both spellings: programs differ in which they read."""
+    named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    names = ",".join([*filter(None, [named]), "localhost", "127.0.0.1"])
+    return {"NO_PROXY": names, "no_proxy": names}
 
 
 def _instance(dag_id: str, run_id: str, task_id: str) -> str:
@@ -277,26 +295,3 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
-
-
-def _end_session(leader: subprocess.Popen[bytes]) -> None:
-    """End the processes of a session; children that their parent left behind are among them."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        members = [process for process in psutil.process_iter() if _session_of(process) == leader.pid]
-        for process in members:
-            try:
-                process.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-        leader.poll()
-        _, alive = psutil.wait_procs(members, timeout=STOP_GRACE)
-        if not alive:
-            break
-    leader.wait()
-
-
-def _session_of(process: psutil.Process) -> int | None:
-    try:
-        return os.getsid(process.pid)
-    except (ProcessLookupError, PermissionError):
-        return None

@@ -74,6 +74,8 @@ def test_missing_readings_are_counted(tmp_path: Path) -> None:
         ("date,temp\nyesterday,1\n", 65, "'yesterday' is in no known form"),
         ("time,celsius\n1,2\n", 65, "needed: date, and temp"),
         ("date,temp\n2024/01/01 00:00,1\n", 65, "has 1 readings; needed: 2"),
+        ("date,temp\n2024/01/01 00:00,nan\n", 65, "line 2: a reading is 'nan'; allowed: a number"),
+        ("date,temp\n" + "9" * 200_000, 65, "is no CSV file in UTF-8: field larger than field limit"),
         ("", 65, "needed: date, and temp"),
         (None, 64, "No such file"),
     ],

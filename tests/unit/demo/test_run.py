@@ -1,16 +1,16 @@
-"""The demo's last screen, and that what it starts is ended whole."""
+"""The demo's last screen, and what it keeps to itself: its folder, its login, its end."""
 
 from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
+import signal
+from pathlib import Path
 
-import psutil
+import pytest
 from rich.console import Console
 
-from airflow_invocations.demo import standalone
+from airflow_invocations.demo import run, standalone
 from airflow_invocations.demo.run import Outcome, table_of
 
 
@@ -36,30 +36,82 @@ def test_the_table_tells_the_actions_time_from_airflows() -> None:
     assert "failed" in second
 
 
+def test_a_second_demo_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with (
+        run._alone_in(tmp_path),
+        pytest.raises(run.DemoError, match=r"a demo runs in .*choose another folder"),
+        run._alone_in(tmp_path),
+    ):
+        raise AssertionError
+    with run._alone_in(tmp_path):  # the first has left
+        pass
+
+
+@pytest.mark.parametrize("number", run._INTERRUPTS)
+def test_an_interrupt_stops_the_demo_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with run._one_interrupt():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        for again in run._INTERRUPTS:
+            signal.raise_signal(again)
+    assert signal.getsignal(number) is before
+
+
+def test_the_end_of_the_demo_is_not_interrupted() -> None:
+    with run._one_interrupt():
+        with run._uninterrupted_end():
+            pass
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_the_caller_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with run._one_interrupt():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_free_ports_differ() -> None:
     assert len(set(standalone._free_ports(5))) == 5
 
 
-def test_a_session_is_ended_whole_also_what_its_leader_has_left_behind() -> None:
-    # The leader starts a child that ignores SIGTERM, says its pid, and ends at once.
-    script = (
-        "import subprocess, sys; "
-        "child = subprocess.Popen([sys.executable, '-c', "
-        '"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "'
-        '"print(flush=True); time.sleep(60)"'
-        "], stdout=subprocess.PIPE); child.stdout.readline(); print(child.pid, flush=True)"
-    )
-    leader = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True, text=True
-    )
-    assert leader.stdout is not None
-    child = psutil.Process(int(leader.stdout.readline()))
-    assert os.getsid(child.pid) == leader.pid
-    grace, standalone.STOP_GRACE = standalone.STOP_GRACE, 0.5
-    try:
-        standalone._end_session(leader)
-    finally:
-        standalone.STOP_GRACE = grace
-        leader.stdout.close()
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    assert leader.returncode is not None
+@pytest.mark.parametrize(
+    ("environment", "names"),
+    [
+        ({}, "localhost,127.0.0.1"),
+        ({"NO_PROXY": "example.org"}, "example.org,localhost,127.0.0.1"),
+        ({"no_proxy": "example.net", "NO_PROXY": "example.org"}, "example.net,localhost,127.0.0.1"),
+    ],
+)
+def test_no_proxy_comes_between_this_machine_and_itself(environment: dict[str, str], names: str) -> None:
+    assert standalone._without_proxy(environment) == {"NO_PROXY": names, "no_proxy": names}
+
+
+def test_the_login_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    airflow = standalone.StandaloneAirflow(tmp_path, tmp_path, {})
+    airflow._make_login()
+    user, password = airflow.login
+    assert user == "admin"
+    assert len(password) >= 12
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    airflow._make_login()
+    assert airflow.login == (user, password)
+
+
+def test_nothing_of_the_users_own_airflow_reaches_the_demos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", "/home/user/airflow")
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", "roboto://elsewhere")
+    airflow = standalone.StandaloneAirflow(tmp_path, tmp_path, {})
+    environment = airflow._session._environment
+    assert environment is not None
+    assert environment["AIRFLOW_HOME"] == str(tmp_path)
+    assert "AIRFLOW__CORE__EXECUTOR" not in environment
+    assert "AIRFLOW_CONN_ROBOTO_DEFAULT" not in environment
+    assert os.environ["AIRFLOW_HOME"] == "/home/user/airflow"

@@ -133,8 +133,8 @@ def read_sensors(file: Path) -> dict[str, list[Reading]]:
             sensors = _readings_by_sensor(file, rows, names)
     except OSError as error:
         raise ActionError(USAGE_ERROR, f"can't read {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ActionError(BAD_DATA, f"{file} is no UTF-8 text: {error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ActionError(BAD_DATA, f"{file} is no CSV file in UTF-8: {error}") from error
     for name, readings in sensors.items():
         if len(readings) < 2:
             raise ActionError(
@@ -153,7 +153,7 @@ def _readings_by_sensor(
             moment = parse_moment(row["date"] or "")
             for name in names:
                 if row[name]:
-                    sensors[name].append(Reading(moment, float(row[name])))
+                    sensors[name].append(Reading(moment, parse_value(row[name])))
         except ValueError as error:
             raise ActionError(BAD_DATA, f"{file}, line {rows.line_num}: {error}") from error
     return sensors
@@ -167,6 +167,14 @@ def parse_moment(text: str) -> datetime.datetime:
         except ValueError:
             continue
     raise ValueError(f"date {text!r} is in no known form; known: {', '.join(DATE_FORMATS)}")
+
+
+def parse_value(text: str) -> float:
+    """A temperature; raises ValueError for what isn't a finite number."""
+    value = float(text)
+    if not math.isfinite(value):  # `nan` would go through every median unseen
+        raise ValueError(f"a reading is {text!r}; allowed: a number, or an empty cell where there was none")
+    return value
 
 
 def resolution(readings: Sequence[Reading]) -> float:
@@ -372,7 +380,7 @@ def _plot_sensor(axes: Axes, report: Report, name: str, readings: Sequence[Readi
     for gap in report.gaps:
         axes.axvline(gap.after, color="tab:orange", linewidth=1)  # type: ignore[arg-type]
     axes.set_ylabel(name)
-    axes.legend(loc="upper right", fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
 def main(environment: Mapping[str, str]) -> int:
