@@ -23,7 +23,7 @@ from .reconciler import Reconciler
 from .settings import ServiceSettings
 from .store import RUNNER_PREFIX, StatusEvent, Store
 from .tokens import Tokens
-from .workspace import Access, Workspace
+from .workspace import INVOCATION_VARIABLE, Access, Workspace
 
 #: Seconds between two signs of life.
 HEARTBEAT_INTERVAL = 5.0
@@ -254,6 +254,8 @@ class _Execution:
         finally:
             # Whatever the action left behind in its group ends with it, as in a container.
             await processes.end(process.pid, self._settings.grace)
+            # And what has left the group: nobody would look for it once the invocation has ended.
+            await processes.end_marked(INVOCATION_VARIABLE, {self._record.invocation_id})
             await process.last_output(LAST_OUTPUT)
         out.finish()
         err.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -80,6 +81,9 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     logs.listen(metrics.log_grew)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
+    # What is loaded by now stays: looking through it for garbage took pauses of 50 ms.
+    gc.collect()
+    gc.freeze()
     async with _running(runner, endpoint), _announced(settings, endpoint, token):
         _say_ready(settings, endpoint, names)
         await server.serve(sockets=[listener])
@@ -165,7 +169,8 @@ def _open_store(database: Path) -> Store:
 @contextlib.contextmanager
 def _listening(settings: ServiceSettings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))

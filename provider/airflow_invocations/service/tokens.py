@@ -35,7 +35,7 @@ class Tokens:
             UnauthorizedError: no bearer token, or an unknown one.
             NotFoundError: the request names an organisation that isn't the token's.
         """
-        scheme, _, token = (authorization or "").partition(" ")
+        scheme, _, token = (authorization or "").strip().partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise UnauthorizedError("this needs the header 'Authorization: Bearer TOKEN'")
         caller = self.holder(token.strip())
@@ -70,12 +70,12 @@ class Tokens:
 def token_of(data_dir: Path) -> str:
     """The token of a data folder; the first call makes it. It outlives restarts: connections hold it."""
     path = data_dir / "token"
-    if path.exists():
-        return path.read_text(encoding="ascii").strip()
+    if path.exists() and (token := path.read_text(encoding="ascii").strip()):
+        return token
     token = secrets.token_urlsafe(32)
     draft = data_dir / "token.new"
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
     draft.write_text(f"{token}\n", encoding="ascii")
-    draft.replace(path)  # whole or not at all: an empty token would lock everyone out for good
+    draft.replace(path)  # whole or not at all, whenever the power goes
     return token

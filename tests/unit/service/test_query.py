@@ -202,7 +202,7 @@ def test_groups_nested_at_will_find_what_they_find_in_the_client(
         return ConditionGroup(operator=dice.choice(list(ConditionOperator)), conditions=parts)
 
     sizes = set()
-    for _ in range(150):
+    for _ in range(80):
         asked = grow(4)
         mine = matching(filled, asked)
         assert mine == referee(asked, records), asked

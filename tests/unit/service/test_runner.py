@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import threading
@@ -326,6 +327,36 @@ class TestStopping:
                 await asyncio.wait_for(stopping, 20)
             assert store.get_invocation(one).last_status is end
         assert store.claim("runner-next") is None
+
+    async def test_what_ignores_the_hint_is_killed_after_the_grace(
+        self, store: Store, logs: LogFiles, run: Any
+    ) -> None:
+        one = script(store, "trap 'echo no' TERM; echo up; while :; do sleep 0.05; done")
+        loop = asyncio.get_running_loop()
+        async with run():
+            await said(logs, one, "up")
+            began = loop.time()
+        assert 0.5 <= loop.time() - began < 10
+        assert running(one) == []
+        assert "no" in lines(logs, one)
+        assert store.get_invocation(one).last_status is S.Queued
+
+    async def test_at_any_moment_nothing_is_lost_and_nothing_that_ended_runs_again(
+        self, store: Store, run: Any, tmp_path: Path
+    ) -> None:
+        ran = tmp_path / "ran"
+        text = f"trap 'exit 9' TERM; sleep 0.05 & wait $!; echo $ROBOTO_INVOCATION_ID >> {ran}; exit %d"
+        ids = [script(store, text % (number % 2)) for number in range(12)]
+        dice = random.Random(9)
+        for _ in range(12):
+            async with run():
+                await asyncio.sleep(dice.uniform(0, 0.12))  # any moment is as good as another
+            assert not [one for one in ids if running(one)]
+            assert store.left_over() == []
+        async with run():
+            ends = [(await reached(store, one, *TERMINAL)).last_status for one in ids]
+        assert ends == [S.Completed, S.Failed] * 6
+        assert sorted(ran.read_text().split()) == sorted(ids)
 
     async def test_a_cancel_that_was_not_carried_out_yet_is_carried_out(
         self, store: Store, logs: LogFiles, run: Any

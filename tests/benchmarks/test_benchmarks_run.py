@@ -1,0 +1,58 @@
+"""The benchmarks and the soak run and find nothing wrong; how fast anything is, isn't looked at here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+Run = subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[str, Run]]:
+    """Both, started as a person would and at once: each of them mostly waits."""
+    commands = {"soak": ["--kills", "3", "--seed", "1"], "service": ["--quick"]}
+    started = {
+        module: subprocess.Popen(
+            [sys.executable, "-m", f"tests.benchmarks.{module}", *options],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for module, options in commands.items()
+    }
+    yield started
+    for run in started.values():
+        run.kill()
+        run.communicate()
+
+
+def printed_by(run: Run) -> str:
+    printed, _ = run.communicate(timeout=200)
+    assert run.returncode == 0, printed
+    return printed
+
+
+def test_nothing_is_lost_in_a_few_kills(runs: dict[str, Run]) -> None:
+    lines = printed_by(runs["soak"]).splitlines()
+    figures = {
+        name.strip(): int(count)
+        for name, _, count in (line.rpartition(" ") for line in lines[1:])
+        if count.isdecimal()
+    }
+    assert figures["kills"] >= 3
+    assert figures["invocations acknowledged"] > 0
+    assert figures["acknowledged and lost"] == figures["ran again after its end"] == 0
+
+
+def test_every_figure_is_measured(runs: dict[str, Run]) -> None:
+    printed = printed_by(runs["service"])
+    for what in ("invoke", "spawn", "launch", "log ingest", "a page of 100", "memory", "status change"):
+        assert f"| {what}" in printed
