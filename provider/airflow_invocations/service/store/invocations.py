@@ -26,6 +26,7 @@ from ...model import (
     Page,
     QuerySpecification,
     SourceProvenance,
+    StatusRecord,
 )
 from ..errors import ConditionError, ConflictError, InvalidRequestError, UnsupportedError
 from ..query import Queryable, next_token, page_of
@@ -33,10 +34,13 @@ from ..settings import DEFAULT_TIMEOUT
 from ..tables import events, invocations
 from ..times import microseconds, moment, now
 from .actions import effective_action
-from .lives import Lives, require_invocation, update_of
+from .lives import Lives, Subject, require_invocation, update_of
 
 #: An invocation that was lost with its runner so often is Deadly (facts: Status).
 MAX_LOSSES = 3
+
+#: What the id of every invocation begins with.
+ID_PREFIX = "iv_"
 
 #: What owners that are runners begin with; whoever else owns an invocation moves it over the API.
 RUNNER_PREFIX = "runner-"
@@ -101,30 +105,24 @@ class Invocations(Lives):
             InvalidRequestError: a required parameter is missing, or this machine can't run the action.
             ConflictError: the `idempotency_id` belongs to an invocation of another action.
         """
-        with self._write() as connection:
-            if request.idempotency_id is not None:
-                first = connection.execute(
-                    sa.select(invocations).where(
-                        invocations.c.org_id == org_id,
-                        invocations.c.idempotency_id == request.idempotency_id,
-                    )
-                ).first()
-                if first is not None:
-                    if first.action_name != name:
-                        raise ConflictError(
-                            f"idempotency_id {request.idempotency_id!r} belongs to {first.invocation_id}, "
-                            f"an invocation of action {first.action_name!r}, not of {name!r}"
-                        )
-                    return _invocation_record(connection, first)
+        # All that can be worked out before it is: writers wait for one another.
+        with self._read() as connection:
+            if (first := _first_of(connection, name, request, org_id)) is not None:
+                return first
             action = effective_action(connection, org_id, name, digest)
-            row = _new_invocation(action, request, org_id, user)
-            parent = self._parent_of(connection, row["source_id"], org_id)
-            row["parent_id"] = None if parent is None else parent.invocation_id
-            row["root_id"] = row["invocation_id"] if parent is None else parent.root_id
+            row, record = _new_invocation(action, request, org_id, user)
+            parent = _parent_of(connection, row["source_id"], org_id)
+        row["parent_id"] = None if parent is None else parent.invocation_id
+        row["root_id"] = record.invocation_id if parent is None else parent.root_id
+        subject = Subject(record.invocation_id, org_id, name, row["root_id"])
+        with self._write() as connection:
+            if (first := _first_of(connection, name, request, org_id)) is not None:
+                return first
+            created = row["created"] = now()
             connection.execute(invocations.insert().values(row))
-            stored = require_invocation(connection, row["invocation_id"])
-            self._add_event(connection, stored, InvocationStatus.Queued, None, stored.created, attempt=1)
-            return _invocation_record(connection, stored)
+            self._add_event(connection, subject, InvocationStatus.Queued, None, created, 1, previous=None)
+        status = StatusRecord(status=InvocationStatus.Queued, detail=None, timestamp=moment(created))
+        return record.model_copy(update={"created": moment(created), "status": [status]})
 
     def get_invocation(self, invocation_id: str, org_id: str | None = None) -> InvocationRecord:
         """An invocation with its whole history. Raises NotFoundError."""
@@ -306,14 +304,6 @@ class Invocations(Lives):
             connection.execute(update_of(invocation_id).values(record=record))
             return self._record(connection, invocation_id)
 
-    @staticmethod
-    def _parent_of(connection: sa.Connection, source_id: str, org_id: str) -> sa.Row[Any] | None:
-        """The invocation that a source id names, if it names one: then that one started this one."""
-        named = sa.select(invocations).where(
-            invocations.c.invocation_id == source_id, invocations.c.org_id == org_id
-        )
-        return connection.execute(named).first()
-
     def _record(
         self, connection: sa.Connection, invocation_id: str, org_id: str | None = None
     ) -> InvocationRecord:
@@ -327,10 +317,36 @@ def _require_owned(connection: sa.Connection, invocation_id: str, runner: str) -
     return row
 
 
+def _first_of(
+    connection: sa.Connection, name: str, request: InvocationRequest, org_id: str
+) -> InvocationRecord | None:
+    """The one that has the request's idempotency id already. Raises ConflictError: another action's."""
+    if request.idempotency_id is None:
+        return None
+    same = (invocations.c.org_id == org_id) & (invocations.c.idempotency_id == request.idempotency_id)
+    first = connection.execute(sa.select(invocations).where(same)).first()
+    if first is None:
+        return None
+    if first.action_name != name:
+        raise ConflictError(
+            f"idempotency_id {request.idempotency_id!r} belongs to {first.invocation_id}, "
+            f"an invocation of action {first.action_name!r}, not of {name!r}"
+        )
+    return _invocation_record(connection, first)
+
+
+def _parent_of(connection: sa.Connection, source_id: str, org_id: str) -> sa.Row[Any] | None:
+    """The invocation that a source id names, if it names one: then that one started this one."""
+    if not source_id.startswith(ID_PREFIX):
+        return None
+    named = (invocations.c.invocation_id == source_id) & (invocations.c.org_id == org_id)
+    return connection.execute(sa.select(invocations).where(named)).first()
+
+
 def _new_invocation(
     action: ActionRecord, request: InvocationRequest, org_id: str, user: str
-) -> dict[str, Any]:
-    """The row of a new invocation. Raises InvalidRequestError for one that can't run here."""
+) -> tuple[dict[str, Any], InvocationRecord]:
+    """A new invocation, as a row and as it is answered. Raises InvalidRequestError: it can't run here."""
     given = request.parameter_values or {}
     if missing := action.missing_parameters(given):
         declared = ", ".join(f"{p.name}{' (required)' if p.required else ''}" for p in action.parameters)
@@ -351,7 +367,7 @@ def _new_invocation(
         input_data=request.input_data,
         rich_input_data=request.rich_input_data,
         upload_destination=request.upload_destination,
-        invocation_id=f"iv_{secrets.token_hex(8)}",
+        invocation_id=f"{ID_PREFIX}{secrets.token_hex(8)}",
         idempotency_id=request.idempotency_id,
         compute_requirements=request.compute_requirement_overrides
         or action.compute_requirements
@@ -370,7 +386,7 @@ def _new_invocation(
         timeout=request.timeout or action.timeout or DEFAULT_TIMEOUT,
     )
     changing = {"created", "last_heartbeat", "last_status", "status", "duration"}
-    return {
+    row = {
         "invocation_id": record.invocation_id,
         "org_id": org_id,
         "idempotency_id": record.idempotency_id,
@@ -379,13 +395,13 @@ def _new_invocation(
         "source_type": record.provenance.source.source_type.value,
         "source_id": record.provenance.source.source_id,
         "data_source_id": record.data_source.data_source_id,
-        "created": now(),
         "last_status": InvocationStatus.Queued.value,
         "record": {
             **record.model_dump(mode="json", exclude=changing),
             "data_source_type": record.data_source.data_source_type.value,
         },
     }
+    return row, record
 
 
 def _require_runnable(action: ActionRecord, container: ContainerParameters) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -31,6 +31,15 @@ class StatusReport:
     status: InvocationStatus
     detail: str | None
     mover: str
+
+
+class Subject(NamedTuple):
+    """What an event says of the invocation that it is about."""
+
+    invocation_id: str
+    org_id: str
+    action_name: str
+    root_id: str
 
 
 class Lives(Events):
@@ -74,36 +83,36 @@ class Lives(Events):
         elif moved.owner != current.owner:
             values["last_heartbeat"] = now()
         connection.execute(update_of(row.invocation_id).values(values))
-        self._add_event(connection, row, status, detail, now(), attempt or row.attempt)
+        subject = Subject(row.invocation_id, row.org_id, row.action_name, row.root_id)
+        # The current status is the last by (timestamp, value), so time must not stand still between two.
+        previous: int = connection.execute(
+            sa.select(sa.func.max(events.c.timestamp)).where(events.c.invocation_id == row.invocation_id)
+        ).scalar_one()
+        present = max(now(), previous + 1)
+        self._add_event(connection, subject, status, detail, present, attempt or row.attempt, previous)
 
     def _add_event(
         self,
         connection: sa.Connection,
-        row: sa.Row[Any],
+        subject: Subject,
         status: InvocationStatus,
         detail: str | None,
         timestamp: int,
         attempt: int,
+        previous: int | None,
     ) -> None:
-        # The current status is the last by (timestamp, value), so time must not stand still between two.
-        latest = connection.scalar(
-            sa.select(sa.func.max(events.c.timestamp)).where(events.c.invocation_id == row.invocation_id)
-        )
         values = {
-            "invocation_id": row.invocation_id,
-            "org_id": row.org_id,
-            "action_name": row.action_name,
-            "root_id": row.root_id,
+            **subject._asdict(),
             "attempt": attempt,
             "status": status.value,
             "detail": detail,
-            "timestamp": timestamp if latest is None else max(timestamp, latest + 1),
+            "timestamp": timestamp,
             "passing": False,
         }
         number = connection.execute(events.insert().values(values).returning(events.c.number)).scalar_one()
-        self._pass_over(connection, row.invocation_id)
+        self._pass_over(connection, subject.invocation_id)
         self._after_commit(
-            connection, StatusEvent(number=number, previous=latest, **{**values, "status": status})
+            connection, StatusEvent(number=number, previous=previous, **{**values, "status": status})
         )
 
     @staticmethod
