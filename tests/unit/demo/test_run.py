@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_a_second_demo_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.fixture
+def nothing_ignored() -> Iterator[None]:
+    """The signals as a terminal's programs find them; those of a job in the background may be ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in run._INTERRUPTS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("nothing_ignored")
 @pytest.mark.parametrize("number", run._INTERRUPTS)
 def test_an_interrupt_stops_the_demo_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
@@ -58,6 +69,7 @@ def test_an_interrupt_stops_the_demo_once(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.usefixtures("nothing_ignored")
 def test_the_end_of_the_demo_is_not_interrupted() -> None:
     with run._one_interrupt():
         with run._uninterrupted_end():
