@@ -19,6 +19,7 @@ from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import ActionParameter, DagRunProvenance, InvocationStatus, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
+from airflow_invocations.platform import UnavailableError
 from airflow_invocations.sensors import InvocationSensor
 
 from .conftest import Task, end_of, run_deferred, script
@@ -114,6 +115,16 @@ class TestBothWays:
         assert type(error) is RequestRefusedError
         assert "the token isn't known" in str(error)
         assert "wr0ng-t0ken" not in str(error)
+
+    async def test_a_service_that_is_not_there_is_named(
+        self, task: Task, deferrable: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nowhere = '{"conn_type": "roboto", "host": "http://127.0.0.1:9", "password": "t"}'
+        monkeypatch.setenv("AIRFLOW_CONN_NOWHERE", nowhere)
+        monkeypatch.setattr("airflow_invocations.platform.roboto.ATTEMPTS", 1)
+        with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:9 can't be reached"):
+            await outcome(deferrable, "any", task, conn_id="nowhere")
+        assert task.pushed == {}
 
     async def test_a_request_over_8_mib_is_refused(
         self, hook: RobotoHook, task: Task, deferrable: bool
