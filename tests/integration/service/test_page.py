@@ -483,41 +483,6 @@ class TestInABrowser:
         tab.wait_for_selector("#log .line")
         assert tab.evaluate("window.pwned") is None
 
-    def test_a_stream_that_breaks_is_said_and_resumed_where_it_broke(
-        self, service: Service, tab: Any
-    ) -> None:
-        name = new_action(service, "true")
-        resumed_after: list[int] = []
-        tab.on("request", lambda request: resumed_after.append(int(request.headers.get("last-event-id", 0))))
-        log_in(tab, service)
-        tab.context.set_offline(True)
-        tab.wait_for_selector("#link[data-state=lost]")
-        assert tab.inner_text("#link") == "Connection lost, reconnecting…"
-        missed = invoke(service, name)
-        wait_for_status(service, missed, 5)
-        tab.context.set_offline(False)
-        tab.wait_for_selector("#link[data-state=live]")
-        status_in(tab, missed)("Completed")
-        assert max(resumed_after) > 0
-
-    def test_a_service_that_was_killed_wants_a_new_login_and_the_page_goes_on(
-        self, start_service: Callable[..., Service], tab: Any
-    ) -> None:
-        service = start_service("--slots", "2", "--grace", "0.5")
-        name = new_action(service, "true")
-        log_in(tab, service)
-        service.kill()
-        tab.wait_for_selector("#link[data-state=lost]")
-        service.options = (*service.options, "--port", str(httpx.URL(service.endpoint).port))
-        service.start()
-        # Sessions don't outlive the process.
-        tab.wait_for_selector("#link[data-state=ended]")
-        tab.click("#link a")
-        tab.fill("#token", service.token)
-        tab.keyboard.press("Enter")
-        tab.wait_for_selector("#link[data-state=live]")
-        status_in(tab, invoke(service, name))("Completed")
-
     def test_a_link_on_a_page_of_another_site_finds_the_session(self, service: Service, tab: Any) -> None:
         invocation_id = invoke(service, new_action(service, "true"))
         log_in(tab, service)
