@@ -148,6 +148,11 @@ class ActionRecord(WireModel):
     timeout: int | None = None
     uri: str | None = None
 
+    @property
+    def declared_parameters(self) -> str:
+        """The parameters' names for a person to read, those marked that are required."""
+        return ", ".join(f"{p.name}{' (required)' if p.required else ''}" for p in self.parameters)
+
     def missing_parameters(self, given: Container[str]) -> list[str]:
         """Names of the required parameters that have no default and are not among `given`."""
         return [p.name for p in self.parameters if p.required and p.default is None and p.name not in given]

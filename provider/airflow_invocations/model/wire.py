@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pydantic
+
+
+def problems_of(errors: Iterable[Mapping[str, Any]]) -> str:
+    """What pydantic found wrong, in one line: where, and what. `errors` is what its `errors()` answers."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in errors)
 
 
 class WireModel(pydantic.BaseModel):

@@ -265,11 +265,10 @@ class InvokeActionOperator(BaseOperator):
 def _check_parameters(action: ActionRecord, given: Mapping[str, Any]) -> None:
     """Refuse what the action's declaration already rules out. Raises RequestRefusedError."""
     if missing := action.missing_parameters(given):
-        declared = ", ".join(f"{p.name}{' (required)' if p.required else ''}" for p in action.parameters)
         lacking = ", ".join(map(repr, missing))
         raise RequestRefusedError(
             f"action {action.name!r} was not invoked: argument 'parameters' lacks {lacking}; "
-            f"the action declares: {declared}"
+            f"the action declares: {action.declared_parameters}"
         )
 
 

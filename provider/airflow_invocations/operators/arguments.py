@@ -18,6 +18,7 @@ from ..model import (
     InvocationRequest,
     UploadDestination,
 )
+from ..model.wire import problems_of
 
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 
@@ -66,7 +67,7 @@ def checked(task_id: str, argument: str, value: object) -> Any:
     try:
         return _CHECKS[argument](value)
     except pydantic.ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
+        problems = problems_of(error.errors())
         raise ValueError(f"task {task_id!r}: argument {argument!r}: {problems}") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"task {task_id!r}: argument {argument!r}: {error}") from None

@@ -95,6 +95,3 @@ class InvocationPlatform(Protocol):
 
     async def cancel(self, invocation_id: str) -> None:
         """Ask for an invocation to be cancelled; one that has ended stays as it is."""
-
-    def url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation."""

@@ -18,6 +18,7 @@ import pydantic
 
 from .. import __version__
 from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage
+from ..model.wire import problems_of
 from .base import (
     ConflictError,
     InvalidRequestError,
@@ -171,10 +172,6 @@ class RobotoPlatform:
         """Ask for an invocation to be cancelled; one that has ended stays as it is."""
         await self._call("POST", f"{_invocation(invocation_id)}/cancel", idempotent=True)
 
-    def url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation."""
-        return invocation_url(self._settings, invocation_id)
-
     async def _call(
         self,
         method: str,
@@ -288,7 +285,7 @@ def _read(kind: type[RecordT], data: Any) -> RecordT:
     try:
         return kind.model_validate(data)
     except pydantic.ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        problems = problems_of(error.errors()[:5])
         raise UnavailableError(f"the platform's answer is no {kind.__name__}: {problems}") from None
 
 

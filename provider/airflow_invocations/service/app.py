@@ -22,7 +22,7 @@ from ..model import (
     SetAccessibilityRequest,
     StatusUpdate,
 )
-from ..model.wire import WireModel
+from ..model.wire import WireModel, problems_of
 from .body_limit import BodyLimit
 from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError
 from .logs import InvalidCursorError, LogFiles
@@ -171,14 +171,14 @@ def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRoute
 
     @router.get("/{invocation_id}/logs")
     def get_logs(invocation_id: InvocationId, who: Reader, page_token: Place = None) -> Response:
-        store.get_invocation(invocation_id, who.org_id)
+        store.check_invocation(invocation_id, who.org_id)
         page = logs.read(invocation_id, page_token)
         next_token = page.last_read if page.has_next else None
         return _data(Page[LogRecord](items=page.items, next_token=next_token))
 
     @router.get("/{invocation_id}/logs/stream")
     def stream_logs(invocation_id: InvocationId, who: Reader, last_read: Place = None) -> Response:
-        store.get_invocation(invocation_id, who.org_id)
+        store.check_invocation(invocation_id, who.org_id)
         return _data(logs.read(invocation_id, last_read))
 
     @router.put("/{invocation_id}/logs")
@@ -301,8 +301,7 @@ def _cursor_error(_: Request, error: Exception) -> JSONResponse:
 def _validation_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         return _internal_error(_, error)
-    problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
-    return _answer(InvalidRequestError("; ".join(problems)))
+    return _answer(InvalidRequestError(problems_of(error.errors())))
 
 
 def _http_error(_: Request, error: Exception) -> JSONResponse:

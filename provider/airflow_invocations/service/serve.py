@@ -19,10 +19,12 @@ import pydantic
 import sqlalchemy.exc
 import uvicorn
 
+from ..model.wire import problems_of
 from .app import create_app
 from .log_format import configure_logging
 from .logs import LogFiles
 from .metrics import Metrics
+from .private_files import write_private
 from .requests import NamedAction
 from .runner import Runner, in_loop
 from .settings import ServiceSettings
@@ -47,7 +49,7 @@ def serve(settings: ServiceSettings) -> None:
     configure_logging()
     with _data_folder(settings.data_dir), _listening(settings) as listener:
         settings.announcement.unlink(missing_ok=True)  # of an earlier life that was killed
-        store = _open_store(settings.database)
+        store = open_store(settings.database)
         try:
             names = _register_actions(store, settings.actions_dir)
             asyncio.run(_serve(settings, store, listener, names))
@@ -128,11 +130,7 @@ async def _announced(settings: ServiceSettings, endpoint: str, token: str) -> As
     """
     path = settings.announcement
     content = json.dumps({"endpoint": endpoint, "token": token, "pid": os.getpid()})
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    draft.touch(mode=0o600)
-    draft.write_text(content, encoding="utf-8")
-    draft.replace(path)
+    write_private(path, content)
     try:
         yield
     finally:
@@ -159,7 +157,8 @@ def _lock(lock: IO[str], folder: Path) -> None:
         raise StartError(f"another service runs on {folder}; stop it or choose another --data-dir") from None
 
 
-def _open_store(database: Path) -> Store:
+def open_store(database: Path) -> Store:
+    """The repository in a database. Raises StartError."""
     try:
         return Store(database)
     except sqlalchemy.exc.DBAPIError as error:
@@ -218,7 +217,6 @@ def _read_action(path: Path) -> NamedAction:
             content["uri"] = content.pop("image_uri")
         return NamedAction.model_validate(content)
     except pydantic.ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise StartError(f"{path}: {problems}") from None
+        raise StartError(f"{path}: {problems_of(error.errors())}") from None
     except (OSError, ValueError) as error:
         raise StartError(f"{path}: {error}") from None

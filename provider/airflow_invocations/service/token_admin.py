@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy.exc import DBAPIError
-
 from .errors import ApiError
 from .requests import Role
-from .serve import StartError
+from .serve import StartError, open_store
 from .settings import ServiceSettings
 from .store import Store
 from .times import moment
@@ -44,10 +42,7 @@ def _store(data_dir: Path) -> Iterator[Store]:
     database = ServiceSettings(data_dir).database
     if not database.is_file():
         raise StartError(f"{data_dir} is no data folder of a service; name one with --data-dir")
-    try:
-        store = Store(database)
-    except DBAPIError as error:
-        raise StartError(f"can't use the database {database}: {error.orig}") from None
+    store = open_store(database)
     try:
         yield store
     except ApiError as error:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import NotFoundError, UnauthorizedError
+from .private_files import write_private
 from .requests import Caller, Role
 from .store import LOCAL_ORG, LOCAL_USER, Store
 
@@ -73,9 +74,5 @@ def token_of(data_dir: Path) -> str:
     if path.exists() and (token := path.read_text(encoding="ascii").strip()):
         return token
     token = secrets.token_urlsafe(32)
-    draft = data_dir / "token.new"
-    draft.unlink(missing_ok=True)
-    draft.touch(mode=0o600)
-    draft.write_text(f"{token}\n", encoding="ascii")
-    draft.replace(path)  # whole or not at all, whenever the power goes
+    write_private(path, f"{token}\n")
     return token

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model import InvocationRecord
+from .private_files import write_private
 
 #: Which invocation a process belongs to.
 INVOCATION_VARIABLE = "ROBOTO_INVOCATION_ID"
@@ -86,9 +87,7 @@ class Workspace:
         return self.folder / "config"
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        path = self.folder / name
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        write_private(self.folder / name, json.dumps(content, ensure_ascii=False))
 
 
 def _text(value: object) -> str:

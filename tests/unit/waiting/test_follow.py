@@ -63,9 +63,6 @@ class ScriptedPlatform:
     async def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
         raise AssertionError("not asked for")
 
-    def url(self, invocation_id: str) -> str:
-        raise AssertionError("not asked for")
-
 
 def _next(script: list[Any]) -> Any:
     item = script.pop(0) if len(script) > 1 else script[0]

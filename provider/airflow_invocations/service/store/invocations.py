@@ -129,6 +129,11 @@ class Invocations(Lives):
         with self._read() as connection:
             return self._record(connection, invocation_id, org_id)
 
+    def check_invocation(self, invocation_id: str, org_id: str) -> None:
+        """Raise NotFoundError unless there is such an invocation; its history isn't read."""
+        with self._read() as connection:
+            require_invocation(connection, invocation_id, org_id)
+
     def query_invocations(self, spec: QuerySpecification, org_id: str) -> Page[InvocationRecord]:
         """A page of invocations. Raises InvalidRequestError."""
         # Most rows are of one organisation, and SQLite would take an index over it for a good one.
@@ -349,9 +354,9 @@ def _new_invocation(
     """A new invocation, as a row and as it is answered. Raises InvalidRequestError: it can't run here."""
     given = request.parameter_values or {}
     if missing := action.missing_parameters(given):
-        declared = ", ".join(f"{p.name}{' (required)' if p.required else ''}" for p in action.parameters)
         raise InvalidRequestError(
-            f"action {action.name!r} needs parameter {', '.join(map(repr, missing))}; it declares: {declared}"
+            f"action {action.name!r} needs parameter {', '.join(map(repr, missing))}; "
+            f"it declares: {action.declared_parameters}"
         )
     _require_no_dataset(request)
     container = (action.container_parameters or ContainerParameters()).overridden_by(
