@@ -8,10 +8,13 @@ import itertools
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -396,8 +399,74 @@ def tab(browser: Any) -> Iterator[Any]:
     assert not errors
 
 
-def log_in(tab: Any, service: Service, path: str = "/") -> None:
-    tab.goto(f"{service.endpoint}{path}")
+class Wire:
+    """A way to the service that can be cut and mended."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._target = (httpx.URL(endpoint).host, httpx.URL(endpoint).port)
+        self._ends: list[socket.socket] = []
+        self._asked: list[bytes] = []
+        self._port = 0
+        self.mend()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def asked(self) -> bytes:
+        """What was sent to the service, in lower case."""
+        return b"".join(self._asked).lower()
+
+    def mend(self) -> None:
+        listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = listener.getsockname()[1]
+        self._ends.append(listener)
+        self._accepting = threading.Thread(target=self._accept, args=(listener,))
+        self._accepting.start()
+
+    def cut(self) -> None:
+        """End every connection, and take no more."""
+        while self._accepting.is_alive():  # one that is just being made is cut on the next turn
+            for end in self._ends:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            self._accepting.join(0.05)
+        for end in self._ends:
+            end.close()
+        self._ends.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        pumps = []
+        with suppress(OSError):
+            while True:
+                near, far = listener.accept()[0], socket.create_connection(self._target)
+                self._ends += [near, far]
+                for way in ((near, far), (far, near)):
+                    pumps.append(threading.Thread(target=self._pump, args=way))
+                    pumps[-1].start()
+        for pump in pumps:
+            pump.join()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if sink.getpeername() == self._target:
+                    self._asked.append(data)
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def wire(service: Service) -> Iterator[Wire]:
+    wire = Wire(service.endpoint)
+    yield wire
+    wire.cut()
+
+
+def log_in(tab: Any, service: Service, path: str = "/", wire: Wire | None = None) -> None:
+    tab.goto(f"{(wire or service).endpoint}{path}")
     tab.fill("#token", service.token)
     tab.keyboard.press("Enter")
     tab.wait_for_selector("#link[data-state=live]")
@@ -482,6 +551,41 @@ class TestInABrowser:
         tab.reload()
         tab.wait_for_selector("#log .line")
         assert tab.evaluate("window.pwned") is None
+
+    def test_a_stream_that_breaks_is_said_and_resumed_where_it_broke(
+        self, service: Service, tab: Any, wire: Wire
+    ) -> None:
+        name = new_action(service, "true")
+        wait_for_status(service, invoke(service, name), 5)  # an event to resume after
+        log_in(tab, service, wire=wire)
+        wire.cut()
+        tab.wait_for_selector("#link[data-state=lost]")
+        assert tab.inner_text("#link") == "Connection lost, reconnecting…"
+        missed = invoke(service, name)
+        wait_for_status(service, missed, 5)
+        assert b"last-event-id" not in wire.asked
+        wire.mend()
+        tab.wait_for_selector("#link[data-state=live]", timeout=60_000)  # the browser takes its time
+        status_in(tab, missed)("Completed")
+        assert re.search(rb"last-event-id: [1-9]", wire.asked)
+
+    def test_a_service_that_was_killed_wants_a_new_login_and_the_page_goes_on(
+        self, start_service: Callable[..., Service], tab: Any
+    ) -> None:
+        service = start_service("--slots", "2", "--grace", "0.5")
+        name = new_action(service, "true")
+        log_in(tab, service)
+        service.kill()
+        tab.wait_for_selector("#link[data-state=lost]")
+        service.options = (*service.options, "--port", str(httpx.URL(service.endpoint).port))
+        service.start()
+        # Sessions don't outlive the process.
+        tab.wait_for_selector("#link[data-state=ended]", timeout=60_000)
+        tab.click("#link a")
+        tab.fill("#token", service.token)
+        tab.keyboard.press("Enter")
+        tab.wait_for_selector("#link[data-state=live]")
+        status_in(tab, invoke(service, name))("Completed")
 
     def test_a_link_on_a_page_of_another_site_finds_the_session(self, service: Service, tab: Any) -> None:
         invocation_id = invoke(service, new_action(service, "true"))
