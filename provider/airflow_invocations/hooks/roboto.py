@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -12,7 +14,7 @@ from airflow.sdk import BaseHook, Connection
 
 from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platform.roboto import DEFAULT_TIMEOUT, RobotoPlatform, RobotoSettings
-from ..waiting import cancel_and_confirm
+from ..waiting import cancel_and_confirm, log_pages
 
 T = TypeVar("T")
 
@@ -46,12 +48,19 @@ class RobotoHook(BaseHook):
         connection = self.get_connection(self.conn_id)
         return settings_of(connection, connection.extra_dejson)
 
-    def call(self, operation: Callable[[RobotoPlatform], Awaitable[T]]) -> T:
-        """Run an async operation on an open client, from synchronous code: the one bridge there is.
+    async def connect(self) -> RobotoPlatform:
+        """A client, to be opened with `async with`; the connection is read anew, without blocking.
 
-        `hook.call(lambda platform: platform.get(invocation_id))`. Where this thread is in an event loop
-        already (Airflow calls on_kill from a signal handler, in the midst of whatever runs), the operation
-        runs in a thread of its own.
+        Raises:
+            ValueError: the connection makes no sense.
+        """
+        connection = await self.aget_connection(self.conn_id)
+        return RobotoPlatform(settings_of(connection, await connection.aextra_dejson()))
+
+    def call(self, operation: Callable[[RobotoPlatform], Awaitable[T]]) -> T:
+        """Run an async operation on an open client, from synchronous code.
+
+        `hook.call(lambda platform: platform.get(invocation_id))`.
         """
         settings = self.settings
 
@@ -59,7 +68,35 @@ class RobotoHook(BaseHook):
             async with RobotoPlatform(settings) as platform:
                 return await operation(platform)
 
-        return _run(opened)
+        return self.run(opened)
+
+    @staticmethod
+    def run(operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine function from synchronous code: the one bridge there is.
+
+        It runs in a thread of its own, whatever this thread is doing: Airflow raises a task's timeout, and
+        calls on_kill, from signal handlers, and an event loop in the main thread would give the exception
+        to whichever of its tasks happens to run. An exception here ends the operation.
+        """
+        cancel: Future[Callable[[], object]] = Future()
+
+        async def cancellable() -> T:
+            loop = asyncio.get_running_loop()
+            work = asyncio.ensure_future(operation())
+            cancel.set_result(lambda: loop.call_soon_threadsafe(work.cancel))
+            return await work
+
+        thread = ThreadPoolExecutor(1, thread_name_prefix="invocations-bridge")
+        outcome = thread.submit(contextvars.copy_context().run, asyncio.run, cancellable())
+        try:
+            return outcome.result()
+        except BaseException:
+            if not outcome.done():
+                with contextlib.suppress(RuntimeError):  # it has ended in this very moment
+                    cancel.result()()
+            raise
+        finally:
+            thread.shutdown(wait=False)
 
     def get_action(self, name: str) -> ActionRecord:
         """An action in its newest version."""
@@ -78,13 +115,9 @@ class RobotoHook(BaseHook):
 
         async def everything(platform: RobotoPlatform) -> list[LogRecord]:
             lines: list[LogRecord] = []
-            cursor: str | None = None
-            while True:
-                page = await platform.logs(invocation_id, cursor)
+            async for page in log_pages(platform, invocation_id):
                 lines += page.items
-                if not page.has_next:
-                    return lines
-                cursor = page.last_read
+            return lines
 
         return self.call(everything)
 
@@ -153,18 +186,3 @@ def _timeout(name: str, value: object) -> float:
     if not 0 < seconds < 86400:
         raise ValueError(f"{name}: extra 'timeout' is {value!r}; allowed: a number of seconds")
     return seconds
-
-
-def _run(operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    if not _in_event_loop():
-        return asyncio.run(operation())
-    with ThreadPoolExecutor(1, thread_name_prefix="invocations-bridge") as thread:
-        return thread.submit(lambda: asyncio.run(operation())).result()
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -24,6 +24,7 @@ from .invocation import (
     LogProcess,
     LogRecord,
     StatusRecord,
+    StatusSnapshot,
     UploadDestination,
     UploadDestinationType,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "SourceProvenance",
     "StatusDefinition",
     "StatusRecord",
+    "StatusSnapshot",
     "StatusUpdate",
     "TaskInstanceReference",
     "UpdateActionRequest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -10,7 +11,7 @@ import pydantic
 
 from .action import ComputeRequirements, ContainerParameters
 from .provenance import InvocationProvenance, InvocationSource
-from .status import InvocationStatus
+from .status import InvocationStatus, ReadStatus
 from .wire import WireModel
 
 #: `data_source_id` of an invocation that names no dataset.
@@ -130,7 +131,7 @@ class InvocationRequest(WireModel):
 class StatusRecord(WireModel):
     """One step of an invocation's life: when it took which status, and why."""
 
-    status: InvocationStatus
+    status: ReadStatus
     detail: str | None = None
     timestamp: datetime.datetime
 
@@ -148,7 +149,7 @@ class InvocationRecord(WireModel):
     compute_requirements: ComputeRequirements
     container_parameters: ContainerParameters
     last_heartbeat: datetime.datetime | None = None
-    last_status: InvocationStatus
+    last_status: ReadStatus
     org_id: str
     parameter_values: dict[str, Any] = {}
     provenance: InvocationProvenance
@@ -166,6 +167,14 @@ class InvocationRecord(WireModel):
     def reached(self, status: InvocationStatus) -> datetime.datetime | None:
         """When it last took `status`, or None if it never did."""
         return max((step.timestamp for step in self.status if step.status is status), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSnapshot:
+    """The status that an invocation has now, and nothing else of it: what a batch of waits asks for."""
+
+    invocation_id: str
+    status: InvocationStatus
 
 
 class LogProcess(StrEnum):

@@ -75,7 +75,8 @@ class DagRunProvenance(pydantic.BaseModel):
     """Which try of which task of which DAG run asked for an invocation, and what started that run.
 
     `logical_date` and the data interval are None for runs that have none (asset-triggered ones, say);
-    `map_index` is -1 for a task that isn't mapped; `triggered_by` is the user, None where nobody was;
+    `map_index` is -1 for a task that isn't mapped; `clear_number` counts how often anything of the run had
+    been cleared; `triggered_by` is the user, None where nobody was;
     of the consumed asset events the first MAX_ASSET_EVENTS are named.
     """
 
@@ -85,6 +86,7 @@ class DagRunProvenance(pydantic.BaseModel):
     task_id: str
     map_index: int = -1
     try_number: int
+    clear_number: int = 0
     logical_date: datetime.datetime | None = None
     data_interval_start: datetime.datetime | None = None
     data_interval_end: datetime.datetime | None = None
@@ -108,7 +110,8 @@ class DagRunProvenance(pydantic.BaseModel):
         path = f"dags/{_quoted(self.dag_id)}/runs/{_quoted(self.run_id)}/tasks/{_quoted(self.task_id)}"
         if self.map_index >= 0:
             path += f"/mapped/{self.map_index}"
-        return f"airflow:{path}?try_number={self.try_number}"
+        uri = f"airflow:{path}?try_number={self.try_number}"
+        return f"{uri}&clear_number={self.clear_number}" if self.clear_number else uri
 
     def environment(self) -> dict[str, str]:
         """AIRFLOW_CTX_* variables for the action's process.
@@ -152,6 +155,7 @@ class TaskInstanceReference(pydantic.BaseModel):
     task_id: str
     map_index: int = -1
     try_number: int
+    clear_number: int = 0
 
 
 def task_instance_of(source_id: str) -> TaskInstanceReference | None:
@@ -161,7 +165,8 @@ def task_instance_of(source_id: str) -> TaskInstanceReference | None:
     except ValueError:
         return None
     parts = [unquote(part) for part in uri.path.split("/")]
-    match (uri.scheme, parts, parse_qs(uri.query).get("try_number")):
+    query = parse_qs(uri.query)
+    match (uri.scheme, parts, query.get("try_number")):
         case ("airflow", ["dags", dag_id, "runs", run_id, "tasks", task_id, *mapped], [try_number]):
             if mapped and (len(mapped) != 2 or mapped[0] != "mapped"):
                 return None
@@ -172,6 +177,7 @@ def task_instance_of(source_id: str) -> TaskInstanceReference | None:
                     task_id=task_id,
                     map_index=int(mapped[1]) if mapped else -1,
                     try_number=int(try_number),
+                    clear_number=int(query.get("clear_number", ["0"])[-1]),
                 )
             except ValueError:
                 return None

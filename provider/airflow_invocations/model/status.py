@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
+
+import pydantic
 
 
 class InvocationStatus(IntEnum):
@@ -25,15 +27,36 @@ class InvocationStatus(IntEnum):
         return self.name
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is one of those above; a newer platform may answer others (see `ReadStatus`)."""
+        return self in DEFINITIONS
+
+    @property
     def is_terminal(self) -> bool:
-        """Whether nothing more happens by itself: Completed, Cancelled, Failed or Deadly."""
-        return DEFINITIONS[self].terminal
+        """Whether nothing more happens by itself: Completed, Cancelled, Failed or Deadly.
+
+        A status that isn't known counts as terminal: nobody should wait for ever on what they can't read.
+        """
+        return not self.is_known or DEFINITIONS[self].terminal
 
     @property
     def is_running(self) -> bool:
         """Whether the action's own work is under way: Downloading, Processing or Uploading."""
         return InvocationStatus.Downloading <= self <= InvocationStatus.Uploading
 
+
+def _status_of(value: object) -> object:
+    """A status from its number, also one that this version doesn't know."""
+    if type(value) is not int or value in InvocationStatus._value2member_map_:
+        return value
+    unknown = int.__new__(InvocationStatus, value)
+    unknown._name_ = f"unknown status {value}"
+    unknown._value_ = value
+    return unknown
+
+
+#: A status in what a platform answers: a number that isn't known is kept, with a name that says so.
+ReadStatus = Annotated[InvocationStatus, pydantic.BeforeValidator(_status_of)]
 
 StatusT = TypeVar("StatusT", bound=Enum)
 

@@ -37,7 +37,7 @@ def check_arguments(task_id: str, arguments: Mapping[str, object]) -> None:
 
 
 def request_of(
-    task_id: str, arguments: Mapping[str, object], provenance: DagRunProvenance, idempotency_id: str
+    task_id: str, arguments: Mapping[str, object], provenance: DagRunProvenance
 ) -> InvocationRequest:
     """The request that these arguments, rendered, ask for. Raises ValueError as check_arguments does."""
     values = {name: checked(task_id, name, value) for name, value in arguments.items()}
@@ -51,7 +51,6 @@ def request_of(
         rich_input_data=given if isinstance(given, InvocationInput) else None,
         invocation_source=provenance.source.source_type,
         invocation_source_id=provenance.source.source_id,
-        idempotency_id=idempotency_id,
         parameter_values=values["parameters"],
         compute_requirement_overrides=values["compute_requirements"],
         container_parameter_overrides=container.overridden_by(ContainerParameters(env_vars=variables)),
@@ -156,12 +155,16 @@ def _minutes(value: object) -> int:
     return minutes
 
 
-def _seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 86400:
-        raise ValueError(f"it is {value!r}; allowed: seconds, from 0.1 to 86400")
-    return float(value)
+def _seconds(least: float, most: float) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise ValueError(f"it is {value!r}; allowed: seconds, from {least:g} to {most:g}")
+        return float(value)
+
+    return read
 
 
+_DAY = 86400.0
 _ALIASES = {"memory_MiB", "memory_mib", "storage_GiB", "storage_gib"}
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "action": _name,
@@ -173,7 +176,12 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "compute_requirements": _record(ComputeRequirements),
     "container_parameters": _record(ContainerParameters),
     "timeout": _minutes,
-    "poll_interval": _seconds,
+    "poll_interval": _seconds(0.1, _DAY),
+    "outage_limit": _seconds(0, 30 * _DAY),
+    "queue_timeout": _seconds(1, 30 * _DAY),
+    "defer_after": _seconds(0, 600),
     "invocation_id": _name,
 }
-_OPTIONAL = set(_CHECKS) - {"action", "conn_id", "poll_interval", "invocation_id"}
+_OPTIONAL = set(_CHECKS) - {
+    "action", "conn_id", "poll_interval", "invocation_id", "outage_limit", "defer_after",
+}  # fmt: skip

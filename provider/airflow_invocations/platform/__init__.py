@@ -1,33 +1,43 @@
 """One room for each system that runs actions, all behind one protocol."""
 
 from .base import (
+    CaughtUp,
     ConflictError,
     InvalidRequestError,
     InvocationPlatform,
     LimitExceededError,
+    NewLines,
     NotFoundError,
     PermanentError,
     PlatformError,
     RateLimitedError,
+    Told,
     TransientError,
     UnauthorizedError,
     UnavailableError,
+    UnreadableLog,
     UnsupportedError,
+    Watch,
     backoff,
 )
 
 __all__ = [
+    "CaughtUp",
     "ConflictError",
     "InvalidRequestError",
     "InvocationPlatform",
     "LimitExceededError",
+    "NewLines",
     "NotFoundError",
     "PermanentError",
     "PlatformError",
     "RateLimitedError",
+    "Told",
     "TransientError",
     "UnauthorizedError",
     "UnavailableError",
+    "UnreadableLog",
     "UnsupportedError",
+    "Watch",
     "backoff",
 ]

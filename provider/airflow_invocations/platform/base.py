@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
-from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage
+from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage, StatusSnapshot
 
 
 def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
@@ -36,7 +39,13 @@ class PlatformError(Exception):
 
 
 class TransientError(PlatformError):
-    """It may well work later."""
+    """It may well work later.
+
+    Attributes:
+        retry_after: seconds after which the platform wants to be asked again; None: it didn't say.
+    """
+
+    retry_after: float | None = None
 
 
 class UnavailableError(TransientError):
@@ -75,6 +84,51 @@ class UnsupportedError(PermanentError):
     """This platform can't do that."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewLines:
+    """Log lines of an invocation that a watch tells of; the next cursor is the page's `last_read`."""
+
+    invocation_id: str
+    page: LogPage
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableLog:
+    """Nothing more of an invocation's log will be told."""
+
+    invocation_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """What was missed has been told. `place` is the last event that the platform has."""
+
+    place: int
+
+
+Told = StatusSnapshot | NewLines | UnreadableLog | CaughtUp
+
+
+class Watch(Protocol):
+    """An open stream of what happens to some invocations.
+
+    It tells the present status of each one that it is opened or extended with, then every change; an
+    invocation's last lines come before its end. It ends with a TransientError, never just so.
+    """
+
+    #: The last event that was told: where to resume.
+    place: int | None
+
+    def __aiter__(self) -> AsyncIterator[Told]:
+        """What is told, in order."""
+
+    async def change(
+        self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
+    ) -> None:
+        """Watch more invocations, or fewer; `logs`: also the lines of these, each from a cursor on."""
+
+
 class InvocationPlatform(Protocol):
     """A system that runs actions, seen from a DAG. Every method may raise a PlatformError."""
 
@@ -89,6 +143,21 @@ class InvocationPlatform(Protocol):
 
     async def get(self, invocation_id: str) -> InvocationRecord:
         """An invocation with its history."""
+
+    async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """The status of each of up to 1,000 invocations; those that aren't known are left out."""
+
+    async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """The same of those that have ended only."""
+
+    def watch(
+        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Open a stream; with `place`, what has happened since instead of each one's present status.
+
+        Raises:
+            UnsupportedError: on entering: this platform has none, or none for so many.
+        """
 
     async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
         """Log lines from `cursor` (None: the beginning) on; `last_read` of the page is the next cursor."""

@@ -8,6 +8,8 @@ import functools
 import json
 import ssl
 import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,18 +19,32 @@ import httpx
 import pydantic
 
 from .. import __version__
-from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage
+from ..model import (
+    MAX_PAGE_SIZE,
+    ActionRecord,
+    InvocationRecord,
+    InvocationRequest,
+    InvocationStatus,
+    LogPage,
+    StatusSnapshot,
+)
+from ..model.status import ReadStatus
 from ..model.wire import problems_of
 from .base import (
+    CaughtUp,
     ConflictError,
     InvalidRequestError,
     LimitExceededError,
+    NewLines,
     NotFoundError,
     PermanentError,
     PlatformError,
     RateLimitedError,
+    Told,
+    TransientError,
     UnauthorizedError,
     UnavailableError,
+    UnreadableLog,
     UnsupportedError,
     backoff,
 )
@@ -52,6 +68,15 @@ MAX_RETRY_AFTER = 60.0
 _ALWAYS_REPEATABLE = frozenset({429, 502, 503})
 _REPEATABLE_IF_IDEMPOTENT = frozenset({408, 500, 504})
 
+#: Seconds of silence after which an open stream counts as broken; the local service sends a heartbeat
+#: every 15 s.
+STREAM_SILENCE = 45.0
+
+#: What a platform without the watch endpoint may answer in its place; also: not for so many invocations.
+_NO_WATCH = frozenset({400, 403, 404, 405, 501})
+
+_WATCH = "v1/actions/invocations/watch"
+
 _BY_CODE: dict[str, type[PlatformError]] = {
     "RobotoConditionException": ConflictError,
     "RobotoConflictException": ConflictError,
@@ -64,6 +89,7 @@ _BY_CODE: dict[str, type[PlatformError]] = {
     "RobotoNotImplementedException": UnsupportedError,
     "RobotoUnauthorizedException": UnauthorizedError,
 }
+#: Of an answer in the API's own envelope with a code that isn't known.
 _BY_STATUS: dict[int, type[PlatformError]] = {
     400: InvalidRequestError,
     401: UnauthorizedError,
@@ -74,6 +100,13 @@ _BY_STATUS: dict[int, type[PlatformError]] = {
     413: InvalidRequestError,
     429: RateLimitedError,
     501: UnsupportedError,
+}
+#: Of any other answer: something between us and the platform sent it, a proxy's page for one, and its 404
+#: says nothing about an invocation.
+_BY_FOREIGN_STATUS: dict[int, type[PlatformError]] = {
+    401: UnauthorizedError,
+    413: InvalidRequestError,
+    429: RateLimitedError,
 }
 
 
@@ -161,6 +194,54 @@ class RobotoPlatform:
         """An invocation with its history."""
         return _read(InvocationRecord, await self._call("GET", _invocation(invocation_id)))
 
+    async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """The status of each of up to 1,000 invocations; those that aren't known are left out."""
+        return await self._snapshots(_any_of(invocation_ids))
+
+    async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """The same of those that have ended only."""
+        terminal = {
+            "field": "last_status",
+            "comparator": "GREATER_THAN_OR_EQUAL",
+            "value": int(InvocationStatus.Completed),
+        }
+        return await self._snapshots({"operator": "AND", "conditions": [_any_of(invocation_ids), terminal]})
+
+    @asynccontextmanager
+    async def watch(
+        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+    ) -> AsyncIterator[RobotoWatch]:
+        """Open a stream (the local service has it); with `place`, what has happened since.
+
+        Raises:
+            UnsupportedError: on entering: the platform has no such stream, or none for so many.
+        """
+        body = {"ids": list(invocation_ids), "logs": dict(logs), "since": place}
+        patience = httpx.Timeout(self._settings.timeout, read=STREAM_SILENCE)
+        try:
+            async with self._opened().stream("POST", _WATCH, json=body, timeout=patience) as answer:
+                if answer.status_code in _NO_WATCH:
+                    raise UnsupportedError(f"{self._settings.endpoint} has no such watch")
+                if not answer.is_success:
+                    await answer.aread()
+                    raise _error(answer)
+                if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                    raise UnavailableError(f"{answer.request.url} answered with something that is no stream")
+                yield RobotoWatch(self, answer, place)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    async def change_watch(
+        self,
+        watch_id: str,
+        add: Collection[str],
+        remove: Collection[str],
+        logs: Mapping[str, str | None],
+    ) -> None:
+        """Change what an open stream is about."""
+        body = {"add": list(add), "remove": list(remove), "logs": dict(logs)}
+        await self._call("PATCH", f"{_WATCH}/{_segment(watch_id)}", body=body, idempotent=True)
+
     async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
         """Log lines from `cursor` (None: the beginning) on; `last_read` of the page is the next cursor."""
         query = {} if cursor is None else {"last_read": cursor}
@@ -171,6 +252,18 @@ class RobotoPlatform:
     async def cancel(self, invocation_id: str) -> None:
         """Ask for an invocation to be cancelled; one that has ended stays as it is."""
         await self._call("POST", f"{_invocation(invocation_id)}/cancel", idempotent=True)
+
+    async def _snapshots(self, condition: dict[str, Any]) -> list[StatusSnapshot]:
+        """The statuses of all invocations that a condition holds for, page by page."""
+        found: list[StatusSnapshot] = []
+        body = {"condition": condition, "limit": MAX_PAGE_SIZE}
+        while True:
+            data = await self._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
+            page = _read(_SnapshotPage, data)
+            found += (item.snapshot for item in page.items)
+            if page.next_token is None:
+                return found
+            body["after"] = page.next_token
 
     async def _call(
         self,
@@ -194,29 +287,104 @@ class RobotoPlatform:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _send(self, method: str, path: str, content: bytes | None, query: dict[str, str] | None) -> Any:
-        if self._client is None:
-            raise RuntimeError("the platform is used outside of 'async with'")
         headers = {} if content is None else {"Content-Type": "application/json"}
         try:
-            answer = await self._client.request(method, path, content=content, params=query, headers=headers)
+            answer = await self._opened().request(
+                method, path, content=content, params=query, headers=headers
+            )
         except (httpx.TransportError, httpx.InvalidURL) as error:
             sent_nothing = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-            status = 503 if sent_nothing else 504
-            what = f"{self._settings.endpoint} can't be reached: {str(error) or type(error).__name__}"
-            raise _Refused(UnavailableError(what), status) from error
+            raise _Refused(self._unreachable(error), 503 if sent_nothing else 504) from error
         if answer.is_success:
             return _data(answer)
-        raise _Refused(_error(answer), answer.status_code, _retry_after(answer))
+        raise _Refused(_error(answer), answer.status_code)
+
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("the platform is used outside of 'async with'")
+        return self._client
+
+    def _unreachable(self, error: Exception) -> UnavailableError:
+        return UnavailableError(
+            f"{self._settings.endpoint} can't be reached: {str(error) or type(error).__name__}"
+        )
+
+
+class RobotoWatch:
+    """An open stream of server-sent events (WHATWG HTML, section 9.2), read as what it tells."""
+
+    def __init__(self, platform: RobotoPlatform, answer: httpx.Response, place: int | None) -> None:
+        self.place = place
+        self._platform = platform
+        self._answer = answer
+        self._watch_id: str | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Told]:
+        """What is told, in order.
+
+        Raises:
+            TransientError: at its end; streams have none of their own.
+        """
+        async for name, place, data in self._events():
+            if place is not None:
+                self.place = place
+            match name:
+                case "open":
+                    self._watch_id = str(data["watch_id"])
+                case "status":
+                    yield _read(_Snapshot, {**data, "last_status": data.get("status")}).snapshot
+                case "log":
+                    yield NewLines(str(data["invocation_id"]), _read(LogPage, data))
+                case "unreadable":
+                    yield UnreadableLog(str(data["invocation_id"]), str(data["reason"]))
+                case "ready":
+                    yield CaughtUp(int(data["number"]))
+                case "lost":
+                    self.place = int(data["number"])
+        raise UnavailableError(f"{self._answer.request.url.host} has ended the stream")
+
+    async def change(
+        self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
+    ) -> None:
+        """Watch more invocations, or fewer.
+
+        Raises:
+            TransientError: the stream isn't open (any more).
+            UnsupportedError: not so many.
+        """
+        if self._watch_id is None:
+            raise UnavailableError("the stream isn't open yet")
+        try:
+            await self._platform.change_watch(self._watch_id, add, remove, logs)
+        except NotFoundError as error:
+            raise UnavailableError(str(error)) from error
+        except InvalidRequestError as error:
+            raise UnsupportedError(str(error)) from error
+
+    async def _events(self) -> AsyncIterator[tuple[str, int | None, dict[str, Any]]]:
+        name, place = "", None
+        async for line in self._answer.aiter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name, place = value, None
+            elif field == "id":
+                place = int(value)
+            elif field == "data":
+                try:
+                    yield name, place, json.loads(value)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UnavailableError(
+                        f"the stream sent something that isn't an event: {error}"
+                    ) from None
 
 
 class _Refused(Exception):
     """One try that didn't bring an answer: what it would be raised as, and whether to try again."""
 
-    def __init__(self, error: PlatformError, status: int, retry_after: float | None = None) -> None:
+    def __init__(self, error: PlatformError, status: int) -> None:
         super().__init__(error)
         self.error = error
         self._status = status
-        self._retry_after = retry_after
 
     def repeatable(self, *, idempotent: bool) -> bool:
         return self._status in _ALWAYS_REPEATABLE or (
@@ -224,9 +392,8 @@ class _Refused(Exception):
         )
 
     def pause(self, attempt: int) -> float:
-        if self._retry_after is not None:
-            return min(self._retry_after, MAX_RETRY_AFTER)
-        return backoff(attempt)
+        asked = self.error.retry_after if isinstance(self.error, TransientError) else None
+        return backoff(attempt) if asked is None else min(asked, MAX_RETRY_AFTER)
 
 
 def invocation_url(settings: RobotoSettings, invocation_id: str) -> str:
@@ -254,16 +421,23 @@ def _data(answer: httpx.Response) -> Any:
 
 
 def _error(answer: httpx.Response) -> PlatformError:
+    kind: type[PlatformError] | None
     try:
         envelope = answer.json()["error"]
         code, message = str(envelope["error_code"]), str(envelope["message"])
     except (ValueError, KeyError, TypeError):
-        code, message = "", answer.reason_phrase
-    what = f"{message} ({answer.request.method} {answer.request.url.path}: {answer.status_code})"
-    kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status_code)
-    if kind is None:
-        kind = UnavailableError if answer.is_server_error else PermanentError
-    return kind(what)
+        message = f"{answer.reason_phrase}, not in the API's own words"
+        # A redirect is not followed with the token; the connection's address has to be corrected.
+        other = PermanentError if answer.is_redirect else UnavailableError
+        kind = _BY_FOREIGN_STATUS.get(answer.status_code, other)
+    else:
+        kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status_code)
+        if kind is None:
+            kind = UnavailableError if answer.is_server_error else PermanentError
+    error = kind(f"{message} ({answer.request.method} {answer.request.url.path}: {answer.status_code})")
+    if isinstance(error, TransientError):
+        error.retry_after = _retry_after(answer)
+    return error
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
@@ -279,6 +453,28 @@ def _retry_after(answer: httpx.Response) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
+
+
+class _Snapshot(pydantic.BaseModel):
+    """What of an InvocationRecord, or of an event, a wait wants to know."""
+
+    invocation_id: str
+    last_status: ReadStatus
+
+    @property
+    def snapshot(self) -> StatusSnapshot:
+        return StatusSnapshot(self.invocation_id, self.last_status)
+
+
+class _SnapshotPage(pydantic.BaseModel):
+    items: list[_Snapshot]
+    next_token: str | None
+
+
+def _any_of(invocation_ids: Collection[str]) -> dict[str, Any]:
+    """The condition for a batch: the API has no IN."""
+    each = ({"field": "invocation_id", "comparator": "EQUALS", "value": one} for one in invocation_ids)
+    return {"operator": "OR", "conditions": list(each)}
 
 
 def _read(kind: type[RecordT], data: Any) -> RecordT:

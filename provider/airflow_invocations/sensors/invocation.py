@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.configuration import conf
 
-from ..exceptions import RequestRefusedError, raise_unless_completed
+from ..exceptions import AccessRefusedError, RequestRefusedError, error_of, raise_unless_completed
 from ..links import InvocationLink
 from ..links.invocation import URL_KEY
 from ..operators.action import SHORTEST_DEFERRAL
 from ..operators.arguments import check_arguments
-from ..platform import PermanentError, TransientError
+from ..platform import PermanentError, TransientError, UnauthorizedError
 from ..platform.roboto import invocation_url
+from ..waiting import GivenUp, Reason
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,8 +35,7 @@ class InvocationSensor(BaseSensorOperator):
     :param conn_id: the Airflow connection. (templated)
     :param deferrable: wait in the triggerer. Default: `[operators] default_deferrable`.
     :param poke_interval: seconds between two looks, as every sensor has it.
-    :raises RequestRefusedError: the platform doesn't know the invocation, or not this token.
-    :raises InvocationFailedError, InvocationCancelledError, InvocationDeadlyError: by its status.
+    :raises InvocationError: one of the tree in `airflow_invocations.exceptions`, by what has happened.
     """
 
     template_fields: Sequence[str] = ("invocation_id", "conn_id")
@@ -82,8 +82,11 @@ class InvocationSensor(BaseSensorOperator):
         return None
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
-        """Take the verdict from the platform itself, whatever the event says."""
-        self.invocation_url = invocation_url(self._hook().settings, event["invocation_id"])
+        """Take the verdict from the platform itself, whatever the event says of the end."""
+        self.invocation_url = url = invocation_url(self._hook().settings, event["invocation_id"])
+        if event["given_up"] is not None:
+            given_up = GivenUp(Reason(event["given_up"]), event["detail"])
+            raise error_of(given_up, None, event["invocation_id"], url)
         super().execute(context)
 
     def poke(self, context: Context) -> bool:
@@ -92,7 +95,7 @@ class InvocationSensor(BaseSensorOperator):
         record = self._look(hook)
         if record is None or not record.current.status.is_terminal:
             return False
-        raise_unless_completed(record, invocation_url(hook.settings, record.invocation_id))
+        raise_unless_completed(record, invocation_url(hook.settings, record.invocation_id), [])
         self.log.info("Invocation %s: %s", record.invocation_id, record.current.status)
         return True
 
@@ -102,6 +105,8 @@ class InvocationSensor(BaseSensorOperator):
         except TransientError as error:
             self.log.warning("can't ask for %s now, it is not given up: %s", self.invocation_id, error)
             return None
+        except UnauthorizedError as error:
+            raise AccessRefusedError(f"invocation {self.invocation_id!r}: {error}") from error
         except PermanentError as error:
             raise RequestRefusedError(f"invocation {self.invocation_id!r}: {error}") from error
 

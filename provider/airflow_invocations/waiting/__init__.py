@@ -1,6 +1,29 @@
 """How a wait for an invocation goes, whoever waits: a worker, a triggerer, a person's script."""
 
 from .cancelling import cancel_and_confirm
-from .following import End, Lines, follow
+from .following import GivenUp, Reason, Waiting, follow, record_of
+from .hub import Connect, Lines, Notice
+from .identity import TaskIdentity, find_or_create, started_by_earlier_try, was_cancelled_by_clear
+from .logs import log_pages
+from .patience import OUTAGE_LIMIT, outlast
+from .rates import Rate
 
-__all__ = ["End", "Lines", "cancel_and_confirm", "follow"]
+__all__ = [
+    "OUTAGE_LIMIT",
+    "Connect",
+    "GivenUp",
+    "Lines",
+    "Notice",
+    "Rate",
+    "Reason",
+    "TaskIdentity",
+    "Waiting",
+    "cancel_and_confirm",
+    "find_or_create",
+    "follow",
+    "log_pages",
+    "outlast",
+    "record_of",
+    "started_by_earlier_try",
+    "was_cancelled_by_clear",
+]

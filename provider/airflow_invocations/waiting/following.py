@@ -1,129 +1,231 @@
-"""Follows one invocation to its end: its log lines as they come, then its record."""
+"""Waits for one invocation: its log lines as they come, its end, or why the wait was given up."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
+import datetime
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from ..model import InvocationRecord, LogRecord
-from ..platform.base import InvocationPlatform, PermanentError, TransientError, backoff
+from ..model import InvocationRecord, InvocationStatus
+from ..platform.base import NotFoundError, PlatformError, TransientError, UnauthorizedError
+from .cancelling import cancel_and_confirm
+from .hub import (
+    LOST_AFTER,
+    LOST_PAUSE,
+    REFRESH_PAUSE,
+    Connect,
+    Crashed,
+    Ended,
+    Gone,
+    Hub,
+    Lines,
+    Notice,
+    Refused,
+    Step,
+    Unreachable,
+    Wait,
+)
+from .patience import OUTAGE_LIMIT, outlast
+from .rates import Rate
 
-#: Seconds for which the platform may be out of reach before a wait is given up.
-OUTAGE_LIMIT = 3600.0
+#: How often a watcher may break under one wait, and the pause before the next one is joined, in seconds.
+CRASHES = 5
+CRASH_PAUSE = 1.0
 
-#: Longest pause, in seconds, between two tries while the platform is out of reach.
-OUTAGE_PAUSE = 60.0
+#: Seconds that a wait which has run out of time spends on a last look, and on the cancel.
+LAST_LOOK = 5.0
+CANCEL_PATIENCE = 60.0
 
-_log = logging.getLogger(__name__)
+
+class Reason(StrEnum):
+    """Why a wait ended before the invocation did."""
+
+    #: The task's time is over; the invocation is cancelled.
+    TimedOut = "timed_out"
+    #: It stayed Queued for too long; it is cancelled.
+    QueuedTooLong = "queued_too_long"
+    #: The platform was out of reach for too long; the invocation may well go on.
+    Unreachable = "unreachable"
+    #: The platform doesn't accept the credentials; the invocation may well go on.
+    Refused = "refused"
+    #: The platform doesn't know the invocation any more.
+    Lost = "lost"
+
+
+class GivenUp(Exception):
+    """The wait is over, and the invocation's end isn't known.
+
+    Attributes:
+        reason: why.
+        detail: the same in words.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """Log lines that are new, and the cursor that stands behind them."""
+class Waiting:
+    """What one wait is for, and how long it is to last."""
 
-    records: list[LogRecord]
-    cursor: str | None
+    invocation_id: str
+    #: Seconds between two looks, where the platform doesn't push.
+    poll_interval: float
+    #: Seconds for which the platform may be out of reach.
+    outage_limit: float = OUTAGE_LIMIT
+    #: Where to read on in the log.
+    cursor: str | None = None
+    #: How fast lines may come, all of these together; None: they aren't wanted.
+    lines: Sequence[Rate] | None = None
+    #: When the time is over, and when it must not be Queued any more (seconds since 1970); None: never.
+    deadline: float | None = None
+    queue_deadline: float | None = None
+    #: Whether the invocation is cancelled then.
+    cancels: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """The invocation has reached a terminal status; every log line that it had then came before this."""
+async def follow(connection: str, connect: Connect, waiting: Waiting) -> AsyncIterator[Lines | Notice]:
+    """Yield an invocation's new log lines, and what there is to be said, until it has ended.
 
-    record: InvocationRecord
-
-
-async def follow(
-    platform: InvocationPlatform,
-    invocation_id: str,
-    *,
-    poll_interval: float,
-    stream_logs: bool,
-    cursor: str | None = None,
-    outage_limit: float = OUTAGE_LIMIT,
-) -> AsyncIterator[Lines | End]:
-    """Yield an invocation's new log lines from `cursor` on (if `stream_logs`), and at last its End.
-
-    A failed poll is no verdict: while the platform is out of reach this waits, less and less often, and
-    goes on where it was. Trouble with the logs alone never ends the wait.
+    All waits of one `connection` in this event loop share one watcher. A failed poll is no verdict, and
+    trouble with the logs never ends the wait. Lines that come too fast may still be unread at the end:
+    read on from the last cursor.
 
     Raises:
-        TransientError: the platform was out of reach for `outage_limit` seconds.
-        PermanentError: the invocation can't be asked for (gone, or the token isn't accepted).
+        GivenUp: time is over, or the platform can't be asked any more.
+        Exception: the watcher broke `CRASHES` times under this wait; this is what broke it last.
     """
-    logs = _LogReader(platform, invocation_id, cursor) if stream_logs else None
-    outage = _Outage(invocation_id, outage_limit)
+    cursor = waiting.cursor
+    clock = _Clock(connect, waiting)
+    for crash in range(CRASHES):
+        wait = Wait(
+            waiting.invocation_id,
+            poll_interval=waiting.poll_interval,
+            outage_limit=waiting.outage_limit,
+            cursor=cursor,
+            rates=waiting.lines,
+        )
+        watcher = Hub.here().join(connection, connect, wait)
+        try:
+            broken: Exception | None = None
+            while broken is None:
+                for step in await clock.steps_of(wait):
+                    match step:
+                        case Lines():
+                            cursor = step.cursor
+                            yield step
+                        case Notice():
+                            yield step
+                        case Ended():
+                            return
+                        case Crashed(error):
+                            broken = error
+                        case Unreachable() | Refused() | Gone():
+                            raise _given_up(step, waiting)
+        finally:
+            watcher.leave(wait)
+        if crash == CRASHES - 1:
+            raise broken
+        await asyncio.sleep(CRASH_PAUSE * 2**crash)
+
+
+async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
+    """An invocation's record, from which every verdict is taken.
+
+    Raises:
+        GivenUp: the platform was out of reach for too long, refuses, or doesn't know the invocation.
+    """
+    began = time.time()
+    unknown, refused = 0, 0
+
+    async def get() -> InvocationRecord:
+        async with await connect() as platform:
+            return await platform.get(waiting.invocation_id)
+
     while True:
         try:
-            record = await platform.get(invocation_id)
+            return await outlast(get, waiting.outage_limit)
         except TransientError as error:
-            await outage.wait(error)
-            continue
-        outage.over()
-        ended = record.current.status.is_terminal
-        if logs is not None:
-            async for lines in logs.new():
-                yield lines
-        if ended:
-            yield End(record)
-            return
-        await asyncio.sleep(poll_interval * random.uniform(0.9, 1.1))  # noqa: S311
+            raise _given_up(Unreachable(began, str(error)), waiting) from error
+        except NotFoundError as error:
+            unknown += 1
+            if unknown == LOST_AFTER:
+                raise _given_up(Gone(), waiting) from error
+            await asyncio.sleep(LOST_PAUSE)
+        except UnauthorizedError as error:
+            # The connection is read with each call: its token may have been replaced.
+            refused += 1
+            if refused > 1:
+                raise _given_up(Refused(str(error)), waiting) from error
+            await asyncio.sleep(REFRESH_PAUSE)
 
 
-class _LogReader:
-    """Reads on in one invocation's log; gives up for good only what the platform refuses for good."""
+class _Clock:
+    """Hands on a wait's steps until its time is over, and then sees to the invocation."""
 
-    def __init__(self, platform: InvocationPlatform, invocation_id: str, cursor: str | None) -> None:
-        self._platform = platform
-        self._invocation_id = invocation_id
-        self._cursor = cursor
-        self._refused = False
+    def __init__(self, connect: Connect, waiting: Waiting) -> None:
+        self._connect = connect
+        self._waiting = waiting
+        self._queue_deadline = waiting.queue_deadline
 
-    async def new(self) -> AsyncIterator[Lines]:
-        """The lines that are there now."""
-        while not self._refused:
-            try:
-                page = await self._platform.logs(self._invocation_id, self._cursor)
-            except TransientError as error:
-                _log.warning("the log of %s can't be read now: %s", self._invocation_id, error)
-                return
-            except PermanentError as error:
-                _log.warning("the log of %s can't be read: %s", self._invocation_id, error)
-                self._refused = True
-                return
-            self._cursor = page.last_read if page.last_read is not None else self._cursor
-            if page.items:
-                yield Lines(page.items, self._cursor)
-            if not page.has_next:
-                return
+    async def steps_of(self, wait: Wait) -> list[Step]:
+        """What has happened; at the latest when a deadline has passed."""
+        try:
+            return await asyncio.wait_for(wait.steps(), self._remaining())
+        except TimeoutError:
+            return await self._on_deadline()
+
+    def _remaining(self) -> float | None:
+        deadlines = [one for one in (self._waiting.deadline, self._queue_deadline) if one is not None]
+        return max(0.0, min(deadlines) - time.time()) if deadlines else None
+
+    async def _on_deadline(self) -> list[Step]:
+        """Look once more before anything is declared over; then cancel, and look what came of that."""
+        status = await self._last_look()
+        if status is not None and status.is_terminal:
+            return [Ended(status)]
+        reason = Reason.TimedOut
+        if self._waiting.deadline is None or time.time() < self._waiting.deadline:
+            if status is not InvocationStatus.Queued:
+                # It left the queue in time, or can't be asked for; then the outage decides.
+                self._queue_deadline = None if status is not None else time.time() + LAST_LOOK
+                return []
+            reason = Reason.QueuedTooLong
+        what = "its time is over" if reason is Reason.TimedOut else "it has been Queued for too long"
+        if not self._waiting.cancels:
+            raise GivenUp(reason, what)
+        try:
+            async with await self._connect() as platform:
+                record = await cancel_and_confirm(platform, self._waiting.invocation_id, CANCEL_PATIENCE)
+        except Exception as error:
+            raise GivenUp(reason, f"{what}; it could not be cancelled: {error or 'no answer'}") from error
+        if record is not None and record.current.status is InvocationStatus.Completed:
+            return [Ended(record.current.status)]
+        raise GivenUp(reason, f"{what}; it was cancelled")
+
+    async def _last_look(self) -> InvocationStatus | None:
+        try:
+            async with asyncio.timeout(LAST_LOOK), await self._connect() as platform:
+                return (await platform.get(self._waiting.invocation_id)).current.status
+        except (PlatformError, TimeoutError):
+            return None
 
 
-class _Outage:
-    """How long the platform has been out of reach, and when to try again."""
-
-    def __init__(self, invocation_id: str, limit: float) -> None:
-        self._invocation_id = invocation_id
-        self._limit = limit
-        self._since: float | None = None
-        self._attempt = 0
-
-    async def wait(self, error: TransientError) -> None:
-        """Wait before the next try; raises `error` once the limit is reached."""
-        present = time.monotonic()
-        if self._since is None:
-            self._since = present
-            _log.warning("can't ask for %s, it is not given up: %s", self._invocation_id, error)
-        if present - self._since >= self._limit:
-            raise error
-        await asyncio.sleep(0.5 + backoff(self._attempt, base=1.0, cap=OUTAGE_PAUSE))
-        self._attempt += 1
-
-    def over(self) -> None:
-        """The platform answers (again)."""
-        if self._since is not None:
-            _log.warning("%s can be asked for again", self._invocation_id)
-        self._since = None
-        self._attempt = 0
+def _given_up(step: Unreachable | Refused | Gone, waiting: Waiting) -> GivenUp:
+    match step:
+        case Unreachable(since, error):
+            began = datetime.datetime.fromtimestamp(since, datetime.UTC)
+            return GivenUp(
+                Reason.Unreachable,
+                f"the platform has been out of reach since {began:%Y-%m-%d %H:%M:%S} UTC, longer than "
+                f"{waiting.outage_limit:g} s: {error}",
+            )
+        case Refused(error):
+            return GivenUp(Reason.Refused, error)
+        case Gone():
+            return GivenUp(Reason.Lost, "the platform doesn't know it any more")

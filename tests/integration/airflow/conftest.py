@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import logging
 import threading
@@ -20,7 +21,7 @@ from airflow_invocations.operators import InvokeActionOperator, action
 from airflow_invocations.operators.action import INVOCATION_ID_KEY
 from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.sensors import invocation
-from airflow_invocations.waiting import End, follow
+from airflow_invocations.waiting import Waiting, follow, record_of
 
 from ...unit.airflow.conftest import context as unit_context
 
@@ -57,25 +58,28 @@ def script(hook: RobotoHook, command: str, **fields: Any) -> str:
 def end_of(hook: RobotoHook, invocation_id: str) -> InvocationStatus:
     """Wait for an invocation's end; its status."""
 
-    async def wait(platform: RobotoPlatform) -> InvocationStatus:
+    async def wait() -> InvocationStatus:
+        waiting = Waiting(invocation_id, poll_interval=0.1)
         async with asyncio.timeout(20):
-            async for step in follow(platform, invocation_id, poll_interval=0.1, stream_logs=False):
-                if isinstance(step, End):
-                    return step.record.current.status
-        raise AssertionError("following an invocation ends with its End")
+            async for _ in follow(hook.conn_id, hook.connect, waiting):
+                pass
+        return (await record_of(hook.connect, waiting)).current.status
 
-    return hook.call(wait)
+    return hook.run(wait)
 
 
 class Task:
-    """One try of one task: its context, and what it has pushed."""
+    """One try of one task of a DAG run of its own: its context, and what it has pushed."""
 
-    def __init__(self) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.pushed: dict[str, Any] = {}
         #: Set once there is an invocation.
         self.invoked = threading.Event()
-        self.context: Any = unit_context()
-        instance = vars(self.context["ti"])
+        present = datetime.datetime.now(datetime.UTC)
+        self.context: Any = unit_context(start_date=present)
+        instance = {
+            **vars(self.context["ti"]), "run_id": f"manual__{uuid.uuid4()}", "start_date": present, **changes
+        }  # fmt: skip
         self.context["ti"] = SimpleNamespace(
             **instance, id=uuid.uuid4(), xcom_push=self._push, xcom_pull=lambda key, **_: self.pushed.get(key)
         )
@@ -113,5 +117,7 @@ async def run_deferred(operator: InvokeActionOperator, task: Task) -> Any:
     try:
         return operator.execute(task.context)
     except TaskDeferred as deferred:
-        event = await anext(deferred.trigger.run())
+        steps = deferred.trigger.run()
+        event = await anext(steps)
+        await steps.aclose()  # type: ignore[attr-defined]
         return getattr(operator, deferred.method_name)(task.context, event.payload)

@@ -11,15 +11,16 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from airflow_invocations.exceptions import (
+    AccessRefusedError,
     InvocationCancelledError,
     InvocationFailedError,
+    PlatformUnavailableError,
     RequestRefusedError,
 )
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import ActionParameter, DagRunProvenance, InvocationStatus, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
-from airflow_invocations.platform import UnavailableError
 from airflow_invocations.sensors import InvocationSensor
 
 from .conftest import Task, end_of, run_deferred, script
@@ -28,7 +29,9 @@ pytestmark = pytest.mark.anyio
 
 
 def operator(action: str, **arguments: Any) -> InvokeActionOperator:
-    return InvokeActionOperator(task_id="ask", action=action, **{"poll_interval": 0.1, **arguments})
+    return InvokeActionOperator(
+        task_id="ask", action=action, **{"poll_interval": 0.1, "defer_after": 0, **arguments}
+    )
 
 
 async def outcome(deferrable: bool, action: str, task: Task, **arguments: Any) -> Any:
@@ -112,7 +115,7 @@ class TestBothWays:
             f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}',
         )
         error = await outcome(deferrable, "any", task, conn_id="other")
-        assert type(error) is RequestRefusedError
+        assert type(error) is AccessRefusedError
         assert "the token isn't known" in str(error)
         assert "wr0ng-t0ken" not in str(error)
 
@@ -122,8 +125,9 @@ class TestBothWays:
         nowhere = '{"conn_type": "roboto", "host": "http://127.0.0.1:9", "password": "t"}'
         monkeypatch.setenv("AIRFLOW_CONN_NOWHERE", nowhere)
         monkeypatch.setattr("airflow_invocations.platform.roboto.ATTEMPTS", 1)
-        with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:9 can't be reached"):
-            await outcome(deferrable, "any", task, conn_id="nowhere")
+        error = await outcome(deferrable, "any", task, conn_id="nowhere", outage_limit=0)
+        assert type(error) is PlatformUnavailableError
+        assert "http://127.0.0.1:9 can't be reached" in str(error)
         assert task.pushed == {}
 
     async def test_a_request_over_8_mib_is_refused(

@@ -23,6 +23,8 @@ def context(**changes: Any) -> dict[str, Any]:
         "data_interval_end": NOON,
         "triggering_user_name": None,
         "consumed_asset_events": [],
+        "start_date": NOON,
+        "clear_number": 0,
     }
     instance = {
         "dag_id": "fleet",
@@ -30,10 +32,12 @@ def context(**changes: Any) -> dict[str, Any]:
         "task_id": "ask",
         "map_index": -1,
         "try_number": 2,
+        "max_tries": 3,
+        "start_date": NOON,
         "dag_version_id": "01999999-0000-7000-8000-000000000000",
     }
     return {
         "dag_run": SimpleNamespace(**{**run, **changes}),
         "ti": SimpleNamespace(**instance),
-        "task": SimpleNamespace(owner="ada"),
+        "task": SimpleNamespace(owner="ada", retries=3),
     }

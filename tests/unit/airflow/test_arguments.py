@@ -97,14 +97,13 @@ def test_everything_that_is_asked_for_is_in_the_request() -> None:
             timeout="15",
         ),
         PROVENANCE,
-        "key",
     )
     assert request.parameter_values == {"n": 1, "deep": {"a": [1.5, None, "x"]}}
     assert (request.data_source_id, request.input_data) == ("ds_1", ["*.csv"])
     assert request.upload_destination == UploadDestination(destination_id="ds_2")
     assert request.compute_requirement_overrides == ComputeRequirements(vCPU=1024, memory=4096)
     assert request.timeout == 15
-    assert request.idempotency_id == "key"
+    assert request.idempotency_id is None
     assert request.invocation_source_id == PROVENANCE.source_id
     container = request.container_parameter_overrides
     assert container is not None
@@ -125,21 +124,20 @@ def test_models_are_taken_as_well_as_their_dicts() -> None:
             upload_destination=UploadDestination(destination_id="ds_2"),
         ),
         PROVENANCE,
-        "key",
     )
     assert request.rich_input_data == chosen
     assert request.input_data == []
 
 
 def test_what_is_not_asked_for_is_not_sent() -> None:
-    wire = request_of("ask", arguments(), PROVENANCE, "key").wire()
+    wire = request_of("ask", arguments(), PROVENANCE).wire()
     assert set(wire) == {
         "data_source_id", "data_source_type", "input_data", "invocation_source", "invocation_source_id",
-        "idempotency_id", "container_parameter_overrides",
+        "container_parameter_overrides",
     }  # fmt: skip
     assert set(wire["container_parameter_overrides"]) == {"env_vars"}
 
 
 def test_rendered_values_are_checked_again() -> None:
     with pytest.raises(ValueError, match="task 'ask': argument 'timeout'"):
-        request_of("ask", arguments(timeout="rendered to nonsense"), PROVENANCE, "key")
+        request_of("ask", arguments(timeout="rendered to nonsense"), PROVENANCE)

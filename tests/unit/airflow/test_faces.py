@@ -12,24 +12,16 @@ import airflow
 import jsonschema
 import pytest
 from airflow.sdk import DAG, Connection
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_invocations import __version__
-from airflow_invocations.exceptions import (
-    InvocationCancelledError,
-    InvocationDeadlyError,
-    InvocationFailedError,
-    raise_unless_completed,
-)
 from airflow_invocations.hooks.roboto import RobotoHook, settings_of
 from airflow_invocations.links import InvocationLink
-from airflow_invocations.model import InvocationRecord, InvocationSource, InvocationStatus
+from airflow_invocations.model import InvocationSource
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.provider_info import get_provider_info
 from airflow_invocations.triggers import InvocationTrigger
 
-from ..platform.test_roboto import INVOCATION
 from .conftest import NOON, context
 
 
@@ -139,6 +131,7 @@ def test_a_trigger_is_made_anew_from_what_is_stored_and_that_holds_no_secret() -
     assert again.serialize() == trigger.serialize()
     assert set(arguments) == {
         "conn_id", "invocation_id", "poll_interval", "stream_logs", "not_before", "cancel_on_kill",
+        "outage_limit", "deadline", "queue_deadline",
     }  # fmt: skip
 
 
@@ -194,33 +187,3 @@ def test_the_provenance_holds_what_the_context_says() -> None:
     assert provenance.data_interval_end == NOON
     assert [e.uri for e in provenance.consumed_asset_events] == ["s3://readings"]
     assert provenance.dag_version == "01999999-0000-7000-8000-000000000000"
-
-
-def ended(status: InvocationStatus, detail: str | None = None) -> InvocationRecord:
-    step = {"status": int(status), "detail": detail, "timestamp": "2026-01-31T12:00:01Z"}
-    return InvocationRecord.model_validate({**INVOCATION, "last_status": int(status), "status": [step]})
-
-
-def test_completed_is_the_only_success() -> None:
-    raise_unless_completed(ended(InvocationStatus.Completed), "http://h")
-    for status in set(InvocationStatus) - {InvocationStatus.Completed}:
-        with pytest.raises(AirflowException):
-            raise_unless_completed(ended(status), "http://h")
-
-
-@pytest.mark.parametrize(
-    ("status", "kind", "retried"),
-    [
-        (InvocationStatus.Failed, InvocationFailedError, True),
-        (InvocationStatus.Cancelled, InvocationCancelledError, False),
-        (InvocationStatus.Deadly, InvocationDeadlyError, False),
-    ],
-)
-def test_the_exception_says_what_why_and_where(
-    status: InvocationStatus, kind: type[AirflowException], retried: bool
-) -> None:
-    with pytest.raises(kind) as raised:
-        raise_unless_completed(ended(status, "exit code 3: no such topic"), "http://h/iv_1")
-    for part in ("'a'", "iv_1", status.name, "exit code 3: no such topic", "http://h/iv_1"):
-        assert part in str(raised.value)
-    assert isinstance(raised.value, AirflowFailException) is not retried

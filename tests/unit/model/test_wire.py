@@ -243,6 +243,10 @@ def test_a_field_takes_what_it_takes_in_the_client(name: str) -> None:
             if path == ("data_source",) and isinstance(odd, dict):  # it has a default: no dataset
                 assert mine is not None
                 continue
+            is_status = path == ("last_status",) or (path[0], path[-1], len(path)) == ("status", "status", 3)
+            if is_status and type(odd) is int:  # one that isn't known is kept, under a name that says so
+                assert mine is not None
+                continue
             assert (mine is None) == (referee is None), (path, odd, mine, referee)
             if mine is not None and not ("digest" in path and not odd):
                 assert produced(referee) in (produced(mine), None), (path, odd)

@@ -201,7 +201,7 @@ async def test_trouble_of_the_platform_is_transient(
 async def test_an_answer_that_is_no_record_is_transient_and_says_what_is_wrong(
     script: Script, no_pauses: list[float]
 ) -> None:
-    script.answers = [data({**INVOCATION, "last_status": 77})]
+    script.answers = [data({**INVOCATION, "last_status": "soon"})]
     async with script.client() as platform:
         with pytest.raises(UnavailableError, match="last_status"):
             await platform.get("iv_1")

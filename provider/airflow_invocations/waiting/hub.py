@@ -1,0 +1,649 @@
+"""One watcher per connection and event loop: whatever the number of waits, one stream or one query a tick."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import datetime
+import functools
+import logging
+import random
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from ..model import MAX_PAGE_SIZE, InvocationStatus, LogPage, LogRecord, StatusSnapshot
+from ..platform.base import (
+    CaughtUp,
+    InvocationPlatform,
+    NewLines,
+    NotFoundError,
+    PermanentError,
+    TransientError,
+    UnauthorizedError,
+    UnavailableError,
+    UnreadableLog,
+    UnsupportedError,
+    Watch,
+    backoff,
+)
+from .rates import Rate
+
+#: Longest pause, in seconds, between two tries while the platform is out of reach.
+OUTAGE_PAUSE = 30.0
+
+#: Seconds for which joins and leaves are collected before the open stream is changed by them.
+COLLECTING = 0.1
+
+#: How many waits are looked at, one batch each so many seconds, whatever the stream or the ticks say: a
+#: stream is a hint, and an invocation that is gone is in no answer.
+AUDITED = 250
+AUDIT_INTERVAL = 20.0
+
+#: How often an invocation has to be not found, and with which pause, until it counts as lost.
+LOST_AFTER = 3
+LOST_PAUSE = 1.0
+
+#: How many streams in a row may break before they have told the present state, until we poll instead.
+BROKEN_STREAMS = 3
+
+#: Single requests at a time, for platforms that refuse batches.
+SINGLES = 8
+
+#: Log requests a second, for all waits together, where logs have to be asked for.
+LOG_READS = 10.0
+
+#: Seconds for which lines that come too fast are left where they are.
+MUTE = 10.0
+
+#: Seconds after which an outage is worth a word in every wait's log.
+QUIET_OUTAGE = 5.0
+
+#: Seconds until a connection that was refused is read anew.
+REFRESH_PAUSE = 1.0
+
+#: Invocations that a stream may name though nobody waits for them any more.
+SPARE = 100
+
+_log = logging.getLogger(__name__)
+
+#: Opens a client of the platform: reads the connection anew each time.
+Connect = Callable[[], Awaitable[AbstractAsyncContextManager[InvocationPlatform]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Log lines that are new, and the cursor that stands behind them."""
+
+    records: Sequence[LogRecord]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that whoever looks at the wait should know."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The invocation has reached a terminal status, by what the platform told last."""
+
+    status: InvocationStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """The platform has been out of reach since then (seconds since 1970): too long for this wait."""
+
+    since: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The platform doesn't accept the connection's credentials, read anew after the first refusal."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The platform doesn't know the invocation (any more), and was asked more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The watcher itself broke; a fresh one may be joined."""
+
+    error: Exception
+
+
+Step = Lines | Notice | Ended | Unreachable | Refused | Gone | Crashed
+
+
+class Flow(Enum):
+    """What becomes of an invocation's lines."""
+
+    Flowing = auto()
+    #: They come too fast, and the stream is to be told to stop.
+    Stopping = auto()
+    #: They are left where they are for a while.
+    Stopped = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """One wait for one invocation, and what has happened that it hasn't taken yet."""
+
+    invocation_id: str
+    #: Seconds between two looks, where the platform has to be asked.
+    poll_interval: float
+    #: Seconds for which the platform may be out of reach.
+    outage_limit: float
+    #: Where to read on in the log.
+    cursor: str | None = None
+    #: How fast lines may come, all of these together; None: they aren't wanted.
+    rates: Sequence[Rate] | None = None
+    flow: Flow = Flow.Flowing
+    #: On the monotonic clock: when lines that are stopped may flow again, and when the wait began.
+    mute_ends: float = 0.0
+    joined: float = field(default_factory=time.monotonic)
+    _was_muted: bool = False
+    _steps: list[Step] = field(default_factory=list)
+    _something: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, step: Step) -> None:
+        """Have the wait take a step."""
+        self._steps.append(step)
+        self._something.set()
+
+    async def steps(self) -> list[Step]:
+        """What has happened since the last call, once something has."""
+        await self._something.wait()
+        self._something.clear()
+        steps, self._steps = self._steps, []
+        return steps
+
+    def mute(self) -> None:
+        """Leave its lines where they are for a while; the first time, say so."""
+        self.flow = Flow.Stopping
+        self.mute_ends = time.monotonic() + MUTE
+        if not self._was_muted:
+            self._was_muted = True
+            self.tell(
+                Notice("lines come faster than they can be shown: they are shown in parts, all at the end")
+            )
+
+
+class Watcher:
+    """Looks after all waits of one connection in one event loop; the last to leave closes it.
+
+    :param connect: opens a client, reading the connection anew.
+    """
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self._waits: dict[str, list[Wait]] = {}
+        #: Set when there may be something to tell the open stream.
+        self._changed = asyncio.Event()
+        self._deserted = asyncio.Event()
+        #: Whether the platform pushes, and whether it answers batches: until it says that it doesn't.
+        self._pushes = True
+        self._batches = True
+        self._broken_streams = 0
+        #: Where to resume the stream, and whose status it has told up to there.
+        self._place: int | None = None
+        self._told: set[str] = set()
+        #: What the open stream names, and what it names though nobody waits for it any more.
+        self._named: set[str] = set()
+        self._spare: set[str] = set()
+        self._outage: _Outage | None = None
+        self._was_refused = False
+        self._platform: InvocationPlatform | None = None
+        # In a context of its own: the first wait's, with its task's log, is not everybody's.
+        self._task = asyncio.create_task(self._run(), context=contextvars.Context())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be joined."""
+        return not self._deserted.is_set()
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call this once it has closed."""
+        self._task.add_done_callback(lambda _: callback())
+
+    @property
+    def platform(self) -> InvocationPlatform | None:
+        """The client that it has open; None: it has none just now."""
+        return self._platform
+
+    def join(self, wait: Wait) -> None:
+        """Look after a wait from now on."""
+        waits = self._waits.setdefault(wait.invocation_id, [])
+        if any(other.rates is not None for other in waits):
+            # One reader a log: this wait's log is read when it ends, by whoever goes on from its cursor.
+            wait.rates = None
+        waits.append(wait)
+        if self._outage is not None and self._outage.was_told:
+            wait.tell(self._outage.notice)
+        self._changed.set()
+
+    def leave(self, wait: Wait) -> None:
+        """Look after it no more; the last to leave closes the watcher."""
+        waits = self._waits[wait.invocation_id]
+        waits.remove(wait)
+        if not waits:
+            del self._waits[wait.invocation_id]
+            self._told.discard(wait.invocation_id)
+            if wait.invocation_id in self._named:
+                # Whoever comes back for it is told its present status, as anybody who comes.
+                self._named.remove(wait.invocation_id)
+                self._spare.add(wait.invocation_id)
+        if not self._waits:
+            self._deserted.set()
+        self._changed.set()
+
+    # -- one client after another --------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while not self._deserted.is_set():
+                await self._session()
+        except Exception as error:
+            _log.exception("the watcher of %d invocations broke; they get a new one", len(self._waits))
+            self._deserted.set()
+            self._tell_all(Crashed(error))
+
+    async def _session(self) -> None:
+        """Serve the waits over one client, until all have left or it has to be opened anew."""
+        try:
+            async with await self._open() as platform:
+                self._platform = platform
+                try:
+                    await self._serve(platform)
+                finally:
+                    self._platform = None
+        except UnauthorizedError as error:
+            if self._was_refused:
+                self._tell_all(Refused(str(error)))
+            self._was_refused = True
+            await self._rest(REFRESH_PAUSE)
+        except TransientError as error:
+            await self._outlast(error)
+
+    async def _open(self) -> AbstractAsyncContextManager[InvocationPlatform]:
+        try:
+            return await self._connect()
+        except ValueError as error:
+            # A connection that makes no sense: as good as refused.
+            raise UnauthorizedError(str(error)) from error
+        except Exception as error:
+            raise UnavailableError(f"the connection can't be read: {error}") from error
+
+    async def _serve(self, platform: InvocationPlatform) -> None:
+        while not self._deserted.is_set():
+            try:
+                await (self._stream(platform) if self._pushes else self._poll(platform))
+            except TransientError as error:
+                await self._outlast(error)
+            except UnauthorizedError:
+                raise
+            except PermanentError as error:
+                if not self._pushes:
+                    raise UnavailableError(str(error)) from error
+                _log.info("asking for statuses every few seconds, as there is no stream of them: %s", error)
+                self._pushes = False
+
+    # -- push ----------------------------------------------------------------------------------------
+
+    async def _stream(self, platform: InvocationPlatform) -> None:
+        ids = self._waits.keys() if self._place is None else self._told
+        self._named, self._spare = set(ids), set()
+        async with platform.watch(self._named, self._cursors(self._named), self._place) as watch:
+            self._broken_streams += 1
+            if self._broken_streams > BROKEN_STREAMS:
+                raise UnsupportedError("streams break before they have told anything")
+            await _first_end_of(
+                self._read(watch), self._change(watch), self._audit(platform), self._deserted.wait()
+            )
+
+    async def _read(self, watch: Watch) -> None:
+        resumed_from = self._place
+        async for told in watch:
+            self._answered()
+            match told:
+                case StatusSnapshot(invocation_id):
+                    if invocation_id in self._waits:
+                        self._told.add(invocation_id)
+                    self._take(told)
+                case NewLines(invocation_id, page):
+                    self._take_lines(invocation_id, page)
+                case UnreadableLog(invocation_id, reason):
+                    self._stop_lines(invocation_id, reason)
+                case CaughtUp(place):
+                    self._broken_streams = 0
+                    if resumed_from is not None and place < resumed_from:
+                        self._place, self._told = None, set()
+                        raise UnavailableError("the platform counts its events anew")
+            self._place = watch.place
+
+    async def _change(self, watch: Watch) -> None:
+        """Tell the stream who has come and gone, and whose lines are wanted now."""
+        while True:
+            await self._wake(self._next_unmuting())
+            # Those who come at the same time go into one request.
+            await asyncio.sleep(COLLECTING)
+            added = self._waits.keys() - self._named
+            muted = self._readers(Flow.Stopping)
+            resumed = self._readers(Flow.Stopped)
+            # Who has gone costs nothing but room: that can wait until there is something else to say.
+            if not (added or muted or resumed or len(self._spare) > max(SPARE, len(self._waits))):
+                continue
+            spare, self._spare = self._spare, set()
+            self._named |= added
+            for wait in resumed:
+                wait.flow = Flow.Flowing
+            for wait in muted:
+                wait.flow = Flow.Stopped
+            stopped = {wait.invocation_id for wait in muted}
+            logs = self._cursors([*added, *(wait.invocation_id for wait in resumed)])
+            # An invocation that is in both is forgotten first and told anew.
+            await watch.change(added | stopped, spare | stopped, logs)
+
+    def _cursors(self, ids: Iterable[str]) -> dict[str, str | None]:
+        """Where to read on in the logs that are wanted now."""
+        wanted = (self._reader(invocation_id) for invocation_id in ids)
+        return {wait.invocation_id: wait.cursor for wait in wanted if wait and wait.flow is Flow.Flowing}
+
+    # -- poll ----------------------------------------------------------------------------------------
+
+    async def _poll(self, platform: InvocationPlatform) -> None:
+        await _first_end_of(
+            self._tick(platform), self._poll_logs(platform), self._audit(platform), self._deserted.wait()
+        )
+
+    async def _tick(self, platform: InvocationPlatform) -> None:
+        while True:
+            began = time.monotonic()
+            for batch in _batches_of(list(self._waits), MAX_PAGE_SIZE):
+                ended = await self._ended(platform, batch)
+                self._answered()
+                for snapshot in ended:
+                    self._take(snapshot)
+            took = time.monotonic() - began
+            wanted = min((wait.poll_interval for wait in self._everybody()), default=0.0)
+            # A platform that takes its time is asked less often.
+            await asyncio.sleep(max(wanted * random.uniform(0.9, 1.1), took))  # noqa: S311
+
+    async def _ended(self, platform: InvocationPlatform, ids: Sequence[str]) -> list[StatusSnapshot]:
+        if self._batches:
+            try:
+                return await platform.ended(ids)
+            except UnauthorizedError:
+                raise
+            except PermanentError as error:
+                _log.info("asking for each invocation by itself, as batches are refused: %s", error)
+                self._batches = False
+        return await self._singles(platform, ids)
+
+    async def _singles(self, platform: InvocationPlatform, ids: Sequence[str]) -> list[StatusSnapshot]:
+        found: list[StatusSnapshot] = []
+        remaining = iter(ids)
+
+        async def ask() -> None:
+            for invocation_id in remaining:
+                try:
+                    record = await platform.get(invocation_id)
+                except NotFoundError:
+                    await self._tell_if_gone(platform, invocation_id)
+                else:
+                    found.append(StatusSnapshot(invocation_id, record.current.status))
+
+        await _all_of(ask() for _ in range(min(SINGLES, len(ids))))
+        return found
+
+    async def _poll_logs(self, platform: InvocationPlatform) -> None:
+        """Ask for new lines, one log after the other, each as often as its wait looks for its status."""
+        while True:
+            began = time.monotonic()
+            for wait in [wait for wait in self._everybody() if wait.rates is not None]:
+                if wait.flow is not Flow.Flowing and wait.mute_ends <= time.monotonic():
+                    wait.flow = Flow.Flowing
+                has_more = True
+                while has_more and wait.flow is Flow.Flowing:
+                    has_more = await self._poll_log(platform, wait)
+                    await asyncio.sleep(1 / LOG_READS)
+            wanted = min((wait.poll_interval for wait in self._everybody()), default=0.0)
+            await asyncio.sleep(max(0.0, wanted - (time.monotonic() - began)))
+
+    async def _poll_log(self, platform: InvocationPlatform, wait: Wait) -> bool:
+        """Ask for one page of a log; whether there is more."""
+        try:
+            page = await platform.logs(wait.invocation_id, wait.cursor)
+        except TransientError as error:
+            _log.info("the log of %s can't be read now: %s", wait.invocation_id, error)
+            return False
+        except UnauthorizedError:
+            raise
+        except PermanentError as error:
+            self._stop_lines(wait.invocation_id, str(error))
+            return False
+        self._take_lines(wait.invocation_id, page)
+        return page.has_next
+
+    # -- what a stream, or a batch, doesn't tell -----------------------------------------------------
+
+    async def _audit(self, platform: InvocationPlatform) -> None:
+        """Ask for some waits' invocations after others: all are to be known, and no end is to be missed."""
+        remaining: list[str] = []
+        while True:
+            await asyncio.sleep(AUDIT_INTERVAL * random.uniform(0.9, 1.1))  # noqa: S311
+            remaining = remaining or list(self._waits)
+            batch, remaining = remaining[:AUDITED], remaining[AUDITED:]
+            try:
+                known = await platform.statuses(batch)
+                for snapshot in known:
+                    self._take(snapshot)
+                for invocation_id in set(batch) - {snapshot.invocation_id for snapshot in known}:
+                    await self._tell_if_gone(platform, invocation_id)
+            except TransientError as error:
+                _log.debug("could not look after %d invocations: %s", len(batch), error)
+            except UnauthorizedError:
+                raise
+            except PermanentError:
+                # Batches are refused; who is asked for singly is told of what is gone at once.
+                await asyncio.Future()
+
+    async def _tell_if_gone(self, platform: InvocationPlatform, invocation_id: str) -> None:
+        """Ask more than once: what was made a moment ago may not be known everywhere."""
+        for _ in range(LOST_AFTER):
+            if invocation_id not in self._waits:
+                return
+            try:
+                await platform.get(invocation_id)
+            except NotFoundError:
+                await asyncio.sleep(LOST_PAUSE)
+            else:
+                return
+        for wait in self._waits.get(invocation_id, ()):
+            wait.tell(Gone())
+
+    # -- what was told -------------------------------------------------------------------------------
+
+    def _take(self, snapshot: StatusSnapshot) -> None:
+        waits = self._waits.get(snapshot.invocation_id)
+        if snapshot.status.is_terminal:
+            for wait in waits or ():
+                wait.tell(Ended(snapshot.status))
+
+    def _take_lines(self, invocation_id: str, page: LogPage) -> None:
+        wait = self._reader(invocation_id)
+        if wait is None or wait.flow is not Flow.Flowing:
+            return
+        rates = wait.rates or ()
+        if not all(rate.allows() for rate in rates):
+            wait.mute()
+            self._changed.set()
+            return
+        for rate in rates:
+            rate.take(len(page.items))
+        wait.cursor = page.last_read if page.last_read is not None else wait.cursor
+        if page.items:
+            wait.tell(Lines(page.items, wait.cursor))
+
+    def _stop_lines(self, invocation_id: str, reason: str) -> None:
+        wait = self._reader(invocation_id)
+        if wait is not None:
+            wait.rates = None
+            wait.tell(Notice(f"the log of {invocation_id} can't be read: {reason}"))
+
+    def _reader(self, invocation_id: str) -> Wait | None:
+        """The wait that an invocation's lines are for."""
+        waits = self._waits.get(invocation_id, ())
+        return next((wait for wait in waits if wait.rates is not None), None)
+
+    def _readers(self, flow: Flow) -> list[Wait]:
+        """Waits whose lines are to be stopped, or may flow again."""
+        present = time.monotonic()
+        return [
+            wait
+            for wait in self._everybody()
+            if wait.rates is not None
+            and wait.flow is flow
+            and (flow is Flow.Stopping or wait.mute_ends <= present)
+        ]
+
+    def _next_unmuting(self) -> float | None:
+        """Seconds until some lines may flow again; None: none are stopped."""
+        ends = [wait.mute_ends for wait in self._everybody() if wait.flow is Flow.Stopped]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def _everybody(self) -> list[Wait]:
+        return [wait for waits in self._waits.values() for wait in waits]
+
+    def _tell_all(self, step: Step) -> None:
+        for wait in self._everybody():
+            wait.tell(step)
+
+    # -- outages -------------------------------------------------------------------------------------
+
+    async def _outlast(self, error: TransientError) -> None:
+        """Take note that the platform doesn't answer, and wait before the next try."""
+        outage = self._outage = self._outage or _Outage()
+        outage.error = str(error)
+        present = time.monotonic()
+        waits = self._everybody()
+        for wait in waits:
+            if present - max(outage.began, wait.joined) >= wait.outage_limit:
+                wait.tell(Unreachable(outage.since, outage.error))
+        if not outage.was_told and present - outage.began >= QUIET_OUTAGE:
+            outage.was_told = True
+            self._tell_all(outage.notice)
+        pause = max(0.2 + backoff(outage.attempt, base=1.0, cap=OUTAGE_PAUSE), error.retry_after or 0.0)
+        outage.attempt += 1
+        limits = (max(outage.began, wait.joined) + wait.outage_limit - present for wait in waits)
+        # Nobody is left waiting beyond their limit.
+        await self._rest(min(pause, max(0.2, min((limit for limit in limits if limit > 0), default=pause))))
+
+    def _answered(self) -> None:
+        """The platform answers (again)."""
+        self._was_refused = False
+        if self._outage is not None:
+            if self._outage.was_told:
+                self._tell_all(Notice("the platform answers again"))
+            self._outage = None
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, but not once everybody has left."""
+        await asyncio.wait({wake := asyncio.ensure_future(self._deserted.wait())}, timeout=seconds)
+        wake.cancel()
+
+    async def _wake(self, seconds: float | None) -> None:
+        """Sleep until something has changed, or so long."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return
+        self._changed.clear()
+
+
+@dataclass(slots=True)
+class _Outage:
+    """How long the platform has been out of reach, and what it said last."""
+
+    #: On the monotonic clock, and in seconds since 1970.
+    began: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.time)
+    attempt: int = 0
+    error: str = ""
+    was_told: bool = False
+
+    @property
+    def notice(self) -> Notice:
+        since = datetime.datetime.fromtimestamp(self.since, datetime.UTC)
+        return Notice(
+            f"the platform has been out of reach since {since:%H:%M:%S} UTC, which says nothing about the "
+            f"invocation; the wait goes on: {self.error}"
+        )
+
+
+class Hub:
+    """The watchers of one event loop, by connection."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[str, Watcher] = {}
+
+    @classmethod
+    def here(cls) -> Hub:
+        """The hub of the running event loop."""
+        loop = asyncio.get_running_loop()
+        return _hubs.setdefault(loop, cls())
+
+    def join(self, connection: str, connect: Connect, wait: Wait) -> Watcher:
+        """Have the watcher of a connection look after a wait; the watcher is made if there is none."""
+        watcher = self._watchers.get(connection)
+        if watcher is None or not watcher.is_open:
+            watcher = self._watchers[connection] = Watcher(connect)
+            watcher.when_closed(functools.partial(self._forget, connection, watcher))
+        watcher.join(wait)
+        return watcher
+
+    def _forget(self, connection: str, watcher: Watcher) -> None:
+        if self._watchers.get(connection) is watcher:
+            del self._watchers[connection]
+
+
+_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()
+
+
+async def _first_end_of(*operations: Coroutine[Any, Any, object]) -> None:
+    """Run them all until one ends, or fails, and end the others."""
+    tasks = [asyncio.ensure_future(operation) for operation in operations]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _all_of(operations: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run them all to their ends; the first failure ends them all."""
+    tasks = [asyncio.ensure_future(operation) for operation in operations]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _batches_of(ids: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))

@@ -1,0 +1,111 @@
+"""Exactly once: which invocation a task instance means, derived before anything is sent."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..model import InvocationRecord, InvocationRequest, InvocationStatus, task_instance_of
+from ..platform.base import ConflictError, InvocationPlatform
+
+#: Changes whenever the derivation does, so that an old identity is never taken for a new one.
+_SCHEME = "airflow-1"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskIdentity:
+    """What tells one task's work from any other's, and is the same for every retry of it.
+
+    A worker that is killed at any instant derives the same identity again, so nothing has to be remembered.
+    """
+
+    #: The deployment's base url: staging and production may share a platform.
+    deployment: str
+    dag_id: str
+    run_id: str
+    #: When the DAG run started: another one that is made later under the same run id isn't this one.
+    run_started: datetime.datetime | None
+    task_id: str
+    map_index: int
+    #: `max_tries - retries`: constant over automatic retries, another one after a clear (airflow's
+    #: `clear_task_instances` sets `max_tries` to the tries so far plus `retries`).
+    incarnation: int
+
+    def idempotency_id(self, failures: int) -> str:
+        """The idempotency id of the invocation that follows so many failed ones of this incarnation."""
+        started = None if self.run_started is None else self.run_started.astimezone(datetime.UTC).isoformat()
+        parts = [
+            self.deployment.rstrip("/"),
+            self.dag_id,
+            self.run_id,
+            started,
+            self.task_id,
+            self.map_index,
+            self.incarnation,
+            failures,
+        ]
+        # As JSON, so that no two lists of parts are one text.
+        return f"{_SCHEME}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
+
+    def idempotency_ids(self, try_number: int) -> list[str]:
+        """The ids that this incarnation can have used by its try `try_number` (from 1), in order.
+
+        Each earlier try has left one failed invocation behind at most.
+        """
+        return [self.idempotency_id(failures) for failures in range(try_number)]
+
+
+async def find_or_create(
+    platform: InvocationPlatform,
+    action: str,
+    request: InvocationRequest,
+    idempotency_ids: Iterable[str],
+    try_number: int,
+) -> InvocationRecord:
+    """The invocation that this try goes on with: the first one that no earlier try has seen fail.
+
+    It asks for one id after the other; the platform answers with what has that id already, or starts it.
+    One request is enough unless an earlier try's invocation has failed.
+
+    Raises:
+        ConflictError: the id belongs to an invocation of another action.
+        PlatformError: as `platform.invoke` does.
+    """
+    for idempotency_id in idempotency_ids:
+        named = request.model_copy(update={"idempotency_id": idempotency_id})
+        record = await platform.invoke(action, named)
+        if not (_has_failed(record) and started_by_earlier_try(record, try_number)):
+            return record
+    raise ConflictError(
+        f"every id that try {try_number} may use belongs to an invocation that has failed; clear the task "
+        "to begin anew"
+    )
+
+
+def started_by_earlier_try(record: InvocationRecord, try_number: int) -> bool:
+    """Whether an invocation was there before this try; one that doesn't say who started it was."""
+    starter = task_instance_of(record.provenance.source.source_id)
+    return starter is None or starter.try_number < try_number
+
+
+def was_cancelled_by_clear(record: InvocationRecord, try_number: int, clear_number: int) -> bool:
+    """Whether an invocation that is Cancelled was so because its task was cleared, not against this try.
+
+    A task that is cleared while a worker runs it keeps its incarnation (Airflow restarts it as if it were
+    a retry), and its new try may come to wait for the old invocation before the cancel has reached it.
+    """
+    starter = task_instance_of(record.provenance.source.source_id)
+    return (
+        record.current.status is InvocationStatus.Cancelled
+        and starter is not None
+        and starter.try_number < try_number
+        and starter.clear_number < clear_number
+    )
+
+
+def _has_failed(record: InvocationRecord) -> bool:
+    status = record.current.status
+    return status.is_terminal and status is not InvocationStatus.Completed

@@ -1,0 +1,30 @@
+"""How fast something may come: a bucket that fills with time."""
+
+from __future__ import annotations
+
+import time
+
+
+class Rate:
+    """So many a second on average, and so many at once after a rest.
+
+    :param per_second: how fast the bucket fills.
+    :param burst: how much it holds.
+    """
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._left = burst
+        self._filled = time.monotonic()
+
+    def allows(self) -> bool:
+        """Whether something may come now."""
+        present = time.monotonic()
+        self._left = min(self._burst, self._left + (present - self._filled) * self._per_second)
+        self._filled = present
+        return self._left >= 1
+
+    def take(self, count: int) -> None:
+        """Note that so many have come. What came in one piece may be more than was left."""
+        self._left -= count

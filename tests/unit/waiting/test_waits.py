@@ -1,0 +1,497 @@
+"""Waits on one watcher: one stream or one query for all, and none missed, told twice or left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from airflow_invocations.model import InvocationStatus
+from airflow_invocations.platform import (
+    CaughtUp,
+    NotFoundError,
+    RateLimitedError,
+    UnauthorizedError,
+    UnavailableError,
+    UnreadableLog,
+)
+from airflow_invocations.waiting import GivenUp, Lines, Notice, Rate, Reason, Waiting, follow, hub
+from airflow_invocations.waiting.hub import Hub
+
+from .conftest import Platform, broken, lines_of, page
+
+pytestmark = pytest.mark.anyio
+S = InvocationStatus
+
+
+class One:
+    """One wait that runs in a task: what it was told, and how it ended."""
+
+    def __init__(self, platform: Platform, invocation_id: str = "iv_1", **options: Any) -> None:
+        self.lines: list[str] = []
+        self.notices: list[str] = []
+        self.cursor: str | None = None
+        self.waiting = Waiting(invocation_id, **{"poll_interval": 0.01, **options})
+        self.task = asyncio.create_task(self._follow(platform))
+
+    async def _follow(self, platform: Platform) -> None:
+        async for step in follow("c", platform.connect, self.waiting):
+            match step:
+                case Lines(records):
+                    self.lines += [entry.log for entry in records]
+                    self.cursor = step.cursor
+                case Notice(text):
+                    self.notices.append(text)
+
+    async def end(self) -> None:
+        async with asyncio.timeout(5):
+            await self.task
+
+    async def reason(self) -> Reason:
+        with pytest.raises(GivenUp) as given_up:
+            await self.end()
+        return given_up.value.reason
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something holds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - of any kind: what is looked at tells nobody
+            await asyncio.sleep(0.002)
+
+
+async def opened(platform: Platform, count: int = 1) -> Any:
+    """The stream that was opened last, once there were so many."""
+    await until(lambda: len(platform.streams) >= count)
+    return platform.streams[-1]
+
+
+@asynccontextmanager
+async def waits(platform: Platform, *ids: str, **options: Any) -> AsyncIterator[list[One]]:
+    ones = [One(platform, invocation_id, **options) for invocation_id in ids]
+    try:
+        yield ones
+    finally:
+        for one in ones:
+            one.task.cancel()
+        await asyncio.gather(*(one.task for one in ones), return_exceptions=True)
+
+
+# -- push --------------------------------------------------------------------------------------------
+
+
+async def test_a_thousand_waits_are_one_stream_and_no_request() -> None:
+    ids = [f"iv_{number}" for number in range(1000)]
+    platform = Platform(**dict.fromkeys(ids, S.Processing))
+    async with waits(platform, *ids) as ones:
+        stream = await opened(platform)
+        await until(lambda: stream.ids == set(ids))
+        for invocation_id in ids:
+            platform.set(invocation_id, S.Completed)
+        await asyncio.gather(*(one.end() for one in ones))
+    await until(lambda: platform.closed)
+    assert len(platform.streams) == platform.connects == platform.closed == 1
+    assert platform.asked == []
+    assert len(platform.changes) <= 1
+
+
+@pytest.mark.parametrize("status", [S.Completed, S.Cancelled, S.Failed, S.Deadly])
+async def test_every_terminal_status_ends_a_wait_and_no_other_does(status: InvocationStatus) -> None:
+    platform = Platform(iv_1=S.Queued)
+    async with waits(platform, "iv_1") as (one,):
+        stream = await opened(platform)
+        for before in (S.Scheduled, S.Downloading, S.Processing, S.Uploading):
+            platform.set("iv_1", before)
+        await until(stream.queue.empty)
+        assert not one.task.done()
+        platform.set("iv_1", status)
+        await one.end()
+
+
+async def test_who_comes_later_joins_the_open_stream() -> None:
+    platform = Platform(iv_1=S.Processing, iv_2=S.Processing, iv_3=S.Completed)
+    async with waits(platform, "iv_1"):
+        await opened(platform)
+        async with waits(platform, "iv_2", "iv_3") as (second, third):
+            await third.end()
+            assert platform.changes == [({"iv_2", "iv_3"}, set(), {})]
+            platform.set("iv_2", S.Failed)
+            await second.end()
+    assert len(platform.streams) == 1
+
+
+async def test_who_comes_back_for_what_has_ended_in_the_meantime_is_told() -> None:
+    platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
+    async with waits(platform, "iv_1"):
+        async with waits(platform, "iv_2"):
+            stream = await opened(platform)
+            await until(lambda: "iv_2" in stream.ids)
+        platform.set("iv_2", S.Completed)
+        await until(stream.queue.empty)
+        async with waits(platform, "iv_2") as (again,):
+            await again.end()
+    assert platform.changes[-1] == ({"iv_2"}, {"iv_2"}, {})
+
+
+async def test_a_stream_that_breaks_is_resumed_where_it_was_and_nothing_is_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "QUIET_OUTAGE", 5.0)
+    platform = Platform(iv_1=S.Queued, iv_2=S.Processing)
+    async with waits(platform, "iv_1") as (first,):
+        stream = await opened(platform)
+        stream.tell(CaughtUp(7), 7)
+        platform.set("iv_1", S.Processing, 8)
+        await until(stream.queue.empty)
+        stream.tell(broken())
+        async with waits(platform, "iv_2") as (second,):
+            again = await opened(platform, 2)
+            assert (again.opened_at, again.ids) == (8, {"iv_1"})
+            # Who has come since is added to it, and so told the present state.
+            platform.by_id["iv_2"] = S.Completed
+            await second.end()
+        platform.set("iv_1", S.Completed, 9)
+        await first.end()
+    assert first.notices == []
+
+
+async def test_a_platform_that_has_lost_its_events_is_asked_for_everything() -> None:
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1") as (one,):
+        stream = await opened(platform)
+        stream.tell(CaughtUp(100), 100)
+        await until(stream.queue.empty)
+        stream.tell(broken())
+        again = await opened(platform, 2)
+        assert again.opened_at == 100
+        platform.by_id["iv_1"] = S.Completed
+        again.tell(CaughtUp(3), 3)
+        await one.end()
+    assert platform.streams[-1].opened_at is None
+
+
+async def test_the_last_to_leave_closes_it_and_who_comes_then_gets_a_new_one() -> None:
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1"):
+        await opened(platform)
+    await until(lambda: platform.closed == 1)
+    assert Hub.here()._watchers == {}
+    async with waits(platform, "iv_1") as (one,):
+        await opened(platform, 2)
+        platform.set("iv_1", S.Completed)
+        await one.end()
+
+
+async def test_streams_that_break_before_they_tell_anything_are_given_up_for_polling() -> None:
+    platform = Platform()
+    async with waits(platform, "iv_1") as (one,):
+        for count in range(1, hub.BROKEN_STREAMS + 2):
+            (await opened(platform, count)).tell(broken())
+        await until(lambda: platform.asked_for("ended"))
+        platform.by_id["iv_1"] = S.Completed
+        await one.end()
+
+
+# -- poll --------------------------------------------------------------------------------------------
+
+
+def polled(**statuses: InvocationStatus) -> Platform:
+    platform = Platform(**statuses)
+    platform.pushes = False
+    return platform
+
+
+async def test_without_a_stream_one_query_a_tick_asks_for_all() -> None:
+    ids = [f"iv_{number}" for number in range(2500)]
+    platform = polled(**dict.fromkeys(ids, S.Processing))
+    async with waits(platform, *ids, poll_interval=0.2) as ones:
+        await until(lambda: platform.asked_for("ended") >= 3)
+        assert [len(batch) for _, batch in platform.asked[:3]] == [1000, 1000, 500]
+        platform.by_id = dict.fromkeys(ids, S.Completed)
+        await asyncio.gather(*(one.end() for one in ones))
+    assert {kind for kind, _ in platform.asked} == {"ended"}
+
+
+async def test_batches_that_are_refused_become_a_few_single_requests_at_a_time() -> None:
+    ids = [f"iv_{number}" for number in range(50)]
+    platform = polled(**dict.fromkeys(ids, S.Processing))
+    platform.batches = False
+    async with waits(platform, *ids) as ones:
+        await until(lambda: platform.asked_for("get") > 100)
+        platform.by_id = dict.fromkeys(ids, S.Completed)
+        await asyncio.gather(*(one.end() for one in ones))
+    assert platform.asked_for("ended") == 1
+    assert 1 < platform.most_singles <= hub.SINGLES
+
+
+async def test_the_most_impatient_wait_sets_the_pace() -> None:
+    platform = polled(iv_1=S.Processing, iv_2=S.Processing)
+    async with waits(platform, "iv_1", poll_interval=3600):
+        await until(lambda: platform.asked_for("ended") == 1)
+        async with waits(platform, "iv_2", poll_interval=0.01):
+            await asyncio.sleep(0.05)
+    # The tick that began with the patient wait alone goes on; the next one is quick. A wait that comes looks
+    # at its invocation itself before.
+    assert platform.asked_for("ended") == 1
+
+
+# -- failed polls ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
+@pytest.mark.parametrize("error", [UnavailableError("gone"), RateLimitedError("slow down")])
+async def test_a_failed_poll_is_no_verdict(pushes: bool, error: Exception) -> None:
+    platform = Platform(iv_1=S.Processing)
+    platform.pushes = pushes
+    platform.down = error
+    async with waits(platform, "iv_1") as (one,):
+        await until(lambda: one.notices)
+        assert "says nothing about the invocation" in one.notices[0]
+        platform.down = None
+        platform.by_id["iv_1"] = S.Completed
+        await one.end()
+    if not pushes:
+        assert one.notices[-1] == "the platform answers again"
+
+
+async def test_an_outage_ends_a_wait_after_its_own_limit_and_says_since_when() -> None:
+    platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
+    platform.down = UnavailableError("gone for good")
+    began = time.time()
+    async with waits(platform, "iv_2", outage_limit=3600.0) as (patient,):
+        async with waits(platform, "iv_1", outage_limit=0.3) as (one,):
+            with pytest.raises(GivenUp, match="gone for good") as given_up:
+                await one.end()
+        assert given_up.value.reason is Reason.Unreachable
+        assert 0.25 < time.time() - began < 3
+        assert not patient.task.done()
+
+
+async def test_a_connection_that_can_not_be_read_now_is_an_outage_and_one_that_makes_no_sense_is_not() -> (
+    None
+):
+    platform = Platform(iv_1=S.Completed)
+    failures: list[Exception] = [RuntimeError("the metadata database is away")] * 2
+
+    async def connect() -> Any:
+        if failures:
+            raise failures.pop()
+        return await platform.connect()
+
+    async for _ in follow("c", connect, Waiting("iv_1", poll_interval=0.01)):
+        pass
+    failures += [ValueError("host is empty")] * 2
+    with pytest.raises(GivenUp, match="host is empty") as given_up:
+        async for _ in follow("c", connect, Waiting("iv_1", poll_interval=0.01)):
+            pass
+    assert given_up.value.reason is Reason.Refused
+
+
+@pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
+async def test_a_refused_token_is_read_anew_once_and_then_believed(pushes: bool) -> None:
+    platform = Platform(iv_1=S.Processing)
+    platform.pushes = pushes
+    async with waits(platform, "iv_1") as (one,):
+        await until(lambda: platform.streams or platform.asked)
+        platform.next_token_works = True
+        platform.by_id["iv_1"] = S.Completed
+        platform.down = UnauthorizedError("the token isn't known")
+        for stream in platform.streams:
+            stream.tell(platform.down)
+        await one.end()
+    assert platform.connects == 2
+
+    platform.next_token_works = False
+    platform.down = UnauthorizedError("the token isn't known")
+    async with waits(platform, "iv_1") as (one,):
+        assert await one.reason() is Reason.Refused
+
+
+async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
+    async with waits(platform, "iv_1", "iv_2", lines=()) as ones:
+        stream = await opened(platform)
+        stream.tell(lines_of("iv_1", ["a"], "1"))
+        await until(lambda: ones[0].lines)
+        stream.tell(KeyError("a bug"))
+        again = await opened(platform, 2)
+        await until(lambda: again.ids == {"iv_1", "iv_2"})
+        assert again.logs["iv_1"] == "1"
+        for invocation_id in ("iv_1", "iv_2"):
+            platform.set(invocation_id, S.Completed)
+        await asyncio.gather(*(one.end() for one in ones))
+    assert "they get a new one" in caplog.text
+
+
+async def test_a_watcher_that_always_breaks_is_not_replaced_for_ever() -> None:
+    platform = Platform(iv_1=S.Processing)
+    platform.down = KeyError("a bug")
+    async with waits(platform, "iv_1") as (one,):
+        with pytest.raises(KeyError):
+            await one.end()
+
+
+# -- what nobody tells -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
+async def test_what_the_platform_does_not_know_any_more_is_lost_once_that_is_certain(
+    pushes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.02)
+    platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
+    platform.pushes = pushes
+    async with waits(platform, "iv_1", "iv_2") as (one, other):
+        await until(lambda: platform.asked_for("statuses"))
+        del platform.by_id["iv_1"]
+        assert await one.reason() is Reason.Lost
+        assert platform.asked_for("get") >= hub.LOST_AFTER
+        assert not other.task.done()
+
+
+async def test_an_end_that_the_stream_did_not_tell_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.02)
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1") as (one,):
+        await opened(platform)
+        platform.by_id["iv_1"] = S.Completed
+        await one.end()
+
+
+async def test_single_requests_find_what_is_lost() -> None:
+    platform = polled(iv_1=S.Processing)
+    platform.batches = False
+    async with waits(platform, "iv_1", "iv_gone") as (_, gone):
+        assert await gone.reason() is Reason.Lost
+
+
+# -- logs --------------------------------------------------------------------------------------------
+
+
+async def test_lines_come_in_order_with_the_stream_and_the_cursor_behind_them() -> None:
+    platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
+    async with waits(platform, "iv_1", lines=(), cursor="5") as (one,):
+        stream = await opened(platform)
+        assert stream.logs == {"iv_1": "5"}
+        async with waits(platform, "iv_2") as (other,):
+            stream.tell(lines_of("iv_1", ["a", "b"], "7"))
+            stream.tell(lines_of("iv_2", ["not wanted"], "1"))
+            stream.tell(lines_of("iv_1", ["c"], "8"))
+            platform.set("iv_1", S.Completed)
+            await one.end()
+            assert other.lines == []
+    assert (one.lines, one.cursor) == (["a", "b", "c"], "8")
+
+
+async def test_lines_that_come_too_fast_are_left_where_they_are_and_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    platform = Platform(iv_1=S.Processing)
+    rates = [Rate(per_second=40.0, burst=3.0), Rate(per_second=1000.0, burst=1000.0)]
+    async with waits(platform, "iv_1", lines=rates) as (one,):
+        stream = await opened(platform)
+        stream.tell(lines_of("iv_1", ["a", "b", "c"], "3"))
+        stream.tell(lines_of("iv_1", ["too", "fast"], "5"))
+        # The stream is told to stop with them, and later to go on from where the reader is.
+        await until(lambda: len(platform.changes) == 2)
+        assert platform.changes == [({"iv_1"}, {"iv_1"}, {}), (set(), set(), {"iv_1": "3"})]
+        stream.tell(lines_of("iv_1", ["too", "fast"], "5"))
+        await until(lambda: one.cursor == "5")
+        assert one.lines == ["a", "b", "c", "too", "fast"]
+        assert sum("faster than they can be shown" in notice for notice in one.notices) == 1
+        # An end doesn't wait for lines: whoever resumes reads on from the cursor.
+        stream.tell(lines_of("iv_1", ["x"] * 100, "105"))
+        stream.tell(lines_of("iv_1", ["y"], "106"))
+        platform.set("iv_1", S.Completed)
+        await one.end()
+
+
+async def test_a_log_has_one_reader_at_a_time() -> None:
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1", lines=()) as (first,):
+        stream = await opened(platform)
+        async with waits(platform, "iv_1", lines=()) as (second,):
+            stream.tell(lines_of("iv_1", ["a"], "1"))
+            platform.set("iv_1", S.Completed)
+            await first.end()
+            await second.end()
+    assert (first.lines, second.lines, second.cursor) == (["a"], [], None)
+
+
+async def test_a_log_that_can_not_be_read_is_said_and_ends_nothing() -> None:
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1", lines=()) as (one,):
+        stream = await opened(platform)
+        stream.tell(UnreadableLog("iv_1", "the cursor is none of ours"))
+        await until(lambda: one.notices)
+        assert not one.task.done()
+        platform.set("iv_1", S.Completed)
+        await one.end()
+
+
+async def test_without_a_stream_logs_are_asked_for_from_the_cursor_on() -> None:
+    platform = polled(iv_1=S.Processing)
+    platform.log_pages = [page(["a"], "1", has_next=True), UnavailableError("later"), page(["b"], "2")]
+    async with waits(platform, "iv_1", lines=()) as (one,):
+        await until(lambda: one.cursor == "2")
+        platform.log_pages = [NotFoundError("no log is kept")]
+        await until(lambda: one.notices)
+        asked = platform.asked_for("logs")
+        await asyncio.sleep(0.05)
+        assert platform.asked_for("logs") == asked
+        platform.by_id["iv_1"] = S.Completed
+        await one.end()
+    assert one.lines == ["a", "b"]
+
+
+# -- time --------------------------------------------------------------------------------------------
+
+
+async def test_when_its_time_is_over_the_invocation_is_cancelled() -> None:
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1", deadline=time.time() + 0.1) as (one,):
+        assert await one.reason() is Reason.TimedOut
+    assert platform.cancelled == ["iv_1"]
+
+
+async def test_a_wait_that_only_watches_cancels_nothing() -> None:
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1", deadline=time.time() + 0.1, cancels=False) as (one,):
+        assert await one.reason() is Reason.TimedOut
+    assert platform.cancelled == []
+
+
+async def test_what_has_ended_in_time_is_not_declared_late() -> None:
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1", deadline=time.time() + 0.1) as (one,):
+        await opened(platform)
+        platform.by_id["iv_1"] = S.Completed  # and the stream didn't tell
+        await one.end()
+    assert platform.cancelled == []
+
+
+async def test_what_completes_while_it_is_being_cancelled_has_completed() -> None:
+    class Stubborn(Platform):
+        async def cancel(self, invocation_id: str) -> None:
+            await super().cancel(invocation_id)
+            self.by_id[invocation_id] = S.Completed
+
+    platform = Stubborn(iv_1=S.Processing)
+    async with waits(platform, "iv_1", deadline=time.time() + 0.1) as (one,):
+        await one.end()
+    assert platform.cancelled == ["iv_1"]
+
+
+async def test_what_stays_queued_is_cancelled_and_what_has_left_the_queue_is_not() -> None:
+    platform = Platform(iv_1=S.Queued, iv_2=S.Scheduled)
+    async with waits(platform, "iv_1", "iv_2", queue_deadline=time.time() + 0.1) as (queued, scheduled):
+        assert await queued.reason() is Reason.QueuedTooLong
+        await asyncio.sleep(0.05)
+        assert not scheduled.task.done()
+    assert platform.cancelled == ["iv_1"]
