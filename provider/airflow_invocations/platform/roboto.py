@@ -146,6 +146,12 @@ class RobotoPlatform:
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
+        # In a thread: the first client of a process takes a while to import what it needs, and CA bundles
+        # take long to read; both would be felt in a triggerer's loop.
+        self._client = await asyncio.to_thread(self._new_client)
+        return self
+
+    def _new_client(self) -> httpx.AsyncClient:
         settings = self._settings
         headers = {
             "Authorization": f"Bearer {settings.token}",
@@ -154,14 +160,12 @@ class RobotoPlatform:
         }
         if settings.org_id:
             headers |= {"X-Roboto-Org-Id": settings.org_id, "X-Roboto-Resource-Owner-Id": settings.org_id}
-        self._client = httpx.AsyncClient(
+        return httpx.AsyncClient(
             base_url=settings.endpoint,
             headers=headers,
             timeout=settings.timeout,
-            # Reading the CA bundle takes long enough to be felt in a triggerer's loop.
-            verify=await asyncio.to_thread(_tls, settings.verify) if _is_tls(settings.endpoint) else False,
+            verify=_tls(settings.verify) if _is_tls(settings.endpoint) else False,
         )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

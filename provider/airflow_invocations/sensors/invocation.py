@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.configuration import conf
 
-from ..exceptions import AccessRefusedError, RequestRefusedError, error_of, raise_unless_completed
+from ..exceptions import error_of, raise_unless_completed
 from ..links import InvocationLink
 from ..links.invocation import URL_KEY
 from ..operators.action import SHORTEST_DEFERRAL
 from ..operators.arguments import check_arguments
-from ..platform import PermanentError, TransientError, UnauthorizedError
 from ..platform.roboto import invocation_url
-from ..waiting import GivenUp, Reason
+from ..waiting import GivenUp, Reason, Waiting, record_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -100,15 +99,15 @@ class InvocationSensor(BaseSensorOperator):
         return True
 
     def _look(self, hook: RobotoHook) -> InvocationRecord | None:
+        once = Waiting(self.invocation_id, poll_interval=self.poke_interval, outage_limit=0.0)
         try:
-            return hook.get(self.invocation_id)
-        except TransientError as error:
-            self.log.warning("can't ask for %s now, it is not given up: %s", self.invocation_id, error)
-            return None
-        except UnauthorizedError as error:
-            raise AccessRefusedError(f"invocation {self.invocation_id!r}: {error}") from error
-        except PermanentError as error:
-            raise RequestRefusedError(f"invocation {self.invocation_id!r}: {error}") from error
+            return hook.run(lambda: record_of(hook.connect, once))
+        except GivenUp as given_up:
+            if given_up.reason is Reason.Unreachable:
+                self.log.warning("%s is not given up: %s", self.invocation_id, given_up)
+                return None
+            url = invocation_url(hook.settings, self.invocation_id)
+            raise error_of(given_up, None, self.invocation_id, url) from given_up
 
     def _hook(self) -> RobotoHook:
         from ..hooks import RobotoHook

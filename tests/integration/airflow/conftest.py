@@ -36,9 +36,14 @@ def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hook(service: Any, monkeypatch: pytest.MonkeyPatch) -> RobotoHook:
     """A hook on the service, under the connection that operators use by default."""
-    connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
-    monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(connection))
+    connect_to(service, monkeypatch)
     return RobotoHook()
+
+
+def connect_to(service: Any, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
+    """Have the connection that operators use by default lead to a service."""
+    connection = {"conn_type": "roboto", "host": service.endpoint, "password": token or service.token}
+    monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(connection))
 
 
 def script(hook: RobotoHook, command: str, **fields: Any) -> str:

@@ -14,6 +14,7 @@ from airflow_invocations.exceptions import (
     AccessRefusedError,
     InvocationCancelledError,
     InvocationFailedError,
+    InvocationLostError,
     PlatformUnavailableError,
     RequestRefusedError,
 )
@@ -276,7 +277,7 @@ async def test_a_sensor_fails_with_the_invocation_and_for_an_unknown_one(
     with pytest.raises(InvocationFailedError, match="exit code 3"):
         await anyio.to_thread.run_sync(sensor.execute, task.context)
     unknown = InvocationSensor(task_id="wait", invocation_id="iv_unknown", poke_interval=0.1)
-    with pytest.raises(RequestRefusedError, match="iv_unknown"):
+    with pytest.raises(InvocationLostError, match="iv_unknown"):
         await anyio.to_thread.run_sync(unknown.execute, task.context)
 
 

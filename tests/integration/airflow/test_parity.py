@@ -1,0 +1,183 @@
+"""One verdict, whichever way a task comes to it: every end of an invocation by every path, real service."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio.to_thread
+import pytest
+from airflow.sdk.exceptions import AirflowException
+
+from airflow_invocations.exceptions import (
+    AccessRefusedError,
+    InvocationCancelledError,
+    InvocationDeadlyError,
+    InvocationFailedError,
+    InvocationLostError,
+    UnknownStatusError,
+)
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.platform import NotFoundError
+from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.sensors import InvocationSensor
+from airflow_invocations.triggers import InvocationTrigger
+from airflow_invocations.waiting import hub
+
+from .conftest import Task, end_of, script
+
+pytestmark = pytest.mark.anyio
+S = InvocationStatus
+
+
+def completed(hook: RobotoHook) -> str:
+    return script(hook, "echo done")
+
+
+def failed(hook: RobotoHook) -> str:
+    return script(hook, "echo begun; echo 'no such topic' >&2; exit 65")
+
+
+def endless(hook: RobotoHook) -> str:
+    return script(hook, "sleep 60")
+
+
+#: By name: the action, and the verdict on its end.
+SCENARIOS: dict[str, tuple[Callable[[RobotoHook], str], type[AirflowException] | None]] = {
+    "completed": (completed, None),
+    "failed": (failed, InvocationFailedError),
+    "cancelled": (endless, InvocationCancelledError),
+    "deadly": (failed, InvocationDeadlyError),
+    "unknown": (completed, UnknownStatusError),
+    "lost": (completed, InvocationLostError),
+}
+
+
+async def in_worker(operator: InvokeActionOperator, task: Task, _: str) -> Any:
+    return await anyio.to_thread.run_sync(operator.execute, task.context)
+
+
+async def ended_early(operator: InvokeActionOperator, task: Task, _: str) -> Any:
+    operator.deferrable, operator.defer_after = True, 10.0
+    return await anyio.to_thread.run_sync(operator.execute, task.context)
+
+
+async def deferred(operator: InvokeActionOperator, task: Task, invocation_id: str) -> Any:
+    event = await event_of(invocation_id)
+    return await anyio.to_thread.run_sync(operator.execute_complete, task.context, event)
+
+
+async def after_a_broken_trigger(operator: InvokeActionOperator, task: Task, _: str) -> Any:
+    return await anyio.to_thread.run_sync(
+        operator.resume_execution, "__fail__", {"error": "Trigger failure"}, task.context
+    )
+
+
+async def by_sensor(operator: InvokeActionOperator, task: Task, invocation_id: str) -> Any:
+    sensor = InvocationSensor(task_id="wait", invocation_id=invocation_id, poke_interval=0.1)
+    return await anyio.to_thread.run_sync(sensor.execute, task.context)
+
+
+async def by_deferred_sensor(operator: InvokeActionOperator, task: Task, invocation_id: str) -> Any:
+    sensor = InvocationSensor(task_id="wait", invocation_id=invocation_id, poke_interval=0.1, deferrable=True)
+    event = await event_of(invocation_id)
+    return await anyio.to_thread.run_sync(sensor.execute_complete, task.context, event)
+
+
+async def event_of(invocation_id: str) -> dict[str, Any]:
+    trigger = InvocationTrigger(
+        conn_id="roboto_default", invocation_id=invocation_id, poll_interval=0.1, stream_logs=False
+    )
+    steps = trigger.run()
+    payload: dict[str, Any] = (await anext(steps)).payload
+    await steps.aclose()  # type: ignore[attr-defined]
+    return payload
+
+
+Path = Callable[[InvokeActionOperator, Task, str], Awaitable[Any]]
+PATHS: list[Path] = [in_worker, ended_early, deferred, after_a_broken_trigger, by_sensor, by_deferred_sensor]
+
+
+@pytest.fixture(autouse=True)
+def short_audits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.2)
+    monkeypatch.setattr(hub, "LOST_PAUSE", 0.05)
+
+
+@contextlib.contextmanager
+def answered_as(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the local service has no way to answer: a status that isn't known, and that nothing is known."""
+    real = RobotoPlatform.get
+
+    async def unknown(self: RobotoPlatform, invocation_id: str) -> InvocationRecord:
+        wire = (await real(self, invocation_id)).model_dump(mode="json")
+        wire["status"][-1]["status"] = wire["last_status"] = 4711
+        return InvocationRecord.model_validate(wire)
+
+    async def gone(self: RobotoPlatform, invocation_id: str) -> InvocationRecord:
+        raise NotFoundError(f"there is no invocation {invocation_id}")
+
+    async def none(self: RobotoPlatform, ids: object) -> list[object]:
+        return []
+
+    with monkeypatch.context() as patch:
+        if name == "unknown":
+            patch.setattr(RobotoPlatform, "get", unknown)
+        if name == "lost":
+            patch.setattr(RobotoPlatform, "get", gone)
+            patch.setattr(RobotoPlatform, "statuses", none)
+            patch.setattr(RobotoPlatform, "ended", none)
+        yield
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_every_end_has_one_verdict(
+    hook: RobotoHook, service: Any, task: Task, name: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action_of, expected = SCENARIOS[name]
+    action = action_of(hook)
+    arguments = {"task_id": "ask", "action": action, "poll_interval": 0.1}
+    begun = InvokeActionOperator(**arguments, wait=False)
+    started = await anyio.to_thread.run_sync(begun.execute, task.context)
+    invocation_id = started["invocation_id"]
+    if name == "cancelled":
+        await anyio.to_thread.run_sync(hook.cancel, invocation_id)
+    elif name != "completed":
+        await anyio.to_thread.run_sync(end_of, hook, invocation_id)
+    if name == "deadly":
+        answer = service.request(
+            "POST",
+            f"v1/actions/invocations/{invocation_id}/status",
+            json={"status": 999, "detail": "given up"},
+        )
+        assert answer.status_code == 200, answer.text
+    operator = InvokeActionOperator(**arguments)
+    with answered_as(name, monkeypatch):
+        if expected is not None:
+            with pytest.raises(AirflowException) as raised:
+                await path(operator, task, invocation_id)
+            assert type(raised.value) is expected, raised.value
+            return
+        result = await path(operator, task, invocation_id)
+    assert result is None or (result["invocation_id"], result["status"]) == (invocation_id, "Completed")
+
+
+async def test_a_token_that_nobody_accepts_has_one_verdict_too(
+    hook: RobotoHook, service: Any, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = endless(hook)
+    begun = InvokeActionOperator(task_id="ask", action=action, wait=False)
+    started = await anyio.to_thread.run_sync(begun.execute, task.context)
+    wrong = f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}'
+    with monkeypatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
+        for path in PATHS:
+            operator = InvokeActionOperator(task_id="ask", action=action, poll_interval=0.1)
+            with pytest.raises(AccessRefusedError) as refused:
+                await path(operator, task, started["invocation_id"])
+            assert "wr0ng-t0ken" not in str(refused.value)
+    hook.cancel(started["invocation_id"])

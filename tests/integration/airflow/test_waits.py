@@ -1,0 +1,206 @@
+"""Many waits against the real service: one stream, outages and restarts survived, nothing blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import time
+from asyncio import events
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
+from airflow_invocations.platform import roboto
+from airflow_invocations.triggers import InvocationTrigger
+from airflow_invocations.waiting import hub
+
+from .conftest import connect_to, script
+
+pytestmark = pytest.mark.anyio
+S = InvocationStatus
+WAITS = 1000
+
+#: The longest that one callback may hold the triggerer's event loop, in seconds.
+LONGEST_CALLBACK = 0.050
+
+
+@pytest.fixture
+def queued(start_service: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A service that runs nothing: what is invoked stays Queued until a test says otherwise."""
+    service = start_service("--slots", "0")
+    connect_to(service, monkeypatch)
+    return service
+
+
+def invoke(hook: RobotoHook, count: int) -> list[str]:
+    action = script(hook, "true")
+    request = InvocationRequest(invocation_source=InvocationSource.Manual)
+
+    async def several(platform: roboto.RobotoPlatform) -> list[str]:
+        return [(await platform.invoke(action, request)).invocation_id for _ in range(count)]
+
+    return hook.call(several)
+
+
+def cancel_all(service: Any) -> None:
+    while service.request("POST", "v1/actions/invocations/cancel/all", json={}).json()["data"]["has_more"]:
+        pass
+
+
+def trigger(invocation_id: str, **options: Any) -> InvocationTrigger:
+    arguments = {"conn_id": "roboto_default", "poll_interval": 0.2, "stream_logs": False, **options}
+    return InvocationTrigger(invocation_id=invocation_id, **arguments)
+
+
+async def event_of(waiting: InvocationTrigger) -> dict[str, Any]:
+    steps = waiting.run()
+    payload: dict[str, Any] = (await anext(steps)).payload
+    await steps.aclose()  # type: ignore[attr-defined]
+    return payload
+
+
+async def is_waiting(service: Any, count: int) -> None:
+    """Wait until so many watches are open at the service."""
+    async with asyncio.timeout(20):
+        while _metric(service.request("GET", "metrics").text, "open_watches") != count:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+def _metric(text: str, name: str) -> float | None:
+    values = [line.rpartition(" ")[2] for line in text.splitlines() if name in line and line[0] != "#"]
+    return float(values[0]) if values else None
+
+
+@contextmanager
+def callbacks_timed() -> Iterator[list[tuple[float, float]]]:
+    """Processor and wall-clock seconds of every callback of the event loop, and of every task's step."""
+    times: list[tuple[float, float]] = []
+    real = events.Handle._run
+
+    def timed(handle: events.Handle) -> None:
+        processor, wall = time.thread_time(), time.perf_counter()
+        real(handle)
+        times.append((time.thread_time() - processor, time.perf_counter() - wall))
+
+    # A collection that walks through all of Airflow's modules would be put down to whoever sets it off.
+    gc.collect()
+    gc.freeze()
+    events.Handle._run = timed  # type: ignore[method-assign]
+    try:
+        yield times
+    finally:
+        events.Handle._run = real  # type: ignore[method-assign]
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
+async def test_a_thousand_waits_share_one_watcher_and_hold_up_nobody(
+    queued: Any, pushes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not pushes:
+        monkeypatch.setattr(roboto, "_WATCH", "v1/actions/invocations/no-such-thing")
+    hook = RobotoHook()
+    ids = await anyio.to_thread.run_sync(invoke, hook, WAITS)
+    await hook.connect()  # Airflow imports what it reads connections with, this once
+    with callbacks_timed() as times:
+        waits = [asyncio.create_task(event_of(trigger(one))) for one in ids]
+        await asyncio.sleep(1.0)  # the waits are to be told of what happens, not of what has happened
+        await anyio.to_thread.run_sync(cancel_all, queued)
+        async with asyncio.timeout(60):
+            told = await asyncio.gather(*waits)
+    assert [event["invocation_id"] for event in told] == ids
+    assert {event["given_up"] for event in told} == {None}
+    assert max(processor for processor, _ in times) < LONGEST_CALLBACK
+    # What blocks without computing shows on the clock; a busy machine may show there too, but not often.
+    assert sum(wall > LONGEST_CALLBACK for _, wall in times) <= 10
+
+
+async def test_a_service_that_dies_and_comes_back_has_lost_nobodys_wait(
+    start_service: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = start_service("--slots", "4", "--port", "0")
+    connect_to(service, monkeypatch)
+    hook = RobotoHook()
+    (waited_for,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, "sleep 1.5; echo done", 1))
+    wait = asyncio.create_task(event_of(trigger(waited_for)))
+    await is_waiting(service, 1)
+    port = service.endpoint.rpartition(":")[2]
+    await anyio.to_thread.run_sync(service.kill)
+    await asyncio.sleep(1.0)  # an outage of some length is what this is about
+    service.options = ("--slots", "4", "--port", port)
+    await anyio.to_thread.run_sync(service.start)
+    async with asyncio.timeout(30):
+        event = await wait
+    assert event["given_up"] is None
+    assert hook.get(waited_for).current.status is S.Completed
+
+
+def invoke_script(hook: RobotoHook, command: str, count: int) -> list[str]:
+    action = script(hook, command)
+    request = InvocationRequest(invocation_source=InvocationSource.Manual)
+    return [hook.invoke(action, request).invocation_id for _ in range(count)]
+
+
+@pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
+async def test_a_token_that_is_replaced_in_the_midst_of_a_wait_is_read_anew(
+    queued: Any, pushes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not pushes:
+        monkeypatch.setattr(roboto, "_WATCH", "v1/actions/invocations/no-such-thing")
+    hook = RobotoHook()
+    (waited_for,) = await anyio.to_thread.run_sync(invoke, hook, 1)
+    first = token(queued, "add", "first")
+    second = token(queued, "add", "second")
+    connect_to(queued, monkeypatch, first)
+    wait = asyncio.create_task(event_of(trigger(waited_for)))
+    await asyncio.sleep(0.5)  # polls as well as streams are under way with the first token
+    connect_to(queued, monkeypatch, second)
+    token(queued, "revoke", "first")
+    queued.kill()
+    port = queued.endpoint.rpartition(":")[2]
+    queued.options = ("--slots", "0", "--port", port)
+    await anyio.to_thread.run_sync(queued.start)
+    await anyio.to_thread.run_sync(RobotoHook().cancel, waited_for)
+    async with asyncio.timeout(30):
+        assert (await wait)["given_up"] is None
+
+
+def token(service: Any, *arguments: str) -> str:
+    command = [sys.executable, "-m", "airflow_invocations.cli", "token"]
+    command += ["--data-dir", str(service.data_dir), *arguments]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return printed.strip().splitlines()[-1] if printed.strip() else ""
+
+
+async def test_lines_that_flood_are_shown_in_parts_and_the_rest_is_left_to_the_worker(
+    hook: RobotoHook, action_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "MUTE", 0.5)
+    (flood,) = await anyio.to_thread.run_sync(
+        lambda: invoke_script(hook, "seq 1 20000; sleep 2; seq 20001 20100", 1)
+    )
+    event = await event_of(trigger(flood, stream_logs=True))
+    shown = len(action_log)
+    assert 0 < shown < 5000
+    assert action_log == [str(number) for number in range(1, shown + 1)]
+    assert event["log_tail"] == action_log[-20:]
+
+    async def the_rest() -> list[str]:
+        async with await hook.connect() as platform:
+            lines: list[str] = []
+            cursor = event["cursor"]
+            while True:
+                page = await platform.logs(flood, cursor)
+                lines += [entry.log for entry in page.items]
+                cursor = page.last_read
+                if not page.has_next:
+                    return lines
+
+    assert action_log + await the_rest() == [str(number) for number in range(1, 20101)]
