@@ -161,6 +161,9 @@ class InvocationTrigger(BaseTrigger):
             self.log.info("this trigger is being moved, invocation %s goes on", self.invocation_id)
             return
         self.log.warning("the task was killed, cancelling invocation %s", self.invocation_id)
+        await self._cancel()
+
+    async def _cancel(self) -> None:
         try:
             async with await RobotoHook(self.conn_id).connect() as platform:
                 record = await cancel_and_confirm(platform, self.invocation_id)

@@ -1,0 +1,272 @@
+"""Retries, clears and kills, one try after another of one task: one invocation for each incarnation."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import uuid
+from typing import Any
+
+import anyio.to_thread
+import pytest
+from airflow.sdk.exceptions import AirflowException, TaskDeferred
+
+from airflow_invocations.exceptions import (
+    InvocationCancelledError,
+    InvocationFailedError,
+    InvocationTimedOutError,
+    RequestRefusedError,
+)
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.model import InvocationStatus
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.platform.roboto import RobotoPlatform
+
+from .conftest import Task, connect_to, end_of, run_deferred, script
+
+S = InvocationStatus
+
+
+class Instance:
+    """One task instance and its tries, as Airflow numbers them."""
+
+    def __init__(self, action: str, **arguments: Any) -> None:
+        self.arguments: dict[str, Any] = {
+            "task_id": "ask", "action": action, "poll_interval": 0.1, "defer_after": 0, **arguments
+        }  # fmt: skip
+        self.run_id = f"manual__{uuid.uuid4()}"
+        self.retries = 3
+        self.try_number, self.max_tries, self.clear_number = 0, self.retries, 0
+        self.first = Task()
+
+    def next_try(self) -> Task:
+        """What an automatic retry, or the first run, is given."""
+        self.try_number += 1
+        task = Task(try_number=self.try_number, max_tries=self.max_tries, run_id=self.run_id)
+        run = task.context["dag_run"]
+        run.start_date, run.clear_number = self.first.context["dag_run"].start_date, self.clear_number
+        return task
+
+    def clear(self, *, while_it_runs: bool = False) -> None:
+        """What Airflow's clear_task_instances does to the numbers."""
+        self.clear_number += 1
+        if not while_it_runs:
+            self.max_tries = self.try_number + self.retries
+
+    def operator(self, **changes: Any) -> InvokeActionOperator:
+        return InvokeActionOperator(**{**self.arguments, **changes})
+
+    def start(self) -> tuple[Task, str]:
+        """A try whose worker dies right after it has invoked; its invocation."""
+        task = self.next_try()
+        result = self.operator(wait=False).execute(task.context)
+        return task, str(result["invocation_id"])
+
+    def run(self) -> tuple[Task, Any]:
+        """A try that is left to come to its end: its result, or its exception."""
+        task = self.next_try()
+        try:
+            return task, self.operator().execute(task.context)
+        except AirflowException as error:
+            return task, error
+
+
+def count(hook: RobotoHook, action: str) -> int:
+    async def query(platform: RobotoPlatform) -> int:
+        condition = {"field": "provenance.action.name", "comparator": "EQUALS", "value": action}
+        body = {"condition": condition}
+        data = await platform._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
+        return len(data["items"])
+
+    return hook.call(query)
+
+
+def test_a_retry_after_a_worker_died_goes_on_with_what_it_had_invoked(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "sleep 0.5; echo done"))
+    _, invoked = instance.start()
+    _, result = instance.run()
+    assert (result["invocation_id"], result["status"]) == (invoked, "Completed")
+    # Another retry, as if that worker had died too before it could say so: the result, no second run.
+    _, again = instance.run()
+    assert again["invocation_id"] == invoked
+    assert count(hook, instance.arguments["action"]) == 1
+
+
+def test_a_retry_after_a_failure_invokes_anew_and_once(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "exit 3"))
+    _, error = instance.run()
+    assert type(error) is InvocationFailedError
+    _, second = instance.start()
+    assert second != error.invocation_id
+    _, error = instance.run()
+    assert error.invocation_id == second
+    assert count(hook, instance.arguments["action"]) == 2
+
+
+def test_a_clear_invokes_anew(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "true"))
+    _, first = instance.run()
+    instance.clear()
+    _, second = instance.run()
+    assert second["invocation_id"] != first["invocation_id"]
+    assert second["status"] == "Completed"
+
+
+def test_without_durability_each_try_invokes(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "true"), durable=False)
+    for _ in range(2):
+        instance.run()
+    assert count(hook, instance.arguments["action"]) == 2
+
+
+def test_another_action_under_the_same_identity_is_refused_and_says_what_to_do(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "true"))
+    instance.start()
+    instance.arguments["action"] = script(hook, "true")
+    _, error = instance.run()
+    assert type(error) is RequestRefusedError
+    assert "clear the task to begin anew" in str(error)
+    assert count(hook, instance.arguments["action"]) == 0
+
+
+def test_a_task_cleared_while_its_worker_runs_does_not_inherit_the_cancel(hook: RobotoHook) -> None:
+    # The action takes its time to end, so the next try finds it running still.
+    action = script(hook, "trap '' TERM; sleep 60 & wait; sleep 60")
+    instance = Instance(action)
+    _, first = instance.start()
+    assert hook.get(first).current.status is not S.Cancelled
+    hook.call(lambda platform: platform.cancel(first))
+    instance.clear(while_it_runs=True)
+    killed = threading.Event()
+    task = instance.next_try()
+    operator = instance.operator()
+
+    def kill_the_second() -> None:
+        while task.pushed.get("invocation_id") in (None, first):
+            task.invoked.clear()
+            task.invoked.wait(20)
+        operator.on_kill()
+        killed.set()
+
+    thread = threading.Thread(target=kill_the_second)
+    thread.start()
+    with pytest.raises(InvocationCancelledError) as cancelled:
+        operator.execute(task.context)
+    thread.join()
+    assert killed.is_set()
+    assert cancelled.value.invocation_id != first
+    assert count(hook, action) == 2
+
+
+def test_a_cancel_by_somebody_else_is_not_invoked_away(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    _, first = instance.start()
+    instance.clear_number = 1  # a neighbour was cleared before
+    task = instance.next_try()
+    task.context["dag_run"].clear_number = 0
+    canceller = threading.Thread(target=lambda: task.invoked.wait(20) and hook.cancel(first))
+    canceller.start()
+    with pytest.raises(InvocationCancelledError):
+        instance.operator().execute(task.context)
+    canceller.join()
+    assert count(hook, instance.arguments["action"]) == 1
+
+
+def test_a_kill_before_the_platform_has_answered_cancels_what_it_answers(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    monkeypatch.setattr("airflow_invocations.operators.action._ID_PATIENCE", 0.1)
+    arrived, go_on = threading.Event(), threading.Event()
+    real = RobotoPlatform.invoke
+
+    async def held(self: RobotoPlatform, action: str, request: Any) -> Any:
+        record = await real(self, action, request)
+        arrived.set()
+        await anyio.to_thread.run_sync(go_on.wait, 20)
+        return record
+
+    monkeypatch.setattr(RobotoPlatform, "invoke", held)
+    operator, task = instance.operator(), instance.next_try()
+    errors: list[AirflowException] = []
+
+    def run() -> None:
+        try:
+            operator.execute(task.context)
+        except AirflowException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert arrived.wait(20)
+    operator.on_kill()
+    go_on.set()
+    thread.join(30)
+    assert [type(error) for error in errors] == [InvocationCancelledError]
+    assert hook.get(task.pushed["invocation_id"]).current.status is S.Cancelled
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_who_does_not_want_its_invocation_cancelled_says_so(hook: RobotoHook, cancel_on_kill: bool) -> None:
+    instance = Instance(script(hook, "sleep 0.7"), cancel_on_kill=cancel_on_kill)
+    operator, task = instance.operator(), instance.next_try()
+    ends: list[object] = []
+
+    def run() -> None:
+        try:
+            ends.append(operator.execute(task.context)["status"])
+        except AirflowException as error:
+            ends.append(type(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert task.invoked.wait(20)
+    operator.on_kill()
+    thread.join(30)
+    assert ends == [InvocationCancelledError if cancel_on_kill else "Completed"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
+async def test_what_nobody_takes_out_of_the_queue_is_cancelled(
+    start_service: Any, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    connect_to(start_service("--slots", "0"), monkeypatch)
+    hook = RobotoHook()
+    instance = Instance(script(hook, "true"), queue_timeout=1, deferrable=deferrable)
+    task = instance.next_try()
+
+    async def run() -> None:
+        if deferrable:
+            await run_deferred(instance.operator(), task)
+        else:
+            await anyio.to_thread.run_sync(instance.operator().execute, task.context)
+
+    with pytest.raises(InvocationTimedOutError, match="Queued for too long"):
+        await run()
+    assert hook.get(task.pushed["invocation_id"]).current.status is S.Cancelled
+
+
+@pytest.mark.anyio
+async def test_an_absolute_deadline_ends_a_deferred_task_and_its_invocation(hook: RobotoHook) -> None:
+    instance = Instance(
+        script(hook, "sleep 60"), deferrable=True, execution_timeout=datetime.timedelta(seconds=1)
+    )
+    task = instance.next_try()
+    with pytest.raises(TaskDeferred) as deferred:
+        await anyio.to_thread.run_sync(instance.operator().execute, task.context)
+    deadline = deferred.value.trigger.deadline
+    assert deadline == task.context["ti"].start_date.timestamp() + 1
+    assert deferred.value.timeout > datetime.timedelta(seconds=60)
+    steps = deferred.value.trigger.run()
+    event = (await anext(steps)).payload
+    await steps.aclose()
+    assert event["given_up"] == "timed_out"
+    end = await anyio.to_thread.run_sync(end_of, hook, event["invocation_id"])
+    assert end is S.Cancelled
+    with pytest.raises(InvocationTimedOutError):
+        await anyio.to_thread.run_sync(instance.operator().execute_complete, task.context, event)
+    # The retry doesn't go on with what was cancelled.
+    _, again = instance.start()
+    assert again != event["invocation_id"]
+    hook.cancel(again)

@@ -1,0 +1,87 @@
+"""Who is killed and who is merely moved: what a trigger that is told to die makes of its task's state."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_invocations.triggers import InvocationTrigger, invocation
+
+pytestmark = pytest.mark.anyio
+
+
+class Trigger(InvocationTrigger):
+    """A trigger whose task's states and XCom a test decides: each look takes the next one of them."""
+
+    def __init__(self, *looks: tuple[set[str], str | None], **options: Any) -> None:
+        arguments = {"conn_id": "c", "poll_interval": 1.0, "stream_logs": False, **options}
+        super().__init__(invocation_id="iv_1", **arguments)
+        self.looks = list(looks)
+        self.task_instance = SimpleNamespace(task_id="ask")
+        self.cancels = 0
+
+    async def _task_states(self, instance: object) -> set[str]:
+        if isinstance(self.looks[0], Exception):
+            raise self.looks[0]
+        return self.looks[0][0]
+
+    async def _is_named_by_xcom(self, instance: object) -> bool:
+        named = self.looks[0][1]
+        if len(self.looks) > 1:
+            self.looks.pop(0)
+        return named == self.invocation_id
+
+    async def _cancel(self) -> None:
+        self.cancels += 1
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invocation, "_LOOK_PAUSE", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("looks", "cancels"),
+    [
+        pytest.param([({"failed"}, "iv_1")], True, id="marked failed"),
+        pytest.param([({"success"}, "iv_1")], True, id="marked success"),
+        pytest.param([({"skipped"}, "iv_1")], True, id="the DAG run timed out"),
+        pytest.param([({"deferred"}, "iv_1")], False, id="moved to another triggerer"),
+        pytest.param([({"running"}, "iv_1")], False, id="moved, and resumed in a worker"),
+        pytest.param([({"up_for_retry"}, "iv_1")], False, id="moved, and about to be retried"),
+        pytest.param([({"running"}, "iv_2")], True, id="cleared, the new try has its own"),
+        pytest.param([({"deferred"}, "iv_2")], True, id="cleared, the new try is deferred on its own"),
+        pytest.param([({"running"}, None)], True, id="cleared, the new try has none yet"),
+        pytest.param(
+            [({"running"}, "iv_1"), ({"running"}, None)], True, id="cleared, the new try just began"
+        ),
+        pytest.param([({"queued"}, "iv_1"), ({"running"}, "iv_2")], True, id="cleared, on its way"),
+        pytest.param([(set(), "iv_1")], True, id="cleared, and not going anywhere soon"),
+        pytest.param([({"scheduled"}, "iv_1")], True, id="cleared, waiting for a slot"),
+        pytest.param(
+            [({"queued"}, "iv_1"), ({"running"}, "iv_1"), ({"running"}, "iv_1")],
+            False,
+            id="moved, on its way",
+        ),
+        pytest.param([RuntimeError("the API is away")], True, id="nobody can say"),
+    ],
+)
+async def test_only_what_nobody_wants_any_more_is_cancelled(looks: list[Any], cancels: bool) -> None:
+    trigger = Trigger(*looks)
+    await trigger.on_kill()
+    assert trigger.cancels == int(cancels)
+
+
+async def test_who_only_watches_cancels_nothing() -> None:
+    trigger = Trigger(({"failed"}, "iv_1"), cancel_on_kill=False)
+    await trigger.on_kill()
+    assert trigger.cancels == 0
+
+
+async def test_after_its_event_a_trigger_cancels_nothing() -> None:
+    trigger = Trigger(({"failed"}, "iv_1"))
+    trigger._has_fired = True
+    await trigger.on_kill()
+    assert trigger.cancels == 0
