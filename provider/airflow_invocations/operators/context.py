@@ -52,7 +52,7 @@ def identity_of(context: Context) -> TaskIdentity:
     run = context["dag_run"]
     instance = context["ti"]
     return TaskIdentity(
-        deployment=conf.get("api", "base_url", fallback=""),
+        deployment=conf.get("api", "base_url", fallback="") or "",
         dag_id=instance.dag_id,
         run_id=instance.run_id,
         run_started=run.start_date,

@@ -126,6 +126,8 @@ class InvocationTrigger(BaseTrigger):
             queue_deadline=self.queue_deadline,
             cancels=self.cancel_on_kill,
         )
+        if self.stream_logs and 0 < self.not_before < time.time():
+            self.log.info("another triggerer had begun this wait: the log is shown from its beginning again")
         try:
             async for step in follow(self.conn_id, RobotoHook(self.conn_id).connect, waiting):
                 if isinstance(step, Lines):

@@ -34,7 +34,7 @@ from ..platform.base import (
 from .rates import Rate
 
 #: Longest pause, in seconds, between two tries while the platform is out of reach.
-OUTAGE_PAUSE = 30.0
+OUTAGE_PAUSE = 15.0
 
 #: Seconds for which joins and leaves are collected before the open stream is changed by them.
 COLLECTING = 0.1
@@ -205,7 +205,6 @@ class Watcher:
         self._spare: set[str] = set()
         self._outage: _Outage | None = None
         self._was_refused = False
-        self._platform: InvocationPlatform | None = None
         # In a context of its own: the first wait's, with its task's log, is not everybody's.
         self._task = asyncio.create_task(self._run(), context=contextvars.Context())
 
@@ -217,11 +216,6 @@ class Watcher:
     def when_closed(self, callback: Callable[[], None]) -> None:
         """Call this once it has closed."""
         self._task.add_done_callback(lambda _: callback())
-
-    @property
-    def platform(self) -> InvocationPlatform | None:
-        """The client that it has open; None: it has none just now."""
-        return self._platform
 
     def join(self, wait: Wait) -> None:
         """Look after a wait from now on."""
@@ -264,11 +258,7 @@ class Watcher:
         """Serve the waits over one client, until all have left or it has to be opened anew."""
         try:
             async with await self._open() as platform:
-                self._platform = platform
-                try:
-                    await self._serve(platform)
-                finally:
-                    self._platform = None
+                await self._serve(platform)
         except UnauthorizedError as error:
             if self._was_refused:
                 self._tell_all(Refused(str(error)))
