@@ -295,6 +295,8 @@ class Watcher:
     async def _stream(self, platform: InvocationPlatform) -> None:
         ids = self._waits.keys() if self._place is None else self._told
         self._named, self._spare = set(ids), set()
+        # Whoever isn't named is to be added; the stream before this one may have been told of them in vain.
+        self._changed.set()
         async with platform.watch(self._named, self._cursors(self._named), self._place) as watch:
             self._broken_streams += 1
             if self._broken_streams > BROKEN_STREAMS:
