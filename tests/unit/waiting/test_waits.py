@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.model import InvocationStatus, StatusSnapshot
 from airflow_invocations.platform import (
     CaughtUp,
     NotFoundError,
@@ -19,10 +20,10 @@ from airflow_invocations.platform import (
     UnavailableError,
     UnreadableLog,
 )
-from airflow_invocations.waiting import GivenUp, Lines, Notice, Rate, Reason, Waiting, follow, hub
+from airflow_invocations.waiting import GivenUp, Lines, Notice, Rate, Reason, Waiting, follow, following, hub
 from airflow_invocations.waiting.hub import Hub
 
-from .conftest import Platform, broken, lines_of, page
+from .conftest import Platform, Stream, broken, lines_of, page
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
@@ -495,3 +496,92 @@ async def test_what_stays_queued_is_cancelled_and_what_has_left_the_queue_is_not
         await asyncio.sleep(0.05)
         assert not scheduled.task.done()
     assert platform.cancelled == ["iv_1"]
+
+
+# -- anything at any time ----------------------------------------------------------------------------
+
+
+class Recording(Platform):
+    """A platform that keeps its events, as a real one does, and replays what a stream missed."""
+
+    def __init__(self, chance: random.Random, **statuses: InvocationStatus) -> None:
+        super().__init__(**statuses)
+        self.chance = chance
+        self.events: list[tuple[str, InvocationStatus]] = []
+
+    def happen(self, invocation_id: str, status: InvocationStatus) -> None:
+        """Change a status; streams tell of it if they name the invocation then."""
+        self.by_id[invocation_id] = status
+        self.events.append((invocation_id, status))
+        for stream in self.streams:
+            if invocation_id in stream.ids:
+                stream.tell(StatusSnapshot(invocation_id, status), len(self.events))
+
+    @asynccontextmanager
+    async def watch(
+        self, ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+    ) -> AsyncIterator[Stream]:
+        async with super().watch(ids, logs, place) as stream:
+            for number, (invocation_id, status) in enumerate(self.events, 1):
+                if place is not None and number > place and invocation_id in stream.ids:
+                    stream.tell(StatusSnapshot(invocation_id, status), number)
+            stream.tell(CaughtUp(len(self.events)), len(self.events))
+            yield stream
+
+    def disturb(self) -> None:
+        """Something goes wrong, or right again."""
+        match self.chance.randrange(6):
+            case 0 | 1:
+                for stream in self.streams[-1:]:
+                    stream.tell(broken())
+            case 2:
+                self.down = UnavailableError("away")
+            case 3:
+                for stream in self.streams[-1:]:
+                    stream.tell(KeyError("a bug"))
+            case _:
+                self.down = None
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_whatever_happens_each_wait_ends_once_and_with_its_invocation(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "BROKEN_STREAMS", 10**6)
+    monkeypatch.setattr(following, "CRASHES", 10**6)
+    monkeypatch.setattr(following, "CRASH_PAUSE", 0.0)
+    chance = random.Random(seed)
+    ids = [f"iv_{number}" for number in range(12)]
+    platform = Recording(chance, **dict.fromkeys(ids, S.Queued))
+    remaining = ids.copy()
+    ones: list[One] = []
+    left: list[One] = []
+    try:
+        for _ in range(120):
+            match chance.randrange(5):
+                case 0:
+                    ones.append(One(platform, chance.choice(ids)))
+                case 1 if ones:
+                    left.append(ones.pop(chance.randrange(len(ones))))
+                    left[-1].task.cancel()
+                case 2 if remaining:
+                    invocation_id = chance.choice(remaining)
+                    ended = chance.random() < 0.5
+                    platform.happen(invocation_id, S.Completed if ended else S.Processing)
+                    if ended:
+                        remaining.remove(invocation_id)
+                case 3:
+                    platform.disturb()
+                case _:
+                    await asyncio.sleep(chance.choice([0, 0, 0.001, 0.01]))
+            for one in ones:
+                assert not (one.task.done() and one.waiting.invocation_id in remaining)
+        platform.down = None
+        for invocation_id in remaining:
+            platform.happen(invocation_id, S.Completed)
+        await asyncio.gather(*(one.end() for one in ones))
+    finally:
+        for one in (*ones, *left):
+            one.task.cancel()
+        await asyncio.gather(*(one.task for one in (*ones, *left)), return_exceptions=True)
+    await until(lambda: not Hub.here()._watchers)
