@@ -230,18 +230,22 @@ class Watcher:
 
     def leave(self, wait: Wait) -> None:
         """Look after it no more; the last to leave closes the watcher."""
-        waits = self._waits[wait.invocation_id]
-        waits.remove(wait)
+        waits = self._waits.get(wait.invocation_id, [])
+        if wait in waits:
+            waits.remove(wait)
         if not waits:
-            del self._waits[wait.invocation_id]
-            self._told.discard(wait.invocation_id)
-            if wait.invocation_id in self._named:
-                # Whoever comes back for it is told its present status, as anybody who comes.
-                self._named.remove(wait.invocation_id)
-                self._spare.add(wait.invocation_id)
+            self._forget(wait.invocation_id)
+        self._changed.set()
+
+    def _forget(self, invocation_id: str) -> None:
+        """Nobody waits for an invocation any more; whoever comes for it then is told anew what it is."""
+        self._waits.pop(invocation_id, None)
+        self._told.discard(invocation_id)
+        if invocation_id in self._named:
+            self._named.remove(invocation_id)
+            self._spare.add(invocation_id)
         if not self._waits:
             self._deserted.set()
-        self._changed.set()
 
     # -- one client after another --------------------------------------------------------------------
 
@@ -469,10 +473,10 @@ class Watcher:
     # -- what was told -------------------------------------------------------------------------------
 
     def _take(self, snapshot: StatusSnapshot) -> None:
-        waits = self._waits.get(snapshot.invocation_id)
-        if snapshot.status.is_terminal:
-            for wait in waits or ():
+        if snapshot.status.is_terminal and snapshot.invocation_id in self._waits:
+            for wait in self._waits[snapshot.invocation_id]:
                 wait.tell(Ended(snapshot.status))
+            self._forget(snapshot.invocation_id)
 
     def _take_lines(self, invocation_id: str, page: LogPage) -> None:
         wait = self._reader(invocation_id)
