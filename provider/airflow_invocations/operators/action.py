@@ -23,6 +23,7 @@ from ..exceptions import (
 from ..links import InvocationLink
 from ..links.invocation import URL_KEY
 from ..model import (
+    MAX_PAGE_SIZE,
     ActionRecord,
     ComputeRequirements,
     ContainerParameters,
@@ -40,6 +41,7 @@ from ..waiting import (
     GivenUp,
     Reason,
     Waiting,
+    cancel_and_confirm,
     find_or_create,
     outlast,
     started_by_earlier_try,
@@ -72,6 +74,9 @@ SUBMIT_PATIENCE = 120.0
 #: a cancel goes on with it by itself.
 _ID_PATIENCE = 3.0
 _KILL_PATIENCE = 30.0
+
+#: Seconds that a cleared task waits for the end of what it had invoked before.
+_EARLIER_PATIENCE = 15.0
 
 #: Seconds after its deadline at which a deferral that hasn't come to an end by itself is ended by Airflow.
 _BACKSTOP = 120.0
@@ -179,6 +184,7 @@ class InvokeActionOperator(BaseOperator):
         self.invocation_url: str | None = None
         self._invoking: _Invoking | None = None
         self._was_killed = False
+        self._invoked_at: float | None = None
         check_arguments(
             self.task_id,
             {
@@ -269,13 +275,15 @@ class InvokeActionOperator(BaseOperator):
         except ValueError as error:
             raise RequestRefusedError(str(error), action=self.action) from None
         tries = provenance.try_number
-        ids = identity_of(context).idempotency_ids(tries) if self.durable else [str(context["ti"].id)]
+        identity = identity_of(context)
+        ids = identity.idempotency_ids(tries) if self.durable else [str(context["ti"].id)]
         patience = min(SUBMIT_PATIENCE, self.outage_limit)
         invoking = self._invoking = _Invoking(hook)
 
         async def check_and_invoke(platform: RobotoPlatform) -> InvocationRecord:
             action = await outlast(lambda: platform.get_action(self.action), patience)
             _check_parameters(action, self.parameters or {})
+            await self._cancel_earlier(platform, identity.earlier_ids(tries))
             record = await outlast(
                 lambda: find_or_create(platform, self.action, request, ids, tries), patience
             )
@@ -295,9 +303,27 @@ class InvokeActionOperator(BaseOperator):
         except TransientError as error:
             unknown = f"action {self.action!r}: the platform doesn't answer; a retry asks again"
             raise PlatformUnavailableError(f"{unknown}: {error} ({where})", action=self.action) from error
+        self._invoked_at = time.time()
         if self._was_killed and self.cancel_on_kill:
             self._cancel(invoking)
         return record
+
+    async def _cancel_earlier(self, platform: RobotoPlatform, idempotency_ids: list[str]) -> None:
+        """Cancel what this task had invoked before it was cleared, if that still goes on.
+
+        The trigger that waited for it can't be relied on for that: Airflow drops one that no triggerer has
+        begun, and runs the cleared task before it tells the old trigger.
+        """
+        if not (idempotency_ids and self.wait and self.durable and self.cancel_on_kill):
+            return
+        try:
+            for earlier in await platform.unended(idempotency_ids[-MAX_PAGE_SIZE:]):
+                self.log.warning("the task was cleared, cancelling invocation %s", earlier.invocation_id)
+                await cancel_and_confirm(platform, earlier.invocation_id, _EARLIER_PATIENCE)
+        except (PlatformError, TimeoutError) as error:
+            self.log.warning(
+                "an earlier invocation may still go on: %s", error or "its cancel isn't confirmed"
+            )
 
     def _cancel(self, invoking: _Invoking) -> InvocationRecord | None:
         self.log.warning("cancelling invocation %s", invoking.invocation_id)
@@ -410,7 +436,9 @@ class InvokeActionOperator(BaseOperator):
 
     @property
     def _queue_deadline(self) -> float | None:
-        return None if self.queue_timeout is None else time.time() + self.queue_timeout
+        """Counted from when this worker had it from the platform; a resumed one counts anew."""
+        began = time.time() if self._invoked_at is None else self._invoked_at
+        return None if self.queue_timeout is None else began + self.queue_timeout
 
 
 class _Invoking:

@@ -150,6 +150,9 @@ class InvocationPlatform(Protocol):
     async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
         """The same of those that have ended only."""
 
+    async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+        """Those invocations under up to 1,000 idempotency ids that haven't ended."""
+
     def watch(
         self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
     ) -> AbstractAsyncContextManager[Watch]:

@@ -200,16 +200,15 @@ class RobotoPlatform:
 
     async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
         """The status of each of up to 1,000 invocations; those that aren't known are left out."""
-        return await self._snapshots(_any_of(invocation_ids))
+        return await self._snapshots(_any_of("invocation_id", invocation_ids))
 
     async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
         """The same of those that have ended only."""
-        terminal = {
-            "field": "last_status",
-            "comparator": "GREATER_THAN_OR_EQUAL",
-            "value": int(InvocationStatus.Completed),
-        }
-        return await self._snapshots({"operator": "AND", "conditions": [_any_of(invocation_ids), terminal]})
+        return await self._snapshots(_both(_any_of("invocation_id", invocation_ids), _HAS_ENDED))
+
+    async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+        """Those invocations under up to 1,000 idempotency ids that haven't ended."""
+        return await self._snapshots(_both(_any_of("idempotency_id", idempotency_ids), _IS_UNDER_WAY))
 
     @asynccontextmanager
     async def watch(
@@ -221,18 +220,24 @@ class RobotoPlatform:
             UnsupportedError: on entering: the platform has no such stream, or none for so many.
         """
         body = {"ids": list(invocation_ids), "logs": dict(logs), "since": place}
-        patience = httpx.Timeout(self._settings.timeout, read=STREAM_SILENCE)
+        client = self._opened()
+        silence = httpx.Timeout(self._settings.timeout, read=STREAM_SILENCE)
+        request = client.build_request("POST", _WATCH, json=body, timeout=silence)
         try:
-            async with self._opened().stream("POST", _WATCH, json=body, timeout=patience) as answer:
+            async with asyncio.timeout(self._settings.timeout):
+                answer = await client.send(request, stream=True)
+            try:
                 if answer.status_code in _NO_WATCH:
                     raise UnsupportedError(f"{self._settings.endpoint} has no such watch")
                 if not answer.is_success:
                     await answer.aread()
                     raise _error(answer)
                 if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                    raise UnavailableError(f"{answer.request.url} answered with something that is no stream")
+                    raise UnavailableError(f"{request.url} answered with something that is no stream")
                 yield RobotoWatch(self, answer, place)
-        except httpx.TransportError as error:
+            finally:
+                await answer.aclose()
+        except (httpx.TransportError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
     async def change_watch(
@@ -475,10 +480,23 @@ class _SnapshotPage(pydantic.BaseModel):
     next_token: str | None
 
 
-def _any_of(invocation_ids: Collection[str]) -> dict[str, Any]:
+def _any_of(field: str, values: Collection[str]) -> dict[str, Any]:
     """The condition for a batch: the API has no IN."""
-    each = ({"field": "invocation_id", "comparator": "EQUALS", "value": one} for one in invocation_ids)
+    each = ({"field": field, "comparator": "EQUALS", "value": value} for value in values)
     return {"operator": "OR", "conditions": list(each)}
+
+
+def _both(*conditions: dict[str, Any]) -> dict[str, Any]:
+    return {"operator": "AND", "conditions": list(conditions)}
+
+
+#: All statuses from Completed on are terminal (facts: Status).
+_HAS_ENDED = {
+    "field": "last_status",
+    "comparator": "GREATER_THAN_OR_EQUAL",
+    "value": int(InvocationStatus.Completed),
+}
+_IS_UNDER_WAY = {**_HAS_ENDED, "comparator": "LESS_THAN"}
 
 
 def _read(kind: type[RecordT], data: Any) -> RecordT:

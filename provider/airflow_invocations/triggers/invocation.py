@@ -36,8 +36,9 @@ _all_lines = Rate(per_second=500.0, burst=1000.0)
 #: States of a task that has come to its end: whoever gave it one of these means its invocation too.
 _FINAL_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
-#: States in which a task works or waits for something, so that its XComs are those of its present try.
-_SETTLED_STATES = frozenset({"deferred", "running", "up_for_retry"})
+#: States of a task that sees to its invocation itself: it has resumed, or was cleared and begins anew, and
+#: then it cancels what it had invoked before.
+_SELF_RELIANT_STATES = frozenset({"running", "restarting", "up_for_retry"})
 
 #: Seconds between two looks at a task that is on its way to a new state, and how often it is looked at.
 _LOOK_PAUSE = 0.5
@@ -178,25 +179,24 @@ class InvocationTrigger(BaseTrigger):
         self.log.info("invocation %s: %s", self.invocation_id, status)
 
     async def _is_still_wanted(self) -> bool:
-        """Whether the task, in its present try, goes on with this very invocation.
+        """Whether the task goes on with this invocation, or sees to its end itself.
 
         A trigger that was merely handed to another triggerer is told to die as a killed one is
-        (facts/airflow.md, trap T3), so the task instance is asked: it is deferred then, or resumed already,
-        and its XCom names this invocation. After a clear the XCom names another one, or none, as soon as
-        the new try runs; while the task is on its way there it is looked at again, but not for long.
+        (facts/airflow.md, trap T3), so the task instance is asked. Deferred: its XCom names the invocation
+        that it waits for now. On its way to a worker: it was cleared, or resumes; it is looked at again,
+        but not for long, as a cleared one may have to wait for a slot.
         """
         if self.task_instance is None:
             return False
-        was_settled = False
         try:
             for _ in range(_LOOKS):
                 states = await self._task_states(self.task_instance)
-                if states & _FINAL_STATES or not await self._is_named_by_xcom(self.task_instance):
+                if states & _FINAL_STATES:
                     return False
-                # A try that has just begun is about to delete the old XComs: two looks have to agree.
-                if states & _SETTLED_STATES and was_settled:
+                if states & _SELF_RELIANT_STATES:
                     return True
-                was_settled = bool(states & _SETTLED_STATES)
+                if "deferred" in states:
+                    return await self._is_named_by_xcom(self.task_instance)
                 await asyncio.sleep(_LOOK_PAUSE)
         except Exception as error:
             self.log.warning("the task's state can't be read, so it counts as killed: %s", error)

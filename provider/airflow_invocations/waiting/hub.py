@@ -7,6 +7,7 @@ import contextvars
 import datetime
 import functools
 import logging
+import math
 import random
 import time
 import weakref
@@ -27,7 +28,6 @@ from ..platform.base import (
     UnauthorizedError,
     UnavailableError,
     UnreadableLog,
-    UnsupportedError,
     Watch,
     backoff,
 )
@@ -48,8 +48,10 @@ AUDIT_INTERVAL = 20.0
 LOST_AFTER = 3
 LOST_PAUSE = 1.0
 
-#: How many streams in a row may break before they have told the present state, until we poll instead.
+#: How many streams in a row may break before they have told the present state, while the platform answers
+#: queries; then those take the stream's place for so many seconds.
 BROKEN_STREAMS = 3
+WITHOUT_STREAM = 300.0
 
 #: Single requests at a time, for platforms that refuse batches.
 SINGLES = 8
@@ -193,8 +195,9 @@ class Watcher:
         #: Set when there may be something to tell the open stream.
         self._changed = asyncio.Event()
         self._deserted = asyncio.Event()
-        #: Whether the platform pushes, and whether it answers batches: until it says that it doesn't.
-        self._pushes = True
+        #: From when on the platform pushes (on the monotonic clock), and whether it answers batches: until it
+        #: says that it doesn't.
+        self._pushes_from = 0.0
         self._batches = True
         self._broken_streams = 0
         #: Where to resume the stream, and whose status it has told up to there.
@@ -282,19 +285,38 @@ class Watcher:
 
     async def _serve(self, platform: InvocationPlatform) -> None:
         while not self._deserted.is_set():
+            if time.monotonic() >= self._pushes_from:
+                await self._stream_or_look(platform)
+                continue
             try:
-                await (self._stream(platform) if self._pushes else self._poll(platform))
-            except TransientError as error:
-                await self._outlast(error)
+                await self._poll(platform)
             except UnauthorizedError:
                 raise
             except PermanentError as error:
-                if not self._pushes:
-                    raise UnavailableError(str(error)) from error
-                _log.info("asking for statuses every few seconds, as there is no stream of them: %s", error)
-                self._pushes = False
+                raise UnavailableError(str(error)) from error
 
     # -- push ----------------------------------------------------------------------------------------
+
+    async def _stream_or_look(self, platform: InvocationPlatform) -> None:
+        """Follow the stream; when it breaks, ask once: only if that fails too, the platform is away."""
+        try:
+            await self._stream(platform)
+            return
+        except TransientError as error:
+            _log.info("the stream of %d invocations broke: %s", len(self._waits), error)
+        except UnauthorizedError:
+            raise
+        except PermanentError as error:
+            _log.info("asking for statuses every few seconds, as there is no stream of them: %s", error)
+            self._pushes_from = math.inf
+            return
+        await self._look(platform)
+        self._broken_streams += 1
+        if self._broken_streams > BROKEN_STREAMS:
+            self._broken_streams = 0
+            self._pushes_from = time.monotonic() + WITHOUT_STREAM
+        else:
+            await self._rest(0.1 + backoff(self._broken_streams, base=0.5, cap=5.0))
 
     async def _stream(self, platform: InvocationPlatform) -> None:
         ids = self._waits.keys() if self._place is None else self._told
@@ -302,9 +324,6 @@ class Watcher:
         # Whoever isn't named is to be added; the stream before this one may have been told of them in vain.
         self._changed.set()
         async with platform.watch(self._named, self._cursors(self._named), self._place) as watch:
-            self._broken_streams += 1
-            if self._broken_streams > BROKEN_STREAMS:
-                raise UnsupportedError("streams break before they have told anything")
             await _first_end_of(
                 self._read(watch), self._change(watch), self._audit(platform), self._deserted.wait()
             )
@@ -361,21 +380,28 @@ class Watcher:
 
     async def _poll(self, platform: InvocationPlatform) -> None:
         await _first_end_of(
-            self._tick(platform), self._poll_logs(platform), self._audit(platform), self._deserted.wait()
+            self._tick(platform),
+            self._poll_logs(platform),
+            self._audit(platform),
+            self._rest(self._pushes_from - time.monotonic()),
         )
 
     async def _tick(self, platform: InvocationPlatform) -> None:
         while True:
             began = time.monotonic()
-            for batch in _batches_of(list(self._waits), MAX_PAGE_SIZE):
-                ended = await self._ended(platform, batch)
-                self._answered()
-                for snapshot in ended:
-                    self._take(snapshot)
+            await self._look(platform)
             took = time.monotonic() - began
             wanted = min((wait.poll_interval for wait in self._everybody()), default=0.0)
             # A platform that takes its time is asked less often.
             await asyncio.sleep(max(wanted * random.uniform(0.9, 1.1), took))  # noqa: S311
+
+    async def _look(self, platform: InvocationPlatform) -> None:
+        """Ask once for whatever has ended."""
+        for batch in _batches_of(list(self._waits), MAX_PAGE_SIZE):
+            ended = await self._ended(platform, batch)
+            self._answered()
+            for snapshot in ended:
+                self._take(snapshot)
 
     async def _ended(self, platform: InvocationPlatform, ids: Sequence[str]) -> list[StatusSnapshot]:
         if self._batches:
@@ -557,8 +583,11 @@ class Watcher:
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, but not once everybody has left."""
-        await asyncio.wait({wake := asyncio.ensure_future(self._deserted.wait())}, timeout=seconds)
-        wake.cancel()
+        wake = asyncio.ensure_future(self._deserted.wait())
+        try:
+            await asyncio.wait({wake}, timeout=None if seconds == math.inf else seconds)
+        finally:
+            wake.cancel()
 
     async def _wake(self, seconds: float | None) -> None:
         """Sleep until something has changed, or so long."""

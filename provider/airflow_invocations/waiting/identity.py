@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..model import InvocationRecord, InvocationRequest, InvocationStatus, task_instance_of
 from ..platform.base import ConflictError, InvocationPlatform
@@ -56,6 +56,11 @@ class TaskIdentity:
         Each earlier try has left one failed invocation behind at most.
         """
         return [self.idempotency_id(failures) for failures in range(try_number)]
+
+    def earlier_ids(self, try_number: int) -> list[str]:
+        """The ids that the incarnations before this one can have used: there are some after a clear."""
+        before = (replace(self, incarnation=incarnation) for incarnation in range(self.incarnation))
+        return [one for identity in before for one in identity.idempotency_ids(try_number)]
 
 
 async def find_or_create(

@@ -112,6 +112,28 @@ def test_a_clear_invokes_anew(hook: RobotoHook) -> None:
     assert second["status"] == "Completed"
 
 
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_a_cleared_task_cancels_what_it_had_invoked_before(hook: RobotoHook, cancel_on_kill: bool) -> None:
+    # Nobody else does, if no triggerer had begun to wait for it.
+    instance = Instance(script(hook, "sleep 60"), cancel_on_kill=cancel_on_kill)
+    _, first = instance.start()
+    _, first_again = instance.start()
+    instance.clear()
+    instance.next_try()
+    _, ignored = instance.start()  # a task that doesn't wait leaves what it has invoked alone
+    assert first == first_again != ignored
+    assert not hook.get(first).current.status.is_terminal
+    instance.clear()
+    instance.arguments["action"] = script(hook, "true")
+    _, second = instance.run()
+    assert second["status"] == "Completed"
+    assert {hook.get(one).current.status for one in (first, ignored)} == (
+        {S.Cancelled} if cancel_on_kill else {S.Processing}
+    )
+    for one in (first, ignored):
+        hook.cancel(one)
+
+
 def test_without_durability_each_try_invokes(hook: RobotoHook) -> None:
     instance = Instance(script(hook, "true"), durable=False)
     for _ in range(2):

@@ -60,6 +60,16 @@ async def test_only_what_has_ended_is_asked_for_page_by_page(script: Script) -> 
     assert second == {**first, "after": "next"}
 
 
+async def test_what_is_under_way_is_found_by_its_idempotency_ids(script: Script) -> None:
+    script.answers = [data({"items": [item("iv_1", 3)], "next_token": None})]
+    async with script.client() as platform:
+        assert await platform.unended(["a", "b"]) == [StatusSnapshot("iv_1", S.Processing)]
+    (seen,) = script.seen
+    any_of, under_way = seen.body["condition"]["conditions"]
+    assert [one["field"] for one in any_of["conditions"]] == ["idempotency_id"] * 2
+    assert (under_way["comparator"], under_way["value"]) == ("LESS_THAN", 5)
+
+
 def stream_of(*events: str, end: bytes = b"") -> Answer:
     body = "".join(f"{event}\n\n" for event in events).encode() + end
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nconnection: close\r\n\r\n"

@@ -77,6 +77,15 @@ def test_the_derivation_does_not_change_by_accident() -> None:
     )
 
 
+def test_after_a_clear_the_ids_of_the_incarnations_before_are_known() -> None:
+    # Cleared after its second try: `max_tries - retries` is 2 from then on.
+    cleared = replace(IDENTITY, incarnation=2)
+    earlier = cleared.earlier_ids(try_number=3)
+    assert IDENTITY.earlier_ids(3) == []
+    assert set(IDENTITY.idempotency_ids(2)) < set(earlier)
+    assert not set(cleared.idempotency_ids(3)) & set(earlier)
+
+
 def provenance(try_number: int, clear_number: int = 0) -> DagRunProvenance:
     return DagRunProvenance(
         dag_id="fleet",

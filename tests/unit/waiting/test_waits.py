@@ -208,10 +208,10 @@ async def test_a_platform_that_has_lost_its_events_is_asked_for_everything() -> 
         stream.tell(broken())
         again = await opened(platform, 2)
         assert again.opened_at == 100
-        platform.by_id["iv_1"] = S.Completed
         again.tell(CaughtUp(3), 3)
+        assert (await opened(platform, 3)).opened_at is None
+        platform.set("iv_1", S.Completed)
         await one.end()
-    assert platform.streams[-1].opened_at is None
 
 
 async def test_the_last_to_leave_closes_it_and_who_comes_then_gets_a_new_one() -> None:
@@ -231,8 +231,36 @@ async def test_streams_that_break_before_they_tell_anything_are_given_up_for_pol
     async with waits(platform, "iv_1") as (one,):
         for count in range(1, hub.BROKEN_STREAMS + 2):
             (await opened(platform, count)).tell(broken())
+        await until(lambda: platform.asked_for("ended") > hub.BROKEN_STREAMS + 1)
+        platform.by_id["iv_1"] = S.Completed
+        await one.end()
+
+
+async def test_a_stream_that_never_opens_does_not_hide_what_a_query_tells() -> None:
+    class Silent(Platform):
+        @asynccontextmanager
+        async def watch(
+            self, ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+        ) -> AsyncIterator[Stream]:
+            raise UnavailableError("nothing came in time")
+            yield
+
+    platform = Silent(iv_1=S.Processing)
+    async with waits(platform, "iv_1") as (one,):
         await until(lambda: platform.asked_for("ended"))
         platform.by_id["iv_1"] = S.Completed
+        await one.end()
+    assert one.notices == []
+
+
+async def test_after_a_while_without_a_stream_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "WITHOUT_STREAM", 0.1)
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1") as (one,):
+        for count in range(1, hub.BROKEN_STREAMS + 2):
+            (await opened(platform, count)).tell(broken())
+        await opened(platform, hub.BROKEN_STREAMS + 2)
+        platform.set("iv_1", S.Completed)
         await one.end()
 
 
