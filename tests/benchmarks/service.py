@@ -41,6 +41,7 @@ from airflow_invocations.service.settings import ServiceSettings
 from airflow_invocations.service.store import LOCAL_ORG, LOCAL_USER, Store
 from airflow_invocations.service.tables import events, invocations
 from airflow_invocations.service.tokens import Tokens
+from airflow_invocations.service.workspace import Workspace
 
 from ..integration.conftest import Service, eventually
 from .figures import Figure, Times, table
@@ -53,8 +54,8 @@ WATCH = "v1/actions/invocations/watch"
 #: Requests under way at once when requests a second are counted.
 CONNECTIONS = 16
 
-#: The commits between Queued and a process that is known: claim, Downloading, Processing, its number.
-LAUNCH_COMMITS = 4
+#: The commits between Queued and a process that is known: the claim, and Processing with its number.
+LAUNCH_COMMITS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ def measure_launch(folder: Path, sizes: Sizes) -> list[Figure]:
         Figure(
             "launch: acknowledged as Queued until Processing with its process stored, one slot",
             str(launch),
-            f"{least}: one Popen and that stretch's {LAUNCH_COMMITS} commits, bare",
+            f"{least}: one Popen, the workspace's folders and files, {LAUNCH_COMMITS} commits, all bare",
             f"{launch.median / least.median:.2f} (at most 1.5)",
             launch.median <= 1.5 * least.median,
         ),
@@ -377,7 +378,7 @@ async def time_spawns(folder: Path, count: int) -> list[tuple[float, float]]:
     for _ in range(count):
         bare_one = spawn_bare(folder)
         began = time.perf_counter()
-        process = await processes.start(["true"], folder, environment, lambda _: None, lambda _: None)
+        process = processes.start(["true"], folder, environment, lambda _: None, lambda _: None)
         durations.append((bare_one, time.perf_counter() - began))
         await process.exit_code
         await process.last_output(1)
@@ -403,6 +404,16 @@ def commit_bare(connection: sqlite3.Connection) -> float:
     return time.perf_counter() - began
 
 
+def make_bare(model: Path, copy: Path) -> float:
+    """Seconds that it takes to make the folders and files of a workspace, empty ones."""
+    made = [(path.is_dir(), copy / path.relative_to(model)) for path in sorted(model.rglob("*"))]
+    began = time.perf_counter()
+    copy.mkdir()
+    for is_folder, path in made:
+        path.mkdir() if is_folder else path.touch()
+    return time.perf_counter() - began
+
+
 class _ObservedStore(Store):
     """A store that says when an invocation's process was stored."""
 
@@ -410,13 +421,16 @@ class _ObservedStore(Store):
         super().__init__(database)
         self.launched: dict[str, float] = {}
 
-    def set_process(self, invocation_id: str, group: int | None, began: float | None) -> None:
-        super().set_process(invocation_id, group, began)
+    def set_processing(self, invocation_id: str, runner: str, group: int, began: float | None) -> None:
+        super().set_processing(invocation_id, runner, group, began)
         self.launched[invocation_id] = time.perf_counter()
 
 
 async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
     """Seconds of the least that a launch can be, and of a launch of `true`, by turns.
+
+    The least is the same things done bare: a workspace's folders and files are made, a process is started,
+    and as many transactions are committed.
 
     A launch goes from the acknowledged invocation until its process is stored.
     """
@@ -434,9 +448,14 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
     store.listen(note_end)
     await runner.start("http://127.0.0.1:1")
     durations = []
+    workspace = Workspace(folder / "model")
+    workspace.prepare(store.get_invocation(await asyncio.to_thread(invoke_in, store)))
+    await asyncio.wait_for(ended.wait(), 10)
+    ended.clear()
     with closing(bare_table(folder / "bare.db")) as peer:
-        for _ in range(count):
-            least = spawn_bare(folder) + await asyncio.to_thread(commit_bare, peer)
+        for number in range(count):
+            least = make_bare(workspace.folder, folder / f"bare-{number}") + spawn_bare(folder)
+            least += await asyncio.to_thread(commit_bare, peer)
             invocation_id = await asyncio.to_thread(invoke_in, store)
             queued = time.perf_counter()
             await asyncio.wait_for(ended.wait(), 10)

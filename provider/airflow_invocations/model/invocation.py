@@ -11,7 +11,7 @@ import pydantic
 
 from .action import ComputeRequirements, ContainerParameters
 from .provenance import InvocationProvenance, InvocationSource
-from .status import InvocationStatus, ReadStatus
+from .status import InvocationStatus
 from .wire import WireModel
 
 #: `data_source_id` of an invocation that names no dataset.
@@ -131,7 +131,7 @@ class InvocationRequest(WireModel):
 class StatusRecord(WireModel):
     """One step of an invocation's life: when it took which status, and why."""
 
-    status: ReadStatus
+    status: InvocationStatus
     detail: str | None = None
     timestamp: datetime.datetime
 
@@ -149,7 +149,7 @@ class InvocationRecord(WireModel):
     compute_requirements: ComputeRequirements
     container_parameters: ContainerParameters
     last_heartbeat: datetime.datetime | None = None
-    last_status: ReadStatus
+    last_status: InvocationStatus
     org_id: str
     parameter_values: dict[str, Any] = {}
     provenance: InvocationProvenance

@@ -26,9 +26,19 @@ class InvocationStatus(IntEnum):
     def __str__(self) -> str:
         return self.name
 
+    @classmethod
+    def _missing_(cls, value: object) -> InvocationStatus | None:
+        """A number that isn't known, as a newer platform may answer it, under a name that says so."""
+        if type(value) is not int:
+            return None
+        unknown = int.__new__(cls, value)
+        unknown._name_ = f"unknown status {value}"
+        unknown._value_ = value
+        return unknown
+
     @property
     def is_known(self) -> bool:
-        """Whether it is one of those above; a newer platform may answer others (see `ReadStatus`)."""
+        """Whether it is one of those above."""
         return self in DEFINITIONS
 
     @property
@@ -45,18 +55,16 @@ class InvocationStatus(IntEnum):
         return InvocationStatus.Downloading <= self <= InvocationStatus.Uploading
 
 
-def _status_of(value: object) -> object:
-    """A status from its number, also one that this version doesn't know."""
-    if type(value) is not int or value in InvocationStatus._value2member_map_:
-        return value
-    unknown = int.__new__(InvocationStatus, value)
-    unknown._name_ = f"unknown status {value}"
-    unknown._value_ = value
-    return unknown
+def _require_known(status: InvocationStatus) -> InvocationStatus:
+    if not status.is_known:
+        raise ValueError(
+            f"{status}; allowed: {', '.join(f'{one.value} ({one})' for one in InvocationStatus)}"
+        )
+    return status
 
 
-#: A status in what a platform answers: a number that isn't known is kept, with a name that says so.
-ReadStatus = Annotated[InvocationStatus, pydantic.BeforeValidator(_status_of)]
+#: A status in what a platform is asked for: one that there is.
+KnownStatus = Annotated[InvocationStatus, pydantic.AfterValidator(_require_known)]
 
 StatusT = TypeVar("StatusT", bound=Enum)
 

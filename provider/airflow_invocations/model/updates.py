@@ -17,7 +17,7 @@ from .action import (
     ContainerParameters,
     CreateActionRequest,
 )
-from .status import InvocationStatus
+from .status import KnownStatus
 from .wire import WireModel
 
 
@@ -140,7 +140,7 @@ class SetAccessibilityRequest(WireModel):
 class StatusUpdate(WireModel):
     """`POST v1/actions/invocations/{id}/status`."""
 
-    status: InvocationStatus
+    status: KnownStatus
     detail: str | None = pydantic.Field(default=None, max_length=10_000)
 
 

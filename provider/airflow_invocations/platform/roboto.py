@@ -28,7 +28,6 @@ from ..model import (
     LogPage,
     StatusSnapshot,
 )
-from ..model.status import ReadStatus
 from ..model.wire import problems_of
 from .base import (
     CaughtUp,
@@ -468,7 +467,7 @@ class _Snapshot(pydantic.BaseModel):
     """What of an InvocationRecord, or of an event, a wait wants to know."""
 
     invocation_id: str
-    last_status: ReadStatus
+    last_status: InvocationStatus
 
     @property
     def snapshot(self) -> StatusSnapshot:

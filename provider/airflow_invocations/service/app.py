@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ..model import (
@@ -72,8 +73,12 @@ def create_app(store: Store, logs: LogFiles, tokens: Tokens, watches: Watches, m
     def allows(role: Role) -> Any:
         """A dependency: the caller, if its token may do what takes `role`."""
 
-        def caller(request: Request) -> Caller:
-            who = tokens.caller(sessions.authorization(request), request.headers)
+        async def caller(request: Request) -> Caller:
+            authorization = sessions.authorization(request)
+            if tokens.needs_look_up(authorization):
+                who = await run_in_threadpool(tokens.caller, authorization, request.headers)
+            else:
+                who = tokens.caller(authorization, request.headers)
             if who.role < role:
                 raise UnauthorizedError(
                     f"this takes the role {role.name.lower()}; the token has the role {who.role.name.lower()}"

@@ -81,9 +81,11 @@ class Sessions:
     def authorization(self, request: Request) -> str | None:
         """The Authorization that a request has: its own, or for a GET that of its session."""
         own = request.headers.get("authorization")
-        session_id = request.cookies.get(cookie_name(request))
-        if own is not None or session_id is None or request.method != "GET":
+        if own is not None or request.method != "GET":
             return own
+        session_id = request.cookies.get(cookie_name(request))
+        if session_id is None:
+            return None
         with self._lock:
             ends, token = self._open.get(_hashed(session_id), (0.0, ""))
             if ends > time.monotonic():

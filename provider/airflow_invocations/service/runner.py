@@ -64,6 +64,10 @@ class _Claim:
         """Set the status. Raises ConditionError if the invocation isn't ours any more."""
         await asyncio.to_thread(self.store.advance, self.record.invocation_id, status, None, self.owner)
 
+    def set_processing(self, pid: int) -> None:
+        """Set the status to Processing, by this process. Raises ConditionError if it isn't ours any more."""
+        self.store.set_processing(self.record.invocation_id, self.owner, pid, processes.began(pid))
+
     async def end(self, status: InvocationStatus, detail: str | None) -> None:
         """Record how it ended, however often that takes: what ended without a record would run again.
 
@@ -80,9 +84,9 @@ class _Claim:
                     raise
                 await asyncio.sleep(RETRY_PAUSE)
 
-    async def stopped(self) -> Verdict | None:
+    def stopped(self) -> Verdict | None:
         """The verdict that doesn't wait for the action; None: go on."""
-        reason = await asyncio.to_thread(self.store.stop_reason, self.record.invocation_id, self.owner)
+        reason = self.store.stop_reason(self.record.invocation_id, self.owner)
         if reason is not None:
             return InvocationStatus.Cancelled, reason
         if self.stopping.is_set():
@@ -94,7 +98,7 @@ class _Claim:
         while True:
             await self.touched.wait()
             self.touched.clear()
-            if (verdict := await self.stopped()) is not None:
+            if (verdict := await asyncio.to_thread(self.stopped)) is not None:
                 return verdict
 
     def _record(self, status: InvocationStatus, detail: str | None) -> None:
@@ -237,14 +241,11 @@ class _Execution:
     async def run(self) -> Verdict:
         """Run the action; its end status and the reason for it."""
         workspace = Workspace(self._settings.workspaces / self._record.invocation_id)
-        await self._claim.move(InvocationStatus.Downloading)
-        await asyncio.to_thread(workspace.prepare, self._record)
-        await self._claim.move(InvocationStatus.Processing)
-        if (verdict := await self._claim.stopped()) is not None:
+        if (verdict := await asyncio.to_thread(self._prepare, workspace)) is not None:
             return verdict
         out, err = self._writer.stream(LogProcess.Action), self._writer.stream(LogProcess.Action)
         try:
-            process = await self._start(workspace, out, err)
+            process = self._start(workspace, out, err)
         except (OSError, ValueError) as error:
             detail = f"can't start {_command(self._record.container_parameters)[0]!r}: {error}"[:MAX_DETAIL]
             self._writer.say(LogProcess.Setup, detail)
@@ -265,16 +266,20 @@ class _Execution:
             await self._claim.move(InvocationStatus.Uploading)
         return verdict
 
-    async def _start(self, workspace: Workspace, out: LineStream, err: LineStream) -> processes.Process:
+    def _prepare(self, workspace: Workspace) -> Verdict | None:
+        """Make the workspace; a verdict if nothing is to be run in it any more."""
+        workspace.prepare(self._record)
+        return self._claim.stopped()
+
+    def _start(self, workspace: Workspace, out: LineStream, err: LineStream) -> processes.Process:
         container = self._record.container_parameters
         folder = _working_directory(container, workspace)
         environment = workspace.environment(self._record, self._access)
-        return await processes.start(_command(container), folder, environment, out.feed, err.feed)
+        return processes.start(_command(container), folder, environment, out.feed, err.feed)
 
     async def _attend(self, process: processes.Process) -> Verdict | None:
         """Follow a process until it ends by itself (None), or has to be stopped."""
-        began = await asyncio.to_thread(processes.began, process.pid)
-        await asyncio.to_thread(self._claim.store.set_process, self._record.invocation_id, process.pid, began)
+        await asyncio.to_thread(self._claim.set_processing, process.pid)
         stopped = asyncio.create_task(self._claim.until_stopped())
         ends: set[asyncio.Future[Any]] = {process.exit_code, stopped}
         minutes = self._record.timeout

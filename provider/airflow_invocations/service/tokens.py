@@ -36,10 +36,10 @@ class Tokens:
             UnauthorizedError: no bearer token, or an unknown one.
             NotFoundError: the request names an organisation that isn't the token's.
         """
-        scheme, _, token = (authorization or "").strip().partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        token = _bearer_token(authorization)
+        if token is None:
             raise UnauthorizedError("this needs the header 'Authorization: Bearer TOKEN'")
-        caller = self.holder(token.strip())
+        caller = self.holder(token)
         if caller is None:
             raise UnauthorizedError("the token isn't known here")
         for header in (ORG_HEADER, OWNER_HEADER):
@@ -47,15 +47,28 @@ class Tokens:
                 raise NotFoundError(f"this token has no organisation {org!r}, only {caller.org_id!r}")
         return caller
 
+    def needs_look_up(self, authorization: str | None) -> bool:
+        """Whether `caller` has to read the database for this header, as for every token that was added.
+
+        None of those is kept in memory: whoever revokes one may be another process.
+        """
+        token = _bearer_token(authorization)
+        return token is not None and self._in_memory(token) is None
+
     def holder(self, token: str) -> Caller | None:
         """Whose token this is; None: nobody's."""
+        if (caller := self._in_memory(token)) is not None:
+            return caller
+        found = self._store.find_token(token)
+        return None if found is None else Caller(found.name, found.org_id, found.role)
+
+    def _in_memory(self, token: str) -> Caller | None:
         if hmac.compare_digest(token.encode(), self._token.encode()):
             return Caller(LOCAL_USER, LOCAL_ORG, Role.Admin)
         for known, caller in tuple(self._of_actions.items()):
             if hmac.compare_digest(token.encode(), known.encode()):
                 return caller
-        found = self._store.find_token(token)
-        return None if found is None else Caller(found.name, found.org_id, found.role)
+        return None
 
     def lend(self, invocation_id: str, org_id: str) -> str:
         """A token for an action's own process, to be taken back when it has ended."""
@@ -66,6 +79,11 @@ class Tokens:
     def take_back(self, token: str) -> None:
         """End a token that was lent."""
         self._of_actions.pop(token, None)
+
+
+def _bearer_token(authorization: str | None) -> str | None:
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token else None
 
 
 def token_of(data_dir: Path) -> str:

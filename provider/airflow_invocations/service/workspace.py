@@ -44,7 +44,8 @@ class Workspace:
 
     def prepare(self, record: InvocationRecord) -> None:
         """Make the workspace anew: an earlier attempt's is removed."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
         for folder in (self.folder / "input", self.output, self.work, self._config):
             folder.mkdir(parents=True)
         self._write("parameters.json", record.parameter_values)

@@ -24,7 +24,7 @@ PATH = {"PATH": os.environ["PATH"]}
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Start shell scripts; whatever is left of them ends with the test."""
-    groups: list[int] = []
+    started: list[processes.Process] = []
 
     async def start(
         script: str,
@@ -32,13 +32,14 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         err: Callable[[bytes], None] = lambda _: None,
         **environment: str,
     ) -> processes.Process:
-        process = await processes.start(["sh", "-c", script], tmp_path, PATH | environment, out, err)
-        groups.append(process.pid)
+        process = processes.start(["sh", "-c", script], tmp_path, PATH | environment, out, err)
+        started.append(process)
         return process
 
     yield start
-    for group in groups:
-        processes.send(group, signal.SIGKILL)
+    for process in started:
+        processes.send(process.pid, signal.SIGKILL)
+        await process.last_output(5)
 
 
 async def exit_code(process: processes.Process) -> int:
@@ -78,6 +79,20 @@ async def test_a_signal_is_a_negative_exit_code(start: Callable[..., Any]) -> No
     await process.last_output(5)
 
 
+async def test_the_end_is_known_where_there_are_no_process_descriptors(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    out = bytearray()
+    process = await start("echo one; exit 3", out.extend)
+    assert await exit_code(process) == 3
+    await process.last_output(5)
+    assert bytes(out) == b"one\n"
+
+
 async def test_nothing_of_our_environment_and_files_is_handed_on(
     start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +126,7 @@ async def test_what_can_not_be_started_is_an_error(
     tmp_path: Path, command: list[str], environment: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await processes.start(command, tmp_path, environment, lambda _: None, lambda _: None)
+        processes.start(command, tmp_path, environment, lambda _: None, lambda _: None)
 
 
 async def test_the_end_is_known_though_a_child_holds_the_pipes(

@@ -44,22 +44,25 @@ def run_twice(store: Store) -> str:
 class TestEvents:
     def test_all_of_an_invocation_oldest_first(self, store: Store) -> None:
         events = store.list_events(run_twice(store))
-        assert statuses(events) == [S.Queued, S.Scheduled, S.Failed, S.Queued, S.Scheduled]
-        assert [event.attempt for event in events] == [1, 1, 1, 2, 2]
+        assert statuses(events) == [
+            S.Queued, S.Scheduled, S.Downloading, S.Failed, S.Queued, S.Scheduled, S.Downloading,
+        ]  # fmt: skip
+        assert [event.attempt for event in events] == [1, 1, 1, 1, 2, 2, 2]
         numbers = [event.number for event in events]
         assert numbers == sorted(set(numbers))
 
     def test_a_status_that_nobody_could_see_is_marked(self, store: Store) -> None:
         events = store.list_events(run_twice(store))
-        assert [event.status for event in events if event.passing] == [S.Failed]
+        assert [event.status for event in events if event.passing] == [S.Scheduled, S.Failed, S.Scheduled]
 
     def test_of_one_attempt_since_an_event_page_by_page(self, store: Store) -> None:
         invocation_id = run_twice(store)
         first, *_ = store.list_events(invocation_id)
-        assert statuses(store.list_events_since(invocation_id, 1, 0)) == [S.Queued, S.Scheduled, S.Failed]
-        assert statuses(store.list_events_since(invocation_id, 1, first.number)) == [S.Scheduled, S.Failed]
+        first_attempt = [S.Queued, S.Scheduled, S.Downloading, S.Failed]
+        assert statuses(store.list_events_since(invocation_id, 1, 0)) == first_attempt
+        assert statuses(store.list_events_since(invocation_id, 1, first.number)) == first_attempt[1:]
         assert statuses(store.list_events_since(invocation_id, 1, 0, offset=1, limit=1)) == [S.Scheduled]
-        assert statuses(store.list_events_since(invocation_id, 2, 0)) == [S.Queued, S.Scheduled]
+        assert statuses(store.list_events_since(invocation_id, 2, 0)) == first_attempt[:3]
         assert store.list_events_since(invocation_id, 3, 0) == []
 
     def test_the_latest_of_an_attempt(self, store: Store) -> None:
@@ -68,7 +71,7 @@ class TestEvents:
         second = store.latest_event_by_attempt(invocation_id, 2)
         assert first is not None
         assert second is not None
-        assert (first.status, second.status) == (S.Failed, S.Scheduled)
+        assert (first.status, second.status) == (S.Failed, S.Downloading)
         assert store.latest_event_by_attempt(invocation_id, 3) is None
 
     def test_the_latest_of_many_and_what_came_since(self, store: Store) -> None:
@@ -78,10 +81,10 @@ class TestEvents:
         latest = store.latest_events({one, two, "iv_unknown"}, ORG)
         assert [(event.invocation_id, event.status) for event in latest] == [
             (two, S.Queued),
-            (one, S.Scheduled),
+            (one, S.Downloading),
         ]
         since = store.events_since(place, ORG, limit=10)
-        assert [(event.invocation_id, event.status) for event in since] == [(one, S.Scheduled)]
+        assert [(event.invocation_id, event.status) for event in since] == [(one, S.Downloading)]
         assert store.events_since(place, "og_other", limit=10) == []
 
     def test_since_an_event_leaves_out_what_nobody_could_see(self, store: Store) -> None:
@@ -89,7 +92,7 @@ class TestEvents:
         told = [
             event.status for event in store.events_since(0, ORG, 10) if event.invocation_id == invocation_id
         ]
-        assert told == [S.Queued, S.Scheduled, S.Queued, S.Scheduled]
+        assert told == [S.Queued, S.Downloading, S.Queued, S.Downloading]
 
     def test_a_batch_is_taken_whole_or_not_at_all(self, store: Store) -> None:
         one, two = invoke(store).invocation_id, invoke(store).invocation_id
@@ -137,7 +140,7 @@ class TestAborts:
     def test_what_is_pending_is_listed_counted_and_tried_again_when_due(self, store: Store) -> None:
         invocation_id = invoke(store).invocation_id
         store.claim(RUNNER)
-        store.set_process(invocation_id, 4711, 1.5)
+        store.set_processing(invocation_id, RUNNER, 4711, 1.5)
         assert store.pending_aborts() == []
         store.request_abort(invocation_id, "enough", ORG)
         (pending,) = store.pending_aborts(due=now())

@@ -221,7 +221,7 @@ async def test_a_log_that_can_not_be_opened_fails_the_action(
     one = script(store, "true")
     async with run():
         record = await reached(store, one, *TERMINAL)
-    assert (record.last_status, record.status[-2].status) == (S.Failed, S.Scheduled)
+    assert (record.last_status, record.status[-2].status) == (S.Failed, S.Downloading)
     assert "the service could not run this" in str(record.current.detail)
 
 
@@ -403,8 +403,6 @@ class TestRecovery:
     def claimed_by_the_dead(self, store: Store) -> str:
         one = script(store, "echo again")
         assert store.claim("runner-dead") is not None
-        for status in (S.Downloading, S.Processing):
-            store.advance(one, status, None, "runner-dead")
         return one
 
     def left_running(self, invocation_id: str) -> subprocess.Popen[bytes]:
@@ -419,12 +417,13 @@ class TestRecovery:
         one = self.claimed_by_the_dead(store)
         left = self.left_running(one)
         if recorded:
-            store.set_process(one, left.pid, processes.began(left.pid))
+            store.set_processing(one, "runner-dead", left.pid, processes.began(left.pid))
         async with run():
             assert left.wait(5) == -signal.SIGKILL
             record = await reached(store, one, S.Completed)
-        assert steps(record)[3:6] == [S.Processing, S.Failed, S.Queued]
-        assert record.status[4].detail == "the service ended while this ran"
+        before = [S.Queued, S.Scheduled, S.Downloading, *([S.Processing] if recorded else [])]
+        assert steps(record)[: len(before) + 2] == [*before, S.Failed, S.Queued]
+        assert record.status[len(before)].detail == "the service ended while this ran"
         assert lines(logs, one) == ["again"]
         assert running(one) == []
 

@@ -59,7 +59,7 @@ def run_to(store: Store, status: InvocationStatus, runner: str = RUNNER) -> Invo
     """Claim the oldest invocation and move it on to a status."""
     record = store.claim(runner)
     assert record is not None
-    for step in (S.Downloading, S.Processing, S.Uploading, S.Completed):
+    for step in (S.Processing, S.Uploading, S.Completed):
         if step <= status:
             store.advance(record.invocation_id, step, None, runner)
     return store.get_invocation(record.invocation_id)
@@ -306,12 +306,12 @@ class TestIdempotency:
 
 
 class TestOwnership:
-    def test_the_oldest_is_claimed_first_and_scheduled(self, store: Store) -> None:
+    def test_the_oldest_is_claimed_first_and_its_runner_begins_at_once(self, store: Store) -> None:
         create(store)
         ids = [invoke(store).invocation_id for _ in range(3)]
         claimed = [store.claim(RUNNER) for _ in range(3)]
         assert [record.invocation_id for record in claimed if record] == ids
-        assert all(steps(record) == [S.Queued, S.Scheduled] for record in claimed if record)
+        assert all(steps(record) == [S.Queued, S.Scheduled, S.Downloading] for record in claimed if record)
         assert store.claim(RUNNER) is None
 
     def test_each_invocation_is_claimed_by_one_of_many(self, store: Store) -> None:
@@ -459,10 +459,10 @@ class TestAborts:
             at_once(6, cancel_or_claim)
             status = store.get_invocation(one).last_status
             outcomes[status] += 1
-            if status is S.Scheduled:
+            if status is S.Downloading:
                 assert store.stop_reason(one, RUNNER) == "stop"
                 store.advance(one, S.Cancelled, "stop", RUNNER)
-        assert set(outcomes) <= {S.Cancelled, S.Scheduled}
+        assert set(outcomes) <= {S.Cancelled, S.Downloading}
 
 
 class TestRequeue:
@@ -512,9 +512,9 @@ class TestRequeue:
         ids = [invoke(store).invocation_id for _ in range(4)]
         store.set_status(ids[0], S.Processing, None, "user-ada", ORG)
         run_to(store, S.Processing, OTHER_RUNNER)
-        run_to(store, S.Scheduled)
-        run_to(store, S.Processing)
-        store.set_process(ids[3], 4711, 1.5)
+        run_to(store, S.Downloading)
+        run_to(store, S.Downloading)
+        store.set_processing(ids[3], RUNNER, 4711, 1.5)
         left = {one.invocation_id: one for one in store.left_over()}
         assert set(left) == set(ids[1:])
         assert (left[ids[3]].process_group, left[ids[3]].process_began) == (4711, 1.5)

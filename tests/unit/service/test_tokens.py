@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_invocations.service.errors import NotFoundError, UnauthorizedError
+from airflow_invocations.service.requests import Role
 from airflow_invocations.service.store import LOCAL_ORG, LOCAL_USER, Store
 from airflow_invocations.service.tokens import Tokens, token_of
 
@@ -73,6 +74,18 @@ def test_another_organisation_is_not_here(tokens: Tokens, name: str) -> None:
     assert tokens.caller("Bearer s3cret", {name: ""}).org_id == LOCAL_ORG
     with pytest.raises(NotFoundError, match="'og_other'"):
         tokens.caller("Bearer s3cret", {name: "og_other"})
+
+
+def test_the_database_is_read_for_added_tokens_only_and_each_time(tokens: Tokens, store: Store) -> None:
+    added = store.add_token("ada", LOCAL_ORG, Role.Read)
+    lent = tokens.lend("iv_1", LOCAL_ORG)
+    headers = [None, "Bearer", "Bearer s3cret", f"Bearer {lent}", f"Bearer {added}", "Bearer nobodys"]
+    assert [tokens.needs_look_up(header) for header in headers] == [False, False, False, False, True, True]
+    assert tokens.caller(f"Bearer {added}", {}).user == "ada"
+    assert tokens.needs_look_up(f"Bearer {added}")
+    store.revoke_token("ada")  # which another process may have done
+    with pytest.raises(UnauthorizedError):
+        tokens.caller(f"Bearer {added}", {})
 
 
 def test_a_lent_token_opens_until_it_is_taken_back(tokens: Tokens) -> None:

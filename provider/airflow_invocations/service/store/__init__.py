@@ -1,7 +1,8 @@
 """The repository: actions, invocations, and the events of their lives, in SQLite.
 
-Every method is one transaction, written to disk (fsync) before it returns. Methods are synchronous and may be
-called from any thread; writers wait for one another. The groups, each in a file of its own:
+Every method is done whole or not at all, and what it wrote is on the disk (fsync) when it returns. Methods
+are synchronous and may be called from any thread; writers take turns, and those who wait for one share a
+commit (`commits`). The groups, each in a file of its own:
 
     actions      create, register, get, query, update, accessibility, delete
     invocations  invoke, get, query; status and ownership; what a runner does; trees and counts

@@ -11,7 +11,7 @@ from ...model import CancelAllAnswer, InvocationStatus
 from ..tables import invocations
 from ..times import now
 from .invocations import NONTERMINAL, RUNNER_PREFIX
-from .lives import Lives, require_invocation, update_of
+from .lives import Lives, require_invocation, update_invocation
 
 #: Invocations that one `cancel_all` takes care of.
 CANCEL_BATCH = 500
@@ -114,14 +114,14 @@ class Aborts(Lives):
         with self._write() as connection:
             attempts: int = require_invocation(connection, invocation_id).abort_attempts + 1
             values = {"abort_attempts": attempts, "abort_next": again_at}
-            connection.execute(update_of(invocation_id).values(values))
+            update_invocation(connection, invocation_id, values)
             return attempts
 
     def clear_abort(self, invocation_id: str) -> None:
         """Take a request back: there is nothing to be stopped (any more)."""
         with self._write() as connection:
             cleared = {"abort_reason": None, "abort_requested": None, "abort_next": None, "abort_attempts": 0}
-            connection.execute(update_of(invocation_id).values(cleared))
+            update_invocation(connection, invocation_id, cleared)
 
     def stop_reason(self, invocation_id: str, owner: str) -> str | None:
         """Why `owner` must stop working on an invocation; None if it must not."""
@@ -142,6 +142,6 @@ class Aborts(Lives):
         if row.abort_reason is None:
             present = now()
             asked = {"abort_reason": reason, "abort_requested": present, "abort_next": present}
-            connection.execute(update_of(row.invocation_id).values(asked))
+            update_invocation(connection, row.invocation_id, asked)
             self._after_commit_abort(connection, row.invocation_id)
         return status

@@ -25,6 +25,13 @@ from ..tables import actions
 from ..times import moment, now
 from .database import Database
 
+# What every invocation takes is built once: building a statement takes longer than running it.
+_NAMED = sa.select(actions).where(
+    actions.c.org_id == sa.bindparam("org"), actions.c.name == sa.bindparam("name")
+)
+_LATEST = _NAMED.where(actions.c.latest)
+_VERSION = _NAMED.where(actions.c.digest == sa.bindparam("digest"))
+
 #: How deep `inherits` may go.
 _MAX_ANCESTORS = 10
 
@@ -118,16 +125,14 @@ class Actions(Database):
 
 
 def _latest_action(connection: sa.Connection, org_id: str, name: str) -> sa.Row[Any] | None:
-    named = sa.select(actions).where(actions.c.org_id == org_id, actions.c.name == name)
-    return connection.execute(named.where(actions.c.latest)).first()
+    return connection.execute(_LATEST, {"org": org_id, "name": name}).first()
 
 
 def _require_action(connection: sa.Connection, org_id: str, name: str, digest: str | None) -> sa.Row[Any]:
     if digest is None:
         row = _latest_action(connection, org_id, name)
     else:
-        versioned = sa.select(actions).where(actions.c.org_id == org_id, actions.c.name == name)
-        row = connection.execute(versioned.where(actions.c.digest == digest)).first()
+        row = connection.execute(_VERSION, {"org": org_id, "name": name, "digest": digest}).first()
     if row is None:
         version = f" with digest {digest!r}" if digest else ""
         raise NotFoundError(f"there is no action {name!r}{version} in {org_id}")
@@ -169,17 +174,15 @@ def _insert_action(
     present = now()
     digest = _digest(request, org_id)
     record = {**request.model_dump(mode="json"), "created_by": user, "modified_by": user}
-    known = sa.select(actions).where(
-        actions.c.org_id == org_id, actions.c.name == request.name, actions.c.digest == digest
-    )
-    earlier = connection.execute(known).first()
+    version = {"org": org_id, "name": request.name, "digest": digest}
+    earlier = connection.execute(_VERSION, version).first()
     values = {"latest": True, "modified": present, "record": record}
     if earlier is not None:  # back to what an earlier version was
         connection.execute(actions.update().where(actions.c.number == earlier.number).values(values))
     else:
         keys = {"org_id": org_id, "name": request.name, "digest": digest, "created": created or present}
         connection.execute(actions.insert().values({**keys, **values}))
-    return _action_record(connection.execute(known).one())
+    return _action_record(connection.execute(_VERSION, version).one())
 
 
 def _digest(request: CreateActionRequest, org_id: str) -> str:

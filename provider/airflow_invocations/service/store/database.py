@@ -1,19 +1,19 @@
-"""The database under the repository: two engines, one writer at a time, and who hears of a commit."""
+"""The database under the repository: one engine to read, one to write, and who hears of a commit."""
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic_core
 import sqlalchemy as sa
 
 from ...model import InvocationStatus
 from ..tables import metadata
+from .commits import Group, GroupCommit
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Database:
     def __init__(self, database: Path) -> None:
         self._reading = _engine(database, begin="BEGIN", connections=8)
         self._writing = _engine(database, begin="BEGIN IMMEDIATE", connections=1)
-        self._turn = threading.Lock()
+        self._commits = GroupCommit(self._writing, self._committed)
         self._listeners: list[Listener] = []
         self._abort_listeners: list[Callable[[str], None]] = []
         self._state_listeners: list[Callable[[str], None]] = []
@@ -57,6 +57,7 @@ class Database:
 
     def close(self) -> None:
         """Release the database."""
+        self._commits.close()
         self._reading.dispose()
         self._writing.dispose()
 
@@ -87,18 +88,19 @@ class Database:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        with self._turn:
-            with self._writing.begin() as connection:
-                connection.info.update(events=[], aborts=[])
-                yield connection
-                committed: list[StatusEvent] = connection.info["events"]
-                aborts: list[str] = connection.info["aborts"]
-            if committed:
-                for listener in self._listeners:
-                    listener(committed)
-            for invocation_id in aborts:
-                for abort_listener in self._abort_listeners:
-                    abort_listener(invocation_id)
+        """A unit of work: all or nothing, on the disk when the block has ended; see GroupCommit."""
+        with self._commits.unit() as connection:
+            connection.info.update(events=[], aborts=[])
+            yield connection
+
+    def _committed(self, group: Group) -> None:
+        committed: list[StatusEvent] = [event for left in group.left for event in left["events"]]
+        if committed:
+            for listener in self._listeners:
+                listener(committed)
+        for invocation_id in (invocation_id for left in group.left for invocation_id in left["aborts"]):
+            for abort_listener in self._abort_listeners:
+                abort_listener(invocation_id)
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
@@ -113,7 +115,9 @@ def _engine(database: Path, begin: str, connections: int) -> sa.Engine:
         pool_size=connections,
         max_overflow=0,
         connect_args={"check_same_thread": False, "timeout": 30},
-        json_serializer=lambda value: json.dumps(value, ensure_ascii=False),
+        # pydantic's, which take a third of the time of json's: a page of invocations has a hundred records.
+        json_serializer=lambda value: pydantic_core.to_json(value).decode(),
+        json_deserializer=pydantic_core.from_json,
     )
 
     @sa.event.listens_for(engine, "connect")

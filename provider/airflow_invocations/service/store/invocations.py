@@ -32,9 +32,9 @@ from ..errors import ConditionError, ConflictError, InvalidRequestError, Unsuppo
 from ..query import Queryable, next_token, page_of
 from ..settings import DEFAULT_TIMEOUT
 from ..tables import events, invocations
-from ..times import microseconds, moment, now
+from ..times import moment, now
 from .actions import effective_action
-from .lives import Lives, Subject, require_invocation, update_of
+from .lives import Lives, Subject, find_invocation, require_invocation, update_invocation
 
 #: An invocation that was lost with its runner so often is Deadly (facts: Status).
 MAX_LOSSES = 3
@@ -44,6 +44,26 @@ ID_PREFIX = "iv_"
 
 #: What owners that are runners begin with; whoever else owns an invocation moves it over the API.
 RUNNER_PREFIX = "runner-"
+
+# What every invocation takes is built once: building a statement takes longer than running it.
+_BY_IDEMPOTENCY_ID = sa.select(invocations).where(
+    invocations.c.org_id == sa.bindparam("org"), invocations.c.idempotency_id == sa.bindparam("once")
+)
+_INSERT = invocations.insert()
+_OLDEST_WAITING = (
+    sa.select(invocations)
+    .where(
+        invocations.c.last_status == InvocationStatus.Queued.value,
+        invocations.c.invocation_id.not_in(sa.bindparam("busy", expanding=True)),
+    )
+    .order_by(invocations.c.number)
+    .limit(1)
+)
+_STEPS = (
+    sa.select(events.c.invocation_id, events.c.status, events.c.detail, events.c.timestamp)
+    .where(events.c.invocation_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(events.c.number)
+)
 
 _ENDED_BADLY = (InvocationStatus.Cancelled, InvocationStatus.Failed, InvocationStatus.Deadly)
 NONTERMINAL = [status.value for status in InvocationStatus if not status.is_terminal]
@@ -105,21 +125,17 @@ class Invocations(Lives):
             InvalidRequestError: a required parameter is missing, or this machine can't run the action.
             ConflictError: the `idempotency_id` belongs to an invocation of another action.
         """
-        # All that can be worked out before it is: writers wait for one another.
-        with self._read() as connection:
+        with self._write() as connection:
             if (first := _first_of(connection, name, request, org_id)) is not None:
                 return first
             action = effective_action(connection, org_id, name, digest)
             row, record = _new_invocation(action, request, org_id, user)
             parent = _parent_of(connection, row["source_id"], org_id)
-        row["parent_id"] = None if parent is None else parent.invocation_id
-        row["root_id"] = record.invocation_id if parent is None else parent.root_id
-        subject = Subject(record.invocation_id, org_id, name, row["root_id"])
-        with self._write() as connection:
-            if (first := _first_of(connection, name, request, org_id)) is not None:
-                return first
+            row["parent_id"] = None if parent is None else parent.invocation_id
+            row["root_id"] = record.invocation_id if parent is None else parent.root_id
             created = row["created"] = now()
-            connection.execute(invocations.insert().values(row))
+            connection.execute(_INSERT, row)
+            subject = Subject(record.invocation_id, org_id, name, row["root_id"])
             self._add_event(connection, subject, InvocationStatus.Queued, None, created, 1, previous=None)
         status = StatusRecord(status=InvocationStatus.Queued, detail=None, timestamp=moment(created))
         return record.model_copy(update={"created": moment(created), "status": [status]})
@@ -175,23 +191,31 @@ class Invocations(Lives):
             self._move(connection, _require_owned(connection, invocation_id, runner), status, detail, runner)
 
     def claim(self, runner: str, busy: Collection[str] = ()) -> InvocationRecord | None:
-        """Give the oldest Queued invocation to `runner` as Scheduled; None if nothing waits.
+        """Give the oldest Queued invocation to `runner`; None if nothing waits.
 
+        It is Scheduled, and Downloading at once: the runner begins with the workspace without another commit.
         One of the `busy` ones waits on: its runner hasn't ended an earlier attempt at it yet.
         """
-        waiting = (invocations.c.last_status == 0) & invocations.c.invocation_id.not_in(busy)
         with self._write() as connection:
-            oldest = sa.select(invocations).where(waiting).order_by(invocations.c.number)
-            row = connection.execute(oldest.limit(1)).first()
+            row = connection.execute(_OLDEST_WAITING, {"busy": list(busy)}).first()
             if row is None:
                 return None
             self._move(connection, row, InvocationStatus.Scheduled, None, runner)
+            row = require_invocation(connection, row.invocation_id)
+            self._move(connection, row, InvocationStatus.Downloading, None, runner)
             return self._record(connection, row.invocation_id)
 
-    def set_process(self, invocation_id: str, group: int | None, began: float | None) -> None:
-        """Remember the process group that runs an invocation, so that a later life can end it."""
+    def set_processing(self, invocation_id: str, runner: str, group: int, began: float | None) -> None:
+        """Processing: remember the process group that does it, so that a later life can end it.
+
+        Raises:
+            InvalidStateTransitionError: it may not follow the current status.
+            ConditionError: `runner` doesn't own the invocation (any more).
+        """
         with self._write() as connection:
-            connection.execute(update_of(invocation_id).values(process_group=group, process_began=began))
+            row = _require_owned(connection, invocation_id, runner)
+            self._move(connection, row, InvocationStatus.Processing, None, runner)
+            update_invocation(connection, invocation_id, {"process_group": group, "process_began": began})
 
     def heartbeat(self, owner: str) -> None:
         """Say that `owner` is alive, for all that it owns."""
@@ -232,7 +256,7 @@ class Invocations(Lives):
                 self._move(connection, row, InvocationStatus.Cancelled, row.abort_reason)
                 return InvocationStatus.Cancelled
             losses = row.losses + lost
-            connection.execute(update_of(invocation_id).values(losses=losses))
+            update_invocation(connection, invocation_id, {"losses": losses})
             self._move(connection, row, InvocationStatus.Failed, detail)
             row = require_invocation(connection, invocation_id)
             if losses >= MAX_LOSSES:
@@ -298,7 +322,7 @@ class Invocations(Lives):
             row = require_invocation(connection, invocation_id, org_id)
             record = copy.deepcopy(row.record)
             record["provenance"]["executable"]["container_image_digest"] = digest
-            connection.execute(update_of(invocation_id).values(record=record))
+            update_invocation(connection, invocation_id, {"record": record})
             return self._record(connection, invocation_id)
 
     def set_logs_location(self, invocation_id: str, location: LogsLocation, org_id: str) -> InvocationRecord:
@@ -306,7 +330,7 @@ class Invocations(Lives):
         with self._write() as connection:
             row = require_invocation(connection, invocation_id, org_id)
             record = {**row.record, "logs_location": location.model_dump()}
-            connection.execute(update_of(invocation_id).values(record=record))
+            update_invocation(connection, invocation_id, {"record": record})
             return self._record(connection, invocation_id)
 
     def _record(
@@ -328,8 +352,7 @@ def _first_of(
     """The one that has the request's idempotency id already. Raises ConflictError: another action's."""
     if request.idempotency_id is None:
         return None
-    same = (invocations.c.org_id == org_id) & (invocations.c.idempotency_id == request.idempotency_id)
-    first = connection.execute(sa.select(invocations).where(same)).first()
+    first = connection.execute(_BY_IDEMPOTENCY_ID, {"org": org_id, "once": request.idempotency_id}).first()
     if first is None:
         return None
     if first.action_name != name:
@@ -344,8 +367,7 @@ def _parent_of(connection: sa.Connection, source_id: str, org_id: str) -> sa.Row
     """The invocation that a source id names, if it names one: then that one started this one."""
     if not source_id.startswith(ID_PREFIX):
         return None
-    named = (invocations.c.invocation_id == source_id) & (invocations.c.org_id == org_id)
-    return connection.execute(sa.select(invocations).where(named)).first()
+    return find_invocation(connection, source_id, org_id)
 
 
 def _new_invocation(
@@ -438,9 +460,7 @@ def _invocation_record(connection: sa.Connection, row: sa.Row[Any]) -> Invocatio
 def _history(connection: sa.Connection, ids: Collection[str]) -> Mapping[str, list[dict[str, Any]]]:
     """The steps of each invocation's life, oldest first, to be validated with the record they go into."""
     history: dict[str, list[dict[str, Any]]] = {invocation_id: [] for invocation_id in ids}
-    steps = (events.c.invocation_id, events.c.status, events.c.detail, events.c.timestamp)
-    theirs = sa.select(*steps).where(events.c.invocation_id.in_(ids)).order_by(events.c.number)
-    for invocation_id, status, detail, timestamp in connection.execute(theirs):
+    for invocation_id, status, detail, timestamp in connection.execute(_STEPS, {"ids": list(ids)}).all():
         step = {"status": status, "detail": detail, "timestamp": moment(timestamp)}
         history[invocation_id].append(step)
     return history
@@ -448,14 +468,15 @@ def _history(connection: sa.Connection, ids: Collection[str]) -> Mapping[str, li
 
 def _assembled(row: sa.Row[Any], history: list[dict[str, Any]]) -> InvocationRecord:
     status = InvocationStatus(row.last_status)
-    end = microseconds(history[-1]["timestamp"]) if status.is_terminal else now()
+    created = moment(row.created)
+    end = history[-1]["timestamp"] if status.is_terminal else moment(now())
     return InvocationRecord.model_validate(
         {
             **row.record,
-            "created": moment(row.created),
+            "created": created,
             "last_heartbeat": None if row.last_heartbeat is None else moment(row.last_heartbeat),
             "last_status": status,
             "status": history,
-            "duration": moment(end) - moment(row.created),
+            "duration": end - created,
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,6 +21,12 @@ from ..tables import events, invocations
 from ..times import now
 from .database import StatusEvent
 from .events import Events
+
+# Statements that every change of a status takes are built once: building one takes longer than running it.
+_BY_ID = sa.select(invocations).where(invocations.c.invocation_id == sa.bindparam("of"))
+_UPDATE = invocations.update().where(invocations.c.invocation_id == sa.bindparam("of"))
+_LAST_TIME = sa.select(sa.func.max(events.c.timestamp)).where(events.c.invocation_id == sa.bindparam("of"))
+_INSERT_EVENT = events.insert().returning(events.c.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +88,10 @@ class Lives(Events):
             values |= dict.fromkeys(("process_group", "process_began", "abort_reason", "abort_next"))
         elif moved.owner != current.owner:
             values["last_heartbeat"] = now()
-        connection.execute(update_of(row.invocation_id).values(values))
+        update_invocation(connection, row.invocation_id, values)
         subject = Subject(row.invocation_id, row.org_id, row.action_name, row.root_id)
         # The current status is the last by (timestamp, value), so time must not stand still between two.
-        previous: int = connection.execute(
-            sa.select(sa.func.max(events.c.timestamp)).where(events.c.invocation_id == row.invocation_id)
-        ).scalar_one()
+        previous: int = connection.execute(_LAST_TIME, {"of": row.invocation_id}).scalar_one()
         present = max(now(), previous + 1)
         self._add_event(connection, subject, status, detail, present, attempt or row.attempt, previous)
 
@@ -109,7 +113,7 @@ class Lives(Events):
             "timestamp": timestamp,
             "passing": False,
         }
-        number = connection.execute(events.insert().values(values).returning(events.c.number)).scalar_one()
+        number = connection.execute(_INSERT_EVENT, values).scalar_one()
         self._pass_over(connection, subject.invocation_id)
         self._after_commit(
             connection, StatusEvent(number=number, previous=previous, **{**values, "status": status})
@@ -130,15 +134,20 @@ def require_invocation(
     connection: sa.Connection, invocation_id: str, org_id: str | None = None
 ) -> sa.Row[Any]:
     """An invocation's row. Raises NotFoundError."""
-    found = sa.select(invocations).where(invocations.c.invocation_id == invocation_id)
-    if org_id is not None:
-        found = found.where(invocations.c.org_id == org_id)
-    row = connection.execute(found).first()
+    row = find_invocation(connection, invocation_id, org_id)
     if row is None:
         raise NotFoundError(f"there is no invocation {invocation_id!r}")
     return row
 
 
-def update_of(invocation_id: str) -> sa.Update:
-    """An update of one invocation's row."""
-    return invocations.update().where(invocations.c.invocation_id == invocation_id)
+def find_invocation(
+    connection: sa.Connection, invocation_id: str, org_id: str | None = None
+) -> sa.Row[Any] | None:
+    """An invocation's row; None: there is no such one, or it is another organisation's."""
+    row = connection.execute(_BY_ID, {"of": invocation_id}).first()
+    return None if row is None or org_id not in (None, row.org_id) else row
+
+
+def update_invocation(connection: sa.Connection, invocation_id: str, values: Mapping[str, Any]) -> None:
+    """Set columns of one invocation's row."""
+    connection.execute(_UPDATE, {"of": invocation_id, **values})

@@ -14,6 +14,9 @@ from ..tables import tokens
 from ..times import now
 from .database import Database
 
+# Looked up with every request: building the statement takes longer than running it.
+_BY_HASH = sa.select(tokens).where(tokens.c.hash == sa.bindparam("hash"))
+
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
@@ -56,7 +59,7 @@ class TokenHashes(Database):
         It is looked up by its hash: how long that takes tells nothing about any token.
         """
         with self._read() as connection:
-            row = connection.execute(sa.select(tokens).where(tokens.c.hash == hash_of(token))).first()
+            row = connection.execute(_BY_HASH, {"hash": hash_of(token)}).first()
         return None if row is None else _record(row)
 
 
