@@ -1,0 +1,85 @@
+"""What an action's own process imports: its context, and what it hands an action.
+
+    from airflow_invocations.runtime import InvocationContext
+
+    context = InvocationContext.from_env()
+
+Needs neither Airflow nor the published client. What needs pydantic is imported when it is first asked for,
+so that an action which only reads a parameter doesn't pay for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from .context import ActionRuntime, InvocationContext
+from .exceptions import (
+    ActionRuntimeException,
+    PlatformError,
+    PlatformNotFound,
+    PlatformRefused,
+    PlatformUnavailable,
+    PrepareEnvException,
+)
+from .exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from ..model import MetadataChangeset
+    from .action_input import ActionInput
+    from .changesets import FilesChangesetFileManager, read_dataset_changeset, read_file_changesets
+    from .prepare import InvocationPaths, PreparedEnvironment, input_of, prepare_invocation_environment
+    from .records import ActionInputRecord
+    from .resolver import ActionInputResolver, InputCatalog
+
+#: Module of each name that is imported when it is first asked for.
+_LATER = {
+    "ActionInput": ".action_input",
+    "ActionInputRecord": ".records",
+    "ActionInputResolver": ".resolver",
+    "FilesChangesetFileManager": ".changesets",
+    "InputCatalog": ".resolver",
+    "InvocationPaths": ".prepare",
+    "MetadataChangeset": "..model",
+    "PreparedEnvironment": ".prepare",
+    "input_of": ".prepare",
+    "prepare_invocation_environment": ".prepare",
+    "read_dataset_changeset": ".changesets",
+    "read_file_changesets": ".changesets",
+}
+
+__all__ = [
+    "ActionInput",
+    "ActionInputRecord",
+    "ActionInputResolver",
+    "ActionRuntime",
+    "ActionRuntimeException",
+    "ExitCode",
+    "FilesChangesetFileManager",
+    "InputCatalog",
+    "InvocationContext",
+    "InvocationPaths",
+    "MetadataChangeset",
+    "PlatformError",
+    "PlatformNotFound",
+    "PlatformRefused",
+    "PlatformUnavailable",
+    "PrepareEnvException",
+    "PreparedEnvironment",
+    "input_of",
+    "prepare_invocation_environment",
+    "read_dataset_changeset",
+    "read_file_changesets",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(_LATER[name], __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,227 @@
+"""Everything that an action finds when it starts: parameters, secrets, inputs, and places for its results."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..model import ActionParameter, FileSelector, InvocationInput, InvocationRecord
+from .environment import SECRETS_FILE_NAME, Variable
+from .exceptions import PlatformRefused, PlatformUnavailable, PrepareEnvException
+from .exit_codes import ExitCode
+from .private_files import write_private
+from .records import ActionInputRecord, FileRecord
+from .resolver import ActionInputResolver, InputCatalog
+from .secret_uri import is_secret_uri, parse_secret_uri
+
+#: Bytes that the name of a file or folder may have.
+MAX_NAME = 255
+
+#: Reads a secret's value: by name and organisation. Raises LookupError or PermissionError if it can't.
+SecretReader = Callable[[str, str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationPaths:
+    """Where an invocation's files are: what the environment of its process names."""
+
+    input_dir: Path
+    output_dir: Path
+    #: The folder that holds the secrets' file.
+    config_dir: Path
+    parameters_file: Path
+    inputs_manifest_file: Path
+    dataset_changeset_file: Path
+    file_changeset_file: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> InvocationPaths:
+        """The paths of an invocation that has a folder to itself."""
+        return cls(
+            input_dir=folder / "input",
+            output_dir=folder / "output",
+            config_dir=folder / "config",
+            parameters_file=folder / "parameters.json",
+            inputs_manifest_file=folder / "inputs.json",
+            dataset_changeset_file=folder / "dataset_changeset.json",
+            file_changeset_file=folder / "file_changeset.jsonl",
+        )
+
+    @property
+    def secrets_file(self) -> Path:
+        """The one file that holds the secrets' values."""
+        return self.config_dir / SECRETS_FILE_NAME
+
+    def environment(self) -> dict[str, str]:
+        """The variables that name these paths."""
+        return {
+            str(variable): str(path)
+            for variable, path in (
+                (Variable.InputDir, self.input_dir),
+                (Variable.OutputDir, self.output_dir),
+                (Variable.ActionRuntimeConfigDir, self.config_dir),
+                (Variable.ActionParametersFile, self.parameters_file),
+                (Variable.ActionInputsManifest, self.inputs_manifest_file),
+                (Variable.DatasetMetadataChangesetFile, self.dataset_changeset_file),
+                (Variable.FileMetadataChangesetFile, self.file_changeset_file),
+            )
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEnvironment:
+    """What was prepared, for whoever starts the action."""
+
+    #: What the parameters' file holds: the values given and the defaults of the others; a secret's URI.
+    parameters: Mapping[str, Any]
+    #: The secrets' values by parameter: what must not get into a log.
+    secrets: Mapping[str, str] = field(repr=False)
+    inputs: ActionInputRecord
+
+
+def input_of(invocation: InvocationRecord) -> InvocationInput | None:
+    """What an invocation reads, whichever way it was asked for; None: nothing."""
+    if invocation.rich_input_data is not None:
+        return invocation.rich_input_data
+    if not invocation.input_data or invocation.data_source.is_unspecified:
+        return None
+    return InvocationInput(
+        files=FileSelector(paths=invocation.input_data, dataset_id=invocation.data_source.data_source_id)
+    )
+
+
+def prepare_invocation_environment(
+    paths: InvocationPaths,
+    *,
+    action_parameters: Iterable[ActionParameter],
+    parameter_values: Mapping[str, Any] | None,
+    org_id: str,
+    read_secret: SecretReader,
+    input_data: InvocationInput | None,
+    catalog: InputCatalog,
+    requires_downloaded_inputs: bool,
+) -> PreparedEnvironment:
+    """Make what an action finds when it starts. The input folder has to be empty or not there.
+
+    Secrets' values are written to `paths.secrets_file` and nowhere else; that file, the parameters, the
+    manifest and the changesets have mode 0600. Input files land below `paths.input_dir`: at the path that
+    they have in their dataset, or, where they are of several datasets, at DATASET_ID/PATH.
+
+    Args:
+        paths: where everything goes.
+        action_parameters: the parameters that the action declares: their defaults count.
+        parameter_values: the values that were given.
+        org_id: whose secret is meant where a URI names no organisation.
+        read_secret: reads a secret's value.
+        input_data: what the invocation reads; None: nothing.
+        catalog: where that is looked up and downloaded from.
+        requires_downloaded_inputs: whether the action wants the files, not only their records.
+
+    Raises:
+        PrepareEnvException: it can't be made; its exit code says whose fault that is.
+    """
+    for folder in (paths.input_dir, paths.output_dir, paths.config_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    defaults = {p.name: p.default for p in action_parameters if p.default is not None}
+    parameters = {**defaults, **(parameter_values or {})}
+    secrets = _resolved_secrets(parameters, org_id, read_secret)
+    write_private(paths.secrets_file, json.dumps(secrets))
+    write_private(paths.parameters_file, json.dumps(parameters))
+    inputs = _resolved_inputs(paths.input_dir, input_data, catalog, requires_downloaded_inputs)
+    write_private(paths.inputs_manifest_file, inputs.model_dump_json())
+    for changeset in (paths.dataset_changeset_file, paths.file_changeset_file):
+        write_private(changeset, "")
+    return PreparedEnvironment(parameters, secrets, inputs)
+
+
+def _resolved_secrets(
+    parameters: Mapping[str, Any], org_id: str, read_secret: SecretReader
+) -> dict[str, str]:
+    secrets = {}
+    for parameter, value in parameters.items():
+        if not isinstance(value, str) or not is_secret_uri(value):
+            continue
+        try:
+            reference = parse_secret_uri(value)
+        except ValueError as error:
+            raise PrepareEnvException(ExitCode.UsageError, f"parameter {parameter}: {error}") from None
+        try:
+            secrets[parameter] = read_secret(reference.name, reference.org_id or org_id)
+        except (LookupError, PermissionError):
+            raise PrepareEnvException(
+                ExitCode.InternalError,
+                f"parameter {parameter}: there is no secret {value}, or it may not be read",
+            ) from None
+    return secrets
+
+
+def _resolved_inputs(
+    input_dir: Path,
+    input_data: InvocationInput | None,
+    catalog: InputCatalog,
+    requires_downloaded_inputs: bool,
+) -> ActionInputRecord:
+    if input_data is None:
+        return ActionInputRecord()
+    resolver = ActionInputResolver(catalog)
+    try:
+        resolved = resolver.resolve(input_data)
+        if not requires_downloaded_inputs:
+            return resolved
+        places = _places(input_dir, [file for file, _ in resolved.files])
+        return resolver.download(resolved, lambda file: places[file.file_id])
+    except PlatformRefused as error:
+        raise PrepareEnvException(ExitCode.UsageError, f"the input can't be resolved: {error}") from None
+    except (PlatformUnavailable, OSError) as error:
+        raise PrepareEnvException(ExitCode.InternalError, f"the input can't be had: {error}") from None
+
+
+def _places(input_dir: Path, files: list[FileRecord]) -> dict[str, Path]:
+    """Where each file lands, by its id. Raises PrepareEnvException where two would land on one another."""
+    several_datasets = len({file.association_id for file in files}) > 1
+    places: dict[str, Path] = {}
+    taken: dict[str, FileRecord] = {}
+    for file in files:
+        path = _below(file.relative_path)
+        if several_datasets:
+            path = posixpath.join(_one_folder(file.association_id), path)
+        if taken.setdefault(path, file) is not file:
+            raise PrepareEnvException(ExitCode.DataError, f"two files of the input have the path {path!r}")
+        places[file.file_id] = input_dir / path
+    for path in taken:
+        above = posixpath.dirname(path)
+        while above:
+            if above in taken:
+                raise PrepareEnvException(
+                    ExitCode.DataError, f"{above!r} is a file, and a folder in {path!r}"
+                )
+            above = posixpath.dirname(above)
+    return places
+
+
+def _below(relative_path: str) -> str:
+    """A path without `..`, for certain below the folder it is joined to: nothing is a symlink there yet."""
+    path = posixpath.normpath(relative_path)
+    climbs = path in (".", "..") or path.startswith(("../", "/"))
+    if climbs or not all(_is_file_name(part) for part in path.split("/")):
+        raise PrepareEnvException(
+            ExitCode.DataError, f"a file can't be put at {relative_path!r} below the input folder"
+        )
+    return path
+
+
+def _is_file_name(part: str) -> bool:
+    try:
+        return 0 < len(part.encode()) <= MAX_NAME and "\0" not in part
+    except UnicodeEncodeError:  # half a surrogate pair: no JSON, so no manifest, can hold it
+        return False
+
+
+def _one_folder(association_id: str) -> str:
+    if "/" in association_id or association_id in ("", ".", ".."):
+        raise PrepareEnvException(ExitCode.DataError, f"{association_id!r} is no id of a dataset")
+    return association_id

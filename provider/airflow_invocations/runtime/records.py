@@ -1,0 +1,255 @@
+"""Datasets, files, topics, sessions and organisations as they are on the wire, and the inputs' manifest."""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from ..model import MetadataChangeset
+from ..model.wire import WireModel
+
+
+class AssociationType(StrEnum):
+    """What an association leads to."""
+
+    Dataset = "dataset"
+    Device = "device"
+    DeviceType = "device_type"
+    File = "file"
+    Topic = "topic"
+    MessagePath = "message_path"
+    Org = "org"
+
+
+class Association(WireModel):
+    """What a topic or a file belongs to, and what that belongs to in turn."""
+
+    association_id: str
+    association_type: AssociationType
+    association_version: int | None = None
+    parent: Association | None = None
+
+
+class FileStatus(StrEnum):
+    """Where a file is in its life: announced, there, removed."""
+
+    Reserved = "reserved"
+    Available = "available"
+    Deleted = "deleted"
+
+
+class FSType(StrEnum):
+    """What a node of a dataset is. A link stands for one version of another file; its size is 0."""
+
+    File = "file"
+    Directory = "directory"
+    Link = "link"
+
+
+class IngestionStatus(StrEnum):
+    """How much of a file has been read into topics."""
+
+    NotIngested = "not_ingested"
+    PartlyIngested = "partly_ingested"
+    Ingested = "ingested"
+
+
+class FileStorageType(StrEnum):
+    """How a file came to the platform."""
+
+    S3Imported = "imported"
+    S3Uploaded = "uploaded"
+    S3Directory = "directory"
+
+
+class FileRecord(WireModel):
+    """A version of a file. `size` in bytes; `association_id` names its dataset."""
+
+    association_id: str
+    created: datetime.datetime
+    created_by: str = ""
+    description: str | None = None
+    device_id: str | None = None
+    file_id: str
+    fs_type: FSType = FSType.File
+    ingestable: bool = False
+    ingestion_status: IngestionStatus = IngestionStatus.NotIngested
+    metadata: dict[str, Any] = {}
+    modified: datetime.datetime
+    modified_by: str
+    name: str
+    org_id: str
+    origination: str = ""
+    parent_id: str | None = None
+    #: The path in its dataset, with `/`; where it lands below the input folder.
+    relative_path: str
+    size: int
+    status: FileStatus = FileStatus.Available
+    storage_type: FileStorageType = FileStorageType.S3Uploaded
+    tags: list[str] = []
+    upload_id: str = "NO_ID"
+    uri: str
+    version: int
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it stands for another file."""
+        return self.fs_type is FSType.Link
+
+
+class DatasetRecord(WireModel):
+    """A dataset. `name` has at most 120 characters."""
+
+    created: datetime.datetime
+    created_by: str
+    dataset_id: str
+    description: str | None = None
+    device_id: str | None = None
+    metadata: dict[str, Any] = {}
+    custom_fields: dict[str, Any] = {}
+    modified: datetime.datetime
+    modified_by: str
+    name: str | None = pydantic.Field(default=None, max_length=120)
+    org_id: str
+    roboto_record_version: int = 0
+    tags: list[str] = []
+    #: The last three say nothing any more; older clients refuse a dataset without them.
+    administrator: str = "Roboto"
+    storage_ctx: dict[str, Any] = {
+        "bucket_name": "NOT_SET",
+        "iam_role_arn": "NOT_SET",
+        "key_prefix": "NOT_SET",
+    }
+    storage_location: str = "S3"
+
+
+class RepresentationRecord(WireModel):
+    """A file that holds a topic's data, and in which form."""
+
+    association: Association
+    created: datetime.datetime
+    format: str | None = None
+    modified: datetime.datetime
+    representation_id: str
+    storage_format: str
+    topic_id: str
+    transformations: list[str] = []
+    version: int
+
+
+class MessagePathRecord(WireModel):
+    """One field of a topic's messages."""
+
+    canonical_data_type: str
+    created: datetime.datetime
+    created_by: str
+    data_type: str
+    message_path: str
+    message_path_id: str
+    metadata: dict[str, Any] = {}
+    modified: datetime.datetime
+    modified_by: str
+    org_id: str
+    path_in_schema: list[str]
+    representations: list[RepresentationRecord] = []
+    source_path: str
+    topic_id: str
+
+
+class TopicRecord(WireModel):
+    """A stream of messages in a file. Times in nanoseconds since 1970."""
+
+    association: Association
+    created: datetime.datetime
+    created_by: str
+    default_representation: RepresentationRecord | None = None
+    end_time: int | None = None
+    message_count: int | None = None
+    message_paths: list[MessagePathRecord] = []
+    metadata: dict[str, Any] = {}
+    modified: datetime.datetime
+    modified_by: str
+    org_id: str
+    schema_checksum: str | None = None
+    schema_id: str | None = None
+    schema_name: str | None = None
+    start_time: int | None = None
+    topic_id: str
+    topic_name: str
+
+
+class CompletionPolicy(WireModel):
+    """After how many minutes without a new file a session counts as complete."""
+
+    inactivity_minutes: int
+
+
+class SessionRecord(WireModel):
+    """A stretch of a device's operation, over many files or part of one. Times: nanoseconds since 1970."""
+
+    completed_at: datetime.datetime | None = None
+    completed_by: str | None = None
+    completes_at: datetime.datetime | None = None
+    completion_policy: CompletionPolicy | None = None
+    created: datetime.datetime | None = None
+    created_by: str
+    custom_fields: dict[str, Any] = {}
+    description: str | None = None
+    ingested_at: datetime.datetime | None = None
+    ingestion_count: int = 0
+    max_timestamp_ns: int | None = None
+    metadata: dict[str, Any] = {}
+    min_timestamp_ns: int | None = None
+    modified: datetime.datetime | None = None
+    modified_by: str
+    name: str | None = pydantic.Field(default=None, max_length=120)
+    org_id: str
+    session_id: str
+    status: str = "in_progress"
+    tags: list[str] = []
+
+
+class OrgRecord(WireModel):
+    """An organisation."""
+
+    org_id: str
+    name: str
+    tier: str
+    status: str
+    created: datetime.datetime
+    created_by: str | None = None
+
+
+class ActionInputRecord(WireModel):
+    """The inputs' manifest: what an invocation reads, each file with where it lies (None: not downloaded)."""
+
+    files: list[tuple[FileRecord, Path | None]] = []
+    sessions: list[SessionRecord] = []
+    topics: list[TopicRecord] = []
+
+
+class FileUpdate(WireModel):
+    """What changes of a file; a field that isn't there stays as it is, a description that is null is emptied.
+
+    `{}` is how the published client writes a field that isn't there.
+    """
+
+    description: str | None = None
+    metadata_changeset: MetadataChangeset | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_the_unset(cls, value: Any) -> Any:
+        return {name: v for name, v in value.items() if v != {}} if isinstance(value, dict) else value
+
+
+class FileChangeset(WireModel):
+    """One line of the file changesets: the change of one file that will be uploaded."""
+
+    #: Below the output folder, with `/`: the path that the file has in the dataset after its upload.
+    relative_path: str
+    update: FileUpdate

@@ -1,0 +1,200 @@
+"""From an invocation's selectors to the files, topics and sessions they select."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Protocol, TypeVar
+
+from ..model import DataSelector, FileSelector, InvocationInput
+from .catalog import PlatformCatalog
+from .client import PlatformClient
+from .entities import link_target
+from .records import ActionInputRecord, FileRecord, SessionRecord, TopicRecord
+
+_log = logging.getLogger(__name__)
+
+#: Files that a selector by paths leaves out: those in a hidden folder at the top of the dataset.
+HIDDEN_FILES = ".*/**/*"
+
+SelectorT = TypeVar("SelectorT", bound=DataSelector)
+RecordT = TypeVar("RecordT")
+
+
+class InputCatalog(Protocol):
+    """Where selectors are looked up: the platform's API, or the local service's own tables.
+
+    Queries are RoboQL. Each method raises PlatformNotFound for an id that isn't known, PlatformRefused for
+    a query that isn't understood or a kind of input that there is none of, PlatformUnavailable for an outage.
+    """
+
+    def list_files(
+        self, dataset_id: str, include_patterns: list[str], exclude_patterns: list[str]
+    ) -> Iterable[FileRecord]:
+        """A dataset's files whose paths match (patterns as in a .gitignore)."""
+
+    def get_file(self, file_id: str, version: int | None = None) -> FileRecord:
+        """A file by id; version None: the newest."""
+
+    def find_files(self, query: str) -> Iterable[FileRecord]:
+        """The files that a query selects."""
+
+    def get_topic(self, topic_id: str) -> TopicRecord:
+        """A topic by id."""
+
+    def find_topics(self, query: str) -> Iterable[TopicRecord]:
+        """The topics that a query selects."""
+
+    def get_session(self, session_id: str) -> SessionRecord:
+        """A session by id."""
+
+    def find_sessions(self, query: str) -> Iterable[SessionRecord]:
+        """The sessions that a query selects."""
+
+    def download_file(self, file: FileRecord, destination: Path) -> None:
+        """Write a file's content, one that is the caller's to change; the folder is there, the file isn't."""
+
+
+class ActionInputResolver:
+    """Resolves what an invocation asks for; `catalog` is where it looks."""
+
+    @classmethod
+    def from_env(cls, roboto_client: PlatformClient | None = None) -> ActionInputResolver:
+        """A resolver that looks in a platform; None: the one that this process's invocation belongs to."""
+        return cls(PlatformCatalog(roboto_client or PlatformClient.from_env()))
+
+    def __init__(self, catalog: InputCatalog) -> None:
+        self._catalog = catalog
+
+    def resolve_input_spec(
+        self, input_spec: InvocationInput, download: bool = False, download_path: Path | None = None
+    ) -> ActionInputRecord:
+        """What the selectors select, each thing once; a selector that selects nothing is no error.
+
+        Args:
+            input_spec: the selectors.
+            download: whether the files are downloaded too, to FILE_ID/VERSION/NAME below `download_path`;
+                one that is there already, with the right size, isn't downloaded again.
+            download_path: None: a new temporary folder.
+
+        Raises:
+            PlatformError: something can't be looked up or downloaded.
+            OSError: a file can't be written.
+        """
+        resolved = self.resolve(input_spec)
+        if not download:
+            return resolved
+        folder = Path(tempfile.mkdtemp()) if download_path is None else download_path
+        return self.download(resolved, lambda file: folder.joinpath(*_place_in_store(file)))
+
+    def resolve(self, input_spec: InvocationInput) -> ActionInputRecord:
+        """What the selectors select, nothing downloaded. Raises PlatformError."""
+        files = _each_once(_listed(input_spec.files), self._files, lambda file: file.file_id)
+        sessions = _each_once(
+            _listed(input_spec.sessions), self._sessions, lambda session: session.session_id
+        )
+        topics = _each_once(_listed(input_spec.topics), self._topics, lambda topic: topic.topic_id)
+        for kind, wanted, found in (
+            ("files", input_spec.files, files),
+            ("sessions", input_spec.sessions, sessions),
+            ("topics", input_spec.topics, topics),
+        ):
+            if wanted and not found:
+                _log.warning("the input's selectors select no %s", kind)
+        return ActionInputRecord(files=[(file, None) for file in files], sessions=sessions, topics=topics)
+
+    def download(self, resolved: ActionInputRecord, place: Callable[[FileRecord], Path]) -> ActionInputRecord:
+        """Download the resolved files, each to where `place` puts it; dataset by dataset.
+
+        Raises:
+            PlatformError: a file can't be had.
+            OSError: it can't be written.
+        """
+        if resolved.topics or resolved.sessions:
+            _log.warning("topics and sessions aren't downloaded: an action reads their data itself")
+        by_dataset: dict[str, list[tuple[FileRecord, Path | None]]] = {}
+        for file, _ in resolved.files:
+            source = self._catalog.get_file(*link_target(file)) if file.is_link else file
+            path = place(file)
+            if not (path.exists() and path.stat().st_size == source.size):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._catalog.download_file(source, path)
+            by_dataset.setdefault(source.association_id, []).append((file, path))
+        files = [file for downloaded in by_dataset.values() for file in downloaded]
+        return resolved.model_copy(update={"files": files})
+
+    def _files(self, selector: FileSelector) -> Iterable[FileRecord]:
+        catalog, dataset_id = self._catalog, selector.dataset_id
+        if selector.paths and dataset_id:
+            yield from catalog.list_files(dataset_id, selector.paths, [HIDDEN_FILES])
+        elif selector.paths:
+            _log.warning("paths %s select nothing: the selector names no dataset_id", selector.paths)
+        if dataset_id and (selector.query or selector.ids or selector.names):
+            _log.warning("dataset_id %r narrows paths only: it doesn't narrow query, ids, names", dataset_id)
+        if selector.query:
+            yield from catalog.find_files(selector.query)
+        for file_id in selector.ids or []:
+            yield catalog.get_file(file_id)
+        if selector.names:
+            yield from catalog.find_files(_any_of("path LIKE", selector.names))
+
+    def _topics(self, selector: DataSelector) -> Iterable[TopicRecord]:
+        _warn_of_dataset(selector)
+        for topic_id in selector.ids or []:
+            yield self._catalog.get_topic(topic_id)
+        if selector.names:
+            yield from self._catalog.find_topics(_any_of("name =", selector.names))
+        if selector.query:
+            yield from self._catalog.find_topics(selector.query)
+
+    def _sessions(self, selector: DataSelector) -> Iterable[SessionRecord]:
+        _warn_of_dataset(selector)
+        for session_id in selector.ids or []:
+            yield self._catalog.get_session(session_id)
+        if selector.names:
+            yield from self._catalog.find_sessions(_any_of("name =", selector.names))
+        if selector.query:
+            yield from self._catalog.find_sessions(selector.query)
+
+
+def _listed(selectors: SelectorT | list[SelectorT] | None) -> Sequence[SelectorT]:
+    if selectors is None:
+        return []
+    return selectors if isinstance(selectors, list) else [selectors]
+
+
+def _each_once(
+    selectors: Sequence[SelectorT],
+    select: Callable[[SelectorT], Iterable[RecordT]],
+    identity: Callable[[RecordT], str],
+) -> list[RecordT]:
+    found: dict[str, RecordT] = {}
+    for selector in selectors:
+        for record in select(selector):
+            found.setdefault(identity(record), record)
+    return list(found.values())
+
+
+def _any_of(comparison: str, values: Iterable[str]) -> str:
+    """RoboQL that holds where the comparison does for one of the values."""
+    return " OR ".join(f"{comparison} {_literal(value)}" for value in values)
+
+
+def _literal(value: str) -> str:
+    """A RoboQL text: in double quotes, with a backslash before quotes and backslashes and nothing else."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _place_in_store(file: FileRecord) -> tuple[str, str, str]:
+    return file.file_id, str(file.version), PurePosixPath(file.relative_path).name
+
+
+def _warn_of_dataset(selector: DataSelector) -> None:
+    if selector.dataset_id:
+        _log.warning(
+            "dataset_id %r doesn't narrow topics or sessions: use a query, dataset.dataset_id = ...",
+            selector.dataset_id,
+        )
