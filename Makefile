@@ -1,10 +1,10 @@
 # Everything a person does with this project, each from a fresh clone: make demo, make test, make check.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit benchmarks check format lock clean
+.PHONY: help setup demo test unit kill-matrix benchmarks check format lock clean
 PYTEST := .venv/bin/python -m pytest
 
 help: ## say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 setup: ## make .venv from uv.lock (every other target does it first)
 	@sh scripts/setup
@@ -18,8 +18,13 @@ test: setup ## all tests: unit, integration, one real Airflow, a quick run of th
 unit: setup ## the fast tests only
 	@$(PYTEST) tests/unit
 
+kill-matrix: setup ## all that can go wrong in a real Airflow, row by row (PostgreSQL, Redis; an hour)
+	@$(PYTEST) tests/system/kill_matrix -m kill_matrix --kill-matrix-table dist/kill-matrix.md
+
 benchmarks: setup ## the figures of the README, and the soak (minutes)
 	@.venv/bin/python -m tests.benchmarks.service
+	@.venv/bin/python -m tests.benchmarks.waits
+	@.venv/bin/python -m tests.benchmarks.waits --airflow
 	@.venv/bin/python -m tests.benchmarks.soak
 
 check: setup ## formatting, lint, types

@@ -16,8 +16,12 @@ Run = subprocess.Popen[str]
 
 @pytest.fixture(scope="module")
 def runs() -> Iterator[dict[str, Run]]:
-    """Both, started as a person would and at once: each of them mostly waits."""
-    commands = {"soak": ["--kills", "3", "--seed", "1"], "service": ["--quick"]}
+    """All, started as a person would and at once: each of them mostly waits."""
+    commands = {
+        "soak": ["--kills", "3", "--seed", "1"],
+        "service": ["--quick"],
+        "waits": ["--quick", "--only", "push", "--only", "batched", "--only", "dbt"],
+    }
     started = {
         module: subprocess.Popen(
             [sys.executable, "-m", f"tests.benchmarks.{module}", *options],
@@ -56,3 +60,15 @@ def test_every_figure_is_measured(runs: dict[str, Run]) -> None:
     printed = printed_by(runs["service"])
     for what in ("invoke", "spawn", "launch", "log ingest", "a page of 100", "memory", "status change"):
         assert f"| {what}" in printed
+
+
+def test_waits_are_told_their_ends_and_ask_for_all_at_once(runs: dict[str, Run]) -> None:
+    lines = printed_by(runs["waits"]).splitlines()
+    rows = dict(line.split(" | ")[:2] for line in lines if ", 20 waits, " in line)
+    for how in ("push", "batched polling"):
+        told = rows[f"| an end to its event, p50 / p99, 20 waits, {how}"]
+        assert "never" not in told
+        assert "false" not in told
+        requests = rows[f"| requests/s while nothing ends (and for each end), 20 waits, {how}"]
+        # With a request for each of them every 2 s it would be 10.
+        assert float(requests.partition(" ")[0]) < 3

@@ -238,7 +238,6 @@ class Watcher:
             waits.remove(wait)
         if not waits:
             self._forget(wait.invocation_id)
-        self._changed.set()
 
     def _forget(self, invocation_id: str) -> None:
         """Nobody waits for an invocation any more; whoever comes for it then is told anew what it is."""
@@ -249,6 +248,13 @@ class Watcher:
             self._spare.add(invocation_id)
         if not self._waits:
             self._deserted.set()
+        elif self._has_much_to_spare:
+            self._changed.set()
+
+    @property
+    def _has_much_to_spare(self) -> bool:
+        """Whether the stream names so many in vain that it is to be told, though nobody has come."""
+        return len(self._spare) > max(SPARE, len(self._waits))
 
     # -- one client after another --------------------------------------------------------------------
 
@@ -358,7 +364,7 @@ class Watcher:
             muted = self._readers(Flow.Stopping)
             resumed = self._readers(Flow.Stopped)
             # Who has gone costs nothing but room: that can wait until there is something else to say.
-            if not (added or muted or resumed or len(self._spare) > max(SPARE, len(self._waits))):
+            if not (added or muted or resumed or self._has_much_to_spare):
                 continue
             spare, self._spare = self._spare, set()
             self._named |= added
@@ -393,7 +399,7 @@ class Watcher:
             took = time.monotonic() - began
             wanted = min((wait.poll_interval for wait in self._everybody()), default=0.0)
             # A platform that takes its time is asked less often.
-            await asyncio.sleep(max(wanted * random.uniform(0.9, 1.1), took))  # noqa: S311
+            await asyncio.sleep(max(wanted * random.uniform(1.0, 1.2), took))  # noqa: S311
 
     async def _look(self, platform: InvocationPlatform) -> None:
         """Ask once for whatever has ended."""

@@ -1,0 +1,521 @@
+"""What it costs to wait for a thousand invocations, or ten thousand, and how soon an end is told.
+
+`python -m tests.benchmarks.waits [--waits 1000,10000] [--only push] [--airflow]` prints a markdown table. Our
+trigger waits for pushes and by batched polling; the peers are the dbt Cloud provider's trigger and the http
+provider's sensor. All have the same arrangement: one process that waits with one event loop, one server in
+memory in a process of its own (waits_server.py), polls every 2 s, plain HTTP. The local service is measured
+as the server that pushes, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from airflow_invocations.model import InvocationRecord
+
+from ..integration.conftest import Service, eventually
+from .figures import Figure, Times, table
+from .load import Connection
+from .service import fill, serving
+from .waits_process import CONN_ID, POLL_INTERVAL
+from .waits_server import CONTROL, invocation_id_of
+
+#: Seconds after which nothing that is still awaited will come.
+PATIENCE = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how much of it is measured."""
+
+    #: Seconds of mere waiting over which requests and CPU are counted, and then of waiting with ends.
+    window: float = 25.0
+    #: How many end, at random moments in the second window.
+    ends: int = 200
+    #: Seconds that are left alone after all waits have begun.
+    settle: float = 5.0
+    #: Kinds measured at the same time; more than one, and the figures mean nothing.
+    at_once: int = 1
+
+
+QUICK = Plan(window=3.0, ends=5, settle=1.0, at_once=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Something that waits, and what it waits at."""
+
+    name: str
+    #: Which triggers (waits_process.TRIGGERS).
+    triggers: str
+    conn_type: str
+    #: The watch stream is there.
+    pushes: bool = False
+    #: The server is the local service.
+    local_service: bool = False
+    #: The issue's figures that it has to reach.
+    must_reach: str | None = None
+
+
+PUSH, BATCHED = "push", "batched polling"
+
+KINDS = {
+    "push": Kind("push", "ours", "roboto", pushes=True, must_reach=PUSH),
+    "service": Kind(
+        "push by the local service", "ours", "roboto", pushes=True, local_service=True, must_reach=PUSH
+    ),
+    "batched": Kind("batched polling", "ours", "roboto", must_reach=BATCHED),
+    "logs": Kind("push, logs wanted", "ours-with-logs", "roboto", pushes=True),
+    "dbt": Kind("dbt", "dbt", "dbt_cloud"),
+    "http": Kind("http sensor", "http", "http"),
+}
+PEERS = ("dbt", "http")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The issue's figures for so many waits: requests/s, % of a core, kB, seconds."""
+
+    requests: float
+    cpu: float
+    memory: float
+    p50: float
+    p99: float
+    #: Seconds that a callback may hold the loop; it is wanted of 1,000 waits.
+    hold: float | None = None
+
+
+WANTED = {
+    (PUSH, 1_000): Limits(0.2, 2, 10, 0.050, 0.300, 0.050),
+    (PUSH, 10_000): Limits(0.2, 5, 10, 0.100, 0.500),
+    (BATCHED, 1_000): Limits(0.6, 4, 10, 1.2, 2.5, 0.050),
+    (BATCHED, 10_000): Limits(6, 20, 10, 1.5, 3.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What so many waits of one kind did."""
+
+    waits: int
+    #: A second, while nothing ends.
+    requests: float
+    #: For each invocation that ended.
+    requests_per_end: float
+    #: % of a core while nothing ends, and while some do.
+    cpu: float
+    cpu_ending: float
+    #: kB for each wait after the first.
+    memory: float
+    #: Seconds from an end to its TriggerEvent.
+    delays: Times
+    #: Longest that one callback held the loop: the first wait, others begin, nothing ends, some end.
+    holds: tuple[float, float, float, float]
+    ended: int
+    untold: int
+    #: Waits that fired before the end, told of an error, or broke.
+    false: int
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every end was told, and nothing else."""
+        return not self.untold and not self.false
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.waits", description=__doc__)
+    parser.add_argument("--waits", help="how many, such as 1000,10000 (which is the default)")
+    parser.add_argument("--only", choices=sorted(KINDS), action="append", help="only this one")
+    parser.add_argument("--quick", action="store_true", help="little of each: shows that it runs, no more")
+    parser.add_argument(
+        "--airflow", action="store_true", help="instead: from an end to the task's success, in a real Airflow"
+    )
+    options = parser.parse_args(arguments)
+    load = os.getloadavg()[0]
+    if options.airflow:
+        from .waits_airflow import measure_airflow
+
+        figures = measure_airflow()
+    else:
+        plan = QUICK if options.quick else Plan()
+        sizes = options.waits or ("20" if options.quick else "1000,10000")
+        figures = measure_waits(
+            [int(size) for size in sizes.split(",")],
+            options.only or [name for name in KINDS if name != "logs"],
+            plan,
+        )
+    print(table(figures))
+    print(f"\n{os.cpu_count()} processors, load {load:.1f} before, {os.getloadavg()[0]:.1f} after")
+    return 0
+
+
+def measure_waits(sizes: Sequence[int], kinds: Sequence[str], plan: Plan) -> list[Figure]:
+    """Every kind at every size, one after the other."""
+    figures: list[Figure] = []
+    for waits in sizes:
+        with ThreadPoolExecutor(plan.at_once) as pool:
+            measured = pool.map(partial(measure, waits=waits, plan=plan), (KINDS[name] for name in kinds))
+            figures += figures_of(waits, dict(zip(kinds, measured, strict=True)))
+    return figures
+
+
+def measure(kind: Kind, waits: int, plan: Plan) -> Measured:
+    """So many waits of one kind, from their beginning until some of them have ended."""
+    print(f"measuring: {waits:,} waits, {kind.name}", file=sys.stderr, flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="waits-benchmark-") as folder,
+        server_for(kind, waits, Path(folder)) as server,
+        Waiter(kind, server, Path(folder) / "errors") as waiter,
+    ):
+        first, *others = server.ids
+        waiter.start([first], 0.0)
+        server.wait_until_asked(1)
+        time.sleep(plan.settle)
+        alone = waiter.look()
+        weight_of_one = waiter.weigh()
+        # Evenly over a poll's interval at least: a burst would keep the polls of each peer in step for ever.
+        waiter.start(others, max(POLL_INTERVAL, waits / 1000))
+        server.wait_until_asked(waits)
+        time.sleep(plan.settle)
+        begun = waiter.look()
+        added = (waiter.weigh() - weight_of_one) / 1e3 / max(1, len(others))
+
+        requests, look = server.requests(), waiter.look()
+        time.sleep(plan.window)
+        idle, asked = waiter.look(), server.requests() - requests
+        ended = server.end(random.sample(server.ids, min(plan.ends, waits)), plan.window)
+        ending, asked_ending = waiter.look(), server.requests() - requests - asked
+        told = waiter.wait_until_told(ended)
+        broken = {line.partition(":")[0] for line in waiter.broken}
+        early = {each for each, moment in told.items() if moment < ended.get(each, math.inf)}
+        for line in waiter.broken[:3]:
+            print(f"  {line}", file=sys.stderr)
+
+    rate = asked / idle.since(look)
+    during = ending.since(idle)
+    return Measured(
+        waits=waits,
+        requests=rate,
+        requests_per_end=max(0.0, asked_ending - rate * during) / len(ended),
+        cpu=idle.cpu_since(look),
+        cpu_ending=ending.cpu_since(idle),
+        memory=added,
+        delays=Times.of(
+            [told[each] - ended[each] for each in ended.keys() & told.keys() - early - broken] or [math.inf]
+        ),
+        holds=(alone.hold, begun.hold, idle.hold, ending.hold),
+        ended=len(ended),
+        untold=len(ended.keys() - told.keys()),
+        false=len(early | broken),
+    )
+
+
+# -- the table ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Aspect:
+    """One row of the table for each kind: what is measured, how it is said, what is wanted of it."""
+
+    what: str
+    said: Callable[[Measured], str]
+    wanted: Callable[[Limits], str] = lambda _: ""
+    met: Callable[[Measured, Limits], bool | None] = lambda *_: None
+
+
+ASPECTS = (
+    Aspect(
+        "requests/s while nothing ends (and for each end)",
+        lambda measured: f"{measured.requests:.2f} ({measured.requests_per_end:.2f})",
+        lambda limits: f"at most {limits.requests:g}",
+        lambda measured, limits: measured.requests <= limits.requests,
+    ),
+    Aspect(
+        "CPU of the waiting process while nothing ends (while some do)",
+        lambda measured: f"{measured.cpu:.1f}% ({measured.cpu_ending:.1f}%)",
+        lambda limits: f"at most {limits.cpu:g}%",
+        lambda measured, limits: measured.cpu <= limits.cpu,
+    ),
+    Aspect(
+        "memory added by each wait",
+        lambda measured: f"{measured.memory:.1f} kB",
+        lambda limits: f"at most {limits.memory:g} kB",
+        lambda measured, limits: measured.memory <= limits.memory,
+    ),
+    Aspect(
+        "an end to its event, p50 / p99",
+        lambda measured: (
+            f"{seconds(measured.delays.median)} / {seconds(measured.delays.p99)}"
+            + (f", {measured.untold} of {measured.ended} never" if measured.untold else "")
+            + (f", {measured.false} false" if measured.false else "")
+        ),
+        lambda limits: f"at most {seconds(limits.p50)} / {seconds(limits.p99)}",
+        lambda measured, limits: (
+            measured.is_right and measured.delays.median <= limits.p50 and measured.delays.p99 <= limits.p99
+        ),
+    ),
+    Aspect(
+        "the loop's longest callback: one wait / more begin / wait / end",
+        lambda measured: " / ".join(seconds(hold) for hold in measured.holds),
+        lambda limits: "" if limits.hold is None else f"at most {seconds(limits.hold)}, but for the first",
+        # The first wait of a process pays for Airflow's and httpx's late imports, whoever waits.
+        lambda measured, limits: None if limits.hold is None else max(measured.holds[1:]) <= limits.hold,
+    ),
+)
+
+
+def figures_of(waits: int, measured: Mapping[str, Measured]) -> Iterator[Figure]:
+    """The rows for one number of waits: ours, with the peers' figures beside them."""
+    peers = {name: measured[name] for name in PEERS if name in measured}
+    ours = {name: each for name, each in measured.items() if name not in peers}
+    for aspect in ASPECTS:
+        beside = "; ".join(f"{KINDS[name].name} {aspect.said(each)}" for name, each in peers.items())
+        for name, each in (ours or peers).items():
+            what = f"{aspect.what}, {waits:,} waits, {KINDS[name].name}"
+            limits = WANTED.get((KINDS[name].must_reach or "", waits))
+            yield Figure(
+                what,
+                aspect.said(each),
+                beside if ours else "",
+                aspect.wanted(limits) if limits else "",
+                aspect.met(each, limits) if limits else None,
+            )
+
+
+def seconds(duration: float) -> str:
+    """A duration to read."""
+    return f"{duration:.2f} s" if duration >= 1 else f"{duration * 1e3:.0f} ms"
+
+
+# -- what is waited at -------------------------------------------------------------------------------
+
+
+class Server(ABC):
+    """Where invocations are that can be waited for and ended."""
+
+    endpoint: str
+    token = "benchmark"
+    ids: list[str]
+
+    @abstractmethod
+    def requests(self) -> int:
+        """Requests up to now, without the benchmark's own."""
+
+    @abstractmethod
+    def wait_until_asked(self, count: int) -> None:
+        """Return when so many invocations are waited for, or patience is at its end."""
+
+    @abstractmethod
+    def end(self, ids: Sequence[str], within: float) -> dict[str, float]:
+        """End these at random moments of so many seconds; when each of them ended, once all have."""
+
+
+class InMemory(Server):
+    """The server in memory."""
+
+    def __init__(self, port: int, count: int) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.ids = [invocation_id_of(number) for number in range(count)]
+        self._client = httpx.Client(base_url=self.endpoint, trust_env=False, timeout=60)
+
+    def requests(self) -> int:
+        count: int = self._control("counts")["requests"]
+        return count
+
+    def wait_until_asked(self, count: int) -> None:
+        # Triggers that can't keep up may never get that far; what they don't tell is counted.
+        deadline = time.monotonic() + PATIENCE
+        while self._control("counts")["asked"] < count and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def end(self, ids: Sequence[str], within: float) -> dict[str, float]:
+        self._control("end", {"ids": ids, "seconds": within})
+        time.sleep(within)
+        eventually(lambda: self._control("counts")["to_end"] == 0, within=60)
+        ended: dict[str, float] = self._control("ended")["ended"]
+        return ended
+
+    def _control(self, what: str, order: object = None) -> dict[str, Any]:
+        answer: dict[str, Any] = self._client.post(f"{CONTROL}{what}", json=order).raise_for_status().json()
+        return answer
+
+
+class Real(Server):
+    """The local service, full of invocations that nobody runs."""
+
+    def __init__(self, service: Service, ids: list[str]) -> None:
+        self._service = service
+        self.endpoint, self.token = service.endpoint, service.token
+        self.ids = ids
+        self._own = 0
+
+    def requests(self) -> int:
+        return int(self._sum("invocations_http_requests_total", '"/v1/')) - self._own
+
+    def wait_until_asked(self, count: int) -> None:
+        # Only the hub's requests tell that waits join it; when there are no more of them, all have.
+        quiet_since, last = time.monotonic(), -1
+
+        def all_joined() -> bool:
+            nonlocal quiet_since, last
+            if (requests := self.requests()) != last or not self._sum("invocations_open_watches"):
+                quiet_since, last = time.monotonic(), requests
+            return time.monotonic() - quiet_since > 2
+
+        eventually(all_joined, within=120)
+
+    def end(self, ids: Sequence[str], within: float) -> dict[str, float]:
+        asyncio.run(self._cancel(ids, within))
+        ended = {}
+        for invocation_id in ids:
+            answer = self._service.request("GET", f"v1/actions/invocations/{invocation_id}")
+            record = InvocationRecord.model_validate(answer.raise_for_status().json()["data"])
+            assert record.current.status.is_terminal, record
+            ended[invocation_id] = record.current.timestamp.timestamp()
+        self._own += 2 * len(ids)
+        return ended
+
+    async def _cancel(self, ids: Sequence[str], within: float) -> None:
+        moments = sorted(random.uniform(0, within) for _ in ids)
+        began = time.monotonic()
+        async with Connection(self.endpoint, self.token) as connection:
+            for invocation_id, moment in zip(ids, moments, strict=True):
+                await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
+                await connection.post(f"v1/actions/invocations/{invocation_id}/cancel", {})
+
+    def _sum(self, metric: str, part: str = "") -> float:
+        """The sum of a metric over its labels, of those with `part` in them."""
+        text = self._service.request("GET", "metrics").raise_for_status().text
+        lines = (line for line in text.splitlines() if line.startswith(metric) and part in line)
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+@contextmanager
+def server_for(kind: Kind, count: int, folder: Path) -> Iterator[Server]:
+    """A process with so many invocations to wait for."""
+    if kind.local_service:
+        ids = fill(folder / "data", count, queued=True)
+        with serving(folder / "data", "--slots", "0") as service:
+            yield Real(service, ids)
+        return
+    command = [sys.executable, "-m", f"{__package__}.waits_server", str(count)]
+    if not kind.pushes:
+        command.append("--without-watch")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield InMemory(int(process.stdout.readline()), count)
+        finally:
+            process.terminate()
+
+
+# -- the process that waits --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The waiting process at one moment."""
+
+    clock: float
+    #: Seconds of CPU up to now.
+    cpu: float
+    #: The longest callback since the look before.
+    hold: float
+
+    def since(self, earlier: Look) -> float:
+        """The seconds between two looks."""
+        return self.clock - earlier.clock
+
+    def cpu_since(self, earlier: Look) -> float:
+        """% of a core between two looks."""
+        return 100 * (self.cpu - earlier.cpu) / self.since(earlier)
+
+
+class Waiter:
+    """The process that waits (waits_process.py), from its start to its end."""
+
+    def __init__(self, kind: Kind, server: Server, errors: Path) -> None:
+        self._errors = errors
+        self.broken: list[str] = []
+        host = server.endpoint if kind.conn_type != "dbt_cloud" else server.endpoint.partition("://")[2]
+        connection = {"conn_type": kind.conn_type, "host": host, "password": server.token}
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+            "AIRFLOW_HOME": str(errors.with_name("airflow")),
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+            f"AIRFLOW_CONN_{CONN_ID.upper()}": json.dumps(connection),
+        }
+        with errors.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"{__package__}.waits_process", kind.triggers],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env=environment,
+                text=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def start(self, ids: Sequence[str], seconds: float) -> None:
+        """Have it wait for these too, beginning evenly over a time."""
+        self._tell({"do": "start", "ids": ids, "seconds": seconds})
+
+    def look(self) -> Look:
+        """Where it is."""
+        return Look(**self._tell({"do": "look"}))
+
+    def weigh(self) -> int:
+        """The bytes that it holds, without garbage."""
+        resident: int = self._tell({"do": "weigh"})["resident"]
+        return resident
+
+    def wait_until_told(self, ids: Collection[str]) -> dict[str, float]:
+        """When each event was fired; waits so long for those of these ids."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            told = self._tell({"do": "tell"})
+            self.broken = told["broken"]
+            fired: dict[str, float] = told["fired"]
+            if set(ids) <= fired.keys() or time.monotonic() > deadline:
+                return fired
+            time.sleep(0.5)
+
+    def _tell(self, command: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError(f"the waiting process ended: {self._errors.read_text()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())
