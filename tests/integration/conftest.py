@@ -44,7 +44,7 @@ class Service:
             command = [sys.executable, "-m", "airflow_invocations.cli", "serve", "--port", "0"]
             command += ["--data-dir", str(self.data_dir), *self.options]
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        announced = eventually(self._announced)
+        announced = eventually(self._announced, within=60.0)
         self.endpoint, self.token = announced["endpoint"], announced["token"]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
