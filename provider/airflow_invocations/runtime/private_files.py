@@ -1,4 +1,4 @@
-"""Files that nobody but the invocation's own user may read."""
+"""Files that nobody but their own user may read."""
 
 from __future__ import annotations
 

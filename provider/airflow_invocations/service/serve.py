@@ -20,11 +20,11 @@ import sqlalchemy.exc
 import uvicorn
 
 from ..model.wire import problems_of
+from ..runtime.private_files import write_private
 from .app import create_app
 from .log_format import configure_logging
 from .logs import LogFiles
 from .metrics import Metrics
-from .private_files import write_private
 from .requests import NamedAction
 from .runner import Runner, in_loop
 from .settings import ServiceSettings

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..runtime.private_files import write_private
 from .errors import NotFoundError, UnauthorizedError
-from .private_files import write_private
 from .requests import Caller, Role
 from .store import LOCAL_ORG, LOCAL_USER, Store
 

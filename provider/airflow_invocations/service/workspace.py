@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..model import InvocationRecord
-from .private_files import write_private
+from ..runtime.environment import Variable
+from ..runtime.prepare import InvocationPaths
+from ..runtime.private_files import write_private
 
 #: Which invocation a process belongs to.
-INVOCATION_VARIABLE = "ROBOTO_INVOCATION_ID"
+INVOCATION_VARIABLE = str(Variable.InvocationId)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Workspace:
     @property
     def output(self) -> Path:
         """Where the action leaves its results."""
-        return self.folder / "output"
+        return self._paths.output_dir
 
     @property
     def work(self) -> Path:
@@ -46,13 +48,14 @@ class Workspace:
         """Make the workspace anew: an earlier attempt's is removed."""
         if self.folder.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
-        for folder in (self.folder / "input", self.output, self.work, self._config):
+        paths = self._paths
+        for folder in (paths.input_dir, paths.output_dir, self.work, paths.config_dir):
             folder.mkdir(parents=True)
-        self._write("parameters.json", record.parameter_values)
-        self._write("inputs.json", {"files": [], "sessions": [], "topics": []})
-        self._write("config/secrets.json", {})
-        for changeset in ("dataset_changeset.json", "file_changeset.jsonl"):
-            (self.folder / changeset).touch(mode=0o600)
+        _write(paths.parameters_file, record.parameter_values)
+        _write(paths.inputs_manifest_file, {"files": [], "sessions": [], "topics": []})
+        _write(paths.secrets_file, {})
+        for changeset in (paths.dataset_changeset_file, paths.file_changeset_file):
+            changeset.touch(mode=0o600)
 
     def environment(self, record: InvocationRecord, access: Access) -> dict[str, str]:
         """All that the action's process finds: nothing of the service's own environment but the PATH."""
@@ -64,31 +67,26 @@ class Workspace:
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(self.work),
             INVOCATION_VARIABLE: record.invocation_id,
-            "ROBOTO_ORG_ID": record.org_id,
-            "ROBOTO_DATASET_ID": record.data_source.data_source_id,
-            "ROBOTO_INPUT_DIR": str(self.folder / "input"),
-            "ROBOTO_OUTPUT_DIR": str(self.output),
-            "ROBOTO_ACTION_RUNTIME_CONFIG_DIR": str(self._config),
-            "ROBOTO_ACTION_PARAMETERS_FILE": str(self.folder / "parameters.json"),
-            "ROBOTO_ACTION_INPUTS_MANIFEST": str(self.folder / "inputs.json"),
-            "ROBOTO_DATASET_METADATA_CHANGESET_FILE": str(self.folder / "dataset_changeset.json"),
-            "ROBOTO_FILE_METADATA_CHANGESET_FILE": str(self.folder / "file_changeset.jsonl"),
+            Variable.OrgId: record.org_id,
+            Variable.DatasetId: record.data_source.data_source_id,
+            **self._paths.environment(),
             "ROBOTO_ACTION_TIMEOUT": str(record.timeout),
-            "ROBOTO_LOG_LEVEL": "INFO",
-            "ROBOTO_DRY_RUN": "false",
-            "ROBOTO_SERVICE_ENDPOINT": access.endpoint,
-            "ROBOTO_API_KEY": access.token,
-            "ROBOTO_BEARER_TOKEN": access.token,
+            Variable.LogLevel: "INFO",
+            Variable.DryRun: "false",
+            Variable.ServiceEndpoint: access.endpoint,
+            Variable.ApiKey: access.token,
+            Variable.BearerToken: access.token,
         }
         parameters = {f"ROBOTO_PARAM_{name}": _text(value) for name, value in record.parameter_values.items()}
         return {**own, **parameters, **(record.container_parameters.env_vars or {})}
 
     @property
-    def _config(self) -> Path:
-        return self.folder / "config"
+    def _paths(self) -> InvocationPaths:
+        return InvocationPaths.within(self.folder)
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_private(self.folder / name, json.dumps(content, ensure_ascii=False))
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    write_private(path, json.dumps(content, ensure_ascii=False))
 
 
 def _text(value: object) -> str:
