@@ -457,9 +457,8 @@ class Watcher:
         except TransientError as error:
             _log.info("the log of %s can't be read now: %s", wait.invocation_id, error)
             return False
-        except UnauthorizedError:
-            raise
         except PermanentError as error:
+            # A refused token too: that of a wait shows in its statuses, and a log never decides anything.
             self._stop_lines(wait.invocation_id, str(error))
             return False
         self._take_lines(wait.invocation_id, page)
