@@ -1,0 +1,133 @@
+"""One component of Airflow as a session of processes, to be stopped, killed, frozen and thawed whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+#: Seconds between SIGTERM and SIGKILL when a component is stopped.
+GRACE = 20.0
+
+
+class Component:
+    """`airflow <arguments>`, with everything that it starts; what it prints goes to `<name>.log`.
+
+    :param name: what the matrix calls it.
+    :param arguments: the command line behind `airflow`.
+    :param home: AIRFLOW_HOME.
+    :param environment: all of its environment.
+    """
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], home: Path, environment: Mapping[str, str], python: str
+    ) -> None:
+        self.name = name
+        self._command = [python, "-m", *arguments]
+        self._home = home
+        self._environment = environment
+        self._leader: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log_file(self) -> Path:
+        """Where everything that it prints goes, of all its lives."""
+        return self._home / f"{self.name}.log"
+
+    @property
+    def session(self) -> int | None:
+        """The number of the session that all its processes are in; None: it isn't started."""
+        return None if self._leader is None else self._leader.pid
+
+    @property
+    def was_started(self) -> bool:
+        """Whether it has been started, and not been ended by us."""
+        return self._leader is not None
+
+    @property
+    def is_running(self) -> bool:
+        return self._leader is not None and self._leader.poll() is None
+
+    def wait(self) -> int:
+        """Wait until it ends by itself; its exit code."""
+        assert self._leader is not None
+        return self._leader.wait(120)
+
+    def start(self) -> None:
+        with self.log_file.open("ab") as log:
+            self._leader = subprocess.Popen(
+                self._command,
+                cwd=self._home,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """End it as a deployment does: SIGTERM to its first process; what doesn't end by itself is killed."""
+        if self._leader is None:
+            return
+        self._leader.terminate()
+        _until(lambda: not self._members(), GRACE)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes at once: the machine is gone."""
+        if self._leader is None:
+            return
+        _until(lambda: not self._send(signal.SIGKILL), GRACE)
+        self._leader.wait()
+        self._leader = None
+
+    def freeze(self) -> None:
+        """Stop its processes where they are (SIGSTOP)."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let frozen processes go on (SIGCONT)."""
+        self._send(signal.SIGCONT)
+
+    def last_words(self, lines: int = 20) -> str:
+        text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+        return "\n".join([f"--- {self.log_file}", *text.splitlines()[-lines:]])
+
+    def _send(self, number: signal.Signals) -> list[psutil.Process]:
+        members = self._members()
+        for process in members:
+            send(process, number)
+        return members
+
+    def _members(self) -> list[psutil.Process]:
+        if self._leader is None:
+            return []
+        self._leader.poll()  # a leader that has ended is no zombie after this
+        session = self._leader.pid
+        return [process for process in psutil.process_iter() if _is_in(process, session)]
+
+
+def send(process: psutil.Process, number: signal.Signals) -> None:
+    """Send a signal to a process that may have ended."""
+    try:
+        process.send_signal(number)
+    except psutil.Error:
+        return
+
+
+def _is_in(process: psutil.Process, session: int) -> bool:
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, PermissionError, psutil.Error):
+        return False
+
+
+def _until(done: Callable[[], bool], patience: float) -> None:
+    # No system call waits for a session to be empty.
+    deadline = time.monotonic() + patience
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.05)

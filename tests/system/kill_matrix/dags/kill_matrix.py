@@ -1,0 +1,75 @@
+"""The DAGs of the kill matrix: one invocation each, whose end the test decides."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from airflow_invocations.operators import InvokeActionOperator
+
+SECOND = datetime.timedelta(seconds=1)
+
+
+def invoke(task_id: str = "invoke", **arguments: Any) -> InvokeActionOperator:
+    """A task that invokes the action which waits at the row's gate, over the row's connection."""
+    arguments = {
+        "action": "{{ dag_run.conf['action'] }}",
+        "parameters": {"gate": "{{ dag_run.conf['gate'] }}"},
+        "conn_id": "{{ dag_run.conf['conn_id'] }}",
+        "deferrable": True,
+        "poll_interval": 1.0,
+        "retries": 2,
+        "retry_delay": SECOND,
+        **arguments,
+    }
+    return InvokeActionOperator(task_id=task_id, **arguments)
+
+
+with DAG("deferred", schedule=None):
+    invoke()
+
+with DAG("in_a_worker", schedule=None):
+    invoke(deferrable=False)
+
+with DAG("deferred_without_retries", schedule=None):
+    invoke(retries=0)
+
+with DAG("in_a_worker_without_retries", schedule=None):
+    invoke(retries=0, deferrable=False)
+
+with DAG("execution_timeout_deferred", schedule=None):
+    invoke(retries=0, execution_timeout=12 * SECOND)
+
+with DAG("execution_timeout_in_a_worker", schedule=None):
+    invoke(retries=0, deferrable=False, execution_timeout=8 * SECOND)
+
+with DAG("queue_timeout_deferred", schedule=None):
+    invoke(retries=0, queue_timeout=6.0)
+
+with DAG("queue_timeout_in_a_worker", schedule=None):
+    invoke(retries=0, deferrable=False, queue_timeout=6.0)
+
+with DAG("dagrun_timeout", schedule=None, dagrun_timeout=12 * SECOND):
+    invoke()
+
+with DAG("neighbours", schedule=None):
+    invoke("first")
+    invoke("second")
+
+with DAG("mapped", schedule=None):
+
+    @task
+    def gates(**context: Any) -> list[dict[str, str]]:
+        conf = context["dag_run"].conf
+        return [{"gate": conf["gate"]}] * conf["count"]
+
+    InvokeActionOperator.partial(
+        task_id="invoke",
+        action="{{ dag_run.conf['action'] }}",
+        conn_id="{{ dag_run.conf['conn_id'] }}",
+        deferrable=True,
+        retries=2,
+        retry_delay=SECOND,
+    ).expand(parameters=gates())

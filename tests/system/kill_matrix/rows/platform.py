@@ -1,0 +1,58 @@
+"""The platform itself: gone and back, too busy, or shared by two Airflows."""
+
+from __future__ import annotations
+
+import time
+
+from airflow_invocations.model import InvocationStatus
+
+from ..scene import Scene
+from .row import row
+
+#: Seconds for which the service is gone.
+GONE = 60.0
+
+
+@row("service SIGKILL, back after 60 s", disturbs=True)
+def service_gone(scene: Scene) -> None:
+    scene.trigger_and_wait_until_deferred()
+    _gone_and_back(scene)
+    scene.gate.open()
+
+
+@row("service SIGKILL, back after 60 s, in a worker", "in_a_worker", disturbs=True)
+def service_gone_in_a_worker(scene: Scene) -> None:
+    scene.trigger_and_wait_until_polled()
+    _gone_and_back(scene)
+    scene.gate.open()
+
+
+@row("service gone when the task is marked failed", invocations=["Cancelled"], state="failed", disturbs=True)
+def service_gone_when_cancelled(scene: Scene) -> None:
+    scene.trigger_and_wait_until_deferred()
+    scene.platform.kill()
+    scene.mark("failed")
+    time.sleep(10.0)
+    scene.platform.start()
+    scene.until_status(InvocationStatus.Cancelled)
+
+
+@row("two Airflows with one DAG", invocations=["Completed", "Completed"], disturbs=True)
+def two_airflows(scene: Scene) -> None:
+    other = scene.stage.another()
+    try:
+        other.start()
+        scene.connect(other)
+        for airflow in (scene.airflow, other):
+            scene.trigger(airflow=airflow)
+        scene.until_invocations(2)
+        scene.gate.open()
+        assert scene.until_run_ends(airflow=other) == "success"
+    finally:
+        other.stop()
+
+
+def _gone_and_back(scene: Scene) -> None:
+    scene.platform.kill()
+    time.sleep(GONE)
+    scene.platform.start()

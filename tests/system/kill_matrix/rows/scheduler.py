@@ -1,0 +1,45 @@
+"""The scheduler, and many tasks at once."""
+
+from __future__ import annotations
+
+from ..scene import Scene
+from .row import BOTH, row
+
+#: Mapped tasks of one run.
+MANY = 500
+
+
+@row("scheduler SIGKILL and restart, while deferred", executors=BOTH, disturbs=True)
+def scheduler_killed_while_deferred(scene: Scene) -> None:
+    scene.trigger_and_wait_until_deferred()
+    _restart(scene)
+    scene.gate.open()
+
+
+@row("scheduler SIGKILL and restart, while a worker polls", "in_a_worker", executors=BOTH, disturbs=True)
+def scheduler_killed_while_a_worker_polls(scene: Scene) -> None:
+    scene.trigger_and_wait_until_polled()
+    _restart(scene)
+    scene.gate.open()
+
+
+@row("scheduler SIGKILL before submit", executors=BOTH, disturbs=True)
+def scheduler_killed_before_submit(scene: Scene) -> None:
+    hold = scene.proxy.hold("submit")
+    scene.trigger()
+    scene.until_held(hold)
+    _restart(scene)
+    hold.release()
+    scene.gate.open()
+
+
+@row("500 mapped tasks", "mapped", invocations=["Completed"] * MANY, disturbs=True)
+def many(scene: Scene) -> None:
+    scene.gate.open()
+    scene.trigger(count=MANY)
+    scene.until_run_ends(within=1500.0)
+
+
+def _restart(scene: Scene) -> None:
+    scene.airflow["scheduler"].kill()
+    scene.airflow["scheduler"].start()
