@@ -93,7 +93,8 @@ def test_a_retry_after_a_worker_died_goes_on_with_what_it_had_invoked(hook: Robo
 
 
 def test_a_retry_after_a_failure_invokes_anew_and_once(hook: RobotoHook) -> None:
-    instance = Instance(script(hook, "exit 3"))
+    # Long enough that the third try still finds running what the second one has begun.
+    instance = Instance(script(hook, "sleep 1.5; exit 3"))
     _, error = instance.run()
     assert type(error) is InvocationFailedError
     _, second = instance.start()

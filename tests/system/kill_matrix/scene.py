@@ -27,6 +27,9 @@ REQUEST_TIMEOUT = 3.0
 #: Requests by which a wait hears of the invocation's status, on whichever way.
 STATUS = ("get", "query", "watch")
 
+#: How much of a long story is told.
+_STORY = 25
+
 _ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 
@@ -210,11 +213,14 @@ class Scene:
 
     def story(self, task_id: str | None = None) -> str:
         """The states of the task, and its invocations, for people."""
-        states = " ".join(
+        history = self.history(task_id)
+        said = [
             f"{change.state}@{change.at - self._began:.0f}({change.try_number})"
-            for change in self.history(task_id)
-        )
-        return f"{states or 'nothing'}; invocations {self.statuses(task_id)}"
+            for change in history[:_STORY]
+        ]
+        more = f" and {len(history) - _STORY} more" if len(history) > _STORY else ""
+        invocations = ", ".join(self.statuses(task_id)[:_STORY]) or "none"
+        return f"{' '.join(said) or 'nothing'}{more}; invocations: {invocations}"
 
     def looks(self, routes: Collection[str] = STATUS) -> int:
         """How many requests for a status there have been."""

@@ -8,6 +8,9 @@ from .row import BOTH, row
 #: Mapped tasks of one run.
 MANY = 500
 
+#: Seconds in which all of them have started, and in which all of them have ended.
+MANY_PATIENCE = 1500.0
+
 
 @row("scheduler SIGKILL and restart, while deferred", executors=BOTH, disturbs=True)
 def scheduler_killed_while_deferred(scene: Scene) -> None:
@@ -35,9 +38,14 @@ def scheduler_killed_before_submit(scene: Scene) -> None:
 
 @row("500 mapped tasks", "mapped", invocations=["Completed"] * MANY, disturbs=True)
 def many(scene: Scene) -> None:
-    scene.gate.open()
     scene.trigger(count=MANY)
-    scene.until_run_ends(within=1500.0)
+    scene.until("all of them deferred", lambda: _deferred(scene) == MANY, within=MANY_PATIENCE)
+    scene.gate.open()
+    scene.until_run_ends(within=MANY_PATIENCE)
+
+
+def _deferred(scene: Scene) -> int:
+    return len({change.map_index for change in scene.history() if change.state == "deferred"})
 
 
 def _restart(scene: Scene) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
+import psutil
+
 from airflow_invocations.model import InvocationStatus
 
-from ..scene import Scene
+from ..components import send
+from ..scene import PATIENCE, Scene
 from .row import BOTH, CELERY, LOCAL, row
 
 
@@ -83,6 +88,29 @@ def out_of_memory(scene: Scene) -> None:
     seen = len(scene.history())
     scene.kill_task_process()
     scene.until_state("running", after=seen)
+    scene.gate.open()
+
+
+@row(
+    "worker stopped until its retry has taken over, then continued",
+    "in_a_worker",
+    executors=BOTH,
+    quick=LOCAL,
+)
+def stopped_and_replaced(scene: Scene) -> None:
+    scene.trigger_and_wait_until_polled()
+    seen = len(scene.history())
+    worker = scene.airflow.worker_of(scene.dag_id, scene.run_id, scene.task_id)
+    for process in worker:
+        send(process, signal.SIGSTOP)
+    before = scene.looks()
+    scene.until_state("running", after=seen)
+    scene.until_looks(before)
+    for process in worker:
+        send(process, signal.SIGCONT)
+    # Its supervisor is told that the task isn't its own any more, and ends it.
+    gone, _ = psutil.wait_procs(worker[1:], timeout=PATIENCE)
+    assert gone, "the stopped task was never ended"
     scene.gate.open()
 
 
