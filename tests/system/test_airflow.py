@@ -55,7 +55,7 @@ def everything_said(airflow: StandaloneAirflow, dag_id: str, run_id: str, task_i
 
 def test_sensor_files_are_looked_through_by_a_dag(airflow: StandaloneAirflow, service: Service) -> None:
     dag_id, task_id = "sensor_anomalies", "find_anomalies"
-    run_id = airflow.trigger(dag_id, {"pace_seconds": 10})
+    run_id = airflow.trigger(dag_id, {"pace_seconds": 20})
     seen_live: dict[int, list[str]] = {}
     for instances in airflow.watch(dag_id, run_id, timeout=180):
         for instance in instances:

@@ -95,7 +95,6 @@ def out_of_memory(scene: Scene) -> None:
     "worker stopped until its retry has taken over, then continued",
     "in_a_worker",
     executors=BOTH,
-    quick=LOCAL,
 )
 def stopped_and_replaced(scene: Scene) -> None:
     scene.trigger_and_wait_until_polled()
