@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from airflow_invocations.model import InvocationStatus
@@ -10,21 +9,22 @@ from airflow_invocations.model import InvocationStatus
 from ..scene import Scene
 from .row import BOTH, LOCAL, row
 
-#: Seconds within which an invocation that nobody wants any more is cancelled, on a machine that has time.
+#: Seconds within which an invocation that nobody wants any more is to be cancelled, and those after which a
+#: row doesn't hold: six of them happen at once, on machines that have other things to do. The table has both.
 CANCELLED_WITHIN = 5.0
+FORGIVEN = 25.0
 
 
-def _check_delay(seconds: float) -> None:
-    load = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    assert seconds <= CANCELLED_WITHIN * load, (
-        f"cancelled only after {seconds:.1f} s, at {load:.1f} times load"
-    )
+def _check_delay(scene: Scene, seconds: float) -> None:
+    if seconds > CANCELLED_WITHIN:
+        scene.remark(f"that is later than {CANCELLED_WITHIN:g} s")
+    assert seconds <= FORGIVEN, f"cancelled only after {seconds:.1f} s"
 
 
 def _cancelled_in_time(scene: Scene, since: float) -> None:
     seconds = scene.seconds_until_cancelled(since)
     scene.remark(f"cancelled after {seconds:.1f} s")
-    _check_delay(seconds)
+    _check_delay(scene, seconds)
 
 
 def _mark(scene: Scene, state: str) -> None:
@@ -186,7 +186,7 @@ def _cancelled_after(scene: Scene, began: float, limit: float) -> None:
     scene.until_status(InvocationStatus.Cancelled)
     seconds = time.monotonic() - began
     scene.remark(f"limit {limit:g} s, cancelled after {seconds:.1f} s")
-    _check_delay(seconds - limit)
+    _check_delay(scene, seconds - limit)
 
 
 @row(
