@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,13 +23,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="invocations",
         description="Actions on this machine: a local service that speaks the invocation API, and a demo "
-        "of it in a real Airflow.",
+        "of it in a real Airflow; and whether a connection of your Airflow's works.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_token(commands)
+    _add_dataset(commands)
+    _add_secret(commands)
     _add_demo(commands)
+    _add_check(commands)
     return parser
 
 
@@ -73,6 +78,13 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="SECONDS",
         help="between SIGTERM and SIGKILL when an action is stopped (default: %(default)s)",
     )
+    parser.add_argument(
+        "--keep-workspaces",
+        type=_days,
+        default=7.0,
+        metavar="DAYS",
+        help="remove an invocation's workspace so many days after its end (default: %(default)s)",
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -90,6 +102,22 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(run=_demo)
 
 
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="say whether an Airflow connection works, as whom and in which organisation, or what is wrong",
+        description="Ask the platform behind an Airflow connection whose its token is. The connection is "
+        "looked for where Airflow's API server looks for it: in AIRFLOW_CONN_... of the environment, in the "
+        "secrets backends, in the metadata database. It is what the button Test does, which Airflow leaves "
+        "off unless [core] test_connection says otherwise.",
+        epilog="example: invocations check roboto_default\n"
+        "exit code: 0 if the platform accepts the connection, 1 if not; the reason is on stderr",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("conn_id", metavar="CONN_ID", help="the connection's id")
+    parser.set_defaults(run=_check)
+
+
 def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "token",
@@ -97,24 +125,86 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="The tokens of a local service's data folder; it may be running. Roles: read looks at "
         "everything, invoke may also invoke and cancel, admin may also change actions.",
     )
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path(".invocations"), metavar="DIR", help="(default: %(default)s)"
-    )
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verbs = _about_data_folder(parser)
     listing = verbs.add_parser("list", help="names, organisations and roles; never the tokens themselves")
     listing.set_defaults(run=_token_list)
     adding = verbs.add_parser("add", help="make a token and print it, this once")
     adding.add_argument("name", help="whom it is for; invocations name it as their source")
     adding.add_argument("--role", choices=["read", "invoke", "admin"], default="invoke")
-    adding.add_argument("--org", default="og_local", metavar="ID", help="(default: %(default)s)")
-    adding.set_defaults(run=_token_add)
+    _of_org(adding).set_defaults(run=_token_add)
     revoking = verbs.add_parser("revoke", help="make a token worthless, at once")
     revoking.add_argument("name")
     revoking.set_defaults(run=_token_revoke)
 
 
+def _add_dataset(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "dataset",
+        help="list the service's datasets, and make one of a folder",
+        description="The datasets of a local service's data folder; it may be running. A dataset is a folder "
+        "of files with metadata and tags. What changes in the folder changes in the dataset.",
+        epilog="example: invocations dataset add drives /data/drives\n"
+        "then, in a DAG: InvokeActionOperator(data_source_id='ds_...', input_data=['**/*.mcap'], ...)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = _about_data_folder(parser)
+    listing = verbs.add_parser("list", help="ids, names and folders")
+    _of_org(listing).set_defaults(run=_dataset_list)
+    adding = verbs.add_parser(
+        "add",
+        help="make a dataset of a folder that is there, and print its id",
+        description="Make a dataset of a folder that is there. Nothing is copied; actions read copies of its "
+        "files, and never the files themselves. Outputs that are uploaded into it are written to the folder.",
+    )
+    adding.add_argument("name", type=_dataset_name, help="what people call it; no other dataset may have it")
+    adding.add_argument("folder", type=Path)
+    _of_org(adding).set_defaults(run=_dataset_add)
+
+
+def _add_secret(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "secret",
+        help="set, list and remove the secrets that actions may ask for",
+        description="The secrets of a local service's data folder; it may be running. An action gets one "
+        "where a parameter's value is roboto-secret://NAME. Values are kept encrypted (the key is "
+        "DIR/secrets.key, mode 0600), are taken out of actions' logs, and are in no answer of the API. A "
+        "variable INVOCATIONS_SECRET_NAME of the service's environment goes before the value that is stored.",
+    )
+    verbs = _about_data_folder(parser)
+    listing = verbs.add_parser("list", help="names, and when each was set; never the values")
+    _of_org(listing).set_defaults(run=_secret_list)
+    setting = verbs.add_parser(
+        "set",
+        help="store a secret, or its new value",
+        description="Store a secret, or its new value, which is asked for, or read from standard input: "
+        "invocations secret set NAME < FILE. One line feed at its end isn't part of it.",
+    )
+    setting.add_argument("name")
+    _of_org(setting).set_defaults(run=_secret_set)
+    removing = verbs.add_parser("remove", help="forget a secret")
+    removing.add_argument("name")
+    _of_org(removing).set_defaults(run=_secret_remove)
+
+
+def _about_data_folder(
+    parser: argparse.ArgumentParser,
+) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    """The option of every command about a data folder, and where its verbs go."""
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(".invocations"), metavar="DIR", help="(default: %(default)s)"
+    )
+    return parser.add_subparsers(metavar="VERB", required=True)
+
+
+def _of_org(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--org", default="og_local", metavar="ID", help="(default: %(default)s)")
+    return parser
+
+
 def _serve(options: argparse.Namespace) -> int:
-    from .service import ServiceSettings, StartError, serve
+    from .service.opening import StartError
+    from .service.serve import serve
+    from .service.settings import ServiceSettings
 
     chosen = {} if options.slots is None else {"slots": options.slots}
     settings = ServiceSettings(
@@ -123,6 +213,7 @@ def _serve(options: argparse.Namespace) -> int:
         port=options.port,
         actions_dir=options.actions,
         grace=options.grace,
+        keep_workspaces=options.keep_workspaces,
         **chosen,
     )
     try:
@@ -134,31 +225,67 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _token_list(options: argparse.Namespace) -> int:
-    from .service import describe_tokens
+    from .service.administration import describe_tokens
 
-    return _said(lambda: describe_tokens(options.data_dir))
+    return _said("token", lambda: describe_tokens(options.data_dir))
 
 
 def _token_add(options: argparse.Namespace) -> int:
-    from .service import add_token
+    from .service.administration import add_token
 
-    return _said(lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
+    return _said("token", lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
 
 
 def _token_revoke(options: argparse.Namespace) -> int:
-    from .service import revoke_token
+    from .service.administration import revoke_token
 
-    return _said(lambda: revoke_token(options.data_dir, options.name))
+    return _said("token", lambda: revoke_token(options.data_dir, options.name))
 
 
-def _said(work: Callable[[], Iterable[str] | None]) -> int:
+def _dataset_list(options: argparse.Namespace) -> int:
+    from .service.administration import describe_datasets
+
+    return _said("dataset", lambda: describe_datasets(options.data_dir, options.org))
+
+
+def _dataset_add(options: argparse.Namespace) -> int:
+    from .service.administration import add_dataset
+
+    return _said(
+        "dataset", lambda: [add_dataset(options.data_dir, options.name, options.folder, options.org)]
+    )
+
+
+def _secret_list(options: argparse.Namespace) -> int:
+    from .service.administration import describe_secrets
+
+    return _said("secret", lambda: describe_secrets(options.data_dir, options.org))
+
+
+def _secret_set(options: argparse.Namespace) -> int:
+    from .service.administration import set_secret
+
+    if sys.stdin.isatty():
+        value = getpass.getpass(f"value of {options.name} (it isn't shown): ")
+    else:
+        value = sys.stdin.read().removesuffix("\n")
+    return _said("secret", lambda: set_secret(options.data_dir, options.name, value, options.org))
+
+
+def _secret_remove(options: argparse.Namespace) -> int:
+    from .service.administration import remove_secret
+
+    return _said("secret", lambda: remove_secret(options.data_dir, options.name, options.org))
+
+
+def _said(command: str, work: Callable[[], Iterable[str] | None]) -> int:
     """Print what `work` answers; what it can't do is one line on stderr and exit code 1."""
-    from .service import StartError
+    from .service.opening import StartError
 
     try:
         sys.stdout.writelines(f"{line}\n" for line in work() or ())
     except StartError as error:
-        print(f"invocations token: {error}", file=sys.stderr)  # noqa: T201
+        print(f"invocations {command}: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
@@ -167,6 +294,12 @@ def _demo(options: argparse.Namespace) -> int:
     from .demo import run_demo
 
     return run_demo(keep=options.keep, folder=options.folder)
+
+
+def _check(options: argparse.Namespace) -> int:
+    # It is Airflow that knows connections, and no command imports Airflow.
+    command = [sys.executable, "-m", "airflow_invocations.check", options.conn_id]
+    return subprocess.run(command, check=False).returncode
 
 
 def _port(text: str) -> int:
@@ -181,6 +314,19 @@ def _count(text: str) -> int:
     if count < 0:
         raise argparse.ArgumentTypeError("this is a number from 0 on")
     return count
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 <= days < 36500:
+        raise argparse.ArgumentTypeError("this is a number of days from 0 on")
+    return days
+
+
+def _dataset_name(text: str) -> str:
+    if not 0 < len(text) <= 120:
+        raise argparse.ArgumentTypeError("a dataset's name has 1 to 120 characters")
+    return text
 
 
 def _seconds(text: str) -> float:

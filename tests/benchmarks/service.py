@@ -36,14 +36,13 @@ from airflow_invocations.model import (
 )
 from airflow_invocations.service import processes
 from airflow_invocations.service.logs import LogFiles
-from airflow_invocations.service.runner import Runner
 from airflow_invocations.service.settings import ServiceSettings
 from airflow_invocations.service.store import LOCAL_ORG, LOCAL_USER, Store
 from airflow_invocations.service.tables import events, invocations
-from airflow_invocations.service.tokens import Tokens
 from airflow_invocations.service.workspace import Workspace
 
 from ..integration.conftest import Service, eventually
+from ..unit.service.conftest import prepare, runner_of
 from .figures import Figure, Times, table
 from .load import Connection, post_many
 
@@ -437,7 +436,7 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
     settings = ServiceSettings(folder, slots=1)
     store = _ObservedStore(settings.database)
     store.create_action(action_of(["true"]), LOCAL_ORG, LOCAL_USER)
-    runner = Runner(store, LogFiles(settings.logs), Tokens("benchmark", store), settings)
+    runner = runner_of(store, LogFiles(settings.logs), settings)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -449,7 +448,8 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
     await runner.start("http://127.0.0.1:1")
     durations = []
     workspace = Workspace(folder / "model")
-    workspace.prepare(store.get_invocation(await asyncio.to_thread(invoke_in, store)))
+    record = store.get_invocation(await asyncio.to_thread(invoke_in, store))
+    prepare(workspace, record, store)
     await asyncio.wait_for(ended.wait(), 10)
     ended.clear()
     with closing(bare_table(folder / "bare.db")) as peer:

@@ -44,9 +44,9 @@ class LocalService:
         """Where everything that it prints goes."""
         return self.data_dir / "service.log"
 
-    def output_of(self, invocation_id: str) -> Path:
-        """The folder in which an invocation has left its results."""
-        return self.data_dir / "workspaces" / invocation_id / "output"
+    def folder_of(self, dataset_id: str) -> Path:
+        """The folder of a dataset that the service keeps itself."""
+        return self.data_dir / "datasets" / dataset_id
 
     def __enter__(self) -> Self:
         return self

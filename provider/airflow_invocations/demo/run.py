@@ -26,6 +26,7 @@ from .standalone import AirflowError, StandaloneAirflow
 
 DAG_ID = "sensor_anomalies"
 MAPPED_TASK = "find_anomalies"
+RESULTS_TASK = "results"
 CONN_ID = "roboto_default"
 
 #: Seconds that the DAG run may take.
@@ -167,16 +168,21 @@ def _report(
     shown = outcomes[0]
     _show_log(console, airflow, run_id, shown)
     _show_provenance(console, shown)
-    plots = [service.output_of(each.result["invocation_id"]) for each in outcomes if each.result]
-    console.print("[bold]Plots and reports[/]")
-    for outcome, plot in zip(outcomes, plots, strict=True):
-        missing = [name for name in ("anomalies.png", "report.json") if not (plot / name).is_file()]
-        if missing:
-            raise DemoError(f"{outcome.file}: {', '.join(missing)} isn't in {plot}")
-        console.print(f"  {plot / 'anomalies.png'}", highlight=False, soft_wrap=True)
+    _show_results(console, service.folder_of(airflow.xcom(DAG_ID, run_id, RESULTS_TASK)), outcomes)
     where = f"{airflow.url}/dags/{DAG_ID}/runs/{run_id}"
     again = "" if keep else "  (gone now; `invocations demo --keep` leaves it running)"
     console.print(f"[bold]In Airflow's UI[/]  {where}{again}", highlight=False, soft_wrap=True)
+
+
+def _show_results(console: Console, dataset: Path, outcomes: list[Outcome]) -> None:
+    """Where in the dataset's folder each file's report and plot lie. Raises DemoError if one is missing."""
+    console.print(f"[bold]Reports and plots[/], in dataset {dataset.name}", highlight=False)
+    for outcome in outcomes:
+        folder = dataset / Path(outcome.file).stem
+        missing = [name for name in ("anomalies.png", "report.json") if not (folder / name).is_file()]
+        if missing:
+            raise DemoError(f"{outcome.file}: {', '.join(missing)} isn't in {folder}")
+        console.print(f"  {folder / 'anomalies.png'}", highlight=False, soft_wrap=True)
 
 
 def _outcome(airflow: StandaloneAirflow, run_id: str, instance: dict[str, Any]) -> Outcome:

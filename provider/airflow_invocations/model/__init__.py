@@ -1,80 +1,91 @@
-"""The vocabulary of actions and invocations: records and rules, without I/O and without Airflow."""
+"""The vocabulary of actions and invocations: records and rules, without I/O and without Airflow.
+
+A module is imported when the first of its names is asked for: a DAG file needs hardly any of them.
+"""
 
 from __future__ import annotations
 
-from .action import (
-    Accessibility,
-    ActionParameter,
-    ActionRecord,
-    ActionReference,
-    ComputeRequirements,
-    ContainerParameters,
-    CreateActionRequest,
-)
-from .invocation import (
-    UNSPECIFIED_DATA_SOURCE,
-    DataSelector,
-    DataSource,
-    DataSourceType,
-    FileSelector,
-    InvocationInput,
-    InvocationRecord,
-    InvocationRequest,
-    LogPage,
-    LogProcess,
-    LogRecord,
-    StatusRecord,
-    StatusSnapshot,
-    UploadDestination,
-    UploadDestinationType,
-)
-from .provenance import (
-    MAX_ASSET_EVENTS,
-    ActionProvenance,
-    AssetEvent,
-    DagRunProvenance,
-    ExecutableProvenance,
-    InvocationProvenance,
-    InvocationSource,
-    SourceProvenance,
-    TaskInstanceReference,
-    task_instance_of,
-)
-from .query import (
-    MAX_PAGE_SIZE,
-    Comparator,
-    Condition,
-    ConditionGroup,
-    ConditionOperator,
-    Page,
-    QuerySpecification,
-    SortDirection,
-)
-from .status import (
-    DEFINITIONS,
-    InvalidTransition,
-    InvocationStatus,
-    NotOwned,
-    OwnedStatus,
-    StatusDefinition,
-    compute_new_owner,
-    get_status_definition,
-    status_record_transition,
-    validate_ownership,
-    validate_transition,
-)
-from .updates import (
-    ActionParameterChangeset,
-    ActionStats,
-    CancelAllAnswer,
-    CancelAllRequest,
-    ContainerInfo,
-    LogsLocation,
-    MetadataChangeset,
-    SetAccessibilityRequest,
-    StatusUpdate,
-    UpdateActionRequest,
-)
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .action import (
+        Accessibility,
+        ActionParameter,
+        ActionRecord,
+        ActionReference,
+        ComputeRequirements,
+        ContainerParameters,
+        CreateActionRequest,
+        OpenActionRecord,
+        ParameterType,
+    )
+    from .invocation import (
+        UNSPECIFIED_DATA_SOURCE,
+        DataSelector,
+        DataSource,
+        DataSourceType,
+        FileSelector,
+        InvocationInput,
+        InvocationRecord,
+        InvocationRequest,
+        LogPage,
+        LogProcess,
+        LogRecord,
+        StatusRecord,
+        UploadDestination,
+        UploadDestinationType,
+    )
+    from .parameters import fit_parameters, read_text
+    from .provenance import (
+        MAX_ASSET_EVENTS,
+        ActionProvenance,
+        AssetEvent,
+        DagRunProvenance,
+        ExecutableProvenance,
+        InvocationProvenance,
+        InvocationSource,
+        SourceProvenance,
+        TaskInstanceReference,
+        source_id_prefix,
+        task_instance_of,
+    )
+    from .query import (
+        Comparator,
+        Condition,
+        ConditionGroup,
+        ConditionOperator,
+        Page,
+        QuerySpecification,
+        SortDirection,
+    )
+    from .status import (
+        DEFINITIONS,
+        InvalidTransition,
+        InvocationStatus,
+        NotOwned,
+        OwnedStatus,
+        StatusDefinition,
+        StatusSnapshot,
+        compute_new_owner,
+        get_status_definition,
+        status_record_transition,
+        validate_ownership,
+        validate_transition,
+    )
+    from .updates import (
+        ActionParameterChangeset,
+        ActionStats,
+        CancelAllAnswer,
+        CancelAllRequest,
+        ContainerInfo,
+        LogsLocation,
+        MetadataChangeset,
+        SetAccessibilityRequest,
+        StatusUpdate,
+        UpdateActionRequest,
+    )
+    from .wire import MAX_PAGE_SIZE
 
 __all__ = [
     "DEFINITIONS",
@@ -118,8 +129,10 @@ __all__ = [
     "LogsLocation",
     "MetadataChangeset",
     "NotOwned",
+    "OpenActionRecord",
     "OwnedStatus",
     "Page",
+    "ParameterType",
     "QuerySpecification",
     "SetAccessibilityRequest",
     "SortDirection",
@@ -133,9 +146,29 @@ __all__ = [
     "UploadDestination",
     "UploadDestinationType",
     "compute_new_owner",
+    "fit_parameters",
     "get_status_definition",
+    "read_text",
+    "source_id_prefix",
     "status_record_transition",
     "task_instance_of",
     "validate_ownership",
     "validate_transition",
 ]
+
+#: Where the names are looked for, in this order: first what costs least.
+_MODULES = ("wire", "status", "action", "parameters", "provenance", "invocation", "query", "updates")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(importlib.import_module(f".{module}", __name__))
+            if name in found:
+                globals()[name] = found[name]
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -38,21 +38,40 @@ class ActionReference(WireModel):
     owner: str | None = None
 
 
+class ParameterType(StrEnum):
+    """What a parameter's value is, in the words of JSON Schema."""
+
+    String = "string"
+    Integer = "integer"
+    Number = "number"
+    Boolean = "boolean"
+    Array = "array"
+    Object = "object"
+
+
 class ActionParameter(WireModel):
     """A parameter that an action declares.
 
-    `default` is kept as a string whatever was given, as the platform does.
+    `default` is kept as a string whatever was given, as the platform does. `type` None: it takes any value,
+    as does one of a type that this version doesn't know; the invocation API knows no types, the local
+    service keeps them, other platforms have them.
     """
 
     name: str
     required: bool = False
     description: str | None = None
     default: str | None = None
+    type: ParameterType | None = pydantic.Field(default=None, exclude_if=lambda kind: kind is None)
 
     @pydantic.field_validator("default", mode="before")
     @classmethod
     def _as_string(cls, value: object) -> str | None:
         return None if value is None else str(value)
+
+    @pydantic.field_validator("type", mode="before")
+    @classmethod
+    def _if_known(cls, value: object) -> object:
+        return value if isinstance(value, str) and value in set(ParameterType) else None
 
 
 class ComputeRequirements(WireModel):
@@ -81,6 +100,14 @@ class ComputeRequirements(WireModel):
                 f"memory is {self.memory} MiB; with vCPU {self.vCPU} allowed: {_listed(allowed)}"
             )
         return self
+
+
+def _listed_parameter(parameter: ActionParameter) -> str:
+    notes = [
+        *([parameter.type.value] if parameter.type else []),
+        *(["required"] if parameter.required else []),
+    ]
+    return f"{parameter.name} ({', '.join(notes)})" if notes else parameter.name
 
 
 def _listed(allowed: Container[int]) -> str:
@@ -149,10 +176,27 @@ class ActionRecord(WireModel):
     uri: str | None = None
 
     @property
+    def takes_more(self) -> bool:
+        """Whether it takes parameters that it doesn't declare."""
+        return False
+
+    @property
     def declared_parameters(self) -> str:
-        """The parameters' names for a person to read, those marked that are required."""
-        return ", ".join(f"{p.name}{' (required)' if p.required else ''}" for p in self.parameters)
+        """The parameters for a person to read: names, types where there are any, which are required."""
+        return ", ".join(map(_listed_parameter, self.parameters))
 
     def missing_parameters(self, given: Container[str]) -> list[str]:
         """Names of the required parameters that have no default and are not among `given`."""
         return [p.name for p in self.parameters if p.required and p.default is None and p.name not in given]
+
+
+class OpenActionRecord(ActionRecord):
+    """An action whose platform looks itself at parameters that aren't declared, or takes any.
+
+    The invocation API has no word for that.
+    """
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it takes parameters that it doesn't declare."""
+        return True

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import pydantic
 
 from .action import ComputeRequirements, ContainerParameters
-from .provenance import InvocationProvenance, InvocationSource
+from .provenance import DagRunProvenance, InvocationProvenance, InvocationSource
 from .status import InvocationStatus
 from .wire import WireModel
 
@@ -121,6 +120,24 @@ class InvocationRequest(WireModel):
     timeout: int | None = pydantic.Field(default=None, ge=1)
     upload_destination: UploadDestination | None = None
 
+    @property
+    def asked_by(self) -> DagRunProvenance | None:
+        """Who asked for it, where that was Airflow: it travels in the environment of the action's process."""
+        overrides = self.container_parameter_overrides
+        return DagRunProvenance.from_environment(overrides.env_vars if overrides else None)
+
+    @property
+    def own_container_parameters(self) -> ContainerParameters | None:
+        """The overrides that somebody wrote: without those variables that tell who asked."""
+        overrides = self.container_parameter_overrides
+        if overrides is None:
+            return None
+        asked_by = self.asked_by
+        told = asked_by.environment() if asked_by else {}
+        variables = {name: value for name, value in (overrides.env_vars or {}).items() if name not in told}
+        own = overrides.model_copy(update={"env_vars": variables or None})
+        return None if own == ContainerParameters() else own
+
     def wire(self) -> dict[str, Any]:
         """The JSON object to send; these three are always in it, as the published client has them."""
         always = {"data_source_id", "data_source_type", "input_data"}
@@ -134,6 +151,8 @@ class StatusRecord(WireModel):
     status: InvocationStatus
     detail: str | None = None
     timestamp: datetime.datetime
+    #: The platform's own word for the status, where it has others than the invocation API.
+    platform_status: str | None = pydantic.Field(default=None, exclude_if=lambda word: word is None)
 
 
 class InvocationRecord(WireModel):
@@ -167,14 +186,6 @@ class InvocationRecord(WireModel):
     def reached(self, status: InvocationStatus) -> datetime.datetime | None:
         """When it last took `status`, or None if it never did."""
         return max((step.timestamp for step in self.status if step.status is status), default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class StatusSnapshot:
-    """The status that an invocation has now, and nothing else of it: what a batch of waits asks for."""
-
-    invocation_id: str
-    status: InvocationStatus
 
 
 class LogProcess(StrEnum):

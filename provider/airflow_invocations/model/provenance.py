@@ -77,7 +77,9 @@ class DagRunProvenance(pydantic.BaseModel):
     `logical_date` and the data interval are None for runs that have none (asset-triggered ones, say);
     `map_index` is -1 for a task that isn't mapped; `clear_number` counts how often anything of the run had
     been cleared; `triggered_by` is the user, None where nobody was;
-    of the consumed asset events the first MAX_ASSET_EVENTS are named.
+    of the consumed asset events the first MAX_ASSET_EVENTS are named, and of each asset at least one;
+    `lineage_parent` and `lineage_root` are OpenLineage's runs of the task and of the DAG, each as
+    `namespace/job/run id`, None where no lineage is emitted.
     """
 
     dag_id: str
@@ -94,6 +96,8 @@ class DagRunProvenance(pydantic.BaseModel):
     consumed_asset_events: list[AssetEvent] = []
     dag_version: str | None = None
     owner: str | None = None
+    lineage_parent: str | None = None
+    lineage_root: str | None = None
 
     @property
     def source(self) -> SourceProvenance:
@@ -107,17 +111,15 @@ class DagRunProvenance(pydantic.BaseModel):
     @property
     def source_id(self) -> str:
         """The task instance as a URI, laid out as in Airflow's own pages; `task_instance_of` reads it."""
-        path = f"dags/{_quoted(self.dag_id)}/runs/{_quoted(self.run_id)}/tasks/{_quoted(self.task_id)}"
-        if self.map_index >= 0:
-            path += f"/mapped/{self.map_index}"
-        uri = f"airflow:{path}?try_number={self.try_number}"
+        task = source_id_prefix(self.dag_id, self.run_id, self.task_id, self.map_index)
+        uri = f"{task}try_number={self.try_number}"
         return f"{uri}&clear_number={self.clear_number}" if self.clear_number else uri
 
     def environment(self) -> dict[str, str]:
-        """AIRFLOW_CTX_* variables for the action's process.
+        """AIRFLOW_CTX_* variables for the action's process, and OPENLINEAGE_* ones where lineage is emitted.
 
-        The first six are those that Airflow itself gives a task's subprocess; a value that a run does not
-        have is left out.
+        The first six are those that Airflow itself gives a task's subprocess, the last two those that
+        OpenLineage's own integrations read; a value that a run does not have is left out.
         """
         values = {
             "DAG_OWNER": self.owner,
@@ -133,7 +135,12 @@ class DagRunProvenance(pydantic.BaseModel):
             "TRIGGERED_BY": self.triggered_by,
         }
         named = {f"AIRFLOW_CTX_{name}": value for name, value in values.items() if value}
-        return {**named, PROVENANCE_VARIABLE: self.model_dump_json(exclude_none=True)}
+        runs = {
+            "OPENLINEAGE_PARENT_ID": self.lineage_parent,
+            "OPENLINEAGE_ROOT_PARENT_ID": self.lineage_root,
+        }
+        lineage = {name: value for name, value in runs.items() if value}
+        return {**named, **lineage, PROVENANCE_VARIABLE: self.model_dump_json(exclude_none=True)}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None) -> DagRunProvenance | None:
@@ -145,6 +152,20 @@ class DagRunProvenance(pydantic.BaseModel):
             return cls.model_validate(json.loads(text))
         except ValueError:
             return None
+
+
+def source_id_prefix(
+    dag_id: str, run_id: str | None = None, task_id: str | None = None, map_index: int | None = None
+) -> str:
+    """What every `source_id` of a DAG, of one run, of one task or of one task instance begins with."""
+    prefix = f"airflow:dags/{_quoted(dag_id)}/"
+    if run_id is not None:
+        prefix += f"runs/{_quoted(run_id)}/"
+    if task_id is not None:
+        prefix += f"tasks/{_quoted(task_id)}"
+    if map_index is not None:
+        prefix += f"/mapped/{map_index}?" if map_index >= 0 else "?"
+    return prefix
 
 
 class TaskInstanceReference(pydantic.BaseModel):

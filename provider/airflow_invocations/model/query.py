@@ -8,10 +8,7 @@ from typing import Generic, TypeVar
 
 import pydantic
 
-from .wire import WireModel
-
-#: The largest page that the platform answers.
-MAX_PAGE_SIZE = 1000
+from .wire import MAX_PAGE_SIZE, WireModel
 
 
 class Comparator(StrEnum):
@@ -73,6 +70,12 @@ class QuerySpecification(WireModel):
     after: str | None = None
     sort_by: str | None = None
     sort_direction: SortDirection | None = None
+
+
+def roboql_text(text: str) -> str:
+    """A text in RoboQL: in double quotes, with a backslash before quotes and backslashes and nothing else."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 RecordT = TypeVar("RecordT")

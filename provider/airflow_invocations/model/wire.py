@@ -7,6 +7,9 @@ from typing import Any
 
 import pydantic
 
+#: The largest page that the platform answers.
+MAX_PAGE_SIZE = 1000
+
 
 def problems_of(errors: Iterable[Mapping[str, Any]]) -> str:
     """What pydantic found wrong, in one line: where, and what. `errors` is what its `errors()` answers."""
@@ -20,7 +23,8 @@ class WireModel(pydantic.BaseModel):
     platform does not break an older provider.
     """
 
-    model_config = pydantic.ConfigDict(extra="ignore", populate_by_name=True)
+    # Built when it is first used: a DAG file imports all of them, and uses few.
+    model_config = pydantic.ConfigDict(extra="ignore", populate_by_name=True, defer_build=True)
 
     def wire(self) -> dict[str, Any]:
         """The JSON object to send: fields nobody set are left out (facts: Transport)."""

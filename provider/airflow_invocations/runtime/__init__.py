@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from ..exit_codes import ExitCode
 from .context import ActionRuntime, InvocationContext
 from .exceptions import (
     ActionRuntimeException,
@@ -22,20 +23,19 @@ from .exceptions import (
     PlatformUnavailable,
     PrepareEnvException,
 )
-from .exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from ..model import MetadataChangeset
+    from ..model.dataset import ActionInputRecord
     from .action_input import ActionInput
     from .changesets import FilesChangesetFileManager, read_dataset_changeset, read_file_changesets
     from .prepare import InvocationPaths, PreparedEnvironment, input_of, prepare_invocation_environment
-    from .records import ActionInputRecord
     from .resolver import ActionInputResolver, InputCatalog
 
 #: Module of each name that is imported when it is first asked for.
 _LATER = {
     "ActionInput": ".action_input",
-    "ActionInputRecord": ".records",
+    "ActionInputRecord": "..model.dataset",
     "ActionInputResolver": ".resolver",
     "FilesChangesetFileManager": ".changesets",
     "InputCatalog": ".resolver",

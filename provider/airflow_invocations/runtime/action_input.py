@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..model.dataset import ActionInputRecord
 from .client import PlatformClient
 from .entities import File, Session, Topic
-from .records import ActionInputRecord
 
 
 @dataclass

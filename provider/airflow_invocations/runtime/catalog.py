@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..model.dataset import FileRecord, SessionRecord, TopicRecord
 from .client import PlatformClient
 from .entities import File, file_records
 from .exceptions import PlatformRefused, PlatformUnavailable
-from .records import FileRecord, SessionRecord, TopicRecord
 
 #: Seconds that a query may take in all, and between two looks at it.
 QUERY_PATIENCE = 900.0

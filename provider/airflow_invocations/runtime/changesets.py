@@ -10,10 +10,10 @@ from typing import Any
 import pydantic
 
 from ..model import MetadataChangeset
+from ..model.dataset import FileChangeset, FileUpdate
 from ..model.wire import problems_of
 from .environment import Variable
 from .exceptions import ActionRuntimeException
-from .records import FileChangeset, FileUpdate
 
 #: Bytes that the changesets of one invocation may have.
 MAX_SIZE = 64 * 1024 * 1024

@@ -206,8 +206,8 @@ class InvocationContext:
             ActionRuntimeException: there is no name of a manifest.
             pydantic.ValidationError: the manifest isn't one.
         """
+        from ..model.dataset import ActionInputRecord
         from .action_input import ActionInput
-        from .records import ActionInputRecord
 
         manifest = self._input_data_manifest_file
         if manifest is None:

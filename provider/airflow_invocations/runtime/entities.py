@@ -12,9 +12,9 @@ from urllib.parse import quote, urlsplit
 import pydantic
 
 from ..model import InvocationRecord, InvocationStatus, LogRecord, MetadataChangeset
+from ..model.dataset import DatasetRecord, FileRecord, OrgRecord, SessionRecord, TopicRecord
 from .client import PlatformClient
 from .exceptions import PlatformRefused
-from .records import DatasetRecord, FileRecord, OrgRecord, SessionRecord, TopicRecord
 
 RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
 ValueT = TypeVar("ValueT")

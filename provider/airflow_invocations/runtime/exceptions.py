@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .exit_codes import ExitCode
+from ..exit_codes import ExitCode
 
 
 class ActionRuntimeException(Exception):

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..exit_codes import ExitCode
 from ..model import ActionParameter, FileSelector, InvocationInput, InvocationRecord
+from ..model.dataset import ActionInputRecord, FileRecord
 from .environment import SECRETS_FILE_NAME, Variable
 from .exceptions import PlatformRefused, PlatformUnavailable, PrepareEnvException
-from .exit_codes import ExitCode
 from .private_files import write_private
-from .records import ActionInputRecord, FileRecord
 from .resolver import ActionInputResolver, InputCatalog
 from .secret_uri import is_secret_uri, parse_secret_uri
 

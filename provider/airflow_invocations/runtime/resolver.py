@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 from ..model import DataSelector, FileSelector, InvocationInput
+from ..model.dataset import ActionInputRecord, FileRecord, SessionRecord, TopicRecord
+from ..model.query import roboql_text
 from .catalog import PlatformCatalog
 from .client import PlatformClient
 from .entities import link_target
-from .records import ActionInputRecord, FileRecord, SessionRecord, TopicRecord
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class ActionInputResolver:
         for file, _ in resolved.files:
             source = self._catalog.get_file(*link_target(file)) if file.is_link else file
             path = place(file)
-            if not (path.exists() and path.stat().st_size == source.size):
+            if not _is_there(path, source.size):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._catalog.download_file(source, path)
             by_dataset.setdefault(source.association_id, []).append((file, path))
@@ -159,6 +160,13 @@ class ActionInputResolver:
             yield from self._catalog.find_sessions(selector.query)
 
 
+def _is_there(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
 def _listed(selectors: SelectorT | list[SelectorT] | None) -> Sequence[SelectorT]:
     if selectors is None:
         return []
@@ -179,13 +187,7 @@ def _each_once(
 
 def _any_of(comparison: str, values: Iterable[str]) -> str:
     """RoboQL that holds where the comparison does for one of the values."""
-    return " OR ".join(f"{comparison} {_literal(value)}" for value in values)
-
-
-def _literal(value: str) -> str:
-    """A RoboQL text: in double quotes, with a backslash before quotes and backslashes and nothing else."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return " OR ".join(f"{comparison} {roboql_text(value)}" for value in values)
 
 
 def _place_in_store(file: FileRecord) -> tuple[str, str, str]:

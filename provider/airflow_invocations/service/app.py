@@ -23,8 +23,11 @@ from ..model import (
     SetAccessibilityRequest,
     StatusUpdate,
 )
-from ..model.wire import WireModel, problems_of
+from ..model.wire import problems_of
+from .answers import answered, answered_data
 from .body_limit import BodyLimit
+from .dataset_routes import dataset_routes, file_routes, org_routes, query_routes
+from .datasets import DatasetFiles
 from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError
 from .logs import InvalidCursorError, LogFiles
 from .metrics import CountRequests, Metrics
@@ -40,7 +43,9 @@ from .requests import (
     WatchChange,
     WatchRequest,
 )
+from .roboql_queries import RoboqlQueries
 from .settings import MAX_BODY
+from .signed_urls import SignedUrls
 from .sse import server_sent_events
 from .store import Store
 from .times import microseconds
@@ -54,8 +59,19 @@ WatchId = Annotated[str, Path(max_length=64)]
 Allows = Callable[[Role], Any]
 
 
-def create_app(store: Store, logs: LogFiles, tokens: Tokens, watches: Watches, metrics: Metrics) -> FastAPI:
-    """The API over a store and its log files; every route but the probes wants a bearer token."""
+def create_app(
+    store: Store,
+    datasets: DatasetFiles,
+    logs: LogFiles,
+    tokens: Tokens,
+    urls: SignedUrls,
+    watches: Watches,
+    metrics: Metrics,
+) -> FastAPI:
+    """The API over a store, its datasets and log files.
+
+    Every route wants a bearer token but the probes, and the content of files, whose addresses are signed.
+    """
     app = FastAPI(
         title="Invocations: the local service",
         description="The invocation API on one machine, for development, tests and small set-ups.",
@@ -91,6 +107,11 @@ def create_app(store: Store, logs: LogFiles, tokens: Tokens, watches: Watches, m
     app.include_router(_watch_routes(watches, allows), prefix="/v1/actions/invocations/watch")
     app.include_router(_invocation_routes(store, logs, allows), prefix="/v1/actions/invocations")
     app.include_router(_action_routes(store, allows), prefix="/v1/actions")
+    app.include_router(dataset_routes(store, datasets, allows), prefix="/v1/datasets")
+    app.include_router(file_routes(datasets, urls, allows), prefix="/v1/files")
+    app.include_router(query_routes(RoboqlQueries(store, datasets), allows), prefix="/v1/query")
+    app.include_router(org_routes(allows), prefix="/v1/orgs")
+    app.include_router(_user_routes(allows), prefix="/v1/users")
     app.include_router(_probe_routes(store, metrics))
     app.include_router(page_routes(store, tokens, sessions))
     return app
@@ -104,27 +125,27 @@ def _action_routes(store: Store, allows: Allows) -> APIRouter:
 
     @router.post("")
     def create(request: NamedAction, who: Admin) -> Response:
-        return _data(store.create_action(request, who.org_id, who.user))
+        return answered(store.create_action(request, who.org_id, who.user))
 
     @router.post("/query")
     def query(spec: QuerySpecification, who: Reader) -> Response:
-        return _data(store.query_actions(spec, who.org_id))
+        return answered(store.query_actions(spec, who.org_id))
 
     @router.post("/query/actionhub")
     def query_hub(spec: QuerySpecification, _: Reader) -> Response:
-        return _data(store.query_hub(spec))
+        return answered(store.query_hub(spec))
 
     @router.get("/{name}")
     def get(name: ActionName, who: Reader, digest: str | None = None) -> Response:
-        return _data(store.get_action(name, who.org_id, digest))
+        return answered(store.get_action(name, who.org_id, digest))
 
     @router.put("/{name}")
     def update(name: ActionName, request: ChangedAction, who: Admin) -> Response:
-        return _data(store.update_action(name, request, who.org_id, who.user))
+        return answered(store.update_action(name, request, who.org_id, who.user))
 
     @router.put("/{name}/accessibility")
     def set_accessibility(name: ActionName, request: SetAccessibilityRequest, who: Admin) -> Response:
-        return _data(store.set_accessibility(name, request, who.org_id))
+        return answered(store.set_accessibility(name, request, who.org_id))
 
     @router.delete("/{name}", status_code=204)
     def delete(name: ActionName, who: Admin) -> Response:
@@ -133,7 +154,7 @@ def _action_routes(store: Store, allows: Allows) -> APIRouter:
 
     @router.post("/{name}/invoke")
     def invoke(name: ActionName, request: NewInvocation, who: Invoker, digest: str | None = None) -> Response:
-        return _data(store.invoke(name, request, who.org_id, who.user, digest))
+        return answered(store.invoke(name, request, who.org_id, who.user, digest))
 
     return router
 
@@ -147,52 +168,55 @@ def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRoute
 
     @router.post("/query")
     def query(spec: QuerySpecification, who: Reader) -> Response:
-        return _data(store.query_invocations(spec, who.org_id))
+        items, following = store.invocation_documents(spec, who.org_id)
+        return answered_data({"items": items, "next_token": following})
 
     @router.post("/cancel/all")
     def cancel_all(who: Admin, request: CancelAllRequest | None = None) -> Response:
         before = request.created_before if request else None
         reason = f"cancelled with all others by {who.user}"
-        return _data(store.cancel_all(reason, who.org_id, None if before is None else microseconds(before)))
+        return answered(
+            store.cancel_all(reason, who.org_id, None if before is None else microseconds(before))
+        )
 
     @router.get("/org-stats")
     def stats(who: Reader, start_time: datetime.datetime, end_time: datetime.datetime) -> Response:
         counted = store.stats(who.org_id, microseconds(start_time), microseconds(end_time))
-        return _data(Page(items=counted))
+        return answered(Page(items=counted))
 
     @router.get("/{invocation_id}")
     def get(invocation_id: InvocationId, who: Reader) -> Response:
-        return _data(store.get_invocation(invocation_id, who.org_id))
+        return answered(store.get_invocation(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/cancel")
     def cancel(invocation_id: InvocationId, who: Invoker) -> Response:
         store.request_abort(invocation_id, f"cancelled by {who.user}", who.org_id)
-        return _data(store.get_invocation(invocation_id, who.org_id))
+        return answered(store.get_invocation(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/status")
     def update_status(invocation_id: InvocationId, update: StatusUpdate, who: Invoker) -> Response:
         store.set_status(invocation_id, update.status, update.detail, f"user-{who.user}", who.org_id)
-        return _data(store.get_invocation(invocation_id, who.org_id))
+        return answered(store.get_invocation(invocation_id, who.org_id))
 
     @router.get("/{invocation_id}/logs")
     def get_logs(invocation_id: InvocationId, who: Reader, page_token: Place = None) -> Response:
         store.check_invocation(invocation_id, who.org_id)
         page = logs.read(invocation_id, page_token)
         next_token = page.last_read if page.has_next else None
-        return _data(Page[LogRecord](items=page.items, next_token=next_token))
+        return answered(Page[LogRecord](items=page.items, next_token=next_token))
 
     @router.get("/{invocation_id}/logs/stream")
     def stream_logs(invocation_id: InvocationId, who: Reader, last_read: Place = None) -> Response:
         store.check_invocation(invocation_id, who.org_id)
-        return _data(logs.read(invocation_id, last_read))
+        return answered(logs.read(invocation_id, last_read))
 
     @router.put("/{invocation_id}/logs")
     def set_logs_location(invocation_id: InvocationId, location: LogsLocation, who: Admin) -> Response:
-        return _data(store.set_logs_location(invocation_id, location, who.org_id))
+        return answered(store.set_logs_location(invocation_id, location, who.org_id))
 
     @router.put("/{invocation_id}/container-info")
     def set_container_info(invocation_id: InvocationId, info: ContainerInfo, who: Admin) -> Response:
-        return _data(store.set_image_digest(invocation_id, info.image_digest, who.org_id))
+        return answered(store.set_image_digest(invocation_id, info.image_digest, who.org_id))
 
     @router.get("/{invocation_id}/state")
     def get_state(invocation_id: InvocationId, who: Reader) -> Json:
@@ -217,6 +241,7 @@ def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
             ids=None if request.ids is None else set(request.ids),
             root=request.root,
             roots_only=request.roots_only,
+            statuses=None if request.statuses is None else frozenset(request.statuses),
             states=request.states,
             cursors=dict(request.logs),
         )
@@ -262,6 +287,18 @@ def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
     return router
 
 
+def _user_routes(allows: Allows) -> APIRouter:
+    """Who asks, as far as a service of one machine knows people: by name."""
+    router = APIRouter(tags=["users"])
+    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+
+    @router.get("")
+    def caller(who: Reader) -> Json:
+        return {"data": {"user_id": who.user, "name": who.user}}
+
+    return router
+
+
 def _probe_routes(store: Store, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["probes"])
 
@@ -283,11 +320,6 @@ def _probe_routes(store: Store, metrics: Metrics) -> APIRouter:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
-
-
-def _data(record: WireModel) -> Response:
-    # Written by pydantic at once: FastAPI would walk through the whole of it again.
-    return Response(b'{"data":%b}' % record.model_dump_json().encode(), media_type="application/json")
 
 
 def _answer(error: ApiError) -> JSONResponse:

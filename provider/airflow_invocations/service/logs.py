@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..model import LogPage, LogProcess, LogRecord
+from .redaction import Redaction
 
 #: Lines longer than this many bytes are kept in parts.
 MAX_LINE = 64 * 1024
@@ -173,9 +174,9 @@ class LogWriter:
                 self._end = frame.end
         self._file.truncate(self._end)
 
-    def stream(self, process: LogProcess) -> LineStream:
+    def stream(self, process: LogProcess, redaction: Redaction | None = None) -> LineStream:
         """A pipe's end: feed it what was read, in any pieces."""
-        return LineStream(self, process)
+        return LineStream(self, process, redaction or Redaction(()))
 
     def say(self, process: LogProcess, text: str) -> None:
         """Append lines of the service's own."""
@@ -213,9 +214,10 @@ class LogWriter:
 class LineStream:
     """Turns what a pipe delivers, in any pieces, into frames of whole lines; nothing is dropped."""
 
-    def __init__(self, writer: LogWriter, process: LogProcess) -> None:
+    def __init__(self, writer: LogWriter, process: LogProcess, redaction: Redaction) -> None:
         self._writer = writer
         self._process = process
+        self._redaction = redaction
         self._tail = b""
         self._part_of = 0
         #: The last line that isn't blank, as far as it is known; at most MAX_LINE bytes of it.
@@ -238,7 +240,8 @@ class LineStream:
             self._append_lines(whole + newline)
         if len(self._tail) >= MAX_LINE:
             self._part_of = self._part_of or self._writer.number_for_long_line()
-            cut = _end_of_characters(self._tail)
+            self._tail = self._redaction.applied_to(self._tail)
+            cut = _end_of_characters(self._tail[: len(self._tail) - self._redaction.held_back(self._tail)])
             self._append_part(self._tail[:cut])
             self._tail = self._tail[cut:]
 
@@ -251,10 +254,12 @@ class LineStream:
             self._append_lines(tail + b"\n")
 
     def _append_lines(self, lines: bytes) -> None:
+        lines = self._redaction.applied_to(lines)
         self._writer.append(self._process, lines, part_of=0)
         self._remember(lines.rstrip().rpartition(b"\n")[2])
 
     def _append_part(self, part: bytes) -> None:
+        part = self._redaction.applied_to(part)
         if part:
             self._writer.append(self._process, part, self._part_of)
             self._remember(part)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import shutil
+import time
 from collections.abc import Callable, Sequence
 
+from ..model import MAX_PAGE_SIZE
 from . import processes
 from .errors import ConditionError, NotFoundError
-from .store import LeftOver, Store
+from .settings import ServiceSettings
+from .store import ID_PREFIX, LeftOver, Store
 from .times import now
 from .workspace import INVOCATION_VARIABLE
 
@@ -18,6 +22,12 @@ INTERVAL = 5.0
 
 #: Seconds without a sign of life after which a runner is dead.
 DEAD_AFTER = 30.0
+
+#: Seconds between two looks at which workspaces are old enough to go.
+CLEANING_INTERVAL = 600.0
+
+#: Seconds in a day.
+DAY = 86400.0
 
 #: Seconds until an abort is tried again: full jitter up to BASE * 2**n, at most CAP.
 ABORT_BASE = 1.0
@@ -34,12 +44,17 @@ class Reconciler:
     :param store: the repository.
     :param runner: the id of the one runner that is alive for certain: this process's own.
     :param stop: asks that runner to look whether an invocation is to be stopped.
+    :param settings: where workspaces are, and how long they are kept.
     """
 
-    def __init__(self, store: Store, runner: str, stop: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: Store, runner: str, stop: Callable[[str], None], settings: ServiceSettings
+    ) -> None:
         self._store = store
         self._runner = runner
         self._stop = stop
+        self._settings = settings
+        self._next_cleaning = 0.0
 
     async def recover(self) -> None:
         """Take over everything that isn't this runner's: the service has just begun, so nobody else lives."""
@@ -63,6 +78,17 @@ class Reconciler:
             again_at = now() + int(random.uniform(0, longest) * _SECOND)  # noqa: S311
             await asyncio.to_thread(self._store.mark_abort_attempt, pending.invocation_id, again_at)
             self._stop(pending.invocation_id)
+        if time.monotonic() >= self._next_cleaning:
+            self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
+            await asyncio.to_thread(self._clean)
+
+    def _clean(self) -> None:
+        """Remove the workspaces of invocations that ended long enough ago; any other folder is left alone."""
+        kept_since = now() - int(self._settings.keep_workspaces * DAY * _SECOND)
+        folders = [path.name for path in self._settings.workspaces.glob(f"{ID_PREFIX}*")]
+        for first in range(0, len(folders), MAX_PAGE_SIZE):
+            for name in self._store.ended_before(folders[first : first + MAX_PAGE_SIZE], kept_since):
+                shutil.rmtree(self._settings.workspaces / name, ignore_errors=True)
 
     async def _take(self, left_over: Sequence[LeftOver]) -> None:
         if not left_over:

@@ -17,6 +17,8 @@ from ..model import (
     MetadataChangeset,
     UpdateActionRequest,
 )
+from ..model.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
+from ..model.status import KnownStatus
 from ..model.wire import WireModel
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -25,6 +27,10 @@ _RESERVED = frozenset({"invocations", "query"})
 
 #: Invocations that one watch may name.
 MAX_IDS = 20_000
+
+#: Tags that a new dataset may have, and patterns that a look at its files may.
+_MAX_TAGS = 1000
+_MAX_PATTERNS = 1000
 
 #: How deep the values of parameters and metadata may be nested.
 _MAX_DEPTH = 32
@@ -93,6 +99,14 @@ def _named_for_variables(parameters: list[ActionParameter]) -> list[ActionParame
     return parameters
 
 
+def _plain_changes(changes: MetadataChangeset | None) -> MetadataChangeset | None:
+    _require_plain((changes.put_fields if changes else None) or {})
+    return changes
+
+
+_Changes = Annotated[MetadataChangeset | None, pydantic.AfterValidator(_plain_changes)]
+
+
 class NamedAction(CreateActionRequest):
     """A CreateActionRequest whose names can be part of an address and of an environment."""
 
@@ -127,6 +141,7 @@ class ChangedAction(UpdateActionRequest):
     """An UpdateActionRequest whose parameters' names can be part of an environment."""
 
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
+    metadata_changeset: _Changes = None
 
     @pydantic.field_validator("parameter_changeset")
     @classmethod
@@ -134,26 +149,63 @@ class ChangedAction(UpdateActionRequest):
         _named_for_variables(changes.put_parameters if changes else [])
         return changes
 
-    @pydantic.field_validator("metadata_changeset")
-    @classmethod
-    def _plain_fields(cls, changes: MetadataChangeset | None) -> MetadataChangeset | None:
-        _require_plain((changes.put_fields if changes else None) or {})
-        return changes
+
+class NewDatasetRequest(NewDataset):
+    """A NewDataset whose metadata can be written as JSON."""
+
+    metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
+    tags: Annotated[list[str], pydantic.Field(max_length=_MAX_TAGS)] = []
+
+
+class NewDatasetUnlessThereRequest(NewDatasetUnlessThere):
+    """The same, unless there is one already."""
+
+    create_request: NewDatasetRequest
+
+
+class ChangedDataset(DatasetUpdate):
+    """A DatasetUpdate whose metadata can be written as JSON."""
+
+    metadata_changeset: _Changes = None
+
+
+class ChangedFile(FileUpdate):
+    """A FileUpdate whose metadata can be written as JSON."""
+
+    metadata_changeset: _Changes = None
+
+
+class FilesQuery(WireModel):
+    """Which files of a dataset are wanted: patterns as in a .gitignore; none means all, or none left out."""
+
+    page_token: Annotated[str | None, pydantic.Field(max_length=10_000)] = None
+    include_patterns: Annotated[list[str], pydantic.Field(max_length=_MAX_PATTERNS)] | None = None
+    exclude_patterns: Annotated[list[str], pydantic.Field(max_length=_MAX_PATTERNS)] | None = None
+    limit: Annotated[int | None, pydantic.Field(ge=1, le=1000)] = None
+
+
+class RoboqlQuery(WireModel):
+    """`POST v1/query/submit/roboql`."""
+
+    query: str | None = None
+    target: str
 
 
 class WatchRequest(WireModel):
     """What a new watch is about.
 
     Some invocations (`ids`), or all of the organisation; of one `action` in it, of one tree (`root` and what
-    it started), or only those that nothing else started (`roots_only`). `states`: updates of custom state
-    too. `logs` names those whose log lines are wanted, each with the cursor to read on from (null: the
-    beginning). `since` is the number of the last event that is known already.
+    it started), or only those that nothing else started (`roots_only`). `statuses`: only changes to one of
+    these. `states`: updates of custom state too. `logs` names those whose log lines are wanted, each with the
+    cursor to read on from (null: the beginning). `since` is the number of the last event that is known
+    already.
     """
 
     ids: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] | None = None
     action: str | None = None
     root: str | None = None
     roots_only: bool = False
+    statuses: list[KnownStatus] | None = None
     states: bool = False
     logs: dict[str, str | None] = {}
     since: Annotated[int, pydantic.Field(ge=0, le=2**62)] | None = None

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,16 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..model import ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
+from ..runtime.exceptions import PrepareEnvException
 from . import processes
-from .errors import ConditionError, InvalidStateTransitionError
+from .catalog import LocalCatalog
+from .datasets import DatasetFiles
+from .errors import ConditionError, InvalidStateTransitionError, NotFoundError
 from .logs import LineStream, LogFiles, LogWriter
+from .outputs import UploadError, upload
 from .reconciler import Reconciler
+from .redaction import Redaction
+from .secrets import Secrets
 from .settings import ServiceSettings
 from .store import RUNNER_PREFIX, StatusEvent, Store
 from .tokens import Tokens
@@ -27,6 +34,9 @@ from .workspace import INVOCATION_VARIABLE, Access, Workspace
 
 #: Seconds between two signs of life.
 HEARTBEAT_INTERVAL = 5.0
+
+#: Seconds between two looks, while files are copied, at whether it is to be stopped.
+LOOK_INTERVAL = 0.5
 
 #: Seconds until something that the database refused is tried again.
 RETRY_PAUSE = 1.0
@@ -93,6 +103,15 @@ class _Claim:
             return InvocationStatus.Queued, "the service was stopped while this ran"
         return None
 
+    def wants_downloads(self) -> bool:
+        """Whether the action wants its input's files, not only their records."""
+        action = self.record.provenance.action
+        try:
+            wanted = self.store.get_action(action.name, action.org_id, action.digest)
+            return wanted.requires_downloaded_inputs is not False
+        except NotFoundError:  # it was deleted since: what is there too much does no harm
+            return True
+
     async def until_stopped(self) -> Verdict:
         """Wait for the verdict that doesn't wait for the action."""
         while True:
@@ -108,16 +127,34 @@ class _Claim:
             self.store.advance(self.record.invocation_id, status, detail, self.owner)
 
 
+class _Stopped(Exception):
+    """There is a verdict on an attempt, whatever it was about to do."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+
+
 class Runner:
     """Runs up to `slots` actions at once, in the event loop that `start` is called in."""
 
-    def __init__(self, store: Store, logs: LogFiles, tokens: Tokens, settings: ServiceSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        datasets: DatasetFiles,
+        secret_values: Secrets,
+        logs: LogFiles,
+        tokens: Tokens,
+        settings: ServiceSettings,
+    ) -> None:
         self._store = store
+        self._datasets = datasets
+        self._secrets = secret_values
         self._logs = logs
         self._tokens = tokens
         self._settings = settings
         self._owner = f"{RUNNER_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-        self._reconciler = Reconciler(store, self._owner, self._touch)
+        self._reconciler = Reconciler(store, self._owner, self._touch, settings)
         self._endpoint = ""
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -212,7 +249,8 @@ class Runner:
                 self._lent_token(claim.record) as token,
             ):
                 access = Access(self._endpoint, token)
-                return await _Execution(claim, writer, self._settings, access).run()
+                execution = _Execution(claim, writer, self._settings, access, self._datasets, self._secrets)
+                return await execution.run()
         except (ConditionError, InvalidStateTransitionError):
             raise
         except Exception as error:
@@ -231,19 +269,31 @@ class Runner:
 class _Execution:
     """One attempt at one invocation, from its workspace to its verdict."""
 
-    def __init__(self, claim: _Claim, writer: LogWriter, settings: ServiceSettings, access: Access) -> None:
+    def __init__(
+        self,
+        claim: _Claim,
+        writer: LogWriter,
+        settings: ServiceSettings,
+        access: Access,
+        datasets: DatasetFiles,
+        secret_values: Secrets,
+    ) -> None:
         self._claim = claim
         self._record = claim.record
         self._writer = writer
         self._settings = settings
         self._access = access
+        self._datasets = datasets
+        self._secrets = secret_values
+        self._redaction = Redaction(())
 
     async def run(self) -> Verdict:
         """Run the action; its end status and the reason for it."""
         workspace = Workspace(self._settings.workspaces / self._record.invocation_id)
         if (verdict := await asyncio.to_thread(self._prepare, workspace)) is not None:
             return verdict
-        out, err = self._writer.stream(LogProcess.Action), self._writer.stream(LogProcess.Action)
+        out = self._writer.stream(LogProcess.Action, self._redaction)
+        err = self._writer.stream(LogProcess.Action, self._redaction)
         try:
             process = self._start(workspace, out, err)
         except (OSError, ValueError) as error:
@@ -264,12 +314,52 @@ class _Execution:
             verdict = _ended_by_itself(await process.exit_code, err)
         if verdict[0] is InvocationStatus.Completed:
             await self._claim.move(InvocationStatus.Uploading)
+            return await asyncio.to_thread(self._upload, workspace) or verdict
         return verdict
 
     def _prepare(self, workspace: Workspace) -> Verdict | None:
         """Make the workspace; a verdict if nothing is to be run in it any more."""
-        workspace.prepare(self._record)
+        catalog = LocalCatalog(self._datasets, self._record.org_id, self._unless_stopped())
+        try:
+            prepared = workspace.prepare(
+                self._record, catalog, self._secrets.read, self._claim.wants_downloads
+            )
+        except PrepareEnvException as error:
+            self._writer.say(LogProcess.Setup, error.reason)
+            return InvocationStatus.Failed, f"exit code {int(error.exit_code)}: {error.reason}"[:MAX_DETAIL]
+        except _Stopped as stopped:
+            return stopped.verdict
+        self._redaction = Redaction(prepared.secrets.values())
         return self._claim.stopped()
+
+    def _upload(self, workspace: Workspace) -> Verdict | None:
+        """Upload the outputs; a verdict if that isn't done."""
+
+        def say(text: str) -> None:
+            self._writer.say(LogProcess.OutputHandler, text)
+
+        try:
+            upload(self._datasets, self._record, workspace.paths, say, self._unless_stopped())
+        except UploadError as error:
+            say(str(error))
+            return InvocationStatus.Failed, f"the upload failed: {error}"[:MAX_DETAIL]
+        except _Stopped as stopped:
+            return stopped.verdict
+        return None
+
+    def _unless_stopped(self) -> Callable[[], None]:
+        """A function that raises _Stopped once there is a verdict; it looks now and then only."""
+        next_look = time.monotonic() + LOOK_INTERVAL
+
+        def look() -> None:
+            nonlocal next_look
+            if time.monotonic() < next_look:
+                return
+            if (verdict := self._claim.stopped()) is not None:
+                raise _Stopped(verdict)
+            next_look = time.monotonic() + LOOK_INTERVAL
+
+        return look
 
     def _start(self, workspace: Workspace, out: LineStream, err: LineStream) -> processes.Process:
         container = self._record.container_parameters

@@ -16,28 +16,27 @@ from pathlib import Path
 from typing import IO
 
 import pydantic
-import sqlalchemy.exc
 import uvicorn
 
 from ..model.wire import problems_of
 from ..runtime.private_files import write_private
 from .app import create_app
+from .datasets import DatasetFiles
 from .log_format import configure_logging
 from .logs import LogFiles
 from .metrics import Metrics
+from .opening import StartError, open_store
 from .requests import NamedAction
 from .runner import Runner, in_loop
+from .secrets import Secrets
 from .settings import ServiceSettings
+from .signed_urls import SignedUrls
 from .store import LOCAL_ORG, LOCAL_USER, Store
 from .tokens import Tokens, token_of
 from .watching import Watches
 
 #: Seconds that open requests are given when the service stops.
 _LAST_REQUESTS = 3
-
-
-class StartError(Exception):
-    """The service can't start; the message says why and what to do."""
 
 
 def serve(settings: ServiceSettings) -> None:
@@ -61,11 +60,13 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     logs = LogFiles(settings.logs)
     token = token_of(settings.data_dir)
     tokens = Tokens(token, store)
-    runner = Runner(store, logs, tokens, settings)
+    datasets = DatasetFiles(store, settings.datasets)
+    secrets = Secrets(store, settings.secrets_key)
+    runner = Runner(store, datasets, secrets, logs, tokens, settings)
     endpoint = _endpoint(listener)
     watches = Watches(store, logs)
     metrics = Metrics(store.count_by_status, watches.__len__)
-    app = create_app(store, logs, tokens, watches, metrics)
+    app = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics)
     config = uvicorn.Config(
         app,
         log_config=None,  # its messages go where ours go
@@ -155,14 +156,6 @@ def _lock(lock: IO[str], folder: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise StartError(f"another service runs on {folder}; stop it or choose another --data-dir") from None
-
-
-def open_store(database: Path) -> Store:
-    """The repository in a database. Raises StartError."""
-    try:
-        return Store(database)
-    except sqlalchemy.exc.DBAPIError as error:
-        raise StartError(f"can't use the database {database}: {error.orig}") from None
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ class ServiceSettings:
     slots: int = field(default_factory=lambda: os.cpu_count() or 1)
     #: A folder whose subfolders with an action.json are registered at the start.
     actions_dir: Path | None = None
+    #: Days for which the workspace of an invocation that has ended is kept.
+    keep_workspaces: float = 7.0
     #: Seconds between SIGTERM and SIGKILL when an action is stopped.
     grace: float = 5.0
 
@@ -33,6 +35,16 @@ class ServiceSettings:
     def database(self) -> Path:
         """The SQLite file."""
         return self.data_dir / "service.db"
+
+    @property
+    def datasets(self) -> Path:
+        """The folder of those datasets' folders that aren't linked to one."""
+        return self.data_dir / "datasets"
+
+    @property
+    def secrets_key(self) -> Path:
+        """The key that secrets are sealed with."""
+        return self.data_dir / "secrets.key"
 
     @property
     def announcement(self) -> Path:

@@ -106,3 +106,58 @@ tokens = sa.Table(
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),
 )
+
+#: A dataset: metadata and tags for the files of a folder.
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("dataset_id", sa.Text, nullable=False, unique=True),
+    sa.Column("org_id", sa.Text, nullable=False),
+    sa.Column("name", sa.Text),
+    #: The folder it was linked to; NULL: one of the service's own.
+    sa.Column("folder", sa.Text),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("modified", sa.BigInteger, nullable=False),
+    sa.Column("modified_by", sa.Text, nullable=False),
+    #: How often it was changed.
+    sa.Column("version", sa.Integer, nullable=False, default=0),
+    #: description, device_id, metadata, tags.
+    sa.Column("record", sa.JSON, nullable=False),
+)
+sa.Index("datasets_name", datasets.c.org_id, datasets.c.name)
+
+#: A path in a dataset at which there is a file, or was one: whoever comes back is the same file.
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("file_id", sa.Text, nullable=False, unique=True),
+    sa.Column("org_id", sa.Text, nullable=False),
+    sa.Column("dataset_id", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    #: When it was last written, as the file system has it (nanoseconds): another content, another version.
+    sa.Column("written", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("available", sa.Boolean, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("modified", sa.BigInteger, nullable=False),
+    sa.Column("modified_by", sa.Text, nullable=False),
+    #: description, device_id, metadata, tags.
+    sa.Column("record", sa.JSON, nullable=False),
+    sa.UniqueConstraint("dataset_id", "path"),
+)
+sa.Index("files_created", files.c.org_id, files.c.created, files.c.number)
+
+#: Secrets, encrypted with the data folder's key.
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("org_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("modified", sa.BigInteger, nullable=False),
+)

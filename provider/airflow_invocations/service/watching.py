@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..model import LogPage
+from ..model import InvocationStatus, LogPage
 from .errors import NotFoundError
 from .logs import InvalidCursorError, LogFiles
 from .store import StatusEvent, Store
@@ -95,6 +95,8 @@ class Watch:
     root: str | None = None
     #: Only invocations that nothing else started.
     roots_only: bool = False
+    #: Only changes to one of these; None: every change.
+    statuses: frozenset[InvocationStatus] | None = None
     #: Updates of custom state too.
     states: bool = False
     watch_id: str = field(default_factory=lambda: f"wt_{secrets.token_hex(8)}")
@@ -117,6 +119,7 @@ class Watch:
             and self.root in (None, event.root_id)
             and (not self.roots_only or event.invocation_id == event.root_id)
             and (self.ids is None or event.invocation_id in self.ids)
+            and (self.statuses is None or event.status in self.statuses)
         )
 
     def tell(self, changed: Changed) -> None:

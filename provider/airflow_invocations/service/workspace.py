@@ -6,15 +6,20 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..model import InvocationRecord
 from ..runtime.environment import Variable
-from ..runtime.prepare import InvocationPaths
-from ..runtime.private_files import write_private
+from ..runtime.prepare import (
+    InvocationPaths,
+    PreparedEnvironment,
+    SecretReader,
+    input_of,
+    prepare_invocation_environment,
+)
+from ..runtime.resolver import InputCatalog
 
 #: Which invocation a process belongs to.
 INVOCATION_VARIABLE = str(Variable.InvocationId)
@@ -35,27 +40,43 @@ class Workspace:
     folder: Path
 
     @property
-    def output(self) -> Path:
-        """Where the action leaves its results."""
-        return self._paths.output_dir
+    def paths(self) -> InvocationPaths:
+        """Where everything in it is."""
+        return InvocationPaths.within(self.folder)
 
     @property
     def work(self) -> Path:
         """The action's working directory, unless it names one."""
         return self.folder / "work"
 
-    def prepare(self, record: InvocationRecord) -> None:
-        """Make the workspace anew: an earlier attempt's is removed."""
+    def prepare(
+        self,
+        record: InvocationRecord,
+        catalog: InputCatalog,
+        read_secret: SecretReader,
+        wants_downloads: Callable[[], bool],
+    ) -> PreparedEnvironment:
+        """Make the workspace anew: an earlier attempt's is removed.
+
+        `wants_downloads` is asked only where there is an input.
+
+        Raises:
+            PrepareEnvException: it can't be made; its exit code says whose fault that is.
+        """
         if self.folder.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
-        paths = self._paths
-        for folder in (paths.input_dir, paths.output_dir, self.work, paths.config_dir):
-            folder.mkdir(parents=True)
-        _write(paths.parameters_file, record.parameter_values)
-        _write(paths.inputs_manifest_file, {"files": [], "sessions": [], "topics": []})
-        _write(paths.secrets_file, {})
-        for changeset in (paths.dataset_changeset_file, paths.file_changeset_file):
-            changeset.touch(mode=0o600)
+        self.work.mkdir(parents=True)
+        input_data = input_of(record)
+        return prepare_invocation_environment(
+            self.paths,
+            action_parameters=(),  # their defaults were filled in when it was invoked
+            parameter_values=record.parameter_values,
+            org_id=record.org_id,
+            read_secret=read_secret,
+            input_data=input_data,
+            catalog=catalog,
+            requires_downloaded_inputs=input_data is not None and wants_downloads(),
+        )
 
     def environment(self, record: InvocationRecord, access: Access) -> dict[str, str]:
         """All that the action's process finds: nothing of the service's own environment but the PATH."""
@@ -69,7 +90,7 @@ class Workspace:
             INVOCATION_VARIABLE: record.invocation_id,
             Variable.OrgId: record.org_id,
             Variable.DatasetId: record.data_source.data_source_id,
-            **self._paths.environment(),
+            **self.paths.environment(),
             "ROBOTO_ACTION_TIMEOUT": str(record.timeout),
             Variable.LogLevel: "INFO",
             Variable.DryRun: "false",
@@ -79,14 +100,6 @@ class Workspace:
         }
         parameters = {f"ROBOTO_PARAM_{name}": _text(value) for name, value in record.parameter_values.items()}
         return {**own, **parameters, **(record.container_parameters.env_vars or {})}
-
-    @property
-    def _paths(self) -> InvocationPaths:
-        return InvocationPaths.within(self.folder)
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    write_private(path, json.dumps(content, ensure_ascii=False))
 
 
 def _text(value: object) -> str:

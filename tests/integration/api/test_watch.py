@@ -148,6 +148,24 @@ def test_other_invocations_are_not_told(service: Service, watch: Any) -> None:
     assert not statuses(seen, other)
 
 
+def test_only_the_statuses_asked_for_are_told_live_and_from_the_past(service: Service, watch: Any) -> None:
+    name = action(service, "true")
+    with watch(action=name, statuses=[5, 998]) as stream:
+        begin = stream.until("ready")[-1][1]["number"]
+        first = invoke(service, name)
+        assert statuses(stream.until_status(first, 5), first) == [5]
+    second = invoke(service, name)
+    with watch(action=name, statuses=[0], since=begin) as stream:
+        seen = stream.until_status(second, 0)
+    assert (statuses(seen, first), statuses(seen, second)) == ([0], [0])
+
+
+def test_a_status_that_there_is_not_is_refused(service: Service) -> None:
+    answer = service.request("POST", WATCH, json={"statuses": [4711]})
+    assert answer.status_code == 400
+    assert "997 (Cancelled)" in answer.json()["error"]["message"]
+
+
 def test_ids_join_and_leave_an_open_stream(service: Service, watch: Any) -> None:
     name = action(service, "sleep 0.2")
     with watch(ids=[]) as stream:

@@ -107,12 +107,35 @@ def test_eight_mebibytes_are_not_too_much(service: Service) -> None:
     assert len(service.request("GET", "v1/actions/large").json()["data"]["description"]) == limit - len(frame)
 
 
-@pytest.mark.parametrize("field", [{"input_data": ["a"]}, {"upload_destination": {"destination_id": "ds_1"}}])
-def test_what_comes_later_is_501_in_the_envelope(service: Service, field: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("field", "status", "hint"),
+    [
+        ({"input_data": ["a"]}, 400, "it needs data_source_id"),
+        (
+            {"data_source_id": "ds_none", "input_data": ["a"]},
+            400,
+            "data_source_id: there is no dataset 'ds_none'",
+        ),
+        (
+            {"upload_destination": {"destination_id": "ds_none"}},
+            400,
+            "upload_destination: there is no dataset",
+        ),
+        ({"upload_destination": {"destination_type": "Bucket"}}, 400, "only a dataset can be one here"),
+        ({"rich_input_data": {"files": {"paths": ["a"]}}}, 400, "paths need dataset_id"),
+        ({"rich_input_data": {"files": {"query": "path = "}}}, 400, "RoboQL, character 8: found the end"),
+        ({"rich_input_data": {"files": {"query": "color = 1"}}}, 400, "'color' can't be queried"),
+        ({"rich_input_data": {"topics": {"names": ["/imu"]}}}, 501, "no topics and no sessions"),
+    ],
+)
+def test_an_input_that_can_not_be_had_is_refused_at_once(
+    service: Service, field: dict[str, Any], status: int, hint: str
+) -> None:
     container = {"command": ["true"]}
-    service.request("POST", "v1/actions", json={"name": "later", "container_parameters": container})
-    answer = service.request("POST", "v1/actions/later/invoke", json={"invocation_source": "Manual", **field})
-    assert error_of(answer) == (501, "RobotoNotImplementedException")
+    service.request("POST", "v1/actions", json={"name": "reads", "container_parameters": container})
+    answer = service.request("POST", "v1/actions/reads/invoke", json={"invocation_source": "Manual", **field})
+    assert answer.status_code == status
+    assert hint in answer.json()["error"]["message"]
 
 
 def test_a_page_says_next_token_also_when_there_is_none(service: Service) -> None:

@@ -201,14 +201,14 @@ class TestErrors:
         with pytest.raises(exceptions.RobotoInvalidRequestException, match="has nothing to run"):
             invoke(nothing)
 
-    def test_datasets_come_later(self, client: Any) -> None:
+    def test_datasets_that_are_not_there(self, client: Any) -> None:
         action = script(client, "true")
         for asked in (
             {"data_source_id": "ds_1", "input_data": ["**/*.csv"]},
-            {"input_data": published.InvocationInput.file_query("path = 'a'")},
+            {"input_data": published.InvocationInput.file_query('dataset_id "ds_1"')},
             {"upload_destination": published.InvocationUploadDestination.dataset("ds_1")},
         ):
-            with pytest.raises(exceptions.RobotoNotImplementedException, match="keeps no datasets"):
+            with pytest.raises(exceptions.RobotoInvalidRequestException, match="ds_1"):
                 invoke(action, **asked)
 
     def test_a_field_that_can_not_be_queried(self, client: Any) -> None:

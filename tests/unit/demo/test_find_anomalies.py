@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airflow_invocations.demo.actions.sensor_anomalies import find_anomalies as action
+from airflow_invocations.runtime import InvocationPaths, read_file_changesets
 
 SCRIPT = Path(action.__file__)
 START = datetime.datetime(2024, 1, 1)
@@ -26,16 +28,28 @@ def write(path: Path, values: list[float | str], form: str = "%Y/%m/%d %H:%M") -
 
 
 def run(tmp_path: Path, **parameters: str) -> subprocess.CompletedProcess[str]:
-    output = tmp_path / "output"
-    output.mkdir(exist_ok=True)
-    environment = {f"ROBOTO_PARAM_{name}": value for name, value in parameters.items()}
+    paths = InvocationPaths.within(tmp_path)
+    for folder in (paths.input_dir, paths.output_dir):
+        folder.mkdir(exist_ok=True)
+    paths.parameters_file.write_text(json.dumps(parameters))
+    paths.file_changeset_file.touch()
+    ids = {"ROBOTO_INVOCATION_ID": "iv_1", "ROBOTO_ORG_ID": "og_1", "ROBOTO_DATASET_ID": "ds_1"}
     return subprocess.run(
         [sys.executable, str(SCRIPT)],
-        env={"ROBOTO_OUTPUT_DIR": str(output), "HOME": str(tmp_path), **environment},
+        env={**ids, "HOME": str(tmp_path), **paths.environment()},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def in_short(tmp_path: Path) -> dict[str, Any]:
+    """The metadata that the action notes for the report of a.csv."""
+    tagged, described = read_file_changesets(tmp_path / "file_changeset.jsonl")["a/report.json"]
+    assert tagged.metadata_changeset is not None
+    assert tagged.metadata_changeset.put_tags == ["anomalies", "report"]
+    assert described.metadata_changeset is not None
+    return described.metadata_changeset.put_fields or {}
 
 
 def quiet_days(days: int) -> list[float | str]:
@@ -51,12 +65,13 @@ def test_a_reading_out_of_line_is_found_reported_and_drawn(tmp_path: Path) -> No
     lines = done.stdout.splitlines()
     assert lines[0] == "a.csv: 480 readings of temp"
     assert "1 anomalous, worst 40 on 05 at 04:00" in lines[1]
-    in_short = json.loads(lines[-1].removeprefix("REPORT "))
-    assert (in_short["file"], in_short["readings"], in_short["anomalies"]) == ("a.csv", 480, 1)
-    report = json.loads((tmp_path / "output/report.json").read_text())
+    fields = in_short(tmp_path)
+    assert (fields["invocation_id"], fields["file"]) == ("iv_1", "a.csv")
+    assert (fields["readings"], fields["anomalies"]) == (480, 1)
+    report = json.loads((tmp_path / "output/a/report.json").read_text())
     (found,) = report["anomalies"]
     assert (found["moment"], found["value"]) == ("2024-01-05T04:00:00", 40.0)
-    assert (tmp_path / "output/anomalies.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "output/a/anomalies.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_missing_readings_are_counted(tmp_path: Path) -> None:
@@ -64,7 +79,7 @@ def test_missing_readings_are_counted(tmp_path: Path) -> None:
     values[50] = values[51] = ""
     done = run(tmp_path, file=str(write(tmp_path / "a.csv", values)))
     assert "missing: 2 between 2024-01-03 01:00 and 2024-01-03 04:00" in done.stdout
-    assert json.loads(done.stdout.splitlines()[-1].removeprefix("REPORT "))["missing"] == 2
+    assert in_short(tmp_path)["missing"] == 2
 
 
 @pytest.mark.parametrize(

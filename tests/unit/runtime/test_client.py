@@ -310,7 +310,7 @@ def test_a_download_is_whole_or_not_there_and_sends_no_token(tmp_path: Path) -> 
 
 
 def _record() -> Any:
-    from airflow_invocations.runtime.records import FileRecord
+    from airflow_invocations.model.dataset import FileRecord
 
     return FileRecord.model_validate(samples.FILE)
 

@@ -290,7 +290,7 @@ class Holding(Catalog):
         self.found = found
 
     def find_files(self, query: str) -> Any:
-        from airflow_invocations.runtime.records import FileRecord
+        from airflow_invocations.model.dataset import FileRecord
 
         return [FileRecord.model_validate(record) for record in self.found]
 

@@ -10,6 +10,13 @@ from typing import Any
 import pytest
 
 from airflow_invocations.model import InvocationInput
+from airflow_invocations.model.dataset import (
+    DatasetRecord,
+    FileRecord,
+    OrgRecord,
+    SessionRecord,
+    TopicRecord,
+)
 from airflow_invocations.runtime import (
     ActionInput,
     ActionInputRecord,
@@ -18,13 +25,6 @@ from airflow_invocations.runtime import (
     PlatformRefused,
 )
 from airflow_invocations.runtime.client import PlatformClient
-from airflow_invocations.runtime.records import (
-    DatasetRecord,
-    FileRecord,
-    OrgRecord,
-    SessionRecord,
-    TopicRecord,
-)
 
 from . import samples
 from .published import action_input, action_runtime, datasets, files, orgs, sessions, topics

@@ -16,7 +16,16 @@ from airflow_invocations.model import (
     InvocationRequest,
     InvocationSource,
 )
+from airflow_invocations.runtime import PreparedEnvironment
+from airflow_invocations.service.catalog import LocalCatalog
+from airflow_invocations.service.datasets import DatasetFiles
+from airflow_invocations.service.logs import LogFiles
+from airflow_invocations.service.runner import Runner
+from airflow_invocations.service.secrets import Secrets
+from airflow_invocations.service.settings import ServiceSettings
 from airflow_invocations.service.store import LOCAL_ORG, LOCAL_USER, Store
+from airflow_invocations.service.tokens import Tokens
+from airflow_invocations.service.workspace import Workspace
 
 ORG, USER = LOCAL_ORG, LOCAL_USER
 RUNNER, OTHER_RUNNER = "runner-1", "runner-2"
@@ -32,6 +41,21 @@ def store(database: Path) -> Iterator[Store]:
     store = Store(database)
     yield store
     store.close()
+
+
+def runner_of(store: Store, logs: LogFiles, settings: ServiceSettings) -> Runner:
+    """A runner with all that it needs, in the folders of `settings`."""
+    datasets = DatasetFiles(store, settings.datasets)
+    secrets = Secrets(store, settings.secrets_key, environment={})
+    return Runner(store, datasets, secrets, logs, Tokens("token", store), settings)
+
+
+def prepare(workspace: Workspace, record: InvocationRecord, store: Store) -> PreparedEnvironment:
+    """Make a workspace as a runner does."""
+    datasets = DatasetFiles(store, workspace.folder.parent / "datasets")
+    secrets = Secrets(store, workspace.folder.parent / "secrets.key", environment={})
+    catalog = LocalCatalog(datasets, record.org_id, lambda: None)
+    return workspace.prepare(record, catalog, secrets.read, lambda: True)
 
 
 def request(**fields: Any) -> InvocationRequest:

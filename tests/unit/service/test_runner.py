@@ -24,9 +24,8 @@ from airflow_invocations.service.logs import LogFiles, LogWriter
 from airflow_invocations.service.runner import Runner, in_loop
 from airflow_invocations.service.settings import ServiceSettings
 from airflow_invocations.service.store import Store
-from airflow_invocations.service.tokens import Tokens
 
-from .conftest import ORG, create, invoke
+from .conftest import ORG, create, invoke, runner_of
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +50,7 @@ def run(store: Store, logs: LogFiles, settings: ServiceSettings) -> Callable[[],
 
     @asynccontextmanager
     async def run() -> AsyncIterator[Runner]:
-        one = Runner(store, logs, Tokens("token", store), settings)
+        one = runner_of(store, logs, settings)
         await one.start(ENDPOINT)
         try:
             yield one
@@ -134,7 +133,7 @@ async def test_a_failure_says_how_and_the_last_line_of_stderr(
 
 async def test_no_slots_run_nothing(store: Store, logs: LogFiles) -> None:
     one = script(store, "true")
-    none = Runner(store, logs, Tokens("token", store), ServiceSettings(data_dir=Path("/nowhere"), slots=0))
+    none = runner_of(store, logs, ServiceSettings(data_dir=Path("/nowhere"), slots=0))
     await none.start(ENDPOINT)
     two = script(store, "true")
     await asyncio.sleep(0.1)  # nothing is to happen, so there is nothing to wait for

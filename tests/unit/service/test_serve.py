@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from airflow_invocations.cli import main
-from airflow_invocations.service import ServiceSettings, StartError, serve
-from airflow_invocations.service.serve import _endpoint, _register_actions
+from airflow_invocations.service.opening import StartError
+from airflow_invocations.service.serve import _endpoint, _register_actions, serve
+from airflow_invocations.service.settings import ServiceSettings
 from airflow_invocations.service.store import LOCAL_ORG, Store
 
 
@@ -170,16 +171,18 @@ class TestCommand:
 
     def test_options_are_settings(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         asked: list[ServiceSettings] = []
-        monkeypatch.setattr("airflow_invocations.service.serve", asked.append)
+        monkeypatch.setattr("airflow_invocations.service.serve.serve", asked.append)
         monkeypatch.chdir(tmp_path)
         assert main(["serve"]) == 0
         options = ["--host", "::1", "--port", "0", "--data-dir", "d", "--slots", "0", "--grace", "0.5"]
+        options += ["--keep-workspaces", "0.25"]
         assert main(["serve", *options, "--actions", "a"]) == 0
         assert asked[0].data_dir == tmp_path / ".invocations"
         assert (asked[0].host, asked[0].port, asked[0].actions_dir) == ("127.0.0.1", 8085, None)
         assert asked[0].slots >= 1
         assert asked[1].data_dir == tmp_path / "d"
         assert (asked[1].host, asked[1].port, asked[1].actions_dir) == ("::1", 0, Path("a"))
+        assert (asked[0].keep_workspaces, asked[1].keep_workspaces) == (7, 0.25)
         assert (asked[1].slots, asked[1].grace) == (0, 0.5)
 
     def test_a_refusal_is_one_line_and_exit_code_1(

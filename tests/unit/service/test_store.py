@@ -29,7 +29,6 @@ from airflow_invocations.service.errors import (
     InvalidRequestError,
     InvalidStateTransitionError,
     NotFoundError,
-    UnsupportedError,
 )
 from airflow_invocations.service.store import StatusEvent, Store
 
@@ -195,17 +194,19 @@ class TestInvoking:
         assert store.claim(RUNNER) is None
 
     @pytest.mark.parametrize(
-        ("field", "value"),
+        "fields",
         [
-            ("input_data", ["**/*.csv"]),
-            ("rich_input_data", InvocationInput.model_validate({"files": {"paths": ["a"]}})),
-            ("upload_destination", UploadDestination(destination_id="ds_1")),
+            {"data_source_id": "ds_1", "input_data": ["**/*.csv"]},
+            {"rich_input_data": InvocationInput.model_validate({"files": {"query": "no roboql"}})},
+            {"upload_destination": UploadDestination(destination_id="ds_1")},
         ],
     )
-    def test_datasets_are_refused_by_name(self, store: Store, field: str, value: Any) -> None:
+    def test_an_input_that_is_not_there_is_refused_by_name(
+        self, store: Store, fields: dict[str, Any]
+    ) -> None:
         create(store)
-        with pytest.raises(UnsupportedError, match=f"{field}: this service keeps no datasets"):
-            invoke(store, **{field: value})
+        with pytest.raises(InvalidRequestError, match=r"there is no dataset 'ds_1'|RoboQL, character 4"):
+            invoke(store, **fields)
         assert store.claim(RUNNER) is None
 
     def test_what_was_acknowledged_is_there_after_a_restart(self, store: Store, database: Path) -> None:

@@ -15,7 +15,7 @@ from airflow_invocations.model import ContainerParameters, InvocationRecord
 from airflow_invocations.service.store import Store
 from airflow_invocations.service.workspace import Access, Workspace
 
-from .conftest import create, invoke
+from .conftest import create, invoke, prepare
 
 ACCESS = Access("http://127.0.0.1:1", "t0ken-of-this-run")
 
@@ -31,9 +31,9 @@ def record(store: Store) -> InvocationRecord:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, record: InvocationRecord) -> Workspace:
+def workspace(tmp_path: Path, record: InvocationRecord, store: Store) -> Workspace:
     workspace = Workspace(tmp_path / "workspaces" / record.invocation_id)
-    workspace.prepare(record)
+    prepare(workspace, record, store)
     return workspace
 
 
@@ -115,16 +115,16 @@ def test_every_place_that_the_environment_names_is_there_and_ours_alone(
 
 
 def test_the_next_attempt_finds_nothing_of_the_one_before(
-    workspace: Workspace, record: InvocationRecord, tmp_path: Path
+    workspace: Workspace, record: InvocationRecord, store: Store, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept"
     kept.write_text("not ours to remove")
-    (workspace.output / "report.json").write_text("half")
+    (workspace.paths.output_dir / "report.json").write_text("half")
     (workspace.work / "link").symlink_to(tmp_path)
     (workspace.folder / "input" / "read-only").mkdir(mode=0o500)
     (workspace.folder / "parameters.json").write_text("changed")
-    workspace.prepare(record)
-    assert list(workspace.output.iterdir()) == list(workspace.work.iterdir()) == []
+    prepare(workspace, record, store)
+    assert list(workspace.paths.output_dir.iterdir()) == list(workspace.work.iterdir()) == []
     assert json.loads((workspace.folder / "parameters.json").read_text())["number"] == 2.5
     assert kept.exists()
 
@@ -136,7 +136,7 @@ def test_a_value_is_the_same_in_the_file_and_in_the_environment(
     create(store)
     record = invoke(store, parameter_values={"v": value})
     workspace = Workspace(tmp_path / "workspace")
-    workspace.prepare(record)
+    prepare(workspace, record, store)
     environment = workspace.environment(record, ACCESS)
     assert environment["ROBOTO_PARAM_v"] == value
     assert json.loads(Path(environment["ROBOTO_ACTION_PARAMETERS_FILE"]).read_bytes()) == {"v": value}

@@ -10,13 +10,17 @@ commit (`commits`). The groups, each in a file of its own:
     events       all of an invocation, since one of an attempt, the latest by attempt, since a number
     aborts       one, a tree, all; the pending ones, their attempts, cleared
     states       custom state; roots by time
+    datasets     create, get, query, update, delete; their files: note, get, list, query, update
+    secrets      put, remove, list, get, all of them sealed
     tokens       add, revoke, list, find
 """
 
 from .aborts import Aborts, PendingAbort
 from .actions import Actions
 from .database import StatusEvent
-from .invocations import RUNNER_PREFIX, Invocations, LeftOver
+from .datasets import Datasets
+from .invocations import ID_PREFIX, RUNNER_PREFIX, Invocations, LeftOver
+from .secrets import SealedSecrets
 from .states import States
 from .tokens import TokenHashes, TokenRecord
 
@@ -25,11 +29,12 @@ LOCAL_ORG = "og_local"
 LOCAL_USER = "local"
 
 
-class Store(Actions, Invocations, Aborts, States, TokenHashes):
+class Store(Actions, Invocations, Aborts, States, Datasets, SealedSecrets, TokenHashes):
     """The service's memory: all groups over one database."""
 
 
 __all__ = [
+    "ID_PREFIX",
     "LOCAL_ORG",
     "LOCAL_USER",
     "RUNNER_PREFIX",

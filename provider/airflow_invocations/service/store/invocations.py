@@ -28,12 +28,13 @@ from ...model import (
     SourceProvenance,
     StatusRecord,
 )
-from ..errors import ConditionError, ConflictError, InvalidRequestError, UnsupportedError
+from ..errors import ConditionError, ConflictError, InvalidRequestError
 from ..query import Queryable, next_token, page_of
 from ..settings import DEFAULT_TIMEOUT
 from ..tables import events, invocations
 from ..times import moment, now
 from .actions import effective_action
+from .datasets import require_inputs
 from .lives import Lives, Subject, find_invocation, require_invocation, update_invocation
 
 #: An invocation that was lost with its runner so often is Deadly (facts: Status).
@@ -122,13 +123,16 @@ class Invocations(Lives):
 
         Raises:
             NotFoundError: no such action.
-            InvalidRequestError: a required parameter is missing, or this machine can't run the action.
+            InvalidRequestError: a required parameter is missing, its input or destination can't be had, or
+                this machine can't run the action.
+            UnsupportedError: it wants topics or sessions.
             ConflictError: the `idempotency_id` belongs to an invocation of another action.
         """
         with self._write() as connection:
             if (first := _first_of(connection, name, request, org_id)) is not None:
                 return first
             action = effective_action(connection, org_id, name, digest)
+            require_inputs(connection, request, org_id)
             row, record = _new_invocation(action, request, org_id, user)
             parent = _parent_of(connection, row["source_id"], org_id)
             row["parent_id"] = None if parent is None else parent.invocation_id
@@ -152,14 +156,38 @@ class Invocations(Lives):
 
     def query_invocations(self, spec: QuerySpecification, org_id: str) -> Page[InvocationRecord]:
         """A page of invocations. Raises InvalidRequestError."""
+        items, following = self.invocation_documents(spec, org_id)
+        return Page(items=[InvocationRecord.model_validate(item) for item in items], next_token=following)
+
+    def invocation_documents(
+        self, spec: QuerySpecification, org_id: str
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """The same as the wire has it, and the next page's token: reading models would take most of the time.
+
+        Raises:
+            InvalidRequestError: the query makes no sense.
+        """
         # Most rows are of one organisation, and SQLite would take an index over it for a good one.
         theirs = sa.func.likely(invocations.c.org_id == org_id)
         statement, sort_by = page_of(spec, _INVOCATIONS, theirs)
         with self._read() as connection:
             rows = connection.execute(statement).all()
             history = _history(connection, [row.invocation_id for row in rows[: spec.limit]])
-        items = [_assembled(row, history[row.invocation_id]) for row in rows[: spec.limit]]
-        return Page(items=items, next_token=next_token(spec, sort_by, rows))
+        items = [_document(row, history[row.invocation_id]) for row in rows[: spec.limit]]
+        return items, next_token(spec, sort_by, rows)
+
+    def ended_before(self, invocation_ids: Collection[str], moment: int) -> list[str]:
+        """Those of some invocations that had ended by a time (microseconds since 1970)."""
+        last = sa.select(sa.func.max(events.c.timestamp)).where(
+            events.c.invocation_id == invocations.c.invocation_id
+        )
+        ended = sa.select(invocations.c.invocation_id).where(
+            invocations.c.invocation_id.in_(invocation_ids),
+            invocations.c.last_status >= InvocationStatus.Completed.value,
+            last.scalar_subquery() < moment,
+        )
+        with self._read() as connection:
+            return list(connection.execute(ended).scalars())
 
     # -- invocations: status and ownership -----------------------------------------------------------
 
@@ -380,7 +408,6 @@ def _new_invocation(
             f"action {action.name!r} needs parameter {', '.join(map(repr, missing))}; "
             f"it declares: {action.declared_parameters}"
         )
-    _require_no_dataset(request)
     container = (action.container_parameters or ContainerParameters()).overridden_by(
         request.container_parameter_overrides
     )
@@ -444,15 +471,6 @@ def _require_runnable(action: ActionRecord, container: ContainerParameters) -> N
         )
 
 
-def _require_no_dataset(request: InvocationRequest) -> None:
-    for field in ("input_data", "rich_input_data", "upload_destination"):
-        if getattr(request, field):
-            raise UnsupportedError(
-                f"{field}: this service keeps no datasets yet; hand the action paths as parameters, and "
-                "find what it wrote in its workspace's output folder"
-            )
-
-
 def _invocation_record(connection: sa.Connection, row: sa.Row[Any]) -> InvocationRecord:
     return _assembled(row, _history(connection, [row.invocation_id])[row.invocation_id])
 
@@ -467,16 +485,21 @@ def _history(connection: sa.Connection, ids: Collection[str]) -> Mapping[str, li
 
 
 def _assembled(row: sa.Row[Any], history: list[dict[str, Any]]) -> InvocationRecord:
-    status = InvocationStatus(row.last_status)
+    return InvocationRecord.model_validate(_document(row, history))
+
+
+def _document(row: sa.Row[Any], history: list[dict[str, Any]]) -> dict[str, Any]:
+    """An invocation with all that changes of it, as an InvocationRecord is written."""
     created = moment(row.created)
-    end = history[-1]["timestamp"] if status.is_terminal else moment(now())
-    return InvocationRecord.model_validate(
-        {
-            **row.record,
-            "created": created,
-            "last_heartbeat": None if row.last_heartbeat is None else moment(row.last_heartbeat),
-            "last_status": status,
-            "status": history,
-            "duration": end - created,
-        }
-    )
+    is_over = InvocationStatus(row.last_status).is_terminal
+    end = history[-1]["timestamp"] if is_over else moment(now())
+    document = {
+        **row.record,
+        "created": created,
+        "last_heartbeat": None if row.last_heartbeat is None else moment(row.last_heartbeat),
+        "last_status": row.last_status,
+        "status": history,
+        "duration": end - created,
+    }
+    del document["data_source_type"]  # only there to be queried
+    return document

@@ -1,7 +1,7 @@
 """Find a temperature sensor's anomalies: readings that don't fit their hour and season, and missing ones.
 
-Progress goes to stdout, a month at a time; the last line is `REPORT` and the report in short, as JSON. The
-whole report and a plot of it are left in the output folder. Exit codes are those of sysexits.h.
+Progress goes to stdout, a month at a time. The report and a plot of it are left in the output folder, below
+the file's name; the report is tagged, and its metadata are the report in short.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import datetime
 import itertools
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -23,8 +22,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-USAGE_ERROR = 64
-BAD_DATA = 65
+from airflow_invocations.runtime import ExitCode, InvocationContext
 
 #: Days before and after a day of the year that count as its season.
 SEASON_DAYS = 15
@@ -39,7 +37,7 @@ DATE_FORMATS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y-%m-%dT%H:
 class ActionError(Exception):
     """The action can't be done; `exit_code` says whose mistake it is."""
 
-    def __init__(self, exit_code: int, message: str) -> None:
+    def __init__(self, exit_code: ExitCode, message: str) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -53,26 +51,28 @@ class Parameters:
     pace_seconds: float
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Parameters:
-        """Read the ROBOTO_PARAM_* variables; raises ActionError for a value that can't be used."""
-        file = environment.get("ROBOTO_PARAM_file")
+    def of(cls, context: InvocationContext) -> Parameters:
+        """Read them; raises ActionError for a value that can't be used."""
+        file = context.get_optional_parameter("file")
         if not file:
-            raise ActionError(USAGE_ERROR, "parameter `file` is missing: the path of a sensor file")
+            raise ActionError(ExitCode.UsageError, "parameter `file` is missing: the path of a sensor file")
         return cls(
             file=Path(file),
-            threshold=_positive(environment, "threshold", default=3.0),
-            pace_seconds=_positive(environment, "pace_seconds", default=0.0),
+            threshold=_positive(context, "threshold", default=3.0),
+            pace_seconds=_positive(context, "pace_seconds", default=0.0),
         )
 
 
-def _positive(environment: Mapping[str, str], name: str, default: float) -> float:
-    text = environment.get(f"ROBOTO_PARAM_{name}", str(default))
+def _positive(context: InvocationContext, name: str, default: float) -> float:
+    text = context.get_optional_parameter(name) or str(default)
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise ActionError(USAGE_ERROR, f"parameter `{name}` is {text!r}; allowed: a number, 0 or more")
+        raise ActionError(
+            ExitCode.UsageError, f"parameter `{name}` is {text!r}; allowed: a number, 0 or more"
+        )
     return value
 
 
@@ -128,17 +128,18 @@ def read_sensors(file: Path) -> dict[str, list[Reading]]:
             names = [name for name in columns if name.startswith("temp")]
             if "date" not in columns or not names:
                 raise ActionError(
-                    BAD_DATA, f"{file}: the columns are {list(columns)}; needed: date, and temp or temp_*"
+                    ExitCode.DataError,
+                    f"{file}: the columns are {list(columns)}; needed: date, and temp or temp_*",
                 )
             sensors = _readings_by_sensor(file, rows, names)
     except OSError as error:
-        raise ActionError(USAGE_ERROR, f"can't read {file}: {error.strerror}") from error
+        raise ActionError(ExitCode.UsageError, f"can't read {file}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ActionError(BAD_DATA, f"{file} is no CSV file in UTF-8: {error}") from error
+        raise ActionError(ExitCode.DataError, f"{file} is no CSV file in UTF-8: {error}") from error
     for name, readings in sensors.items():
         if len(readings) < 2:
             raise ActionError(
-                BAD_DATA, f"{file}: column {name} has {len(readings)} readings; needed: 2 or more"
+                ExitCode.DataError, f"{file}: column {name} has {len(readings)} readings; needed: 2 or more"
             )
         readings.sort(key=lambda reading: reading.moment)
     return sensors
@@ -155,7 +156,7 @@ def _readings_by_sensor(
                 if row[name]:
                     sensors[name].append(Reading(moment, parse_value(row[name])))
         except ValueError as error:
-            raise ActionError(BAD_DATA, f"{file}, line {rows.line_num}: {error}") from error
+            raise ActionError(ExitCode.DataError, f"{file}, line {rows.line_num}: {error}") from error
     return sensors
 
 
@@ -383,24 +384,36 @@ def _plot_sensor(axes: Axes, report: Report, name: str, readings: Sequence[Readi
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
-def main(environment: Mapping[str, str]) -> int:
-    """Do what the environment asks for; returns the exit code."""
+def leave(report: Report, context: InvocationContext) -> None:
+    """Leave the report and its plot as outputs, tagged, with the report in short as metadata."""
+    folder = Path(report.file).stem
+    (context.output_dir / folder).mkdir()
+    (context.output_dir / folder / "report.json").write_text(
+        json.dumps(report.whole(), indent=2), encoding="utf-8"
+    )
+    plot(report, context.output_dir / folder / "anomalies.png")
+    notes = context.file_changeset_manager
+    notes.put_tags(f"{folder}/report.json", ["anomalies", "report"])
+    notes.put_fields(f"{folder}/report.json", {"invocation_id": context.invocation_id, **report.in_short()})
+    notes.put_tags(f"{folder}/anomalies.png", ["anomalies", "plot"])
+
+
+def main() -> int:
+    """Do what this process's invocation asks for; returns the exit code."""
+    context = InvocationContext.from_env()
     try:
-        parameters = Parameters.from_environment(environment)
+        parameters = Parameters.of(context)
         sensors = read_sensors(parameters.file)
     except ActionError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     print(f"{parameters.file.name}: {sum(map(len, sensors.values()))} readings of {', '.join(sensors)}")
     report = inspect(parameters, sensors)
-    output = Path(environment["ROBOTO_OUTPUT_DIR"])
-    (output / "report.json").write_text(json.dumps(report.whole(), indent=2), encoding="utf-8")
-    plot(report, output / "anomalies.png")
-    print(f"REPORT {json.dumps(report.in_short())}")
-    return 0
+    leave(report, context)
+    return ExitCode.Success
 
 
 if __name__ == "__main__":
     # Whole lines as they come, also where stdout is a pipe: the log is read while the action runs.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    sys.exit(main(os.environ))
+    sys.exit(main())

@@ -1,16 +1,16 @@
-"""Datasets, files, topics, sessions and organisations as they are on the wire, and the inputs' manifest."""
+"""Datasets, files, topics, sessions, organisations: as they are on the wire, changed, and in manifests."""
 
 from __future__ import annotations
 
 import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
-from ..model import MetadataChangeset
-from ..model.wire import WireModel
+from .updates import MetadataChangeset
+from .wire import WireModel
 
 
 class AssociationType(StrEnum):
@@ -127,6 +127,34 @@ class DatasetRecord(WireModel):
     storage_location: str = "S3"
 
 
+class NewDataset(WireModel):
+    """`POST v1/datasets`: a dataset to be made."""
+
+    name: str | None = pydantic.Field(default=None, min_length=1, max_length=120)
+    description: str | None = None
+    device_id: str | None = None
+    metadata: dict[str, Any] = {}
+    tags: list[str] = []
+    custom_fields: dict[str, Any] | None = None
+
+
+class NewDatasetUnlessThere(WireModel):
+    """`POST v1/datasets/create_if_not_exists`: the one that a RoboQL query selects, or a new one."""
+
+    match_roboql_query: str
+    create_request: NewDataset
+
+
+class DatasetUpdate(WireModel):
+    """`PUT v1/datasets/{id}`: a field that isn't there stays as it is, one that is null is emptied."""
+
+    name: str | None = pydantic.Field(default=None, min_length=1, max_length=120)
+    description: str | None = None
+    device_id: str | None = None
+    metadata_changeset: MetadataChangeset | None = None
+    custom_fields_changeset: dict[str, Any] | None = None
+
+
 class RepresentationRecord(WireModel):
     """A file that holds a topic's data, and in which form."""
 
@@ -239,6 +267,8 @@ class FileUpdate(WireModel):
     """
 
     description: str | None = None
+    device_id: str | None = None
+    ingestion_complete: Literal[True] | None = None
     metadata_changeset: MetadataChangeset | None = None
 
     @pydantic.model_validator(mode="before")

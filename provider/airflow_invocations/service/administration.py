@@ -1,0 +1,96 @@
+"""What `invocations token`, `dataset` and `secret` do, beside a service that may be running on the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .datasets import DatasetFiles
+from .errors import ApiError
+from .opening import StartError, open_store
+from .requests import Role
+from .secrets import Secrets
+from .settings import ServiceSettings
+from .store import LOCAL_USER, Store
+from .times import moment
+
+
+def describe_tokens(data_dir: Path) -> list[str]:
+    """A line for each token: name, organisation, role, when it was made. Raises StartError."""
+    with _store(data_dir) as store:
+        return [
+            "  ".join(
+                [token.name, token.org_id, token.role.name.lower(), f"{moment(token.created):%Y-%m-%d}"]
+            )
+            for token in store.list_tokens()
+        ]
+
+
+def add_token(data_dir: Path, name: str, org_id: str, role: str) -> str:
+    """Make a token; this is the only time that it can be read. Raises StartError."""
+    with _store(data_dir) as store:
+        return store.add_token(name, org_id, Role.named(role))
+
+
+def revoke_token(data_dir: Path, name: str) -> None:
+    """Make a token worthless, also for a service that is running. Raises StartError."""
+    with _store(data_dir) as store:
+        store.revoke_token(name)
+
+
+def describe_datasets(data_dir: Path, org_id: str) -> list[str]:
+    """A line for each dataset: id, name, folder. Raises StartError."""
+    with _store(data_dir) as store:
+        return [
+            "  ".join(
+                [
+                    dataset.dataset_id,
+                    dataset.name or "-",
+                    store.folder_of_dataset(dataset.dataset_id, org_id) or "(the service's own)",
+                ]
+            )
+            for dataset in store.list_datasets(org_id)
+        ]
+
+
+def add_dataset(data_dir: Path, name: str, folder: Path, org_id: str) -> str:
+    """Make a dataset of a folder that is there, without copying it; its id. Raises StartError."""
+    with _store(data_dir) as store:
+        datasets = DatasetFiles(store, ServiceSettings(data_dir).datasets)
+        return datasets.link(name, folder, org_id, LOCAL_USER).dataset_id
+
+
+def describe_secrets(data_dir: Path, org_id: str) -> list[str]:
+    """A line for each secret: its name and when it was set; never its value. Raises StartError."""
+    with _store(data_dir) as store:
+        return [f"{name}  {moment(modified):%Y-%m-%d}" for name, modified in store.list_secrets(org_id)]
+
+
+def set_secret(data_dir: Path, name: str, value: str, org_id: str) -> None:
+    """Store a secret, or its new value. Raises StartError."""
+    with _store(data_dir) as store:
+        Secrets(store, ServiceSettings(data_dir).secrets_key).set(name, org_id, value)
+
+
+def remove_secret(data_dir: Path, name: str, org_id: str) -> None:
+    """Forget a secret. Raises StartError."""
+    with _store(data_dir) as store:
+        store.remove_secret(name, org_id)
+
+
+@contextmanager
+def _store(data_dir: Path) -> Iterator[Store]:
+    database = ServiceSettings(data_dir).database
+    if not database.is_file():
+        raise StartError(
+            f"{data_dir} is no data folder of a service; start one there first (invocations serve), or name "
+            "another with --data-dir"
+        )
+    store = open_store(database)
+    try:
+        yield store
+    except ApiError as error:
+        raise StartError(error.message) from None
+    finally:
+        store.close()

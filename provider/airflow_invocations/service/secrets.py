@@ -1,0 +1,72 @@
+"""The values of secrets: sealed in the database, or from the service's own environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from ..runtime.private_files import write_private
+from .errors import InvalidRequestError
+from .store import Store
+
+#: What the environment variable of a secret's value begins with; its name follows in upper case.
+ENVIRONMENT_PREFIX = "INVOCATIONS_SECRET_"
+
+#: Characters that a secret's value may have.
+MAX_VALUE = 8 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class Secrets:
+    """Seals secrets and reads them back.
+
+    A variable INVOCATIONS_SECRET_NAME of the service's environment goes before what is stored: a value that
+    somebody sets for one run of the service is the one that is meant.
+
+    :param store: where the sealed values are.
+    :param key_file: the key, of mode 0600; it is made when the first secret is set.
+    :param environment: the service's own.
+    """
+
+    def __init__(self, store: Store, key_file: Path, environment: Mapping[str, str] = os.environ) -> None:
+        self._store = store
+        self._key_file = key_file
+        self._environment = environment
+
+    def set(self, name: str, org_id: str, value: str) -> None:
+        """Store a secret, or its new value. Raises InvalidRequestError for what can't be one."""
+        if not _NAME.fullmatch(name):
+            raise InvalidRequestError(
+                f"{name!r} can't name a secret; allowed: letters, digits, _ . -, at most 128 characters"
+            )
+        if not 0 < len(value) <= MAX_VALUE:
+            raise InvalidRequestError(f"a secret's value has 1 to {MAX_VALUE} characters, not {len(value)}")
+        self._store.put_secret(name, org_id, self._cipher(make=True).encrypt(value.encode()))
+
+    def read(self, name: str, org_id: str) -> str:
+        """A secret's value.
+
+        Raises:
+            LookupError: there is none of that name.
+            PermissionError: there is one, but the key that sealed it isn't the one that is there.
+        """
+        given = self._environment.get(ENVIRONMENT_PREFIX + re.sub(r"[^A-Z0-9]", "_", name.upper()))
+        if given:
+            return given
+        sealed = self._store.sealed_secret(name, org_id)
+        if sealed is None:
+            raise LookupError(name)
+        try:
+            return self._cipher(make=False).decrypt(sealed).decode()
+        except (InvalidToken, FileNotFoundError):
+            raise PermissionError(name) from None
+
+    def _cipher(self, *, make: bool) -> Fernet:
+        if make and not self._key_file.exists():
+            write_private(self._key_file, Fernet.generate_key().decode())
+        return Fernet(self._key_file.read_text(encoding="ascii").strip())

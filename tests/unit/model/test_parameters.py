@@ -1,0 +1,129 @@
+"""Values meet what an action declares: kept, read from texts without doubt, or all refused at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_invocations.model import (
+    ActionParameter,
+    ActionRecord,
+    OpenActionRecord,
+    ParameterType,
+    fit_parameters,
+    read_text,
+)
+
+T = ParameterType
+
+
+def action(**types: str | None) -> ActionRecord:
+    return ActionRecord.model_validate(
+        {
+            "name": "a", "org_id": "og_1", "created": "2026-01-31T12:00:00Z", "created_by": "ada",
+            "modified": "2026-01-31T12:00:00Z", "modified_by": "ada",
+            "parameters": [{"name": name, "type": kind} for name, kind in types.items()],
+        }
+    )  # fmt: skip
+
+
+FITS: list[tuple[ParameterType, Any, Any]] = [
+    (T.String, "3", "3"),
+    (T.String, "", ""),
+    (T.Integer, 3, 3),
+    (T.Integer, " -3 ", -3),
+    (T.Integer, "1" * 300, int("1" * 300)),
+    (T.Number, 3, 3),
+    (T.Number, "3", 3),
+    (T.Number, "1e3", 1000.0),
+    (T.Number, 0.1, 0.1),
+    (T.Boolean, False, False),
+    (T.Boolean, "True", True),
+    (T.Boolean, "false", False),
+    (T.Array, [1, "a"], [1, "a"]),
+    (T.Array, (1, 2), [1, 2]),
+    (T.Array, "['a', None, True]", ["a", None, True]),
+    (T.Array, '["a", null]', ["a", None]),
+    (T.Object, {"a": 1}, {"a": 1}),
+    (T.Object, "{'a': {'b': [1.5]}}", {"a": {"b": [1.5]}}),
+    (T.Integer, None, None),
+    (T.Integer, "roboto-secret://threshold", "roboto-secret://threshold"),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "expected"), FITS, ids=lambda value: repr(value)[:30])
+def test_a_value_that_fits_is_kept_and_a_text_is_read(kind: str, value: Any, expected: Any) -> None:
+    values, problems = fit_parameters(action(n=kind), {"n": value})
+    assert problems == []
+    assert (values["n"], type(values["n"])) == (expected, type(expected))
+
+
+MISFITS: list[tuple[ParameterType, Any, str]] = [
+    (T.String, 3, "'n' must be a string, not the integer 3"),
+    (T.String, True, "'n' must be a string, not the boolean true"),
+    (T.Integer, 3.0, "'n' must be an integer, not the number 3.0"),
+    (T.Integer, True, "'n' must be an integer, not the boolean true"),
+    (T.Integer, "3.0", "'n' must be an integer, not the text '3.0'"),
+    (T.Integer, "\N{SUPERSCRIPT TWO}", "'n' must be an integer"),
+    (T.Integer, "9" * 5000, "'n' must be an integer, not the text '999"),
+    (T.Number, "many", "'n' must be a number, not the text 'many'"),
+    (T.Number, "nan", "'n' must be a number, not the text 'nan'"),
+    (T.Number, float("inf"), "'n' must be a number"),
+    (T.Boolean, 1, "'n' must be a boolean, not the integer 1"),
+    (T.Boolean, "yes", "'n' must be a boolean, not the text 'yes'"),
+    (T.Array, "{'a': 1}", "'n' must be an array"),
+    (T.Array, "__import__('os')", "'n' must be an array"),
+    (T.Array, {"a": 1}, "'n' must be an array, not an object"),
+    (T.Object, [1], "'n' must be an object, not an array"),
+    (T.Object, "[" * 100_000, "'n' must be an object"),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "problem"), MISFITS, ids=lambda value: repr(value)[:30])
+def test_a_value_that_does_not_fit_is_refused(kind: str, value: Any, problem: str) -> None:
+    _, problems = fit_parameters(action(n=kind), {"n": value})
+    assert len(problems) == 1
+    assert problems[0].startswith(problem)
+    assert len(problems[0]) < 200
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    declared = action(count="integer", flag="boolean", note=None)
+    declared.parameters.append(ActionParameter(name="file", required=True))
+    _, problems = fit_parameters(declared, {"count": "many", "flag": 1, "note": object, "wot": 2})
+    assert problems == [
+        "'count' must be an integer, not the text 'many'",
+        "'flag' must be a boolean, not the integer 1",
+        "it has no 'wot'",
+        "it lacks 'file'",
+    ]
+    assert declared.declared_parameters == "count (integer), flag (boolean), note, file (required)"
+
+
+def test_what_declares_no_type_takes_anything_and_so_does_what_declares_nothing() -> None:
+    given = {"n": "3", "m": [1.5]}
+    assert fit_parameters(action(n=None, m=None), given) == (given, [])
+    assert fit_parameters(action(), given) == (given, [])
+    open_ended = OpenActionRecord.model_validate(action(other="integer").model_dump())
+    assert fit_parameters(open_ended, given) == (given, [])
+
+
+def test_null_is_no_value_of_a_required_parameter() -> None:
+    declared = action()
+    declared.parameters.append(ActionParameter(name="n", required=True, type=T.Integer))
+    assert fit_parameters(declared, {"n": None})[1] == ["'n' must be an integer, not null"]
+
+
+@pytest.mark.parametrize("kind", [None, "duration", 3, ["integer"]])
+def test_a_type_that_is_not_known_counts_as_none_and_none_is_not_on_the_wire(kind: Any) -> None:
+    parameter = ActionParameter.model_validate({"name": "n", "type": kind})
+    assert parameter.type is None
+    assert "type" not in parameter.model_dump(mode="json")
+    assert ActionParameter(name="n", type=T.Array).model_dump(mode="json")["type"] == "array"
+
+
+@pytest.mark.parametrize("text", ["", "a b", "{1: object()}", "(1", "{'a': nan}"])
+def test_what_is_neither_json_nor_a_literal_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="neither JSON nor a Python literal"):
+        read_text(text)
