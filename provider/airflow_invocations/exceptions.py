@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from .model import InvocationRecord, InvocationStatus
+from .exit_codes import is_beyond_retry, meaning_of
+from .model import InvocationStatus
+from .platform import NotFoundError, PermanentError, PlatformError, TransientError, UnauthorizedError
 from .waiting import GivenUp, Reason
+
+if TYPE_CHECKING:
+    from .model import InvocationRecord
 
 #: What an InvocationError knows beside its message.
 _FIELDS = ("action", "invocation_id", "status", "detail", "exit_code", "log_tail", "url")
@@ -26,6 +32,7 @@ class InvocationError(AirflowException):
      +-- InvocationLostError        the platform doesn't know the invocation any more
      +-- PlatformUnavailableError   the platform was out of reach for longer than `outage_limit`
      and, not retried, as a retry can't mend them:
+     +-- InvocationUnmendableError  (an InvocationFailedError) the action's exit code says so: 64, 65, 78
      +-- InvocationCancelledError   somebody cancelled the invocation
      +-- InvocationDeadlyError      the platform has given it up
      +-- UnknownStatusError         it ended with a status that this version doesn't know
@@ -73,6 +80,10 @@ class InvocationError(AirflowException):
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_anew, (type(self), str(self), self._fields())
 
+    def as_event(self) -> dict[str, Any]:
+        """The error as plain JSON, for a trigger's event; `error_from_event` makes it anew."""
+        return {"kind": type(self).__name__, "message": str(self), "fields": self._fields()}
+
     def _fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _FIELDS}
 
@@ -81,15 +92,18 @@ class InvocationError(AirflowException):
         """The exception about an invocation; `why` None: what the platform says of its status."""
         step = record.current
         action = record.provenance.action.name
-        why = why or f"{step.status}" + (f": {step.detail}" if step.detail else "")
-        code = _EXIT_CODE.match(step.detail or "")
+        code = exit_code_of(record)
+        if why is None:
+            why = f"{step.status}" + (f": {step.detail}" if step.detail else "")
+            if (meaning := meaning_of(code)) is not None:
+                why += f" ({meaning})"
         return cls(
-            f"action {action!r}, invocation {record.invocation_id}: {why} ({url})",
+            f"action {action!r}, invocation {record.invocation_id}: {why}{at(url)}",
             action=action,
             invocation_id=record.invocation_id,
             status=step.status.name,
             detail=step.detail,
-            exit_code=int(code[1]) if code else None,
+            exit_code=code,
             log_tail=log_tail,
             url=url,
         )
@@ -100,7 +114,18 @@ def _made_anew(cls: type[InvocationError], message: str, fields: dict[str, Any])
 
 
 class InvocationFailedError(InvocationError):
-    """The invocation ended as Failed; Airflow may retry the task, with a new invocation."""
+    """The invocation ended as Failed; Airflow may retry the task, with a new invocation.
+
+    Also after exit code 70 (InternalError): the action itself is at fault, and may do better next time.
+    """
+
+
+class InvocationUnmendableError(InvocationFailedError, AirflowFailException):
+    """The action failed with an exit code that says: the call, the data or the set-up is wrong.
+
+    64 (UsageError), 65 (DataError), 78 (ConfigurationError). The same invocation would end the same way, so
+    the task isn't retried.
+    """
 
 
 class InvocationTimedOutError(InvocationError):
@@ -128,7 +153,10 @@ class UnknownStatusError(InvocationError, AirflowFailException):
 
 
 class RequestRefusedError(InvocationError, AirflowFailException):
-    """The platform would refuse the same request again, so the task isn't retried; nothing was invoked."""
+    """The platform would refuse the same request again, so the task isn't retried; nothing was invoked.
+
+    Also what is wrong with a task's arguments once they are rendered, all of it in one message.
+    """
 
 
 class AccessRefusedError(InvocationError, AirflowFailException):
@@ -153,8 +181,26 @@ _BY_REASON: dict[Reason, type[InvocationError]] = {
 }
 
 
-def verdict_on(status: InvocationStatus) -> type[InvocationError] | None:
-    """What a terminal status means for the task; None: success. Every path of every operator asks this."""
+#: The first that fits decides.
+_BY_PLATFORM_ERROR: list[tuple[type[PlatformError], type[InvocationError]]] = [
+    (UnauthorizedError, AccessRefusedError),
+    (NotFoundError, InvocationLostError),
+    (PermanentError, RequestRefusedError),
+    (TransientError, PlatformUnavailableError),
+]
+
+
+def exit_code_of(record: InvocationRecord) -> int | None:
+    """The exit code that the action of an invocation ended with; None: none is stated."""
+    code = _EXIT_CODE.match(record.current.detail or "")
+    return int(code[1]) if code else None
+
+
+def verdict_on(record: InvocationRecord) -> type[InvocationError] | None:
+    """What the end of an invocation means for the task; None: success. Every path of every task asks this."""
+    status = record.current.status
+    if status is InvocationStatus.Failed and is_beyond_retry(exit_code_of(record)):
+        return InvocationUnmendableError
     return _BY_STATUS.get(status, UnknownStatusError)
 
 
@@ -164,7 +210,7 @@ def raise_unless_completed(record: InvocationRecord, url: str, log_tail: list[st
     Raises:
         InvocationError: by the status; which action, which invocation, why, and where to look.
     """
-    kind = verdict_on(record.current.status)
+    kind = verdict_on(record)
     if kind is not None:
         raise kind.of(record, url, log_tail)
 
@@ -173,9 +219,41 @@ def error_of(given_up: GivenUp, action: str | None, invocation_id: str, url: str
     """The exception for a wait that was given up."""
     what = f"action {action!r}, invocation {invocation_id}" if action else f"invocation {invocation_id}"
     return _BY_REASON[given_up.reason](
-        f"{what}: {given_up.detail} ({url})",
+        f"{what}: {given_up.detail}{at(url)}",
         action=action,
         invocation_id=invocation_id,
         detail=given_up.detail,
         url=url,
     )
+
+
+def error_of_outputs(
+    error: PlatformError, action: str, invocation_id: str, url: str
+) -> PlatformUnavailableError:
+    """The exception for an invocation that has completed, but whose outputs can't be read."""
+    return PlatformUnavailableError(
+        f"action {action!r}, invocation {invocation_id} has completed, but what it returned can't be read: "
+        f"{error}{at(url)}",
+        action=action,
+        invocation_id=invocation_id,
+        url=url,
+    )
+
+
+def at(url: str) -> str:
+    """How a message ends that says where to look; nothing where there is no such page."""
+    return f" ({url})" if url else ""
+
+
+def error_about(error: PlatformError, what: str, invocation_id: str, url: str) -> InvocationError:
+    """How a task fails that asked the platform for something about an invocation; `what`, for a person."""
+    kind = next((kind for cause, kind in _BY_PLATFORM_ERROR if isinstance(error, cause)), InvocationError)
+    return kind(f"{what}: {error}{at(url)}", invocation_id=invocation_id, url=url)
+
+
+def error_from_event(event: Mapping[str, Any]) -> InvocationError:
+    """The exception of a trigger, made anew in a worker from `InvocationError.as_event`."""
+    kind = globals().get(str(event["kind"]))
+    if not (isinstance(kind, type) and issubclass(kind, InvocationError)):
+        kind = InvocationError
+    return kind(str(event["message"]), **event["fields"])

@@ -1,5 +1,8 @@
-"""Hooks: a connection of Airflow's, ready to be used."""
+"""The hooks: one for every connection, and one for each connection type's form."""
 
+from .flyte import FlyteHook
+from .invocation import InvocationHook
+from .pynenc import PynencHook
 from .roboto import RobotoHook
 
-__all__ = ["RobotoHook"]
+__all__ = ["FlyteHook", "InvocationHook", "PynencHook", "RobotoHook"]

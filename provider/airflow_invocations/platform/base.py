@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage, StatusSnapshot
+from ..model import InvocationStatus, StatusSnapshot
+
+if TYPE_CHECKING:
+    from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage
 
 
 def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
@@ -33,6 +39,7 @@ class PlatformError(Exception):
           +-- ConflictError       409
           +-- LimitExceededError  403
           +-- UnsupportedError    501
+          +-- CannotStopError     what runs can't be stopped from outside
 
     Which one it is follows from status and error code, never from a message's text.
     """
@@ -84,6 +91,76 @@ class UnsupportedError(PermanentError):
     """This platform can't do that."""
 
 
+class CannotStopError(PermanentError):
+    """The platform can't stop what runs; the message says what it was asked instead."""
+
+
+class CancelReach(StrEnum):
+    """Which invocations a platform can be made to stop from outside."""
+
+    Any = "any"
+    #: What runs is asked to stop, and does so only if its code takes part.
+    NotStarted = "not started"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a platform can do; what it can't is refused before anything is sent, or left out by the faces."""
+
+    #: Keeps log lines that can be read back.
+    logs: bool = True
+    cancel: CancelReach = CancelReach.Any
+    #: What of a request it honours.
+    input_data: bool = True
+    upload_destination: bool = True
+    compute_requirements: bool = True
+    container_parameters: bool = True
+    timeout: bool = True
+    #: What an invocation was given can be read back from its record.
+    parameters: bool = True
+    #: An invocation's result can be read back as JSON.
+    outputs: bool = False
+    #: Tells of all that happens to anybody's invocations: it is an EventPlatform.
+    events: bool = False
+
+
+def refuse_what_is_not_honoured(platform: str, can: Capabilities, request: InvocationRequest) -> None:
+    """Refuse a request that asks for what a platform can't do.
+
+    Raises:
+        UnsupportedError: which argument, which platform, what to do instead.
+    """
+    for name, honoured, asked, instead in (
+        (
+            "input_data",
+            can.input_data,
+            bool(request.input_data or request.rich_input_data),
+            "hand the action its input's address as a parameter",
+        ),
+        (
+            "upload_destination",
+            can.upload_destination,
+            request.upload_destination is not None,
+            "have the action write its outputs itself",
+        ),
+        (
+            "compute_requirements",
+            can.compute_requirements,
+            request.compute_requirement_overrides is not None,
+            "set them where the action is defined",
+        ),
+        (
+            "container_parameters",
+            can.container_parameters,
+            request.own_container_parameters is not None,
+            "set them where the action is defined",
+        ),
+        ("timeout", can.timeout, request.timeout is not None, "use the task's execution_timeout"),
+    ):
+        if asked and not honoured:
+            raise UnsupportedError(f"{platform} can't honour argument {name!r}; {instead}")
+
+
 @dataclass(frozen=True, slots=True)
 class NewLines:
     """Log lines of an invocation that a watch tells of; the next cursor is the page's `last_read`."""
@@ -130,7 +207,27 @@ class Watch(Protocol):
 
 
 class InvocationPlatform(Protocol):
-    """A system that runs actions, seen from a DAG. Every method may raise a PlatformError."""
+    """A system that runs actions, seen from a DAG, to be opened with `async with`.
+
+    Every method may raise a PlatformError; `url` asks nothing and needs no open client.
+    """
+
+    #: What this platform can do; the same for every connection of its type.
+    capabilities: Capabilities
+
+    #: The address that it is reached at, for messages: without a secret.
+    where: str
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release what it holds."""
+
+    def url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation; empty where there is no such page."""
 
     async def check(self) -> str:
         """Ask the cheapest thing that needs the token; a sentence about who answered."""
@@ -153,6 +250,29 @@ class InvocationPlatform(Protocol):
     async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
         """Those invocations under up to 1,000 idempotency ids that haven't ended."""
 
+    async def find(
+        self,
+        dag_id: str,
+        run_id: str | None,
+        task_id: str | None,
+        map_index: int | None,
+        limit: int | None = None,
+    ) -> list[InvocationRecord]:
+        """What a DAG, one run of it, one task or one task instance of that has invoked, newest first.
+
+        With `limit` the newest so many, and not much more is asked for than that.
+
+        Raises:
+            UnsupportedError: the platform doesn't keep who asked in a way that can be searched.
+        """
+
+    async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
+        """The invocation of an action that was created last, at `since` or later; None: there is none.
+
+        Raises:
+            UnsupportedError: the platform can't be asked that.
+        """
+
     def watch(
         self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
     ) -> AbstractAsyncContextManager[Watch]:
@@ -166,4 +286,116 @@ class InvocationPlatform(Protocol):
         """Log lines from `cursor` (None: the beginning) on; `last_read` of the page is the next cursor."""
 
     async def cancel(self, invocation_id: str) -> None:
-        """Ask for an invocation to be cancelled; one that has ended stays as it is."""
+        """Ask for an invocation to be cancelled; one that has ended stays as it is.
+
+        Raises:
+            CannotStopError: it runs, was asked to stop, and can't be made to.
+        """
+
+    async def outputs(self, invocation_id: str) -> Any:
+        """What a completed invocation has returned, as JSON types.
+
+        Raises:
+            UnsupportedError: the platform keeps no such thing (`capabilities.outputs` says so).
+        """
+
+
+# -- what happens to anybody's invocations -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which changes of status a stream of events is to tell; it may tell others too."""
+
+    #: None: every action's.
+    action: str | None = None
+    #: Changes to one of these; None: all.
+    statuses: frozenset[InvocationStatus] | None = None
+
+    def wants(self, event: InvocationEvent) -> bool:
+        """Whether an event is one of these."""
+        return self.action in (None, event.action) and (
+            self.statuses is None or event.status in self.statuses
+        )
+
+    def covers(self, other: EventFilter) -> bool:
+        """Whether nothing that `other` wants is left out."""
+        return self.action in (None, other.action) and (
+            self.statuses is None or (other.statuses is not None and other.statuses <= self.statuses)
+        )
+
+    def united(self, other: EventFilter) -> EventFilter:
+        """A filter that covers both."""
+        either = None
+        if self.statuses is not None and other.statuses is not None:
+            either = self.statuses | other.statuses
+        return EventFilter(self.action if self.action == other.action else None, either)
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationEvent:
+    """An invocation has taken a status."""
+
+    invocation_id: str
+    action: str
+    status: InvocationStatus
+    #: When it took it.
+    at: datetime.datetime
+    #: Where the stream is after this event: what to resume it from.
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableItem:
+    """Something that the platform told and that can't be read; it is passed over."""
+
+    reason: str
+
+
+#: Places from here on are times (microseconds since 1970), those below it are numbers that a platform counts.
+_FIRST_TIME = 2**50
+
+
+def is_time(place: int) -> bool:
+    """Whether a place in a stream of events is a time."""
+    return place >= _FIRST_TIME
+
+
+class EventStream(Protocol):
+    """Changes of status, in the order of their places; `CaughtUp` once nothing is left of the past.
+
+    It ends with a PlatformError, never just so.
+    """
+
+    #: How far behind a place that was told already something new may still turn up; 0: never.
+    overlap: int
+
+    def __aiter__(self) -> AsyncIterator[InvocationEvent | UnreadableItem | CaughtUp]:
+        """What is told, in order."""
+
+
+class EventPlatform(Protocol):
+    """What a platform with the capability `events` can do beside all others."""
+
+    def events(self, wanted: EventFilter, since: int | None) -> AbstractAsyncContextManager[EventStream]:
+        """Open a stream of events: what has happened after place `since`, or from now on, and what happens.
+
+        What was told before may be told again, nothing is left out.
+        """
+
+    async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
+        """The records of up to 1,000 invocations, in any order; those that aren't known are left out."""
+
+
+def event_platform(platform: InvocationPlatform) -> EventPlatform:
+    """The same platform, as one that tells of events.
+
+    Raises:
+        UnsupportedError: it doesn't; the message says what to do instead.
+    """
+    if not platform.capabilities.events:
+        raise UnsupportedError(
+            f"{platform.where} doesn't tell of what happens to invocations, so a DAG can't be started by it; "
+            "schedule the DAG by time and wait with an InvocationSensor"
+        )
+    return cast(EventPlatform, platform)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import functools
+import datetime
 import json
-import ssl
-import time
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -27,11 +24,18 @@ from ..model import (
     InvocationStatus,
     LogPage,
     StatusSnapshot,
+    source_id_prefix,
+    task_instance_of,
 )
+from ..model.dataset import DatasetRecord, FileRecord
+from ..model.query import roboql_text
 from ..model.wire import problems_of
 from .base import (
+    Capabilities,
     CaughtUp,
     ConflictError,
+    EventFilter,
+    EventStream,
     InvalidRequestError,
     LimitExceededError,
     NewLines,
@@ -43,10 +47,15 @@ from .base import (
     TransientError,
     UnauthorizedError,
     UnavailableError,
+    UnreadableItem,
     UnreadableLog,
     UnsupportedError,
     backoff,
+    is_time,
 )
+from .http import retry_after_of, tls_for
+from .roboto_events import PolledEvents, PushedEvents
+from .server_sent_events import server_sent_events
 
 #: The newest version of the API that we know (facts: Transport).
 API_VERSION = "2026-10-06"
@@ -70,6 +79,10 @@ _REPEATABLE_IF_IDEMPOTENT = frozenset({408, 500, 504})
 #: Seconds of silence after which an open stream counts as broken; the local service sends a heartbeat
 #: every 15 s.
 STREAM_SILENCE = 45.0
+
+#: Seconds that a query over files may take, and between two looks at it.
+QUERY_PATIENCE = 900.0
+QUERY_INTERVAL = 2.0
 
 #: What a platform without the watch endpoint may answer in its place; also: not for so many invocations.
 _NO_WATCH = frozenset({400, 403, 404, 405, 501})
@@ -110,6 +123,7 @@ _BY_FOREIGN_STATUS: dict[int, type[PlatformError]] = {
 
 
 RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
+PageT = TypeVar("PageT", "_SnapshotPage", "_RecordPage", "_RawPage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +154,10 @@ class RobotoPlatform:
         PlatformError: each method, one of the tree in `platform.base`.
     """
 
+    capabilities = Capabilities(events=True)
+
     def __init__(self, settings: RobotoSettings) -> None:
+        self.where = settings.endpoint
         self._settings = settings
         self._client: httpx.AsyncClient | None = None
 
@@ -163,7 +180,7 @@ class RobotoPlatform:
             base_url=settings.endpoint,
             headers=headers,
             timeout=settings.timeout,
-            verify=_tls(settings.verify) if _is_tls(settings.endpoint) else False,
+            verify=tls_for(settings.endpoint, settings.verify),
         )
 
     async def __aexit__(
@@ -173,14 +190,35 @@ class RobotoPlatform:
             await self._client.aclose()
             self._client = None
 
+    def url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation: the app has the API's address, but for one word."""
+        base = self._settings.link_base or self._settings.endpoint.replace("://api.", "://app.", 1)
+        return f"{base.rstrip('/')}/actions/invocations/{_segment(invocation_id)}"
+
     async def check(self) -> str:
-        """Ask for one action; a sentence about where we are and in which organisation."""
+        """Ask for one action, and who asks; a sentence about where we are, as whom, in which organisation."""
         data = await self._call("POST", "v1/actions/query", body={"limit": 1}, idempotent=True)
         items = data.get("items") if isinstance(data, dict) else None
         if not isinstance(items, list):
             raise UnavailableError(f"{self._settings.endpoint} answers, but not as the invocation API does")
-        where = f" in organisation {items[0].get('org_id')}" if items else ""
-        return f"{self._settings.endpoint} accepts the token{where}"
+        user = _named(await self._account("v1/users"), "user_id")
+        # An action says its owner, who may be another organisation; the token's own are asked for.
+        org = self._settings.org_id or ", ".join(await self._organisations())
+        whose = f" of {user}" if user else ""
+        where = f" in organisation {org}" if org else ""
+        return f"{self._settings.endpoint} accepts the token{whose}{where}"
+
+    async def _organisations(self) -> list[str]:
+        caller = await self._account("v1/orgs/caller")
+        names = [_named(each, "org_id") for each in caller] if isinstance(caller, list) else []
+        return sorted(filter(None, names))
+
+    async def _account(self, path: str) -> Any:
+        """What the platform says of the caller; None where it doesn't, or not to this token."""
+        try:
+            return await self._call("GET", path)
+        except PermanentError:
+            return None
 
     async def get_action(self, name: str) -> ActionRecord:
         """An action in its newest version."""
@@ -209,6 +247,47 @@ class RobotoPlatform:
         """Those invocations under up to 1,000 idempotency ids that haven't ended."""
         return await self._snapshots(_both(_any_of("idempotency_id", idempotency_ids), _IS_UNDER_WAY))
 
+    async def find(
+        self,
+        dag_id: str,
+        run_id: str | None,
+        task_id: str | None,
+        map_index: int | None,
+        limit: int | None = None,
+    ) -> list[InvocationRecord]:
+        """What a DAG, a run or a task of it has invoked, newest first; with `limit` the newest so many."""
+        begins = {
+            "field": "provenance.source.source_id",
+            "comparator": "BEGINS_WITH",
+            "value": source_id_prefix(dag_id, run_id, task_id, map_index),
+        }
+        size = MAX_PAGE_SIZE if limit is None else min(limit, MAX_PAGE_SIZE)
+        found: list[InvocationRecord] = []
+        async for page in self._pages(_RecordPage, {"condition": begins}, size):
+            # The ids of one task may begin like those of another.
+            found += [record for record in page.items if task_id in (None, _task_of(record))]
+            if limit is not None and len(found) >= limit:
+                break
+        return found[:limit]
+
+    async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
+        """The invocation of an action that was created last, at `since` or later; None: there is none."""
+        named = {"field": "provenance.action.name", "comparator": "EQUALS", "value": action}
+        recent = {
+            "field": "created",
+            "comparator": "GREATER_THAN_OR_EQUAL",
+            "value": since.astimezone(datetime.UTC).isoformat(),
+        }
+        body = {
+            "condition": _both(named, recent),
+            "sort_by": "created",
+            "sort_direction": "DESC",
+            "limit": 1,
+        }
+        data = await self._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
+        items = _read(_RecordPage, data).items
+        return items[0] if items else None
+
     @asynccontextmanager
     async def watch(
         self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
@@ -219,6 +298,49 @@ class RobotoPlatform:
             UnsupportedError: on entering: the platform has no such stream, or none for so many.
         """
         body = {"ids": list(invocation_ids), "logs": dict(logs), "since": place}
+        async with self._watch(body) as answer:
+            yield RobotoWatch(self, answer, place)
+
+    @asynccontextmanager
+    async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[EventStream]:
+        """Open a stream of events: pushed where the platform does that, else asked for.
+
+        Raises:
+            UnavailableError: on entering, also where a platform that has pushed (`since` says so) doesn't
+                any more: where to go on can't be known then.
+        """
+        statuses = None if wanted.statuses is None else sorted(map(int, wanted.statuses))
+        body = {"action": wanted.action, "statuses": statuses, "since": since}
+        async with AsyncExitStack() as stack:
+            stream: EventStream | None = None
+            if since is None or not is_time(since):
+                try:
+                    stream = PushedEvents(await stack.enter_async_context(self._watch(body)))
+                except UnsupportedError as error:
+                    if since is not None:
+                        raise UnavailableError(f"{error}, but it has had one before") from error
+            yield stream or PolledEvents(self._items, wanted, since)
+
+    async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
+        """The records of up to 1,000 invocations, in any order; those that aren't known are left out."""
+        found: list[InvocationRecord | UnreadableItem] = []
+        async for item in self._items(_any_of("invocation_id", invocation_ids)):
+            try:
+                found.append(InvocationRecord.model_validate(item))
+            except pydantic.ValidationError as error:
+                found.append(UnreadableItem(problems_of(error.errors()[:3])))
+        return found
+
+    async def _items(self, condition: dict[str, Any]) -> AsyncIterator[Any]:
+        """All records that a condition holds for, as they came, oldest first."""
+        order = {"sort_by": "created", "sort_direction": "ASC"}
+        async for page in self._pages(_RawPage, {"condition": condition, **order}):
+            for item in page.items:
+                yield item
+
+    @asynccontextmanager
+    async def _watch(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+        """Open the local service's stream. Raises UnsupportedError on entering: there is none."""
         client = self._opened()
         silence = httpx.Timeout(self._settings.timeout, read=STREAM_SILENCE)
         request = client.build_request("POST", _WATCH, json=body, timeout=silence)
@@ -233,7 +355,7 @@ class RobotoPlatform:
                     raise _error(answer)
                 if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                     raise UnavailableError(f"{request.url} answered with something that is no stream")
-                yield RobotoWatch(self, answer, place)
+                yield answer
             finally:
                 await answer.aclose()
         except (httpx.TransportError, TimeoutError) as error:
@@ -261,16 +383,52 @@ class RobotoPlatform:
         """Ask for an invocation to be cancelled; one that has ended stays as it is."""
         await self._call("POST", f"{_invocation(invocation_id)}/cancel", idempotent=True)
 
+    async def outputs(self, invocation_id: str) -> Any:
+        """Refused: an action's outputs are files in a dataset."""
+        raise UnsupportedError("the invocation API keeps no result; outputs go to `upload_destination`")
+
+    async def dataset(self, name: str) -> DatasetRecord:
+        """The dataset of a name, the oldest if there are several; it is made where there is none."""
+        body = {"match_roboql_query": f"name = {roboql_text(name)}", "create_request": {"name": name}}
+        path = "v1/datasets/create_if_not_exists"
+        return _read(DatasetRecord, await self._call("POST", path, body=body, idempotent=True))
+
+    async def find_files(self, query: str) -> list[FileRecord]:
+        """The files that a RoboQL query selects."""
+        body = {"query": query, "target": "files", "content_mode": "record_with_meta"}
+        asked = _read(_Query, await self._call("POST", "v1/query/submit/roboql", body=body))
+        path = f"v1/query/id/{_segment(asked.query_id)}"
+        async with asyncio.timeout(QUERY_PATIENCE):
+            while asked.status != "results_available":
+                if asked.status == "failed":
+                    raise InvalidRequestError(f"the query failed: {query}")
+                await asyncio.sleep(QUERY_INTERVAL)
+                asked = _read(_Query, await self._call("GET", path))
+        found: list[FileRecord] = []
+        token: dict[str, str] = {}
+        while True:
+            page = _read(_FilePage, await self._call("GET", f"{path}/results", query=token))
+            found += page.items
+            if not page.next_token:
+                return found
+            token = {"next_page_token": page.next_token}
+
     async def _snapshots(self, condition: dict[str, Any]) -> list[StatusSnapshot]:
-        """The statuses of all invocations that a condition holds for, page by page."""
-        found: list[StatusSnapshot] = []
-        body = {"condition": condition, "limit": MAX_PAGE_SIZE}
+        """The statuses of all invocations that a condition holds for."""
+        pages = self._pages(_SnapshotPage, {"condition": condition})
+        return [item.snapshot async for page in pages for item in page.items]
+
+    async def _pages(
+        self, kind: type[PageT], query: dict[str, Any], size: int = MAX_PAGE_SIZE
+    ) -> AsyncIterator[PageT]:
+        """All pages of a query over invocations, of up to `size` each."""
+        body = {**query, "limit": size}
         while True:
             data = await self._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
-            page = _read(_SnapshotPage, data)
-            found += (item.snapshot for item in page.items)
+            page = _read(kind, data)
+            yield page
             if page.next_token is None:
-                return found
+                return
             body["after"] = page.next_token
 
     async def _call(
@@ -370,20 +528,11 @@ class RobotoWatch:
             raise UnsupportedError(str(error)) from error
 
     async def _events(self) -> AsyncIterator[tuple[str, int | None, dict[str, Any]]]:
-        name, place = "", None
-        async for line in self._answer.aiter_lines():
-            field, _, value = line.partition(": ")
-            if field == "event":
-                name, place = value, None
-            elif field == "id":
-                place = int(value)
-            elif field == "data":
-                try:
-                    yield name, place, json.loads(value)
-                except (ValueError, KeyError, TypeError) as error:
-                    raise UnavailableError(
-                        f"the stream sent something that isn't an event: {error}"
-                    ) from None
+        async for name, place, text in server_sent_events(self._answer):
+            try:
+                yield name, place, json.loads(text)
+            except (ValueError, KeyError, TypeError) as error:
+                raise UnavailableError(f"the stream sent something that isn't an event: {error}") from None
 
 
 class _Refused(Exception):
@@ -404,10 +553,9 @@ class _Refused(Exception):
         return backoff(attempt) if asked is None else min(asked, MAX_RETRY_AFTER)
 
 
-def invocation_url(settings: RobotoSettings, invocation_id: str) -> str:
-    """Where a person can look at an invocation: the app has the API's address, but for one word."""
-    base = settings.link_base or settings.endpoint.replace("://api.", "://app.", 1)
-    return f"{base.rstrip('/')}/actions/invocations/{_segment(invocation_id)}"
+def _task_of(record: InvocationRecord) -> str | None:
+    asker = task_instance_of(record.provenance.source.source_id)
+    return None if asker is None else asker.task_id
 
 
 def _encoded(body: object) -> bytes:
@@ -444,23 +592,8 @@ def _error(answer: httpx.Response) -> PlatformError:
             kind = UnavailableError if answer.is_server_error else PermanentError
     error = kind(f"{message} ({answer.request.method} {answer.request.url.path}: {answer.status_code})")
     if isinstance(error, TransientError):
-        error.retry_after = _retry_after(answer)
+        error.retry_after = retry_after_of(answer)
     return error
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds that the answer asks us to wait: a number, or a date."""
-    value = answer.headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 class _Snapshot(pydantic.BaseModel):
@@ -477,6 +610,28 @@ class _Snapshot(pydantic.BaseModel):
 class _SnapshotPage(pydantic.BaseModel):
     items: list[_Snapshot]
     next_token: str | None
+
+
+class _RecordPage(pydantic.BaseModel):
+    items: list[InvocationRecord]
+    next_token: str | None
+
+
+class _RawPage(pydantic.BaseModel):
+    """A page of which each item is read by itself: one that can't be read hides no other."""
+
+    items: list[Any]
+    next_token: str | None
+
+
+class _Query(pydantic.BaseModel):
+    query_id: str
+    status: str
+
+
+class _FilePage(pydantic.BaseModel):
+    items: list[FileRecord]
+    next_token: str | None = None
 
 
 def _any_of(field: str, values: Collection[str]) -> dict[str, Any]:
@@ -506,6 +661,12 @@ def _read(kind: type[RecordT], data: Any) -> RecordT:
         raise UnavailableError(f"the platform's answer is no {kind.__name__}: {problems}") from None
 
 
+def _named(data: object, field: str) -> str:
+    """A field of an object that isn't read any further; empty if there is no such thing."""
+    value = data.get(field) if isinstance(data, dict) else None
+    return value if isinstance(value, str) else ""
+
+
 def _invocation(invocation_id: str) -> str:
     return f"v1/actions/invocations/{_segment(invocation_id)}"
 
@@ -515,14 +676,3 @@ def _segment(text: str) -> str:
     if text in ("", ".", ".."):
         raise InvalidRequestError(f"{text!r} is no name of an action and no id of an invocation")
     return quote(text, safe="")
-
-
-def _is_tls(endpoint: str) -> bool:
-    return endpoint.lower().startswith("https:")
-
-
-@functools.lru_cache(maxsize=8)
-def _tls(verify: bool | str) -> ssl.SSLContext | bool:
-    if verify is False:
-        return False
-    return ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import TYPE_CHECKING
 
-from ..model import InvocationRecord
 from ..platform.base import InvalidRequestError, InvocationPlatform, NotFoundError, TransientError, backoff
+
+if TYPE_CHECKING:
+    from ..model import InvocationRecord
 
 
 async def cancel_and_confirm(

@@ -8,8 +8,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from ..model import InvocationRecord, InvocationStatus
+from ..model import InvocationStatus
 from ..platform.base import NotFoundError, PlatformError, TransientError, UnauthorizedError
 from .cancelling import cancel_and_confirm
 from .hub import (
@@ -30,6 +31,9 @@ from .hub import (
 )
 from .patience import OUTAGE_LIMIT, outlast
 from .rates import Rate
+
+if TYPE_CHECKING:
+    from ..model import InvocationRecord
 
 #: How often a watcher may break under one wait, and the pause before the next one is joined, in seconds.
 CRASHES = 5

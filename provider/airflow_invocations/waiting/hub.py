@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..model import MAX_PAGE_SIZE, InvocationStatus, LogPage, LogRecord, StatusSnapshot
+from ..model import MAX_PAGE_SIZE, InvocationStatus, StatusSnapshot
 from ..platform.base import (
     CaughtUp,
     InvocationPlatform,
@@ -32,6 +32,9 @@ from ..platform.base import (
     backoff,
 )
 from .rates import Rate
+
+if TYPE_CHECKING:
+    from ..model import LogPage, LogRecord
 
 #: Longest pause, in seconds, between two tries while the platform is out of reach.
 OUTAGE_PAUSE = 15.0
@@ -183,7 +186,45 @@ class Wait:
             )
 
 
-class Watcher:
+class Shared:
+    """What all who want it share, done by a task that ends once the last of them has left."""
+
+    _deserted: asyncio.Event
+    _task: asyncio.Task[None]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be joined."""
+        return not self._deserted.is_set()
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call this once it has closed."""
+        self._task.add_done_callback(lambda _: callback())
+
+
+SharedT = TypeVar("SharedT", bound=Shared)
+KeyT = TypeVar("KeyT")
+
+
+class OpenOnes(dict[KeyT, SharedT]):
+    """Those that haven't closed, by what they are known as."""
+
+    def find(self, key: KeyT) -> SharedT | None:
+        """The one that can be joined; None: there is none."""
+        one = self.get(key)
+        return one if one is not None and one.is_open else None
+
+    def add(self, key: KeyT, one: SharedT) -> None:
+        """Keep it until it has closed."""
+        self[key] = one
+        one.when_closed(functools.partial(self._forget, key, one))
+
+    def _forget(self, key: KeyT, one: SharedT) -> None:
+        if self.get(key) is one:
+            del self[key]
+
+
+class Watcher(Shared):
     """Looks after all waits of one connection in one event loop; the last to leave closes it.
 
     :param connect: opens a client, reading the connection anew.
@@ -210,15 +251,6 @@ class Watcher:
         self._was_refused = False
         # In a context of its own: the first wait's, with its task's log, is not everybody's.
         self._task = asyncio.create_task(self._run(), context=contextvars.Context())
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it can be joined."""
-        return not self._deserted.is_set()
-
-    def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call this once it has closed."""
-        self._task.add_done_callback(lambda _: callback())
 
     def join(self, wait: Wait) -> None:
         """Look after a wait from now on."""
@@ -330,7 +362,7 @@ class Watcher:
         # Whoever isn't named is to be added; the stream before this one may have been told of them in vain.
         self._changed.set()
         async with platform.watch(self._named, self._cursors(self._named), self._place) as watch:
-            await _first_end_of(
+            await first_end_of(
                 self._read(watch), self._change(watch), self._audit(platform), self._deserted.wait()
             )
 
@@ -385,7 +417,7 @@ class Watcher:
     # -- poll ----------------------------------------------------------------------------------------
 
     async def _poll(self, platform: InvocationPlatform) -> None:
-        await _first_end_of(
+        await first_end_of(
             self._tick(platform),
             self._poll_logs(platform),
             self._audit(platform),
@@ -627,7 +659,7 @@ class Hub:
     """The watchers of one event loop, by connection."""
 
     def __init__(self) -> None:
-        self._watchers: dict[str, Watcher] = {}
+        self._watchers: OpenOnes[str, Watcher] = OpenOnes()
 
     @classmethod
     def here(cls) -> Hub:
@@ -637,22 +669,18 @@ class Hub:
 
     def join(self, connection: str, connect: Connect, wait: Wait) -> Watcher:
         """Have the watcher of a connection look after a wait; the watcher is made if there is none."""
-        watcher = self._watchers.get(connection)
-        if watcher is None or not watcher.is_open:
-            watcher = self._watchers[connection] = Watcher(connect)
-            watcher.when_closed(functools.partial(self._forget, connection, watcher))
+        watcher = self._watchers.find(connection)
+        if watcher is None:
+            watcher = Watcher(connect)
+            self._watchers.add(connection, watcher)
         watcher.join(wait)
         return watcher
-
-    def _forget(self, connection: str, watcher: Watcher) -> None:
-        if self._watchers.get(connection) is watcher:
-            del self._watchers[connection]
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()
 
 
-async def _first_end_of(*operations: Coroutine[Any, Any, object]) -> None:
+async def first_end_of(*operations: Coroutine[Any, Any, object]) -> None:
     """Run them all until one ends, or fails, and end the others."""
     tasks = [asyncio.ensure_future(operation) for operation in operations]
     try:

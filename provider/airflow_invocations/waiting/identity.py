@@ -7,9 +7,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ..model import InvocationRecord, InvocationRequest, InvocationStatus, task_instance_of
+from .. import model
+from ..model import InvocationStatus
 from ..platform.base import ConflictError, InvocationPlatform
+
+if TYPE_CHECKING:
+    from ..model import InvocationRecord, InvocationRequest
 
 #: Changes whenever the derivation does, so that an old identity is never taken for a new one.
 _SCHEME = "airflow-1"
@@ -33,6 +38,8 @@ class TaskIdentity:
     #: `max_tries - retries`: constant over automatic retries, another one after a clear (airflow's
     #: `clear_task_instances` sets `max_tries` to the tries so far plus `retries`).
     incarnation: int
+    #: Which of several invocations that the task asks for; a task that asks for one has none.
+    part: str = ""
 
     def idempotency_id(self, failures: int) -> str:
         """The idempotency id of the invocation that follows so many failed ones of this incarnation."""
@@ -46,6 +53,7 @@ class TaskIdentity:
             self.map_index,
             self.incarnation,
             failures,
+            *([self.part] if self.part else []),
         ]
         # As JSON, so that no two lists of parts are one text.
         return f"{_SCHEME}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
@@ -92,7 +100,7 @@ async def find_or_create(
 
 def started_by_earlier_try(record: InvocationRecord, try_number: int) -> bool:
     """Whether an invocation was there before this try; one that doesn't say who started it was."""
-    starter = task_instance_of(record.provenance.source.source_id)
+    starter = model.task_instance_of(record.provenance.source.source_id)
     return starter is None or starter.try_number < try_number
 
 
@@ -102,7 +110,7 @@ def was_cancelled_by_clear(record: InvocationRecord, try_number: int, clear_numb
     A task that is cleared while a worker runs it keeps its incarnation (Airflow restarts it as if it were
     a retry), and its new try may come to wait for the old invocation before the cancel has reached it.
     """
-    starter = task_instance_of(record.provenance.source.source_id)
+    starter = model.task_instance_of(record.provenance.source.source_id)
     return (
         record.current.status is InvocationStatus.Cancelled
         and starter is not None

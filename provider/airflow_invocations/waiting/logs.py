@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
-from ..model import LogPage
 from ..platform.base import InvocationPlatform
+
+if TYPE_CHECKING:
+    from ..model import LogPage
 
 
 async def log_pages(

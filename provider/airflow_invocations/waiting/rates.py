@@ -20,10 +20,14 @@ class Rate:
 
     def allows(self) -> bool:
         """Whether something may come now."""
+        return self.pause() == 0
+
+    def pause(self) -> float:
+        """Seconds until something may come."""
         present = time.monotonic()
         self._left = min(self._burst, self._left + (present - self._filled) * self._per_second)
         self._filled = present
-        return self._left >= 1
+        return max(0.0, (1 - self._left) / self._per_second)
 
     def take(self, count: int) -> None:
         """Note that so many have come. What came in one piece may be more than was left."""

@@ -75,6 +75,13 @@ class Script:
         return roboto.RobotoPlatform(self.settings(**changes))
 
 
+def _read(body: bytes) -> Any:
+    try:
+        return json.loads(body) if body else None
+    except ValueError:
+        return body
+
+
 @asynccontextmanager
 async def scripted_server() -> AsyncIterator[Script]:
     script = Script("")
@@ -86,7 +93,7 @@ async def scripted_server() -> AsyncIterator[Script]:
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             method, path, _ = first.split(" ")
-            script.seen.append(Seen(method, path, headers, json.loads(body) if body else None))
+            script.seen.append(Seen(method, path, headers, _read(body)))
             reply = script.answers.pop(0) if len(script.answers) > 1 else script.answers[0]
             await reply(reader, writer)
         finally:

@@ -29,7 +29,6 @@ from airflow_invocations.platform.roboto import (
     MAX_BODY,
     RobotoPlatform,
     RobotoSettings,
-    invocation_url,
 )
 
 from .conftest import Script, answer, data, error, hang_up, raw
@@ -247,12 +246,44 @@ async def test_a_redirect_is_not_followed_with_the_token(script: Script, no_paus
 
 
 async def test_check_tells_an_api_from_another_server(script: Script, no_pauses: list[float]) -> None:
-    script.answers = [data({"items": [{"org_id": "og_1"}], "next_token": None})]
     async with script.client() as platform:
-        assert "og_1" in await platform.check()
         script.answers = [data(["something", "else"])]
         with pytest.raises(UnavailableError, match="not as the invocation API"):
             await platform.check()
+
+
+async def test_check_says_who_we_are_and_where(script: Script) -> None:
+    actions = data({"items": [{"org_id": "og_of_somebody"}], "next_token": None})
+    user = data({"user_id": "ada@example.org"})
+    orgs = data([{"org_id": "og_2"}, {"org_id": "og_1"}])
+    unknown = error(404, "RobotoNotFoundException")
+    async with script.client() as platform:
+        script.answers = [actions, user, orgs]
+        accepts = f"{script.endpoint} accepts the token"
+        assert await platform.check() == f"{accepts} of ada@example.org in organisation og_1, og_2"
+        script.answers = [actions, unknown]
+        assert await platform.check() == accepts
+        script.answers = [actions, data(["something", "else"]), data({"no": "list"})]
+        assert await platform.check() == accepts
+    async with script.client(org_id="og_2") as platform:
+        script.answers = [actions, user]
+        assert await platform.check() == f"{accepts} of ada@example.org in organisation og_2"
+
+
+async def test_find_asks_for_no_more_than_is_wanted(script: Script) -> None:
+    def page(number: int, next_token: str | None) -> Any:
+        source = {"source_type": "Manual", "source_id": "airflow:dags/d/runs/r/tasks/t?try_number=1"}
+        record = {**INVOCATION, "provenance": {**INVOCATION["provenance"], "source": source}}
+        records = [{**record, "invocation_id": f"iv_{number + offset}"} for offset in range(2)]
+        return data({"items": records, "next_token": next_token})
+
+    async with script.client() as platform:
+        script.answers = [page(0, "more"), page(2, "and more"), page(4, None)]
+        found = await platform.find("d", "r", None, None, 3)
+        assert [each.invocation_id for each in found] == ["iv_0", "iv_1", "iv_2"]
+        assert [seen.body["limit"] for seen in script.seen] == [3, 3]
+        script.answers = [page(0, "more"), page(2, None)]
+        assert len(await platform.find("d", "r", None, None)) == 4
 
 
 @pytest.mark.parametrize(
@@ -264,4 +295,4 @@ async def test_check_tells_an_api_from_another_server(script: Script, no_pauses:
     ],
 )
 def test_the_link_to_an_invocation(endpoint: str, base: str | None, url: str) -> None:
-    assert invocation_url(RobotoSettings(endpoint, "t", link_base=base), "iv_1") == url
+    assert RobotoPlatform(RobotoSettings(endpoint, "t", link_base=base)).url("iv_1") == url

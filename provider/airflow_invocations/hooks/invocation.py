@@ -1,0 +1,208 @@
+"""The hook that operators, sensors and triggers use: whatever platform the connection names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from importlib import import_module
+from typing import Any, Protocol, TypeVar
+
+from airflow.sdk import BaseHook, Connection
+
+from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
+from ..platform import InvocationPlatform
+from ..waiting import cancel_and_confirm, log_pages
+
+T = TypeVar("T")
+
+#: For each connection type the module beside this one that has its `platform_of`.
+_CONNECTION_TYPES = {"roboto": "roboto", "flyte": "flyte", "pynenc": "pynenc"}
+
+
+class PlatformOf(Protocol):
+    """Makes the client of a platform, to be opened with `async with`."""
+
+    def __call__(self, connection: Connection, extra: dict[str, Any]) -> InvocationPlatform:
+        """Raises ValueError for a connection that makes no sense: which field, what is allowed."""
+
+
+class InvocationHook(BaseHook):
+    """Invokes actions on the platform that the connection's type names, and asks about invocations.
+
+    :param conn_id: the Airflow connection; its type is one of those of this provider.
+    """
+
+    conn_name_attr = "conn_id"
+    default_conn_name = "roboto_default"
+
+    def __init__(self, conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+
+    def get_conn(self) -> InvocationPlatform:
+        """A client of the platform, to be opened with `async with`; the connection is read once.
+
+        Raises:
+            ValueError: the connection makes no sense.
+        """
+        return platform_of(self._connection, self._connection.extra_dejson)
+
+    async def connect(self) -> InvocationPlatform:
+        """A client, to be opened with `async with`; the connection is read anew, without blocking.
+
+        Raises:
+            ValueError: the connection makes no sense.
+        """
+        connection = await self.aget_connection(self.conn_id)
+        return platform_of(connection, await connection.aextra_dejson())
+
+    @cached_property
+    def _connection(self) -> Connection:
+        return self.get_connection(self.conn_id)
+
+    @property
+    def connection_type(self) -> str:
+        """The connection's type, of this provider or of any other; the connection is read once."""
+        return self._connection.conn_type or ""
+
+    def call(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
+        """Run an async operation on an open client, from synchronous code.
+
+        `hook.call(lambda platform: platform.get(invocation_id))`.
+        """
+        unopened = self.get_conn()
+
+        async def opened() -> T:
+            async with unopened as platform:
+                return await operation(platform)
+
+        return self.run(opened)
+
+    @staticmethod
+    def run(operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine function from synchronous code: the one bridge there is.
+
+        It runs in a thread of its own, whatever this thread is doing: Airflow raises a task's timeout, and
+        calls on_kill, from signal handlers, and an event loop in the main thread would give the exception
+        to whichever of its tasks happens to run. An exception here ends the operation.
+        """
+        cancel: Future[Callable[[], object]] = Future()
+
+        async def cancellable() -> T:
+            loop = asyncio.get_running_loop()
+            work = asyncio.ensure_future(operation())
+            cancel.set_result(lambda: loop.call_soon_threadsafe(work.cancel))
+            return await work
+
+        thread = ThreadPoolExecutor(1, thread_name_prefix="invocations-bridge")
+        outcome = thread.submit(contextvars.copy_context().run, asyncio.run, cancellable())
+        try:
+            return outcome.result()
+        except BaseException:
+            if not outcome.done():
+                with contextlib.suppress(RuntimeError):  # it has ended in this very moment
+                    cancel.result()()
+            raise
+        finally:
+            thread.shutdown(wait=False)
+
+    def get_action(self, name: str) -> ActionRecord:
+        """An action in its newest version."""
+        return self.call(lambda platform: platform.get_action(name))
+
+    def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
+        """Start an invocation; the one that has the request's `idempotency_id`, if there is one already."""
+        return self.call(lambda platform: platform.invoke(action, request))
+
+    def get(self, invocation_id: str) -> InvocationRecord:
+        """An invocation with its history."""
+        return self.call(lambda platform: platform.get(invocation_id))
+
+    def find(
+        self,
+        dag_id: str,
+        run_id: str | None = None,
+        task_id: str | None = None,
+        map_index: int | None = None,
+        limit: int | None = None,
+    ) -> list[InvocationRecord]:
+        """What a DAG, a DAG run or a task of it has invoked, newest first; all its tries.
+
+        :param limit: the newest so many; None: all of them.
+
+        Raises:
+            ValueError: a task without its run, or a map index without its task.
+            UnsupportedError: the platform can't be asked that.
+        """
+        if (task_id is not None and run_id is None) or (map_index is not None and task_id is None):
+            raise ValueError("find: task_id needs run_id, and map_index needs task_id")
+        return self.call(lambda platform: platform.find(dag_id, run_id, task_id, map_index, limit))
+
+    def logs(self, invocation_id: str) -> list[LogRecord]:
+        """All log lines that there are now."""
+
+        async def everything(platform: InvocationPlatform) -> list[LogRecord]:
+            lines: list[LogRecord] = []
+            async for page in log_pages(platform, invocation_id):
+                lines += page.items
+            return lines
+
+        return self.call(everything)
+
+    def cancel(self, invocation_id: str, patience: float = 60.0) -> InvocationRecord | None:
+        """Cancel an invocation and wait until the platform confirms; None: it knows no such invocation.
+
+        Raises:
+            TimeoutError: not confirmed after `patience` seconds.
+            CannotStopError: it runs, was asked to stop, and can't be made to (`capabilities.cancel`).
+        """
+        return self.call(lambda platform: cancel_and_confirm(platform, invocation_id, patience))
+
+    def outputs(self, invocation_id: str) -> Any:
+        """What a completed invocation has returned, as JSON types.
+
+        Raises:
+            UnsupportedError: the platform keeps no such thing.
+        """
+        return self.call(lambda platform: platform.outputs(invocation_id))
+
+    def url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation; nothing is asked for it."""
+        return self.get_conn().url(invocation_id)
+
+    def logs_url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation's log: a place on its page; empty where it has none."""
+        return logs_url_of(self.get_conn(), invocation_id)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Whether the platform answers and accepts the token, and a sentence about it."""
+        try:
+            return True, self.call(lambda platform: platform.check())
+        except Exception as error:
+            return False, str(error)
+
+
+def logs_url_of(platform: InvocationPlatform, invocation_id: str) -> str:
+    """Where a person can look at an invocation's log; asks nothing, and needs no open client."""
+    url = platform.url(invocation_id)
+    return f"{url}#log" if url and platform.capabilities.logs else url
+
+
+def platform_of(connection: Connection, extra: dict[str, Any]) -> InvocationPlatform:
+    """The client that a connection asks for; `extra` is its extra as a dict.
+
+    Raises:
+        ValueError: the connection makes no sense: which field, what is allowed.
+    """
+    room = _CONNECTION_TYPES.get(connection.conn_type or "")
+    if room is None:
+        raise ValueError(
+            f"connection {connection.conn_id!r}: its type is {connection.conn_type!r}; "
+            f"allowed: {', '.join(_CONNECTION_TYPES)}"
+        )
+    make: PlatformOf = import_module(f".{room}", __package__).platform_of
+    return make(connection, extra)

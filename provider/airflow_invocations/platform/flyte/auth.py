@@ -1,0 +1,111 @@
+"""How Flyte lets us in: not at all, by a bearer token, or by OAuth's client credentials."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from ..base import UnauthorizedError, UnavailableError, UnsupportedError
+from .settings import FlyteSettings
+
+_METADATA = "flyteidl2.auth.AuthMetadataService"
+
+#: Seconds before its end at which a token isn't used any more, and how long one lives that doesn't say.
+_MARGIN = 30.0
+_UNSAID_LIFE = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    header: str
+    value: str
+    #: On the monotonic clock.
+    ends: float
+
+
+#: Every call of a hook opens a client of its own; a token is good for all of them.
+_tokens: dict[FlyteSettings, _Token] = {}
+
+
+class Authorization:
+    """The headers that let a request in."""
+
+    def __init__(self, settings: FlyteSettings) -> None:
+        self._settings = settings
+
+    async def headers(self, http: httpx.AsyncClient) -> dict[str, str]:
+        """What to send with a request; a token is fetched if there is none that lasts.
+
+        Raises:
+            UnauthorizedError: the client credentials are refused.
+            UnavailableError: no token can be fetched now.
+        """
+        settings = self._settings
+        if settings.secret is None:
+            return {}
+        if settings.client_id is None:
+            return {"authorization": f"Bearer {settings.secret}"}
+        token = _tokens.get(settings)
+        if token is None or token.ends <= time.monotonic():
+            token = _tokens[settings] = await _fetch(http, settings)
+        return {token.header: f"Bearer {token.value}"}
+
+    def renew(self) -> bool:
+        """Forget a token that was refused; whether another one can be fetched."""
+        _tokens.pop(self._settings, None)
+        return self._settings.client_id is not None
+
+
+async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
+    client: dict[str, Any] = {}
+    url, scopes = settings.token_url, settings.scopes
+    if url is None:
+        url = (await _ask(http, settings, "GetOAuth2Metadata")).get("tokenEndpoint")
+        if not url:
+            raise UnsupportedError(f"{settings.endpoint} doesn't say where tokens are; set extra 'token_url'")
+        client = await _ask(http, settings, "GetPublicClientConfig")
+    if urlsplit(settings.endpoint).scheme == "https" and urlsplit(url).scheme != "https":
+        raise UnauthorizedError(f"the client's secret isn't sent to {url}, which is without TLS")
+    form = {
+        "grant_type": "client_credentials",
+        "scope": " ".join(scopes or client.get("scopes", ())),
+        "audience": client.get("audience", ""),
+    }
+    credentials = httpx.BasicAuth(settings.client_id or "", settings.secret or "")
+    answer = await http.post(url, data={name: one for name, one in form.items() if one}, auth=credentials)
+    data = _object(answer)
+    if answer.status_code in (400, 401, 403):
+        why = str(data.get("error", answer.reason_phrase))
+        raise UnauthorizedError(f"{url} refuses the client credentials: {answer.status_code} {why}")
+    if not answer.is_success or not isinstance(data.get("access_token"), str):
+        raise UnavailableError(f"{url} answers {answer.status_code}, and not with a token")
+    try:
+        life = float(data.get("expires_in", _UNSAID_LIFE))
+    except (TypeError, ValueError):
+        life = _UNSAID_LIFE
+    header = str(client.get("authorizationMetadataKey") or "authorization")
+    return _Token(header, data["access_token"], time.monotonic() + max(life - _MARGIN, life / 2))
+
+
+async def _ask(http: httpx.AsyncClient, settings: FlyteSettings, method: str) -> dict[str, Any]:
+    answer = await http.post(f"{_METADATA}/{method}", json={}, headers={"Connect-Protocol-Version": "1"})
+    data = _object(answer)
+    if answer.is_success:
+        return data
+    if data.get("code") == "unimplemented":
+        raise UnsupportedError(f"{settings.endpoint} doesn't say where tokens are; set extra 'token_url'")
+    raise UnavailableError(
+        f"{settings.endpoint} answers {method} with {answer.status_code}; where tokens are can't be asked now"
+    )
+
+
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        data = answer.json()
+    except ValueError:
+        data = None
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,309 @@
+"""What a Flyte task takes, and parameters as its inputs: checked strictly, before anything is sent."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..base import InvalidRequestError
+from .packing import TAG, pack
+
+Json = dict[str, Any]
+
+_INT64 = range(-(2**63), 2**63)
+_INTEGER = re.compile(r"[+-]?\d+")
+_DURATION = re.compile(r"(-?\d+(?:\.\d+)?)s?")
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://.+", re.IGNORECASE | re.DOTALL)
+
+#: How much of a value that doesn't fit is shown.
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An input that a task declares; `type` is a LiteralType, `default` a Literal (None: it has none)."""
+
+    name: str
+    type: Json
+    default: Json | None = None
+    description: str | None = None
+
+    @property
+    def wanted(self) -> str:
+        """Its type for a person to read."""
+        return type_in_words(self.type)
+
+
+def variables_of(task_spec: Mapping[str, Any]) -> list[Variable]:
+    """The inputs that a TaskSpec declares, in its order."""
+    interface = task_spec.get("taskTemplate", {}).get("interface", {})
+    entries = interface.get("inputs", {}).get("variables", [])
+    if isinstance(entries, Mapping):
+        # An earlier flyteidl2 had a map here.
+        entries = [{"key": name, "value": variable} for name, variable in entries.items()]
+    defaults = {
+        one.get("name", ""): one.get("parameter", {}).get("default")
+        for one in task_spec.get("defaultInputs", [])
+    }
+    return [
+        Variable(
+            name=entry.get("key", ""),
+            type=entry.get("value", {}).get("type", {}),
+            default=defaults.get(entry.get("key", "")),
+            description=entry.get("value", {}).get("description") or None,
+        )
+        for entry in entries
+    ]
+
+
+def inputs_of(task: str, variables: list[Variable], values: Mapping[str, Any]) -> Json:
+    """The Inputs message for these values; what isn't given, Flyte fills with the task's defaults.
+
+    Texts stand for numbers and truth values where the task wants such: that is what templates render.
+
+    Raises:
+        InvalidRequestError: everything that doesn't fit: which, what is wanted, what was given.
+        UnsupportedError: a dict or dataclass is wanted, and the extra `flyte` isn't installed.
+    """
+    known = {variable.name: variable for variable in variables}
+    problems: list[str] = []
+    literals: list[Json] = []
+    for name, value in values.items():
+        if name not in known:
+            declared = ", ".join(known) or "none"
+            problems.append(f"{name!r} isn't an input of it; it declares: {declared}")
+            continue
+        try:
+            literal = _literal(value, known[name].type, name, lenient=True)
+        except _Mismatch as mismatch:
+            problems += mismatch.problems
+        else:
+            literals.append({"name": name, "value": literal})
+    problems += [
+        f"{variable.name!r} is missing; wanted: {variable.wanted}"
+        for variable in variables
+        if variable.name not in values and variable.default is None
+    ]
+    if problems:
+        raise InvalidRequestError(f"task {task} doesn't take these parameters: {'; '.join(problems)}")
+    return {"literals": literals}
+
+
+def type_in_words(kind: Mapping[str, Any]) -> str:
+    """A LiteralType for a person to read."""
+    match kind:
+        case {"simple": "STRUCT"}:
+            return str(kind.get("metadata", {}).get("title") or "dict")
+        case {"simple": str(simple)}:
+            return _SIMPLE_IN_WORDS.get(simple, simple.lower())
+        case {"collectionType": of}:
+            return f"list of {type_in_words(of)}"
+        case {"mapValueType": of}:
+            return f"dict from text to {type_in_words(of)}"
+        case {"enumType": {"values": values}}:
+            return f"one of {', '.join(map(repr, values))}"
+        case {"unionType": {"variants": variants}}:
+            return " or ".join(map(type_in_words, variants))
+        case {"blob": {"dimensionality": "MULTIPART"}}:
+            return "directory (its URI)"
+        case {"blob": _}:
+            return "file (its URI)"
+        case {"structuredDatasetType": _}:
+            return "dataset (its URI)"
+    return next(iter(kind), "nothing that is known")
+
+
+_SIMPLE_IN_WORDS = {
+    "NONE": "None",
+    "FLOAT": "number",
+    "STRING": "text",
+    "BOOLEAN": "true or false",
+    "DATETIME": "datetime (ISO 8601)",
+    "DURATION": "duration (seconds)",
+}
+
+
+class _Mismatch(Exception):
+    """Values that don't fit."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = list(problems)
+
+
+def _mismatch(where: str, kind: Mapping[str, Any], value: object, why: str = "") -> _Mismatch:
+    shown = repr(value)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}..."
+    return _Mismatch(
+        f"{where!r}: wanted: {type_in_words(kind)}, got: {type(value).__name__} {shown}{why and f' ({why})'}"
+    )
+
+
+def _literal(value: Any, kind: Json, where: str, *, lenient: bool) -> Json:
+    """The Literal for a value. `lenient`: texts may stand for what they say, and integers for numbers."""
+    match kind:
+        case {"simple": str(simple)}:
+            make = _SIMPLE.get(simple)
+            literal = None if make is None else make(value, kind, where, lenient)
+            if literal is not None:
+                return literal
+        case {"collectionType": of} if isinstance(value, list | tuple):
+            each = [(item, f"{where}[{number}]") for number, item in enumerate(value)]
+            return {"collection": {"literals": _all([(item, at) for item, at in each], of, lenient)}}
+        case {"mapValueType": of} if isinstance(value, Mapping) and all(
+            isinstance(key, str) for key in value
+        ):
+            items = _all([(item, f"{where}.{key}") for key, item in value.items()], of, lenient)
+            return {"map": {"literals": dict(zip(value, items, strict=True))}}
+        case {"enumType": {"values": values}} if isinstance(value, str) and value in values:
+            return {"scalar": {"primitive": {"stringValue": value}}}
+        case {"unionType": {"variants": variants}}:
+            return _union(value, kind, variants, where, lenient=lenient)
+        case {"blob": blob} if lenient and isinstance(value, str) and _URI.fullmatch(value):
+            return {"scalar": {"blob": {"metadata": {"type": blob}, "uri": value}}}
+        case {"structuredDatasetType": dataset} if (
+            lenient and isinstance(value, str) and _URI.fullmatch(value)
+        ):
+            metadata = {"structuredDatasetType": dataset}
+            return {"scalar": {"structuredDataset": {"metadata": metadata, "uri": value}}}
+    raise _mismatch(where, kind, value)
+
+
+def _all(items: list[tuple[Any, str]], kind: Json, lenient: bool) -> list[Json]:
+    """The literals of all items; raises for all of them that don't fit."""
+    problems: list[str] = []
+    literals: list[Json] = []
+    for item, where in items:
+        try:
+            literals.append(_literal(item, kind, where, lenient=lenient))
+        except _Mismatch as mismatch:
+            problems += mismatch.problems
+    if problems:
+        raise _Mismatch(*problems)
+    return literals
+
+
+def _union(value: Any, kind: Json, variants: list[Json], where: str, *, lenient: bool) -> Json:
+    """The first variant that a value is of; else, the only one that it may stand for."""
+    for attempt in (False, True)[: 1 + lenient]:
+        fitting = []
+        for variant in variants:
+            try:
+                fitting.append((variant, _literal(value, variant, where, lenient=attempt)))
+            except _Mismatch:
+                continue
+        if len(fitting) > 1 and attempt:
+            words = " and ".join(type_in_words(variant) for variant, _ in fitting)
+            raise _mismatch(where, kind, value, f"it could be {words}")
+        if fitting:
+            variant, literal = fitting[0]
+            return {"scalar": {"union": {"value": literal, "type": variant}}}
+    raise _mismatch(where, kind, value)
+
+
+def _primitive(name: str, value: object) -> Json:
+    return {"scalar": {"primitive": {name: value}}}
+
+
+def _integer(value: Any, kind: Json, where: str, lenient: bool) -> Json | None:
+    if lenient and isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    if value not in _INT64:
+        raise _mismatch(where, kind, value, "it needs more than 64 bits")
+    return _primitive("integer", str(value))
+
+
+def _float(value: Any, _: Json, __: str, lenient: bool) -> Json | None:
+    if lenient and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, (int, float) if lenient else float):
+        return None
+    return _primitive("floatValue", float(value)) if math.isfinite(value) else None
+
+
+def _text(value: Any, _: Json, __: str, ___: bool) -> Json | None:
+    return _primitive("stringValue", value) if isinstance(value, str) else None
+
+
+def _boolean(value: Any, _: Json, __: str, lenient: bool) -> Json | None:
+    if lenient and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.strip().lower())
+    return _primitive("boolean", value) if isinstance(value, bool) else None
+
+
+def _datetime(value: Any, _: Json, __: str, lenient: bool) -> Json | None:
+    if lenient and isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime.datetime):
+        return None
+    # Flyte's own SDK takes a time without a zone for UTC, too.
+    aware = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+    return _primitive("datetime", aware.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z"))
+
+
+def _duration(value: Any, _: Json, __: str, lenient: bool) -> Json | None:
+    if lenient and isinstance(value, str):
+        said = _DURATION.fullmatch(value.strip())
+        value = float(said[1]) if said else None
+    if lenient and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        value = datetime.timedelta(seconds=value)
+    if not isinstance(value, datetime.timedelta):
+        return None
+    return _primitive("duration", f"{value.total_seconds():.6f}s")
+
+
+def _none(value: Any, _: Json, __: str, ___: bool) -> Json | None:
+    return {"scalar": {"noneType": {}}} if value is None else None
+
+
+def _struct(value: Any, kind: Json, where: str, _: bool) -> Json | None:
+    if not isinstance(value, Mapping):
+        return None
+    if problems := _violations(value, kind.get("metadata")):
+        raise _Mismatch(*(f"{where + path!r}: {what}" for path, what in problems))
+    packed = base64.b64encode(pack(dict(value))).decode()
+    return {"scalar": {"binary": {"value": packed, "tag": TAG}}}
+
+
+def _violations(value: Mapping[str, Any], schema: Any) -> list[tuple[str, str]]:
+    """Where a dict isn't what the JSON schema of a dataclass says, and how; without one anything will do."""
+    if not isinstance(schema, Mapping) or "properties" not in schema:
+        return []
+    # Airflow brings it, and reads its own schemas with it.
+    from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    try:
+        Draft202012Validator.check_schema(schema)
+        # A registry of its own: one that fetches nothing.
+        found = list(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
+    except (SchemaError, Unresolvable):
+        return []
+    return [(error.json_path.removeprefix("$"), error.message[: 2 * _SHOWN]) for error in found]
+
+
+_SIMPLE: dict[str, Callable[[Any, Json, str, bool], Json | None]] = {
+    "NONE": _none,
+    "INTEGER": _integer,
+    "FLOAT": _float,
+    "STRING": _text,
+    "BOOLEAN": _boolean,
+    "DATETIME": _datetime,
+    "DURATION": _duration,
+    "STRUCT": _struct,
+}

@@ -1,0 +1,480 @@
+"""Flyte 2 as a platform: its run service asked over Connect, without its SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from ...model import (
+    ActionRecord,
+    InvocationRecord,
+    InvocationRequest,
+    LogPage,
+    StatusSnapshot,
+    source_id_prefix,
+    task_instance_of,
+)
+from ..base import (
+    Capabilities,
+    ConflictError,
+    NotFoundError,
+    TransientError,
+    UnavailableError,
+    UnsupportedError,
+    refuse_what_is_not_honoured,
+)
+from .connect import ATTEMPTS, DATA, RUNS, TASKS, Connect, pause_after
+from .inputs import inputs_of, variables_of
+from .logs import Cursor, page_of
+from .names import Place, RunId, TaskId, name_begin, name_middle, run_name
+from .outputs import outputs_of
+from .phases import ENDS
+from .records import (
+    action_record_of,
+    attempts_of,
+    ended_at,
+    lacks_why,
+    record_of,
+    run_spec_of,
+    snapshot_of,
+    task_of,
+)
+from .settings import FlyteSettings
+from .watch import FlyteWatch
+
+Json = dict[str, Any]
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+#: The largest page that Flyte answers.
+PAGE = 200
+
+#: Requests at a time, where one question needs several.
+AT_ONCE = 8
+
+#: How often, and with which pause in seconds, a failed run is asked for why, while that may be on its way:
+#: so many seconds after its end.
+WHY_ATTEMPTS = 5
+WHY_PAUSE = 0.5
+WHY_LATE = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class FlytePlatform:
+    """A client of Flyte 2: one connection pool, opened with `async with`.
+
+    An action is a deployed task, project/domain/name@version; an invocation is a run, project/domain/name.
+    Calls that don't change anything are tried again after a TransientError.
+
+    Raises:
+        PlatformError: each method, one of the tree in `platform.base`.
+    """
+
+    #: Of container parameters only env_vars are honoured; `invoke` refuses the others. What a run was given
+    #: is not with the run, but in a storage that Flyte would have to read for each record.
+    capabilities = Capabilities(
+        input_data=False,
+        upload_destination=False,
+        compute_requirements=False,
+        timeout=False,
+        parameters=False,
+        outputs=True,
+    )
+
+    def __init__(self, settings: FlyteSettings) -> None:
+        self.where = settings.endpoint
+        self._settings = settings
+        self._org = settings.org
+        self._connect = Connect(settings)
+
+    async def __aenter__(self) -> Self:
+        await self._connect.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connect.close()
+
+    def url(self, invocation_id: str) -> str:
+        """The run's page in Flyte's console, which is at /v2 of the endpoint."""
+        try:
+            run = RunId.of(invocation_id)
+        except NotFoundError:
+            return ""
+        # As the SDK has it: the development server's console has a port of its own.
+        endpoint = self._settings.endpoint.replace("://localhost:8090", "://localhost:8080", 1)
+        base = (self._settings.link_base or f"{endpoint}/v2").rstrip("/")
+        project, domain, name = (
+            quote(part, safe="") for part in (run.place.project, run.place.domain, run.name)
+        )
+        return f"{base}/domain/{domain}/project/{project}/runs/{name}"
+
+    async def check(self) -> str:
+        """Ask for one run; a sentence about who answered."""
+        answer = await self._list(self._everywhere(), [], limit=1)
+        if not isinstance(answer.get("runs", []), list):
+            raise UnavailableError(f"{self.where} answers, but not as Flyte 2 does")
+        place = "/".join(part for part in (self._settings.project, self._settings.domain) if part)
+        return f"{self.where} answers as Flyte 2" + (f"; actions are those of {place}" if place else "")
+
+    async def get_action(self, name: str) -> ActionRecord:
+        """A deployed task, in its newest version if the name has none."""
+        task, details = await self._task(TaskId.of(name, self._settings))
+        return action_record_of(task, details, self._org)
+
+    async def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
+        """Start a run; the one that has the request's `idempotency_id`, if there is one already.
+
+        Raises:
+            InvalidRequestError: parameters that the task doesn't take: all of them, before anything is sent.
+            UnsupportedError: what Flyte doesn't let a run change.
+            ConflictError: the run of that `idempotency_id` is another task's.
+        """
+        refuse_what_is_not_honoured("Flyte", self.capabilities, request)
+        _refuse_other_than_variables(request)
+        task = TaskId.of(action, self._settings)
+        run = RunId(task.place, run_name(task.place, request))
+        details = await self._details_if_any(run)
+        if details is None:
+            task, deployed = await self._task(task)
+            inputs = inputs_of(
+                str(task), variables_of(deployed.get("spec", {})), request.parameter_values or {}
+            )
+            details = await self._create(
+                run,
+                {
+                    "runId": run.wire(self._org),
+                    "taskId": task.wire(self._org),
+                    "inputs": inputs,
+                    "runSpec": run_spec_of(request),
+                },
+            )
+        present = task_of(details.get("action", {}))
+        if present.name and present.path != task.path:
+            raise ConflictError(f"run {run}, which has this idempotency id, is one of task {present.path}")
+        return record_of(details, run, self._org)
+
+    async def get(self, invocation_id: str) -> InvocationRecord:
+        """A run with its history; of one that has just failed, once its error is there, too."""
+        run = RunId.of(invocation_id)
+        for _ in range(WHY_ATTEMPTS):
+            details = await self._details(run)
+            ended = ended_at(details)
+            is_late = ended is None or datetime.datetime.now(datetime.UTC) - ended < datetime.timedelta(
+                seconds=WHY_LATE
+            )
+            if not (lacks_why(details) and is_late):
+                break
+            await asyncio.sleep(WHY_PAUSE)
+        return record_of(details, run, self._org)
+
+    async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """The status of each of up to 1,000 runs; those that aren't known are left out."""
+        return await self._snapshots(invocation_ids, [])
+
+    async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """The same of those that have ended only."""
+        return await self._snapshots(invocation_ids, [_filter("phase", ENDS)])
+
+    async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+        """Those runs under up to 1,000 idempotency ids that haven't ended: a request for each id."""
+
+        async def of(idempotency_id: str) -> list[Json]:
+            named = _containing("run_name", name_middle(idempotency_id))
+            runs: list[Json] = (await self._list(self._everywhere(), [named])).get("runs", [])
+            return runs
+
+        found = [snapshot_of(run) for runs in await _at_once(of, idempotency_ids) for run in runs]
+        return [snapshot for snapshot in found if not snapshot.status.is_terminal]
+
+    async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
+        """Refused: Flyte isn't asked by a task and a time."""
+        raise UnsupportedError("Flyte can't be asked for an action's newest; wait for ids instead")
+
+    async def find(
+        self,
+        dag_id: str,
+        run_id: str | None,
+        task_id: str | None,
+        map_index: int | None,
+        limit: int | None = None,
+    ) -> list[InvocationRecord]:
+        """What a DAG, a run or a task of it has invoked, newest first, wherever in Flyte.
+
+        Flyte can't search annotations: runs are found by their names, in pages of 200, by a pattern that no
+        index of its database serves; each is then read by itself, also for a task of its DAG run only. With
+        `limit` no more are read than it takes to have the newest so many.
+        """
+        named = _containing("run_name", name_begin(dag_id, run_id))
+        newest_first = [{"key": "created_at", "direction": "DESCENDING"}]
+        begin = source_id_prefix(dag_id, run_id, task_id, map_index)
+        seen: set[RunId] = set()
+        mine: list[InvocationRecord] = []
+        token, is_last = "", False
+        while not is_last:
+            answer = await self._list(self._everywhere(), [named], token=token, sort=newest_first)
+            listed = dict.fromkeys(RunId.of(snapshot_of(run).invocation_id) for run in answer.get("runs", []))
+            new = [run for run in listed if run not in seen]
+            seen.update(new)
+            token = answer.get("token", "")
+            is_last = not token or not new
+            step = limit or len(new) or 1
+            for first in range(0, len(new), step):
+                mine += await self._asked_by(new[first : first + step], begin, task_id)
+                if limit is not None and len(mine) >= limit:
+                    return sorted(mine, key=lambda record: record.created, reverse=True)[:limit]
+        return sorted(mine, key=lambda record: record.created, reverse=True)
+
+    async def _asked_by(
+        self, runs: Collection[RunId], begin: str, task_id: str | None
+    ) -> list[InvocationRecord]:
+        """Those of some runs that a task instance has asked for whose URI begins so."""
+        details = await _at_once(self._details_if_any, runs)
+        records = [
+            record_of(one, run, self._org) for run, one in zip(runs, details, strict=True) if one is not None
+        ]
+        return [
+            record
+            for record in records
+            if record.provenance.source.source_id.startswith(begin)
+            # The ids of one task may begin like those of another.
+            and task_id in (None, _task_id_of(record))
+        ]
+
+    @asynccontextmanager
+    async def watch(
+        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+    ) -> AsyncIterator[FlyteWatch]:
+        """Open a stream for each project's domain that the runs are in; it begins with the present state.
+
+        Raises:
+            UnsupportedError: on entering: the runs are in too many projects' domains.
+        """
+        watch = FlyteWatch(self._connect, self._org, self.statuses, self._attempts, invocation_ids, logs)
+        try:
+            yield watch
+        finally:
+            await watch.close()
+
+    async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
+        """Log lines from `cursor` (None: the beginning) on; none while, or after, there is no pod."""
+        run, place = RunId.of(invocation_id), Cursor.of(cursor)
+        return await page_of(self._connect, run, self._org, place, lambda: self._attempts(run))
+
+    async def cancel(self, invocation_id: str) -> None:
+        """Abort a run, and say for which task; one that has ended stays as it is.
+
+        Flyte itself would overwrite an end that comes in the moment between the look and the request.
+        """
+        run = RunId.of(invocation_id)
+        for attempt in range(ATTEMPTS):
+            record = record_of(await self._details(run), run, self._org)
+            if record.current.status.is_terminal:
+                return
+            try:
+                message = {"runId": run.wire(self._org), "reason": _reason(record)}
+                await self._connect.call(f"{RUNS}/AbortRun", message, attempts=1)
+                return
+            except TransientError as error:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(pause_after(error, attempt))
+
+    async def outputs(self, invocation_id: str) -> Any:
+        """What a completed run has returned, as JSON types: see `outputs_of`."""
+        message = {"actionId": RunId.of(invocation_id).action(self._org)}
+        answer = await self._connect.call(f"{DATA}/GetActionData", message)
+        return outputs_of(answer.get("outputs", {}).get("literals", []))
+
+    # -- runs ----------------------------------------------------------------------------------------
+
+    async def _create(self, run: RunId, message: Json) -> Json:
+        """Create a run that isn't there; its details.
+
+        Flyte creates a run twice if it is asked twice, once the first one's resource is gone: so it is
+        looked for before each try.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                await self._connect.call(f"{RUNS}/CreateRun", message, attempts=1)
+            except ConflictError:
+                _log.debug("run %s is there already", run)
+            except TransientError as error:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(pause_after(error, attempt))
+                details = await self._details_if_any(run)
+                if details is None:
+                    continue
+                return details
+            return await self._details(run)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _details(self, run: RunId) -> Json:
+        """A run's RunDetails. Raises NotFoundError only if it isn't there."""
+        answer = await self._read(f"{RUNS}/GetRunDetails", {"runId": run.wire(self._org)})
+        details: Json = answer.get("details", {})
+        return details
+
+    async def _details_if_any(self, run: RunId) -> Json | None:
+        try:
+            return await self._details(run)
+        except NotFoundError:
+            return None
+
+    async def _attempts(self, run: RunId) -> int:
+        return attempts_of(await self._details(run))
+
+    async def _read(self, method: str, message: Json) -> Json:
+        """Ask for one thing.
+
+        Flyte answers not_found, too, when its database fails: what is really absent it says in words of its
+        own, and only those are believed, as a run that is taken for absent is created anew.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._connect.call(method, message)
+            except NotFoundError as error:
+                if _is_absence(str(error)):
+                    raise
+                if attempt == ATTEMPTS - 1:
+                    raise UnavailableError(f"{self.where} can't look: {error}") from error
+                await asyncio.sleep(pause_after(UnavailableError(), attempt))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _snapshots(self, invocation_ids: Collection[str], filters: list[Json]) -> list[StatusSnapshot]:
+        """The statuses of those runs that the filters let through: a request for 200 of one place."""
+        by_place: dict[Place, list[str]] = {}
+        for invocation_id in set(invocation_ids):
+            try:
+                run = RunId.of(invocation_id)
+            except NotFoundError:
+                continue
+            by_place.setdefault(run.place, []).append(run.name)
+        batches = [
+            (place, names[start : start + PAGE])
+            for place, names in by_place.items()
+            for start in range(0, len(names), PAGE)
+        ]
+
+        async def of(batch: tuple[Place, list[str]]) -> list[Json]:
+            place, names = batch
+            scope = {"projectId": place.wire(self._org)}
+            runs: list[Json] = (await self._list(scope, [_filter("run_name", names), *filters])).get(
+                "runs", []
+            )
+            return runs
+
+        return [snapshot_of(run) for runs in await _at_once(of, batches) for run in runs]
+
+    async def _list(
+        self,
+        scope: Json,
+        filters: Sequence[Json],
+        *,
+        limit: int = PAGE,
+        token: str = "",
+        sort: Sequence[Json] = (),
+    ) -> Json:
+        listed = {"limit": limit, "filters": list(filters), "token": token, "sortByFields": list(sort)}
+        return await self._connect.call(f"{RUNS}/ListRuns", {"request": listed, **scope})
+
+    def _everywhere(self) -> Json:
+        """The scope of all runs that there are: names are unique among them."""
+        return {"org": self._org or ""}
+
+    # -- tasks ---------------------------------------------------------------------------------------
+
+    async def _task(self, task: TaskId) -> tuple[TaskId, Json]:
+        """A deployed task with its version, and its TaskDetails. Raises NotFoundError."""
+        if task.version is None:
+            task = await self._newest(task)
+        try:
+            answer = await self._read(f"{TASKS}/GetTaskDetails", {"taskId": task.wire(self._org)})
+        except NotFoundError as error:
+            raise NotFoundError(f"there is no task {task} at {self.where}: {error}") from error
+        return task, answer.get("details", {})
+
+    async def _newest(self, task: TaskId) -> TaskId:
+        message = {
+            "request": {
+                "limit": 1,
+                "filters": [_filter("name", [task.name])],
+                "sortByFields": [{"key": "created_at", "direction": "DESCENDING"}],
+            },
+            "projectId": task.place.wire(self._org),
+        }
+        answer = await self._connect.call(f"{TASKS}/ListTasks", message)
+        for found in answer.get("tasks", []):
+            version = found.get("taskId", {}).get("version")
+            if version:
+                return TaskId(task.place, task.name, version)
+        raise NotFoundError(f"there is no task {task} at {self.where}, in any version")
+
+
+def _filter(field: str, values: Sequence[str]) -> Json:
+    """One of these values. For a single one Flyte's VALUE_IN is an error."""
+    return {"function": "EQUAL" if len(values) == 1 else "VALUE_IN", "field": field, "values": list(values)}
+
+
+def _containing(field: str, text: str) -> Json:
+    return {"function": "CONTAINS", "field": field, "values": [text]}
+
+
+async def _at_once(of: Callable[[ItemT], Awaitable[ResultT]], items: Iterable[ItemT]) -> list[ResultT]:
+    """The results for all items, in order, some of them asked for at a time."""
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: ItemT) -> ResultT:
+        async with turns:
+            return await of(item)
+
+    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_absence(message: str) -> bool:
+    """Whether a not_found says that something isn't there, and not that it couldn't be looked for."""
+    said = message.lower()
+    if said.startswith("failed to"):
+        return "record not found" in said or "no rows in result set" in said
+    return "not found" in said
+
+
+def _reason(record: InvocationRecord) -> str:
+    asker = task_instance_of(record.provenance.source.source_id)
+    if asker is None:
+        return "cancelled from Airflow"
+    mapped = f" [{asker.map_index}]" if asker.map_index >= 0 else ""
+    return f"cancelled from Airflow: DAG {asker.dag_id}, run {asker.run_id}, task {asker.task_id}{mapped}"
+
+
+def _refuse_other_than_variables(request: InvocationRequest) -> None:
+    own = request.own_container_parameters
+    if own is None:
+        return
+    asked = own.model_dump(exclude_none=True, exclude={"env_vars"})
+    if asked:
+        names = ", ".join(map(repr, asked))
+        raise UnsupportedError(
+            f"Flyte can't honour {names} of argument 'container_parameters', only 'env_vars'; set them where "
+            "the task is defined"
+        )
+
+
+def _task_id_of(record: InvocationRecord) -> str | None:
+    asker = task_instance_of(record.provenance.source.source_id)
+    return None if asker is None else asker.task_id

@@ -1,0 +1,80 @@
+"""The local service, which speaks the invocation API, as a platform under test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_invocations.model import InvocationStatus
+
+from ..integration.conftest import Service
+from .deployment import EXECUTIONS, RELEASE, Actions, Deployment
+
+ACTIONS = Actions("completes", "fails", "waits", "typed", unknown="no-such-action")
+
+#: By action: its script, and the parameters that it declares beside `folder`.
+_SCRIPTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    ACTIONS.completes: ('echo "the answer is $ROBOTO_PARAM_answer"', [{"name": "answer", "default": 42}]),
+    ACTIONS.fails: (
+        'echo "$ROBOTO_PARAM_message" >&2; exit 3',
+        [{"name": "message", "default": "no such topic"}],
+    ),
+    ACTIONS.waits: (f'until [ -e "$ROBOTO_PARAM_folder/{RELEASE}" ]; do sleep 0.05; done', []),
+    ACTIONS.typed: ("true", [{"name": "count", "required": True}, {"name": "ratio", "default": 0.5}]),
+}
+
+
+class LocalService:
+    """One process; actions are processes too."""
+
+    name = "local-service"
+    actions = ACTIONS
+    unfit = (({}, "'count'"),)
+    unknown_id = "iv_0123456789abcdef"
+    words: Mapping[InvocationStatus, str] = {}
+
+    def why_not_here(self) -> str | None:
+        """It runs wherever the tests do."""
+        return None
+
+    @contextmanager
+    def deploy(self, folder: Path, *, workers: bool) -> Iterator[Deployment]:
+        """A service on a data folder of its own that knows the actions."""
+        service = Service(folder / "service", "--grace", "0.5", "--slots", "8" if workers else "0")
+        service.start()
+        try:
+            for name, (script, parameters) in _SCRIPTS.items():
+                _register(service, name, script, parameters)
+            yield _Deployment(service)
+        finally:
+            service.end()
+
+    def nowhere(self, folder: Path) -> Mapping[str, Any]:
+        """Nothing listens at the port for discarding."""
+        return {"conn_type": "roboto", "host": "http://127.0.0.1:9", "password": "t"}
+
+
+class _Deployment:
+    """A service; without workers it has no slots."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+
+    def start_workers(self) -> None:
+        port = str(urlsplit(self._service.endpoint).port)
+        self._service.restart("--grace", "0.5", "--slots", "8", "--port", port)
+
+
+def _register(service: Service, name: str, script: str, parameters: list[dict[str, Any]]) -> None:
+    counted = f'echo once >> "$ROBOTO_PARAM_folder/{EXECUTIONS}"; {script}'
+    action = {
+        "name": name,
+        "parameters": [{"name": "folder", "required": True}, *parameters],
+        "container_parameters": {"command": ["sh", "-c", counted]},
+    }
+    answer = service.request("POST", "v1/actions", json=action)
+    assert answer.status_code == 200, answer.text

@@ -1,0 +1,287 @@
+"""The feed of a connection: one stream for all who listen, and nothing is missed, whatever breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from airflow_invocations.model import InvocationStatus
+from airflow_invocations.platform import Capabilities, EventFilter, UnauthorizedError, UnavailableError
+from airflow_invocations.waiting import Subscription, feed, records_of
+from airflow_invocations.waiting.feed import Feeds
+
+from .events_platform import EventsPlatform
+
+pytestmark = pytest.mark.anyio
+S = InvocationStatus
+EVERYTHING = EventFilter()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "COLLECTING", 0.001)
+    monkeypatch.setattr(feed, "backoff", lambda attempt, base=0.5, cap=30.0: -0.199)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - of any kind: what is looked at tells nobody
+            await asyncio.sleep(0.002)
+
+
+class Listener:
+    """One who listens: takes what comes, as long as it isn't held up."""
+
+    def __init__(
+        self, platform: EventsPlatform, place: int | None = None, wanted: EventFilter = EVERYTHING
+    ) -> None:
+        self.heard: list[str] = []
+        self.subscription = Subscription(wanted, place)
+        self.feed = Feeds.here().join("c", platform.connect, self.subscription)
+        self.runs = asyncio.Event()
+        self.runs.set()
+        self.task = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while True:
+            await self.runs.wait()
+            await self.subscription.something()
+            self.heard += [event.invocation_id for event in self.subscription.take(100)]
+
+    def leave(self) -> None:
+        self.task.cancel()
+        self.feed.leave(self.subscription)
+
+
+@pytest.fixture
+async def platform() -> AsyncIterator[EventsPlatform]:
+    platform = EventsPlatform()
+    yield platform
+    for one in list(Feeds.here()._feeds.values()):
+        for subscription in list(one._subscriptions):
+            one.leave(subscription)
+    await until(lambda: not Feeds.here()._feeds)
+
+
+def ids(count: int, begin: int = 0) -> list[str]:
+    return [f"iv_{number}" for number in range(begin, begin + count)]
+
+
+async def test_fifty_listeners_are_one_client_and_one_stream(platform: EventsPlatform) -> None:
+    listeners = [Listener(platform) for _ in range(50)]
+    for listener in listeners:
+        await listener.subscription.begins()
+    platform.end(*ids(20))
+    await until(lambda: all(listener.heard == ids(20) for listener in listeners))
+    assert platform.connects == len(platform.opened) == 1
+    for listener in listeners:
+        listener.leave()
+    await until(lambda: platform.closed == 1)
+
+
+async def test_who_begins_now_hears_nothing_of_the_past(platform: EventsPlatform) -> None:
+    platform.end(*ids(3))
+    first = Listener(platform)
+    assert await first.subscription.begins() == 3
+    platform.end("new")
+    await until(lambda: first.heard == ["new"])
+    later = Listener(platform)
+    assert await later.subscription.begins() == 4
+    platform.end("newer")
+    await until(lambda: later.heard == ["newer"])
+    assert len(platform.opened) == 1
+
+
+async def test_who_comes_with_an_older_place_hears_what_it_missed_and_nobody_hears_twice(
+    platform: EventsPlatform,
+) -> None:
+    platform.end(*ids(10))
+    first = Listener(platform, place=8)
+    await until(lambda: first.heard == ["iv_8", "iv_9"])
+    second = Listener(platform, place=5)
+    await until(lambda: second.heard == ["iv_5", "iv_6", "iv_7", "iv_8", "iv_9"])
+    platform.end("iv_10")
+    await until(lambda: first.heard[-1] == second.heard[-1] == "iv_10")
+    assert first.heard == ["iv_8", "iv_9", "iv_10"]
+
+
+async def test_the_stream_tells_what_anybody_wants_and_each_hears_only_what_it_wants(
+    platform: EventsPlatform,
+) -> None:
+    counts = Listener(platform, wanted=EventFilter("count", frozenset({S.Completed})))
+    await counts.subscription.begins()
+    fails = Listener(platform, wanted=EventFilter(None, frozenset({S.Failed})))
+    await fails.subscription.begins()
+    platform.end("iv_1")
+    platform.end("iv_2", status=S.Failed, action="other")
+    platform.end("iv_3", status=S.Failed)
+    await until(lambda: fails.heard == ["iv_2", "iv_3"])
+    assert counts.heard == ["iv_1"]
+    assert platform.opened[0][0] == EventFilter("count", frozenset({S.Completed}))
+    assert platform.opened[-1][0] == EventFilter(None, frozenset({S.Completed, S.Failed}))
+
+
+async def test_an_outage_loses_nothing_and_is_said_once(
+    platform: EventsPlatform, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = Listener(platform)
+    await listener.subscription.begins()
+    platform.end("iv_0")
+    await until(lambda: listener.heard == ["iv_0"])
+    platform.down = UnavailableError("no route")
+    platform.break_streams()
+    await until(lambda: platform.connects >= 4)
+    platform.end(*ids(5, begin=1))
+    platform.down = None
+    await until(lambda: listener.heard == ids(6))
+    assert [entry.levelno for entry in caplog.records if "no events can be read" in entry.message] == [
+        logging.WARNING
+    ]
+
+
+async def test_a_token_that_is_refused_is_read_anew_from_the_connection(platform: EventsPlatform) -> None:
+    platform.down = UnauthorizedError("not known")
+    listener = Listener(platform, place=0)
+    await until(lambda: platform.connects >= 3)
+    platform.down = None
+    platform.end("iv_0")
+    await until(lambda: listener.heard == ["iv_0"])
+
+
+async def test_a_platform_without_events_says_so_and_what_to_do_instead(
+    platform: EventsPlatform, caplog: pytest.LogCaptureFixture
+) -> None:
+    platform.capabilities = Capabilities()
+    Listener(platform)
+    await until(lambda: any(entry.levelno == logging.ERROR for entry in caplog.records))
+    (said,) = {entry.message for entry in caplog.records if entry.levelno == logging.ERROR}
+    assert "https://api.example doesn't tell" in said
+    assert "InvocationSensor" in said
+    assert platform.opened == []
+
+
+async def test_what_cannot_be_read_is_logged_counted_and_passed_over(
+    platform: EventsPlatform, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = Listener(platform, place=0)
+    platform.end("iv_0")
+    platform.tell_rubbish()
+    platform.tell_rubbish()
+    platform.end("iv_1")
+    await until(lambda: listener.heard == ["iv_0", "iv_1"])
+    assert listener.feed.unreadable == 2
+    assert "passed over (2 so far): timestamp" in caplog.text
+
+
+async def test_ten_thousand_events_pass_one_who_is_slow_without_being_kept(platform: EventsPlatform) -> None:
+    slow, quick = Listener(platform, place=0), Listener(platform, place=0)
+    slow.runs.clear()
+    platform.end(*ids(10_000))
+    await until(lambda: len(quick.heard) == 10_000)
+    assert len(slow.subscription._waiting) <= feed.KEPT
+    slow.runs.set()
+    await until(lambda: len(slow.heard) == 10_000)
+    assert slow.heard == quick.heard == ids(10_000)
+
+
+async def test_nothing_is_read_while_nobody_has_room(platform: EventsPlatform) -> None:
+    slow = Listener(platform, place=0)
+    slow.runs.clear()
+    platform.end(*ids(10_000))
+    await until(lambda: slow.subscription.is_behind)
+    assert platform.told <= feed.KEPT + feed.STRETCH
+    slow.runs.set()
+    await until(lambda: slow.heard == ids(10_000))
+
+
+async def test_a_platform_that_counts_anew_is_read_from_its_beginning(platform: EventsPlatform) -> None:
+    platform.end(*ids(2))
+    listener = Listener(platform, place=40)
+    await until(lambda: listener.heard == ids(2))
+
+
+async def test_what_is_told_again_where_places_are_times_is_heard_once(platform: EventsPlatform) -> None:
+    platform.overlap = 5
+    listener = Listener(platform, place=0)
+    platform.end(*ids(3))
+    await until(lambda: listener.heard == ids(3))
+    platform.break_streams()
+    await until(lambda: len(platform.opened) == 2)
+    platform.end("iv_3")
+    await until(lambda: "iv_3" in listener.heard)
+    assert listener.heard == ids(4)
+
+
+async def test_whatever_breaks_whenever_each_hears_everything_once(platform: EventsPlatform) -> None:
+    chance = random.Random(7)
+    listeners = [Listener(platform, place=0)]
+    count = 0
+    for _ in range(150):
+        match chance.randrange(7):
+            case 0 | 1 | 2:
+                more = chance.randrange(1, 40)
+                platform.end(*ids(more, begin=count))
+                count += more
+            case 3:
+                platform.break_streams()
+            case 4:
+                platform.down = None if platform.down else UnavailableError("no route")
+            case 5:
+                listeners.append(Listener(platform, place=chance.randrange(count + 1)))
+            case 6:
+                chance.choice(listeners).runs.clear()
+        await asyncio.sleep(chance.random() * 0.004)
+    platform.down = None
+    begins = [0] + [int(one.heard[0][3:]) if one.heard else None for one in listeners[1:]]  # type: ignore[list-item]
+    for one in listeners:
+        one.runs.set()
+    await until(lambda: all(one.heard and one.heard[-1] == f"iv_{count - 1}" for one in listeners))
+    for begin, one in zip(begins, listeners, strict=True):
+        first = int(one.heard[0][3:]) if begin is None else begin
+        assert one.heard == ids(count - first, begin=first)
+
+
+async def test_the_last_to_leave_closes_the_stream_also_during_an_outage(platform: EventsPlatform) -> None:
+    platform.down = UnavailableError("no route")
+    listener = Listener(platform, place=0)
+    await until(lambda: platform.connects)
+    listener.leave()
+    await until(lambda: not Feeds.here()._feeds)
+
+
+async def test_places_that_are_times_never_share_a_stream_with_numbers(platform: EventsPlatform) -> None:
+    numbers, times = Listener(platform, place=0), Listener(platform, place=2**51)
+    now = Listener(platform)
+    assert numbers.feed is now.feed is not times.feed
+
+
+async def test_records_are_asked_for_until_there_is_an_answer_and_singly_where_batches_are_refused(
+    platform: EventsPlatform,
+) -> None:
+    platform.end("iv_0", "iv_1")
+    platform.down = UnavailableError("no route")
+    asking = asyncio.create_task(records_of("c", platform.connect, ["iv_0", "iv_1", "gone"]))
+    await until(lambda: platform.connects >= 2)
+    platform.batches = False
+    platform.down = None
+    found = await asking
+    assert [item[0].invocation_id for item in found if isinstance(item, tuple)] == ["iv_0", "iv_1"]
+    assert [item.reason for item in found if not isinstance(item, tuple)] == [
+        "the platform doesn't know the invocation any more"
+    ]
+
+
+def test_filters_cover_and_unite() -> None:
+    narrow = EventFilter("count", frozenset({S.Completed}))
+    other = EventFilter("count", frozenset({S.Failed}))
+    both = narrow.united(other)
+    assert both == EventFilter("count", frozenset({S.Completed, S.Failed}))
+    assert both.covers(narrow)
+    assert not narrow.covers(both)
+    assert not narrow.covers(EVERYTHING)
+    assert EVERYTHING.covers(both)
+    assert narrow.united(EVERYTHING) == EVERYTHING
