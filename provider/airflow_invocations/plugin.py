@@ -1,0 +1,62 @@
+"""What Airflow's plugin manager reads. Every task's process imports it, so it imports next to nothing."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import Any
+
+from airflow.sdk.plugins_manager import AirflowPlugin
+
+#: Where the API server mounts the page; no place of Airflow's own.
+URL_PREFIX = "/invocations"
+
+_ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
+    "%3Crect x='1' y='1' width='14' height='14' rx='3.5' fill='none' stroke='{colour}' stroke-width='1.4'/%3E"
+    "%3Cpath d='M6.2 4.9v6.2l5-3.1z' fill='{colour}'/%3E%3C/svg%3E"
+)
+_ICONS = {
+    "icon": _ICON.format(colour="%2327364b"),
+    "icon_dark_mode": _ICON.format(colour="%23e6ebf2"),
+}
+
+
+class InvocationsPlugin(AirflowPlugin):
+    """Adds the page "Invocations" to Airflow's navigation and to the view of a DAG run.
+
+    Airflow shows each view in a frame. The addresses are relative, so that they hold under a path of
+    `[api] base_url` too; in that of a DAG run Airflow's page puts the run's ids, encoded for a URL.
+    """
+
+    name = "invocations"
+    external_views = [
+        {
+            "name": "Invocations",
+            "href": f"{URL_PREFIX[1:]}/",
+            "url_route": "invocations",
+            "destination": "nav",
+            "category": "browse",
+            **_ICONS,
+        },
+        {
+            "name": "Invocations",
+            "href": f"{URL_PREFIX[1:]}/run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
+            "url_route": "invocations-of-run",
+            "destination": "dag_run",
+            **_ICONS,
+        },
+    ]
+
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # a list, but only for who asks
+        """The page, imported when it is asked for: by the API server, and by nobody else.
+
+        Airflow lets an exception from here keep its API server from starting; a page is not worth that.
+        """
+        try:
+            from .page.app import create_app
+        except ImportError:
+            logging.getLogger(__name__).exception("there is no page of invocations: it can't be imported")
+            return []
+        return [{"app": create_app(), "url_prefix": URL_PREFIX, "name": "invocations"}]

@@ -1,0 +1,108 @@
+"""A metadata database with DAG runs that have really invoked something, and Airflow's own auth manager."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import secrets
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from airflow.api_fastapi.app import init_auth_manager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.dag_processing.bundles.manager import DagBundlesManager
+from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+from airflow.models.connection import Connection
+from airflow.sdk import DAG
+from airflow.utils import db
+from airflow.utils.session import create_session
+from fastapi.testclient import TestClient
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.page.app import create_app
+from airflow_invocations.page.platforms import Platforms
+from airflow_invocations.page.runs import RunKey
+
+from ..airflow.conftest import connect_to, script
+
+__all__ = ["script"]
+
+
+@pytest.fixture(scope="session")
+def database() -> None:
+    """Airflow's tables, in the tests' own home."""
+    db.initdb()
+    DagBundlesManager().sync_bundles_to_db()
+
+
+@pytest.fixture
+def hook(service: Any, monkeypatch: pytest.MonkeyPatch) -> RobotoHook:
+    """A hook on the service, under the connection that operators use by default."""
+    connect_to(service, monkeypatch)
+    return RobotoHook()
+
+
+@pytest.fixture
+def run_dag(database: None, hook: RobotoHook) -> Callable[..., RunKey]:
+    """Run a DAG of one task that invokes a script; the run's key."""
+
+    def run(command: str, **arguments: Any) -> RunKey:
+        action = script(hook, command)
+        with DAG(
+            f"seen_{uuid.uuid4().hex[:8]}", schedule=None, start_date=datetime.datetime(2026, 1, 1)
+        ) as dag:
+            InvokeActionOperator(task_id="ask", action=action, **{"poll_interval": 0.1, **arguments})
+        bag = DagBag(dag_folder=os.devnull)
+        bag.bag_dag(dag)
+        sync_bag_to_db(bag, "dags-folder", None)
+        return RunKey(dag.dag_id, dag.test().run_id)
+
+    return run
+
+
+@pytest.fixture
+def stored_connections(database: None) -> Iterator[None]:
+    """Connections that the database has: one of ours, one of somebody else's."""
+    with create_session(scoped=False) as session:
+        session.add(
+            Connection(conn_id="stored", conn_type="roboto", host="http://127.0.0.1:9", password="s3cret")
+        )
+        session.add(Connection(conn_id="warehouse", conn_type="postgres", host="127.0.0.1"))
+    yield
+    with create_session(scoped=False) as session:
+        for conn_id in ("stored", "warehouse"):
+            session.delete(session.query(Connection).filter_by(conn_id=conn_id).one())
+
+
+@pytest.fixture
+def client(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A browser at the page, without a login; Airflow's own simple auth manager decides."""
+    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", secrets.token_hex(32))
+    init_auth_manager()
+    platforms = Platforms()
+    with TestClient(create_app(platforms)) as client:
+        yield client
+    platforms.close()
+
+
+@pytest.fixture
+def viewer(client: TestClient) -> TestClient:
+    """The same, logged in as somebody who may look and nothing else."""
+    user = SimpleAuthManagerUser(username="vera", role="VIEWER")
+    client.cookies.set("_token", init_auth_manager().generate_jwt(user))
+    return client
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, Any] | str], None]:
+    """Define a connection in the environment."""
+
+    def define(conn_id: str, connection: dict[str, Any] | str) -> None:
+        value = connection if isinstance(connection, str) else json.dumps(connection)
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
+
+    return define

@@ -1,0 +1,182 @@
+"""The page over a real database, a real auth manager, and the real service."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstancehistory import TaskInstanceHistory
+from airflow.utils.session import create_session
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.page import runs
+from airflow_invocations.page.runs import RunKey, TryKey
+
+from ..airflow.conftest import connect_to, script
+from ..conftest import Service
+
+RunDag = Callable[..., RunKey]
+
+
+def about(run: RunKey) -> dict[str, str]:
+    return {"dag_id": run.dag_id, "run_id": run.run_id}
+
+
+def invocations_in(shown: str) -> list[str]:
+    return re.findall(r'data-id="(\w+)"', shown)
+
+
+class TestWhatTheDatabaseKnows:
+    def test_runs_that_have_invoked_and_the_connections_that_they_named(self, run_dag: RunDag) -> None:
+        run = run_dag("true", conn_id="{{ 'roboto_' + 'default' }}")
+        with create_session(scoped=False) as session:
+            assert runs.run_has_ended(run, session) is True
+            assert runs.run_has_ended(RunKey(run.dag_id, "none"), session) is None
+            assert runs.newest_runs({run.dag_id}, session) == {run: True}
+            assert runs.newest_runs({"another"}, session) == {}
+            assert runs.newest_runs(set(), session) == {}
+            assert runs.named_connections([run], session) == {run: ["roboto_default"]}
+            assert runs.named_connections([], session) == {}
+
+    def test_the_newest_come_first_and_no_more_than_fit(
+        self, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = run_dag("true"), run_dag("true")
+        both = {first.dag_id, second.dag_id}
+        with create_session(scoped=False) as session:
+            assert list(runs.newest_runs(both, session)) == [second, first]
+            monkeypatch.setattr(runs, "MAX_RUNS", 1)
+            assert list(runs.newest_runs(both, session)) == [second]
+            monkeypatch.setattr(runs, "MAX_RUNS_SEARCHED", 0)
+            assert list(runs.newest_runs(both, session)) == []
+
+    def test_connections_that_can_be_listed(
+        self, stored_connections: None, hook: RobotoHook, environment: Callable[..., None]
+    ) -> None:
+        environment("by_uri", "roboto://:s3cret@127.0.0.1:9")
+        environment("other", {"conn_type": "http", "host": "x"})
+        environment("broken", "{not json")
+        environment("_team___x", {"conn_type": "roboto"})
+        with create_session(scoped=False) as session:
+            listed = runs.listed_connections(session)
+        assert listed == dict.fromkeys(("roboto_default", "by_uri", "stored"), "roboto")
+
+    def test_tries_those_that_were_put_by_too(self, run_dag: RunDag) -> None:
+        run = run_dag("true")
+        key = TryKey(run.dag_id, run.run_id, "ask", -1)
+        with create_session(scoped=False) as session:
+            (first,) = runs.tries_of([key], session)[key]
+            assert first.number == 1
+            assert first.began is not None
+            assert first.ended is not None
+            assert first.began < first.ended
+            assert runs.tries_of([], session) == {}
+            task = session.scalar(select(TaskInstance).where(TaskInstance.run_id == run.run_id))
+            assert task is not None
+            TaskInstanceHistory.record_ti(task, session=session)
+            task.try_number, task.end_date = 2, None
+            session.flush()
+            tries = runs.tries_of([key], session)[key]
+            assert [each.number for each in tries] == [1, 2]
+            assert [each.ended for each in tries] == [first.ended, None]
+
+
+class TestThePage:
+    def test_a_run_and_all_of_airflow_show_what_was_invoked(
+        self, run_dag: RunDag, viewer: TestClient, hook: RobotoHook
+    ) -> None:
+        run = run_dag("echo hello; sleep 0.3; echo bye")
+        (record,) = hook.find(run.dag_id, run.run_id)
+        of_run = viewer.get("/run/rows", params=about(run)).text
+        assert invocations_in(of_run) == [record.invocation_id]
+        assert record.invocation_id in invocations_in(viewer.get("/rows").text)
+        ran, waited = (float(text) for text in re.findall(r'data-seconds="([\d.]+)"', of_run))
+        assert ran >= 0.3
+        assert 0 < waited < 30
+        one = {**about(run), "conn_id": "roboto_default", "invocation_id": record.invocation_id}
+        facts = viewer.get("/facts", params=one).text
+        assert hook.url(record.invocation_id) in facts
+        log = viewer.get("/log", params=one).json()
+        assert [line["text"] for line in log["lines"] if not line["aside"]] == ["hello", "bye"]
+        again = viewer.get("/log", params={**one, "cursor": log["cursor"]}).json()
+        assert (again["lines"], again["cursor"], again["more"]) == ([], log["cursor"], False)
+
+    def test_no_token_reaches_the_browser(
+        self, run_dag: RunDag, viewer: TestClient, service: Service, stored_connections: None
+    ) -> None:
+        run = run_dag("exit 3", retries=0)
+        (invocation_id,) = invocations_in(viewer.get("/run", params=about(run)).text)
+        one = {**about(run), "conn_id": "roboto_default", "invocation_id": invocation_id}
+        for path, params in {
+            "/": {}, "/rows": {}, "/run": about(run), "/run/rows": about(run), "/facts": one, "/log": one,
+        }.items():  # fmt: skip
+            answer = viewer.get(path, params=params)
+            assert answer.status_code == 200
+            for secret in (service.token, "s3cret"):
+                assert secret not in answer.text
+                assert secret not in str(answer.headers)
+
+    def test_who_is_not_logged_in_sees_nothing(self, run_dag: RunDag, client: TestClient) -> None:
+        run = run_dag("true")
+        for path in ("/run", "/run/rows"):
+            answer = client.get(path, params=about(run))
+            assert answer.status_code == 401
+            assert "iv_" not in answer.text
+
+    def test_a_token_that_was_revoked_and_an_address_where_nobody_is(
+        self, run_dag: RunDag, viewer: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = run_dag("true")
+        connect_to(service, monkeypatch, token="wr0ng-t0ken")
+        assert "doesn&#39;t accept the connection&#39;s token" in viewer.get("/run", params=about(run)).text
+
+    def test_a_service_that_is_gone_shows_as_such_and_soon(
+        self,
+        run_dag: RunDag,
+        viewer: TestClient,
+        start_service: Callable[..., Service],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        run = run_dag("true")
+        gone = start_service()
+        connect_to(gone, monkeypatch)
+        gone.kill()
+        began = time.monotonic()
+        shown = viewer.get("/run", params=about(run)).text
+        while "is being asked" in shown:
+            shown = viewer.get("/run", params=about(run)).text
+        assert "<b>roboto_default</b> is out of reach" in shown
+        assert time.monotonic() - began < 15
+        asked = time.monotonic()
+        viewer.get("/run", params=about(run))
+        assert time.monotonic() - asked < 1  # it rests
+
+    def test_one_that_is_under_way_is_seen_to_end(
+        self, run_dag: RunDag, viewer: TestClient, hook: RobotoHook, tmp_path: Any
+    ) -> None:
+        go = tmp_path / "go"
+        run = run_dag(f"while ! [ -e {go} ]; do sleep 0.05; done", wait=False)
+        shown = viewer.get("/run/rows", params=about(run)).text
+        assert 'data-live="yes"' in shown
+        (version,) = re.findall(r'data-version="(\w+)"', shown)
+        go.touch()
+        end = time.monotonic() + 20
+        while 'data-status="Completed"' not in shown:
+            assert time.monotonic() < end
+            answer = viewer.get("/run/rows", params={**about(run), "seen": version})
+            shown = answer.text or shown
+        assert 'data-live="no"' in shown
+
+
+def test_an_action_of_nobody_in_airflow_is_in_no_list(
+    run_dag: RunDag, viewer: TestClient, hook: RobotoHook
+) -> None:
+    run = run_dag("true")
+    stranger = script(hook, "true")
+    assert stranger not in viewer.get("/run", params=about(run)).text

@@ -1,0 +1,267 @@
+"""An Airflow and platforms that say what a test tells them to, around the real routes of the page."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+import pytest
+from airflow.api_fastapi import app as airflow_app
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.models.dag import DagModel
+from fastapi.testclient import TestClient
+
+from airflow_invocations.hooks import InvocationHook
+from airflow_invocations.model import (
+    DagRunProvenance,
+    InvocationRecord,
+    InvocationStatus,
+    LogPage,
+    LogProcess,
+    LogRecord,
+)
+from airflow_invocations.page import app as page_app
+from airflow_invocations.page import runs
+from airflow_invocations.page.platforms import Platforms
+from airflow_invocations.page.runs import RunKey, Try, TryKey
+from airflow_invocations.platform import Capabilities, NotFoundError
+
+from ..platform.test_roboto import INVOCATION
+
+NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
+RUN = RunKey("fleet", "manual__2026-01-31T12:00:00+00:00")
+S = InvocationStatus
+
+
+def at(seconds: float) -> datetime.datetime:
+    return NOON + datetime.timedelta(seconds=seconds)
+
+
+def record(
+    invocation_id: str = "iv_1",
+    run: RunKey = RUN,
+    task_id: str = "ask",
+    *,
+    map_index: int = -1,
+    try_number: int = 1,
+    steps: tuple[tuple[InvocationStatus, float], ...] = ((S.Queued, 0), (S.Processing, 2)),
+    action: str = "scan",
+    detail: str | None = None,
+    **fields: Any,
+) -> InvocationRecord:
+    """An invocation that a task asked for; `steps` are its statuses and their seconds after noon."""
+    asker = DagRunProvenance(
+        dag_id=run.dag_id, run_id=run.run_id, run_type="manual", task_id=task_id, map_index=map_index,
+        try_number=try_number,
+    )  # fmt: skip
+    provenance = {
+        **INVOCATION["provenance"],
+        "action": {**INVOCATION["provenance"]["action"], "name": action},
+        "source": asker.source,
+    }
+    status = [{"status": status, "timestamp": at(seconds)} for status, seconds in steps]
+    status[-1]["detail"] = detail
+    content = {
+        **INVOCATION, "invocation_id": invocation_id, "created": at(0), "provenance": provenance,
+        "status": status, "last_status": steps[-1][0], **fields,
+    }  # fmt: skip
+    return InvocationRecord.model_validate(content)
+
+
+def page_of(*lines: str, more: bool = False, last_read: str | None = "1") -> LogPage:
+    items = [LogRecord(log=line, process=LogProcess.Action, timestamp=NOON) for line in lines]
+    return LogPage(items=items, has_next=more, last_read=last_read)
+
+
+@dataclass
+class FakePlatform:
+    """A platform that has these invocations, and what it was asked."""
+
+    records: list[InvocationRecord] = field(default_factory=list)
+    pages: dict[str | None, LogPage] = field(default_factory=dict)
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    link_base: str = "https://platform.example"
+    #: Awaited before each answer.
+    before: Callable[[], Awaitable[None]] | None = None
+    error: Exception | None = None
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def find(
+        self, dag_id: str, run_id: str | None, task_id: str | None, map_index: int | None, limit: int | None
+    ) -> list[InvocationRecord]:
+        await self._asked("find", dag_id, run_id, limit)
+        source_id = DagRunProvenance(
+            dag_id=dag_id, run_id=str(run_id), run_type="manual", task_id="", try_number=1
+        ).source_id.partition("/tasks/")[0]
+        mine = [each for each in self.records if each.provenance.source.source_id.startswith(source_id)]
+        return mine[:limit]
+
+    async def get(self, invocation_id: str) -> InvocationRecord:
+        await self._asked("get", invocation_id)
+        for each in self.records:
+            if each.invocation_id == invocation_id:
+                return each
+        raise NotFoundError(f"no {invocation_id} (at https://secret-host.example)")
+
+    async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
+        await self._asked("logs", invocation_id, cursor)
+        return self.pages.get(cursor) or page_of(last_read=cursor)
+
+    def url(self, invocation_id: str) -> str:
+        return f"{self.link_base}/{invocation_id}"
+
+    async def _asked(self, *what: Any) -> None:
+        self.asked.append(what)
+        if self.before is not None:
+            await self.before()
+        if self.error is not None:
+            raise self.error
+
+
+class World:
+    """Connections by id, and everything that Airflow's database would know."""
+
+    def __init__(self) -> None:
+        self.platforms: dict[str, FakePlatform] = {}
+        self.types: dict[str, str] = {}
+        #: What making a hook's connection raises.
+        self.broken: dict[str, Exception] = {}
+        #: The DAG runs that there are, and whether each has ended.
+        self.runs: dict[RunKey, bool] = {RUN: False}
+        self.named: dict[RunKey, list[str]] = {}
+        self.listed: dict[str, str] = {}
+        self.tries: dict[TryKey, list[Try]] = {}
+
+    def connect(self, conn_id: str, *records: InvocationRecord, kind: str = "roboto") -> FakePlatform:
+        """A connection that RUN's tasks name."""
+        self.platforms[conn_id] = platform = FakePlatform(list(records))
+        self.types[conn_id] = kind
+        self.named.setdefault(RUN, []).append(conn_id)
+        return platform
+
+    def hook(self, conn_id: str) -> Any:
+        return FakeHook(self, conn_id)
+
+
+class FakeHook:
+    """A hook whose connection leads to a FakePlatform, over the real bridge."""
+
+    def __init__(self, world: World, conn_id: str) -> None:
+        self._world = world
+        self._conn_id = conn_id
+
+    @property
+    def connection_type(self) -> str:
+        if self._conn_id in self._world.broken:
+            raise self._world.broken[self._conn_id]
+        return self._world.types[self._conn_id]
+
+    def call(self, operation: Callable[[Any], Any]) -> Any:
+        platform = self._world.platforms[self._conn_id]
+        return InvocationHook.run(lambda: operation(platform))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def platforms(world: World) -> Iterator[Platforms]:
+    asked = Platforms(world.hook)
+    yield asked
+    asked.close()
+
+
+@dataclass
+class Person:
+    """Somebody whom Airflow knows, and what they may see."""
+
+    dags: set[str]
+    may_see_plugins: bool = True
+    may_not: frozenset[DagAccessEntity] = frozenset()
+
+
+class Auth:
+    """An auth manager: who somebody is by their token, and the DAGs that they may read."""
+
+    def __init__(self) -> None:
+        self.people = {"ada": Person({"fleet"}), "bob": Person({"other"})}
+
+    async def get_user_from_token(self, token: str) -> Person:
+        try:
+            return self.people[token]
+        except KeyError:
+            raise jwt.InvalidTokenError from None
+
+    def is_authorized_view(self, *, access_view: Any, user: Person) -> bool:
+        return user.may_see_plugins
+
+    def is_authorized_dag(self, *, method: str, user: Person, access_entity: Any, details: Any) -> bool:
+        assert method == "GET"
+        return access_entity not in user.may_not and (details.id is None or details.id in user.dags)
+
+    def get_authorized_dag_ids(self, *, user: Person) -> set[str]:
+        return user.dags
+
+
+@pytest.fixture
+def auth(monkeypatch: pytest.MonkeyPatch) -> Auth:
+    auth = Auth()
+    monkeypatch.setattr(airflow_app._AuthManagerState, "instance", auth)
+    monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id: None)
+    return auth
+
+
+@pytest.fixture
+def client(
+    world: World, platforms: Platforms, auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TestClient]:
+    """A browser without a login, at an Airflow whose database is the world's."""
+    monkeypatch.setattr(page_app, "create_session", lambda scoped: nullcontext())
+    monkeypatch.setattr(runs, "run_has_ended", lambda run, _: world.runs.get(run))
+    monkeypatch.setattr(
+        runs, "newest_runs", lambda dag_ids, _: {k: v for k, v in world.runs.items() if k.dag_id in dag_ids}
+    )
+    monkeypatch.setattr(
+        runs, "named_connections", lambda of, _: {k: v for k, v in world.named.items() if k in of}
+    )
+    monkeypatch.setattr(runs, "listed_connections", lambda _: world.listed)
+    monkeypatch.setattr(runs, "tries_of", lambda keys, _: {k: v for k, v in world.tries.items() if k in keys})
+    with TestClient(page_app.create_app(platforms)) as client:
+        yield client
+
+
+@pytest.fixture
+def ada(client: TestClient) -> TestClient:
+    """The same, logged in as somebody who may read the DAG `fleet`."""
+    client.cookies.set("_token", "ada")
+    return client
+
+
+class Gate:
+    """Lets nothing through until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self._open = threading.Event()
+
+    async def __call__(self) -> None:
+        self.entered.set()
+        await asyncio.to_thread(self._open.wait)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
