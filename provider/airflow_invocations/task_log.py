@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from .model import LogRecord
+if TYPE_CHECKING:
+    from .model import LogRecord
 
 #: Lines written at a stretch; one costs the triggerer's loop about 0.4 ms (facts/airflow.md, section 9).
 STRETCH = 50

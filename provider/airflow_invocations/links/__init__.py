@@ -1,5 +1,5 @@
 """Extra links: from a task in Airflow to its invocation on the platform."""
 
-from .invocation import InvocationLink
+from .invocation import InvocationLink, InvocationLogsLink
 
-__all__ = ["InvocationLink"]
+__all__ = ["InvocationLink", "InvocationLogsLink"]

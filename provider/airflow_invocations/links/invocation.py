@@ -1,4 +1,4 @@
-"""The link to an invocation, there as soon as the invocation is."""
+"""The links to an invocation and to its log, there as soon as the invocation is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
-#: The XCom that Airflow's API answers the link from.
+#: The XComs that Airflow's API answers the links from.
 URL_KEY = "_link_InvocationLink"
+LOGS_URL_KEY = "_link_InvocationLogsLink"
 
 
 class InvocationLink(BaseOperatorLink):
@@ -31,3 +32,26 @@ class InvocationLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """The address; empty while there is no invocation."""
         return str(getattr(operator, "invocation_url", None) or "")
+
+
+class InvocationLogsLink(BaseOperatorLink):
+    """The button "Invocation log" on a task instance; operators keep its address in `logs_url`."""
+
+    name = "Invocation log"
+
+    @property
+    def xcom_key(self) -> str:
+        """The XCom that Airflow's API answers the link from."""
+        return LOGS_URL_KEY
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The address; empty while there is no invocation."""
+        return str(getattr(operator, "logs_url", None) or "")
+
+
+def links_of(operator: BaseOperator) -> dict[str, str]:
+    """What the links of an operator lead to now, by the XComs that it pushes them to."""
+    return {
+        URL_KEY: str(getattr(operator, "invocation_url", None) or ""),
+        LOGS_URL_KEY: str(getattr(operator, "logs_url", None) or ""),
+    }

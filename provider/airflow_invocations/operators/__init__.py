@@ -1,5 +1,13 @@
-"""Operators: tasks that invoke actions."""
+"""Operators: tasks that invoke actions, and see to invocations."""
 
 from .action import InvokeActionOperator
+from .cancel import CancelInvocationOperator
+from .logs import FetchInvocationLogsOperator
+from .retry import RetryFailedInvocationsOperator
 
-__all__ = ["InvokeActionOperator"]
+__all__ = [
+    "CancelInvocationOperator",
+    "FetchInvocationLogsOperator",
+    "InvokeActionOperator",
+    "RetryFailedInvocationsOperator",
+]

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.configuration import conf
 
 from ..exceptions import (
-    AccessRefusedError,
-    PlatformUnavailableError,
+    InvocationTimedOutError,
     RequestRefusedError,
+    at,
+    error_from_event,
     error_of,
+    error_of_outputs,
     raise_unless_completed,
     verdict_on,
 )
-from ..links import InvocationLink
-from ..links.invocation import URL_KEY
-from ..model import (
-    MAX_PAGE_SIZE,
-    ActionRecord,
-    ComputeRequirements,
-    ContainerParameters,
-    DagRunProvenance,
-    InvocationInput,
-    InvocationRecord,
-    InvocationStatus,
-    UploadDestination,
-)
-from ..platform import ConflictError, PermanentError, PlatformError, TransientError, UnauthorizedError
-from ..platform.roboto import invocation_url
+from ..links import InvocationLink, InvocationLogsLink
+from ..links.invocation import links_of
+from ..model import InvocationStatus
+from ..platform import CannotStopError, PlatformError, UnsupportedError
 from ..task_log import ActionLog
 from ..waiting import (
     OUTAGE_LIMIT,
@@ -42,32 +35,45 @@ from ..waiting import (
     Reason,
     Waiting,
     cancel_and_confirm,
-    find_or_create,
     outlast,
     started_by_earlier_try,
     was_cancelled_by_clear,
 )
-from .arguments import check_arguments, request_of
+from .arguments import REQUEST_ARGUMENTS, destination_of, place_of
+from .checked import CheckedTask
 from .context import identity_of, provenance_of
 from .in_worker import ends_within, wait_for_end
+from .results import INVOCATION_ID_KEY, result_of
+from .submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
+from .workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from ..hooks import RobotoHook
-    from ..platform.roboto import RobotoPlatform
+    from ..hooks import InvocationHook
+    from ..model import (
+        ComputeRequirements,
+        ContainerParameters,
+        DagRunProvenance,
+        InvocationInput,
+        InvocationRecord,
+        UploadDestination,
+    )
+    from ..platform import InvocationPlatform
 
-#: The XCom that holds the invocation's id from the moment it exists.
-INVOCATION_ID_KEY = "invocation_id"
+T = TypeVar("T")
+
+#: The XCom that holds which try it was that had the invocation last.
+TRY_KEY = "invocation_try"
+
+#: Seconds that a worker which is being killed waits to be told whether a later try has taken over.
+_TAKEOVER_PATIENCE = 1.0
 
 #: Seconds that a deferral lasts at least. After a task has deferred, the executor may report up to about
 #: 6 s later that its process ended; if the task is queued again by then, the scheduler takes that for a
 #: crash of the second run and fails the task (facts/airflow.md, trap T1; apache/airflow #71580, #72716).
 SHORTEST_DEFERRAL = 8.0
-
-#: Seconds for which a request that invokes is repeated while the platform is out of reach. After that the
-#: task fails, and its retry sends the same request.
-SUBMIT_PATIENCE = 120.0
 
 #: Seconds that a worker which is being killed waits for its invocation's id, where that is still on its way,
 #: and tries to have it cancelled. Airflow sends SIGKILL after 5 s; a platform that has taken the request for
@@ -75,24 +81,24 @@ SUBMIT_PATIENCE = 120.0
 _ID_PATIENCE = 3.0
 _KILL_PATIENCE = 30.0
 
-#: Seconds that a cleared task waits for the end of what it had invoked before.
-_EARLIER_PATIENCE = 15.0
-
 #: Seconds after its deadline at which a deferral that hasn't come to an end by itself is ended by Airflow.
 _BACKSTOP = 120.0
 
 
-class InvokeActionOperator(BaseOperator):
+class InvokeActionOperator(CheckedTask, BaseOperator):
     """Invoke an action and wait until it has ended; the task succeeds if, and only if, it is Completed.
 
     The result (XCom `return_value`) is a dict: invocation_id, action, digest, status, created, started,
-    ended (ISO 8601, UTC; None: never), duration (seconds), url, provenance. The invocation's id is in the
-    XCom `invocation_id` as soon as there is one.
+    ended (ISO 8601, UTC; None: never), duration (seconds), outputs (what it returned, where the platform
+    keeps that), url, provenance. The invocation's id is in the XCom `invocation_id` as soon as there is one.
 
     One try of a task invokes once, however often its worker is killed: a retry goes on with the invocation
     that runs or has completed, and starts a new one only after that has failed, or the task was cleared.
     `execution_timeout` counts from the task's start, deferred or not. A task that is killed, or whose time
     is over, cancels its invocation.
+
+    An outlet `dataset_asset(conn_id, upload_destination)` has the invocation in its events' extra
+    (invocation_id, url, action, digest); so has an AssetAlias, which becomes that asset.
 
     :param action: the action's name. (templated)
     :param parameters: values for the action's parameters, JSON types. (templated)
@@ -115,6 +121,11 @@ class InvokeActionOperator(BaseOperator):
     :param queue_timeout: seconds for which the invocation may be Queued before it is cancelled and the task
         fails; None: for ever.
     :param defer_after: seconds that the worker waits before it defers: short actions end in it.
+    :param start_from_trigger: do it all in the triggerer: invoke, wait, show the log, end the task; no worker
+        has anything to do with it, unless the trigger breaks, or an error that must not be retried meets a
+        task that has retries. Not for mapped tasks, nor for those that need a worker: it is refused when the
+        DAG is parsed. There the provenance knows neither the user nor the asset events that started the
+        run: Airflow doesn't tell a triggerer.
     :raises ValueError: when the DAG is parsed, for an argument that can't be right; it names the task.
     :raises InvocationError: one of the tree in `airflow_invocations.exceptions`, by what has happened.
     """
@@ -136,8 +147,17 @@ class InvokeActionOperator(BaseOperator):
         "compute_requirements": "json",
         "container_parameters": "json",
     }
-    operator_extra_links = (InvocationLink(),)
+    operator_extra_links = (InvocationLink(), InvocationLogsLink())
     ui_color = "#e3f1ee"
+
+    _checked = (
+        *REQUEST_ARGUMENTS,
+        "conn_id",
+        "poll_interval",
+        "outage_limit",
+        "queue_timeout",
+        "defer_after",
+    )
 
     def __init__(
         self,
@@ -160,6 +180,7 @@ class InvokeActionOperator(BaseOperator):
         outage_limit: float = OUTAGE_LIMIT,
         queue_timeout: float | None = None,
         defer_after: float = 2.0,
+        start_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -182,42 +203,47 @@ class InvokeActionOperator(BaseOperator):
         self.queue_timeout = queue_timeout
         self.defer_after = defer_after
         self.invocation_url: str | None = None
+        self.logs_url: str | None = None
         self._invoking: _Invoking | None = None
         self._was_killed = False
         self._invoked_at: float | None = None
-        check_arguments(
-            self.task_id,
-            {
-                **self._arguments,
-                "conn_id": conn_id,
-                "poll_interval": poll_interval,
-                "outage_limit": outage_limit,
-                "queue_timeout": queue_timeout,
-                "defer_after": defer_after,
-            },
-        )
+        self._ended: InvocationRecord | None = None
+        self._check()
+        if self.outlets:  # most tasks have none, and a DAG file shouldn't pay for them
+            from .outlets import check_outlets
+
+            check_outlets(place_of(self), self.outlets, conn_id, upload_destination)
+        if start_from_trigger and not is_unmapped(self):
+            self._start_from_trigger()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Invoke the action; wait here, or have the triggerer wait."""
         hook = self._hook()
         provenance = provenance_of(context)
         record = self._invoke(hook, context, provenance)
-        self.invocation_url = url = invocation_url(hook.settings, record.invocation_id)
+        self._name(hook, record.invocation_id)
         context["ti"].xcom_push(key=INVOCATION_ID_KEY, value=record.invocation_id)
-        context["ti"].xcom_push(key=URL_KEY, value=url)
+        context["ti"].xcom_push(key=TRY_KEY, value=provenance.try_number)
+        for key, link in links_of(self).items():
+            context["ti"].xcom_push(key=key, value=link)
         what = (
             "an earlier try invoked" if started_by_earlier_try(record, provenance.try_number) else "invoked"
         )
-        self.log.info("%s action %s: invocation %s, %s", what, self.action, record.invocation_id, url)
+        url = hook.url(record.invocation_id)
+        self.log.info("%s action %s: invocation %s%s", what, self.action, record.invocation_id, at(url))
         if not self.wait:
-            return _result(record, url, provenance)
+            return result_of(record, url, provenance)
         if self.deferrable and not self._ends_soon(hook, record):
-            self._defer(context, record)
+            self._defer(hook, context, record)
         return self._finish(hook, context, record.invocation_id)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the deferral: read the rest of the log and the verdict from the platform itself."""
         hook, invocation_id = self._hook(), event["invocation_id"]
+        if invocation_id is not None:
+            self._name(hook, invocation_id)
+        if event.get("error") is not None:
+            raise error_from_event(event["error"])
         if event["given_up"] is not None:
             return self._give_up(
                 hook, context, invocation_id, GivenUp(Reason(event["given_up"]), event["detail"])
@@ -228,13 +254,17 @@ class InvokeActionOperator(BaseOperator):
         """Resume, also after a trigger that timed out (cancel) or broke (wait here instead)."""
         if next_method != TRIGGER_FAIL_REPR:
             return super().resume_execution(next_method, next_kwargs, context)
+        is_late = (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT
+        if self.start_from_trigger:
+            return self._end_late(context) if is_late else self._take_over(context, next_kwargs)
         invocation_id = context["ti"].xcom_pull(
             task_ids=self.task_id, key=INVOCATION_ID_KEY, map_indexes=context["ti"].map_index
         )
         if invocation_id is None:
             return super().resume_execution(next_method, next_kwargs, context)
         hook = self._hook()
-        if (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
+        self._name(hook, invocation_id)
+        if is_late:
             late = GivenUp(Reason.TimedOut, "its time is over, and no triggerer saw to it")
             return self._give_up(hook, context, invocation_id, late)
         self.log.warning("the trigger broke, invocation %s did not: waiting for it here", invocation_id)
@@ -244,90 +274,131 @@ class InvokeActionOperator(BaseOperator):
         """Cancel the invocation. Airflow calls this from a signal handler; the task goes on to its end."""
         self._was_killed = True
         if self.cancel_on_kill and self._invoking is not None:
-            if self._invoking.is_known.wait(_ID_PATIENCE):
+            if self._invoking.was_taken_over():
+                self.log.info("a later try of this task sees to the invocation: it isn't cancelled")
+            elif self._invoking.is_known.wait(_ID_PATIENCE):
                 self._cancel(self._invoking)
             else:
                 self.log.warning("the task is being killed before the platform has answered")
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Which datasets the action has read and written, and which invocation it was."""
+        return self._lineage(wrote=True)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """The same; what an action has written that failed isn't claimed."""
+        return self._lineage(wrote=False)
+
+    def _lineage(self, *, wrote: bool) -> OperatorLineage[Any, Any]:
+        from .lineage import lineage_of
+
+        destination = destination_of(place_of(self), self.upload_destination)
+        written = [destination.destination_id] if wrote and destination and destination.destination_id else []
+        read = [self.data_source_id] if self.data_source_id else []
+        return lineage_of(self.conn_id, read, written, self._ended, self._hook().get_conn().where)
+
     @property
     def _arguments(self) -> dict[str, object]:
-        return {
-            "action": self.action,
-            "parameters": self.parameters,
-            "data_source_id": self.data_source_id,
-            "input_data": self.input_data,
-            "upload_destination": self.upload_destination,
-            "compute_requirements": self.compute_requirements,
-            "container_parameters": self.container_parameters,
-            "timeout": self.timeout,
-        }
+        return {name: getattr(self, name) for name in REQUEST_ARGUMENTS}
 
-    def _hook(self) -> RobotoHook:
-        from ..hooks import RobotoHook
+    def _name(self, hook: InvocationHook, invocation_id: str) -> None:
+        """Know the invocation's places, which Airflow asks the links for each time the task has run."""
+        self.invocation_url, self.logs_url = hook.url(invocation_id), hook.logs_url(invocation_id)
 
-        return RobotoHook(self.conn_id)
+    def _start_from_trigger(self) -> None:
+        refuse_what_needs_a_worker(self, {**self._arguments, "conn_id": self.conn_id})
+        self.start_from_trigger = True
+        self.start_trigger_args = start_arguments(
+            "InvokeActionTrigger",
+            {
+                **self._arguments,
+                "conn_id": self.conn_id,
+                "poll_interval": self.poll_interval,
+                "stream_logs": self.stream_logs,
+                "cancel_on_kill": self.cancel_on_kill,
+                "outage_limit": self.outage_limit,
+                "queue_timeout": self.queue_timeout,
+                "wait": self.wait,
+                "durable": self.durable,
+                "keeps_result": bool(self.do_xcom_push),
+            },
+        )
 
-    def _invoke(self, hook: RobotoHook, context: Context, provenance: DagRunProvenance) -> InvocationRecord:
+    def _take_over(self, context: Context, next_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """Go on in a worker after a trigger that was to do everything broke; it may have invoked already.
+
+        The same identity is derived here, so the invocation that there is comes back. The XCom of the id
+        doesn't help: Airflow leaves those of earlier tries where no worker begins.
+        """
+        broke = "".join((next_kwargs or {}).get("traceback") or []).strip().rpartition("\n")[2]
+        self.log.warning("the trigger broke, a worker goes on: %s", broke or "it didn't say why")
+        return self.execute(context)
+
+    def _end_late(self, context: Context) -> NoReturn:
+        """Cancel what the trigger has invoked, and didn't end in time."""
+        hook = self._hook()
+        ids = self._idempotency_ids(context, provenance_of(context).try_number)
+
+        async def cancel(platform: InvocationPlatform) -> list[str]:
+            under_way = [one.invocation_id for one in await platform.unended(ids)]
+            for invocation_id in under_way:
+                await cancel_and_confirm(platform, invocation_id, _KILL_PATIENCE)
+            return under_way
+
+        cancelled: list[str] = []
+        if self.cancel_on_kill:
+            try:
+                cancelled = hook.call(cancel)
+            except (TimeoutError, PlatformError) as error:
+                self.log.error("its invocation could not be cancelled: %s", error or "no answer")
+        what = f"cancelled: {', '.join(cancelled)}" if cancelled else "nothing of it was under way"
+        raise InvocationTimedOutError(
+            f"action {self.action!r}: its time is over, and no triggerer saw to it; {what}",
+            action=self.action,
+            invocation_id=cancelled[0] if cancelled else None,
+        )
+
+    def _idempotency_ids(self, context: Context, tries: int) -> list[str]:
+        identity = identity_of(context)
+        return identity.idempotency_ids(tries) if self.durable else [str(context["ti"].id)]
+
+    def _invoke(
+        self, hook: InvocationHook, context: Context, provenance: DagRunProvenance
+    ) -> InvocationRecord:
         """Find this try's invocation, or start it. Raises an InvocationError; it says whether it is known."""
         try:
-            request = request_of(self.task_id, self._arguments, provenance)
-            where = f"connection {self.conn_id!r}, {hook.settings.endpoint}"
+            where = f"connection {self.conn_id!r}, {hook.get_conn().where}"
         except ValueError as error:
             raise RequestRefusedError(str(error), action=self.action) from None
         tries = provenance.try_number
-        identity = identity_of(context)
-        ids = identity.idempotency_ids(tries) if self.durable else [str(context["ti"].id)]
-        patience = min(SUBMIT_PATIENCE, self.outage_limit)
-        invoking = self._invoking = _Invoking(hook)
-
-        async def check_and_invoke(platform: RobotoPlatform) -> InvocationRecord:
-            action = await outlast(lambda: platform.get_action(self.action), patience)
-            _check_parameters(action, self.parameters or {})
-            await self._cancel_earlier(platform, identity.earlier_ids(tries))
-            record = await outlast(
-                lambda: find_or_create(platform, self.action, request, ids, tries), patience
-            )
-            invoking.know(record.invocation_id)
-            return record
-
-        refused = f"action {self.action!r} was not invoked"
+        sees_to_earlier = self.wait and self.durable and self.cancel_on_kill
+        submission = Submission(
+            place=place_of(self),
+            arguments=self._arguments,
+            provenance=provenance,
+            idempotency_ids=self._idempotency_ids(context, tries),
+            earlier_ids=identity_of(context).earlier_ids(tries) if sees_to_earlier else (),
+            patience=min(SUBMIT_PATIENCE, self.outage_limit),
+            warn=self.log.warning,
+        )
+        invoking = self._invoking = _Invoking(hook, context)
         try:
-            record = hook.call(check_and_invoke)
-        except UnauthorizedError as error:
-            raise AccessRefusedError(f"{refused}: {error} ({where})", action=self.action) from error
-        except ConflictError as error:
-            why = "an earlier try invoked another action; clear the task to begin anew"
-            raise RequestRefusedError(f"{refused}: {why}: {error} ({where})", action=self.action) from error
-        except PermanentError as error:
-            raise RequestRefusedError(f"{refused}: {error} ({where})", action=self.action) from error
-        except TransientError as error:
-            unknown = f"action {self.action!r}: the platform doesn't answer; a retry asks again"
-            raise PlatformUnavailableError(f"{unknown}: {error} ({where})", action=self.action) from error
+            record = hook.call(lambda platform: submit(platform, submission, invoking.know))
+        except PlatformError as error:
+            raise error_of_submission(error, self.action, where) from error
         self._invoked_at = time.time()
         if self._was_killed and self.cancel_on_kill:
             self._cancel(invoking)
         return record
 
-    async def _cancel_earlier(self, platform: RobotoPlatform, idempotency_ids: list[str]) -> None:
-        """Cancel what this task had invoked before it was cleared, if that still goes on.
-
-        The trigger that waited for it can't be relied on for that: Airflow drops one that no triggerer has
-        begun, and runs the cleared task before it tells the old trigger.
-        """
-        if not (idempotency_ids and self.wait and self.durable and self.cancel_on_kill):
-            return
-        try:
-            for earlier in await platform.unended(idempotency_ids[-MAX_PAGE_SIZE:]):
-                self.log.warning("the task was cleared, cancelling invocation %s", earlier.invocation_id)
-                await cancel_and_confirm(platform, earlier.invocation_id, _EARLIER_PATIENCE)
-        except (PlatformError, TimeoutError) as error:
-            self.log.warning(
-                "an earlier invocation may still go on: %s", error or "its cancel isn't confirmed"
-            )
-
     def _cancel(self, invoking: _Invoking) -> InvocationRecord | None:
+        """The record of an invocation that has ended now; None: it isn't known, or can't be stopped."""
         self.log.warning("cancelling invocation %s", invoking.invocation_id)
-        record = invoking.hook.cancel(invoking.invocation_id, patience=_KILL_PATIENCE)
+        try:
+            record = invoking.hook.cancel(invoking.invocation_id, patience=_KILL_PATIENCE)
+        except CannotStopError as error:
+            self.log.warning("%s", error)
+            return None
         self.log.info(
             "invocation %s: %s",
             invoking.invocation_id,
@@ -335,14 +406,14 @@ class InvokeActionOperator(BaseOperator):
         )
         return record
 
-    def _ends_soon(self, hook: RobotoHook, record: InvocationRecord) -> bool:
+    def _ends_soon(self, hook: InvocationHook, record: InvocationRecord) -> bool:
         """Whether an invocation has ended, or does so while a worker may wait for it."""
         if record.current.status.is_terminal:
             return True
-        waiting = self._waiting(record.invocation_id)
+        waiting = self._waiting(hook, record.invocation_id)
         return self.defer_after > 0 and hook.run(lambda: ends_within(hook, waiting, self.defer_after))
 
-    def _defer(self, context: Context, record: InvocationRecord) -> NoReturn:
+    def _defer(self, hook: InvocationHook, context: Context, record: InvocationRecord) -> NoReturn:
         from ..triggers import InvocationTrigger
 
         present = time.time()
@@ -355,7 +426,7 @@ class InvokeActionOperator(BaseOperator):
                 conn_id=self.conn_id,
                 invocation_id=record.invocation_id,
                 poll_interval=self.poll_interval,
-                stream_logs=self.stream_logs,
+                stream_logs=self._shows_log(hook),
                 not_before=present + SHORTEST_DEFERRAL,
                 cancel_on_kill=self.cancel_on_kill,
                 outage_limit=self.outage_limit,
@@ -368,16 +439,16 @@ class InvokeActionOperator(BaseOperator):
 
     def _finish(
         self,
-        hook: RobotoHook,
+        hook: InvocationHook,
         context: Context,
         invocation_id: str,
         cursor: str | None = None,
         log_tail: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Wait for the end, which may be there already, and take the verdict: every path ends here."""
-        self._invoking = _Invoking(hook, invocation_id)
+        self._invoking = _Invoking(hook, context, invocation_id)
         log = ActionLog(log_tail)
-        waiting = self._waiting(invocation_id, cursor)
+        waiting = self._waiting(hook, invocation_id, cursor)
         try:
             record = hook.run(lambda: wait_for_end(hook, waiting, log, self.log.warning))
         except GivenUp as given_up:
@@ -386,12 +457,12 @@ class InvokeActionOperator(BaseOperator):
         return self._conclude(hook, context, record, log.last, shown=not log_tail)
 
     def _give_up(
-        self, hook: RobotoHook, context: Context, invocation_id: str, given_up: GivenUp
+        self, hook: InvocationHook, context: Context, invocation_id: str, given_up: GivenUp
     ) -> dict[str, Any]:
         """End a task whose wait is over before its invocation's end is known; see to it that it ends."""
         if self.cancel_on_kill and given_up.reason in (Reason.TimedOut, Reason.QueuedTooLong):
             try:
-                record = self._cancel(_Invoking(hook, invocation_id))
+                record = self._cancel(_Invoking(hook, context, invocation_id))
             except (TimeoutError, PlatformError) as error:
                 self.log.error(
                     "invocation %s could not be cancelled: %s", invocation_id, error or "no answer"
@@ -399,11 +470,11 @@ class InvokeActionOperator(BaseOperator):
             else:
                 if record is not None and record.current.status is InvocationStatus.Completed:
                     return self._conclude(hook, context, record, [], shown=True)
-        raise error_of(given_up, self.action, invocation_id, invocation_url(hook.settings, invocation_id))
+        raise error_of(given_up, self.action, invocation_id, hook.url(invocation_id))
 
     def _conclude(
         self,
-        hook: RobotoHook,
+        hook: InvocationHook,
         context: Context,
         record: InvocationRecord,
         log_tail: list[str],
@@ -411,25 +482,46 @@ class InvokeActionOperator(BaseOperator):
         shown: bool,
     ) -> dict[str, Any]:
         """The verdict on an invocation that has ended, as a result or an exception."""
-        self.invocation_url = url = invocation_url(hook.settings, record.invocation_id)
+        self._ended = record
+        url = hook.url(record.invocation_id)
         provenance = provenance_of(context)
         status = record.current.status
         if was_cancelled_by_clear(record, provenance.try_number, provenance.clear_number):
             self.log.info("invocation %s was cancelled when its task was cleared", record.invocation_id)
             return self.execute(context)
-        if not shown and verdict_on(status) is not None and log_tail:
+        if not shown and verdict_on(record) is not None and log_tail:
             self.log.error("the action's last lines:\n%s", "\n".join(log_tail))
         raise_unless_completed(record, url, log_tail)
-        self.log.info("Invocation %s: %s", record.invocation_id, status)
-        return _result(record, url, provenance)
+        if self.outlets:
+            from .outlets import tell_outlets
 
-    def _waiting(self, invocation_id: str, cursor: str | None = None) -> Waiting:
+            tell_outlets(context, self.outlets, self.conn_id, record, url)
+        self.log.info("Invocation %s: %s", record.invocation_id, status)
+        return result_of(record, url, provenance, self._outputs(hook, record.invocation_id))
+
+    def _outputs(self, hook: InvocationHook, invocation_id: str) -> Any:
+        if not hook.get_conn().capabilities.outputs:
+            return None
+        try:
+            return hook.call(
+                lambda platform: outlast(lambda: platform.outputs(invocation_id), self.outage_limit)
+            )
+        except UnsupportedError as error:
+            self.log.warning("the result has no outputs: %s", error)
+            return None
+        except PlatformError as error:
+            raise error_of_outputs(error, self.action, invocation_id, hook.url(invocation_id)) from error
+
+    def _shows_log(self, hook: InvocationHook) -> bool:
+        return self.stream_logs and hook.get_conn().capabilities.logs
+
+    def _waiting(self, hook: InvocationHook, invocation_id: str, cursor: str | None = None) -> Waiting:
         return Waiting(
             invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
             cursor=cursor,
-            lines=() if self.stream_logs else None,
+            lines=() if self._shows_log(hook) else None,
             queue_deadline=self._queue_deadline,
             cancels=self.cancel_on_kill,
         )
@@ -444,8 +536,9 @@ class InvokeActionOperator(BaseOperator):
 class _Invoking:
     """The invocation that a task works for; its id comes once the platform has answered."""
 
-    def __init__(self, hook: RobotoHook, invocation_id: str = "") -> None:
+    def __init__(self, hook: InvocationHook, context: Context, invocation_id: str = "") -> None:
         self.hook = hook
+        self._instance = context["ti"]
         self.invocation_id = invocation_id
         #: Set when the id is known; a signal handler waits for it.
         self.is_known = threading.Event()
@@ -457,29 +550,27 @@ class _Invoking:
         self.invocation_id = invocation_id
         self.is_known.set()
 
+    def was_taken_over(self) -> bool:
+        """Whether a later try of the task has an invocation: this one, or it has seen to this one's end.
 
-def _check_parameters(action: ActionRecord, given: Mapping[str, Any]) -> None:
-    """Refuse what the action's declaration already rules out. Raises RequestRefusedError."""
-    if missing := action.missing_parameters(given):
-        lacking = ", ".join(map(repr, missing))
-        raise RequestRefusedError(
-            f"action {action.name!r} was not invoked: argument 'parameters' lacks {lacking}; "
-            f"the action declares: {action.declared_parameters}"
-        )
+        Airflow starts a retry when a worker hasn't been heard of, and tells the worker to die when it is
+        heard of again. It is asked in a thread, as this one may be in the midst of asking Airflow something;
+        no answer is a no.
+        """
+        return _within(_TAKEOVER_PATIENCE, self._later_try, default=False)
+
+    def _later_try(self) -> bool:
+        instance = self._instance
+        latest = instance.xcom_pull(task_ids=instance.task_id, key=TRY_KEY, map_indexes=instance.map_index)
+        return latest is not None and int(latest) > instance.try_number
 
 
-def _result(record: InvocationRecord, url: str, provenance: DagRunProvenance) -> dict[str, Any]:
-    step = record.current
-    started = record.reached(InvocationStatus.Processing)
-    return {
-        "invocation_id": record.invocation_id,
-        "action": record.provenance.action.name,
-        "digest": record.provenance.action.digest,
-        "status": step.status.name,
-        "created": record.created.isoformat(),
-        "started": started.isoformat() if started else None,
-        "ended": step.timestamp.isoformat() if step.status.is_terminal else None,
-        "duration": record.duration.total_seconds(),
-        "url": url,
-        "provenance": provenance.model_dump(mode="json", exclude_none=True),
-    }
+def _within(seconds: float, ask: Callable[[], T], default: T) -> T:
+    """What `ask` answers, in a thread of its own; the default if that takes too long, or goes wrong."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="invocations-ask")
+    try:
+        return thread.submit(contextvars.copy_context().run, ask).result(seconds)
+    except Exception:
+        return default
+    finally:
+        thread.shutdown(wait=False)

@@ -1,83 +1,130 @@
-"""Turns what a DAG author wrote into an InvocationRequest, or into an error that names task and argument."""
+"""Turns what a DAG author wrote into what a request wants, or into all that is wrong with it, at once."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pydantic
-from airflow.sdk import XComArg
 
-from ..model import (
-    UNSPECIFIED_DATA_SOURCE,
-    ComputeRequirements,
-    ContainerParameters,
-    DagRunProvenance,
-    InvocationInput,
-    InvocationRequest,
-    UploadDestination,
-)
+from .. import model
 from ..model.wire import problems_of
 
-ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+
+    from ..model import DagRunProvenance, InvocationInput, InvocationRequest, UploadDestination
 
 
-def check_arguments(task_id: str, arguments: Mapping[str, object]) -> None:
+#: The arguments of an operator that the request is made of.
+REQUEST_ARGUMENTS = (
+    "action",
+    "parameters",
+    "data_source_id",
+    "input_data",
+    "upload_destination",
+    "compute_requirements",
+    "container_parameters",
+    "timeout",
+)
+
+
+def place_of(operator: BaseOperator) -> str:
+    """Where a person finds a task, for messages: its DAG, if it is in one, and its id."""
+    dag = f"DAG {operator.dag_id!r}, " if operator.has_dag() else ""  # type: ignore[no-untyped-call]
+    return f"{dag}task {operator.task_id!r}"
+
+
+def place_of_mapped(mapping: OperatorPartial) -> str:
+    """The same of a task that is about to be mapped."""
+    dag = mapping.kwargs.get("dag")
+    return f"{f'DAG {dag.dag_id!r}, ' if dag else ''}task {mapping.kwargs['task_id']!r}"
+
+
+def check_arguments(place: str, arguments: Mapping[str, object]) -> None:
     """Check, when the DAG is parsed, every argument that isn't known only when the task runs.
 
     Raises:
-        ValueError: which task, which argument, what is wrong, what is allowed.
+        ValueError: which task (`place`), and for each argument what is wrong, what is allowed.
     """
+    check_given(place, arguments, arguments.keys())
+
+
+def check_given(place: str, given: Mapping[str, object], names: Collection[str]) -> None:
+    """The same of those named that are given so far, as to a task that is mapped over the others."""
+    known = {name: given[name] for name in names if name in given and not is_late(given[name])}
+    _, problems = read_arguments(known, late=set(names) - known.keys())
+    if problems:
+        raise ValueError(f"{place}: {'; '.join(problems)}")
+
+
+def read_arguments(
+    arguments: Mapping[str, object], late: Iterable[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """The arguments as a request wants them, without those that can't be right, and what is wrong with those.
+
+    None stays None where an argument may be left out. `late`: the names of arguments whose values aren't
+    known yet.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
     for name, value in arguments.items():
-        if not is_late(value):
-            checked(task_id, name, value)
-    if arguments.get("input_data") and not is_late(arguments["input_data"]):
-        _check_input(task_id, arguments["input_data"], arguments.get("data_source_id"))
+        try:
+            values[name] = None if value is None and name in _OPTIONAL else _CHECKS[name](value)
+        except pydantic.ValidationError as error:
+            problems.append(f"argument {name!r}: {problems_of(error.errors())}")
+        except (TypeError, ValueError) as error:
+            problems.append(f"argument {name!r}: {error}")
+    has_patterns = isinstance(values.get("input_data"), list) and bool(values["input_data"])
+    if has_patterns and "data_source_id" not in late and not arguments.get("data_source_id"):
+        problems.append(
+            "argument 'input_data': path patterns need the dataset that they are in: set data_source_id, or "
+            "pass an InvocationInput"
+        )
+    return values, problems
 
 
-def request_of(
-    task_id: str, arguments: Mapping[str, object], provenance: DagRunProvenance
-) -> InvocationRequest:
-    """The request that these arguments, rendered, ask for. Raises ValueError as check_arguments does."""
-    values = {name: checked(task_id, name, value) for name, value in arguments.items()}
+def request_of(values: Mapping[str, Any], provenance: DagRunProvenance) -> InvocationRequest:
+    """The request that these arguments, as `read_arguments` answers them, ask for."""
     given = values["input_data"]
-    _check_input(task_id, given, values["data_source_id"])
-    container = values["container_parameters"] or ContainerParameters()
+    container = values["container_parameters"] or model.ContainerParameters()
     variables = {**(container.env_vars or {}), **provenance.environment()}
-    return InvocationRequest(
-        data_source_id=values["data_source_id"] or UNSPECIFIED_DATA_SOURCE,
+    return model.InvocationRequest(
+        data_source_id=values["data_source_id"] or model.UNSPECIFIED_DATA_SOURCE,
         input_data=given if isinstance(given, list) else [],
-        rich_input_data=given if isinstance(given, InvocationInput) else None,
+        rich_input_data=given if isinstance(given, model.InvocationInput) else None,
         invocation_source=provenance.source.source_type,
         invocation_source_id=provenance.source.source_id,
         parameter_values=values["parameters"],
         compute_requirement_overrides=values["compute_requirements"],
-        container_parameter_overrides=container.overridden_by(ContainerParameters(env_vars=variables)),
+        container_parameter_overrides=container.overridden_by(model.ContainerParameters(env_vars=variables)),
         timeout=values["timeout"],
         upload_destination=values["upload_destination"],
     )
 
 
-def checked(task_id: str, argument: str, value: object) -> Any:
-    """The value as the request wants it; None stays None. Raises ValueError."""
-    if value is None and argument in _OPTIONAL:
-        return None
-    try:
-        return _CHECKS[argument](value)
-    except pydantic.ValidationError as error:
-        problems = problems_of(error.errors())
-        raise ValueError(f"task {task_id!r}: argument {argument!r}: {problems}") from None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"task {task_id!r}: argument {argument!r}: {error}") from None
+def destination_of(place: str, value: object) -> UploadDestination | None:
+    """Where outputs go, as `upload_destination` says. Raises ValueError as check_arguments does."""
+    values, problems = read_arguments({"upload_destination": value})
+    if problems:
+        raise ValueError(f"{place}: {'; '.join(problems)}")
+    destination: UploadDestination | None = values["upload_destination"]
+    return destination
 
 
 def is_late(value: object) -> bool:
-    """Whether a value, or anything in it, is known only when the task runs: a template, an XCom."""
+    """Whether a value, or anything in it, is known only when the task runs.
+
+    That is a template, an XCom, or what a mapped task group hands to its tasks.
+    """
     match value:
         case str():
             return "{{" in value or "{%" in value
-        case XComArg():
+        case _ if hasattr(value, "iter_references") and hasattr(value, "resolve"):
             return True
         case Mapping():
             return any(is_late(item) for pair in value.items() for item in pair)
@@ -88,6 +135,44 @@ def is_late(value: object) -> bool:
     return False
 
 
+def ids_of(value: object) -> list[str]:
+    """The ids of invocations, however a task got hold of them, each once and in order.
+
+    An id, the result of an operator (a dict with `invocation_id`), a list of either, as a mapped task's
+    XComs are; also as a text, which is what a template makes of a list. None, and an empty text, name none.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    return list(dict.fromkeys(_ids(value)))
+
+
+def _ids(value: object) -> Iterable[str]:
+    match value:
+        case None | "" | "None":
+            return
+        case str() if value.lstrip()[:1] in ("[", "{"):
+            yield from _ids(model.read_text(value))
+        case str():
+            yield value.strip()
+        case Mapping() if "invocation_id" in value:
+            yield from _ids(value["invocation_id"])
+        case Sequence() if not isinstance(value, bytes | bytearray):
+            for item in value:
+                yield from _ids(item)
+        case _:
+            raise TypeError(
+                f"it is {value!r}; allowed: an invocation's id, an operator's result, or a list of these"
+            )
+
+
+def _one_id(value: object) -> str:
+    ids = ids_of(value)
+    if len(ids) != 1:
+        raise ValueError(f"it is {value!r}; allowed: one invocation's id, or an operator's result")
+    return ids[0]
+
+
 def _name(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise TypeError(f"it is {value!r}; allowed: a name")
@@ -95,6 +180,9 @@ def _name(value: object) -> str:
 
 
 def _parameters(value: object) -> dict[str, Any]:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = model.read_text(value)
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise TypeError(f"it is {value!r}; allowed: a dict from parameter names to values")
     try:
@@ -106,35 +194,28 @@ def _parameters(value: object) -> dict[str, Any]:
 
 def _input(value: object) -> list[str] | InvocationInput:
     match value:
-        case InvocationInput():
+        case model.InvocationInput():
             return value
         case Mapping():
-            return InvocationInput.model_validate(value)
+            return model.InvocationInput.model_validate(value)
         case list() | tuple() if all(isinstance(pattern, str) for pattern in value):
             return list(value)
     raise TypeError(f"it is {value!r}; allowed: a list of path patterns, or an InvocationInput (or its dict)")
 
 
-def _check_input(task_id: str, value: object, data_source_id: object) -> None:
-    if isinstance(value, list | tuple) and value and not data_source_id:
-        raise ValueError(
-            f"task {task_id!r}: argument 'input_data': path patterns need the dataset that they are in: "
-            "set data_source_id, or pass an InvocationInput"
-        )
-
-
-def _destination(value: object) -> UploadDestination:
+def _destination(value: object) -> Any:
     if isinstance(value, str):
-        return UploadDestination(destination_id=_name(value))
-    return _record(UploadDestination)(value)
+        return model.UploadDestination(destination_id=_name(value))
+    return _record("UploadDestination")(value)
 
 
-def _record(kind: type[ModelT]) -> Callable[[object], ModelT]:
-    def read(value: object) -> ModelT:
+def _record(name: str) -> Callable[[object], Any]:
+    def read(value: object) -> Any:
+        kind: type[pydantic.BaseModel] = getattr(model, name)
         if isinstance(value, kind):
             return value
         if not isinstance(value, Mapping):
-            raise TypeError(f"it is {value!r}; allowed: a {kind.__name__}, or its dict")
+            raise TypeError(f"it is {value!r}; allowed: a {name}, or its dict")
         unknown = set(value) - set(kind.model_fields) - _ALIASES
         if unknown:
             fields = ", ".join(kind.model_fields)
@@ -146,13 +227,16 @@ def _record(kind: type[ModelT]) -> Callable[[object], ModelT]:
     return read
 
 
-def _minutes(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise TypeError(f"it is {value!r}; allowed: whole minutes, from 1 on")
-    minutes = int(value)
-    if minutes < 1:
-        raise ValueError(f"it is {minutes}; allowed: whole minutes, from 1 on")
-    return minutes
+def _count(least: int, what: str) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise TypeError(f"it is {value!r}; allowed: {what}, from {least} on")
+        number = int(value)
+        if number < least:
+            raise ValueError(f"it is {number}; allowed: {what}, from {least} on")
+        return number
+
+    return read
 
 
 def _seconds(least: float, most: float) -> Callable[[object], float]:
@@ -164,6 +248,28 @@ def _seconds(least: float, most: float) -> Callable[[object], float]:
     return read
 
 
+def _wanted(value: object) -> str | int:
+    if value in ("all", "any") or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError(f"it is {value!r}; allowed: 'all', 'any', or how many, from 1 on")
+
+
+def _moment(value: object) -> datetime.datetime:
+    if isinstance(value, str):
+        value = datetime.datetime.fromisoformat(value)
+    if not isinstance(value, datetime.datetime) or value.tzinfo is None:
+        raise TypeError(f"it is {value!r}; allowed: a time with its offset, as 2026-01-31T12:00:00Z")
+    return value
+
+
+def _log_place(value: object) -> object:
+    if value in ("log", "xcom") or hasattr(value, "open") or (isinstance(value, str) and "://" in value):
+        return value
+    raise ValueError(
+        f"it is {value!r}; allowed: 'log', 'xcom', an ObjectStoragePath, or its URL, as file:///tmp/a.log"
+    )
+
+
 _DAY = 86400.0
 _ALIASES = {"memory_MiB", "memory_mib", "storage_GiB", "storage_gib"}
 _CHECKS: dict[str, Callable[[object], Any]] = {
@@ -173,15 +279,24 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "data_source_id": _name,
     "input_data": _input,
     "upload_destination": _destination,
-    "compute_requirements": _record(ComputeRequirements),
-    "container_parameters": _record(ContainerParameters),
-    "timeout": _minutes,
+    "compute_requirements": _record("ComputeRequirements"),
+    "container_parameters": _record("ContainerParameters"),
+    "timeout": _count(1, "whole minutes"),
     "poll_interval": _seconds(0.1, _DAY),
     "outage_limit": _seconds(0, 30 * _DAY),
     "queue_timeout": _seconds(1, 30 * _DAY),
     "defer_after": _seconds(0, 600),
-    "invocation_id": _name,
+    "patience": _seconds(1, _DAY),
+    "invocation_id": _one_id,
+    "invocation_ids": ids_of,
+    "wait_for": _wanted,
+    "since": _moment,
+    "tail": _count(1, "lines"),
+    "max_bytes": _count(1, "bytes"),
+    "destination": _log_place,
+    "invocations": ids_of,
 }
-_OPTIONAL = set(_CHECKS) - {
-    "action", "conn_id", "poll_interval", "invocation_id", "outage_limit", "defer_after",
+_OPTIONAL = {
+    "parameters", "data_source_id", "input_data", "upload_destination", "compute_requirements",
+    "container_parameters", "timeout", "queue_timeout", "since", "tail",
 }  # fmt: skip

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from airflow.sdk import Context
 from airflow.sdk.configuration import conf
 
-from ..model import MAX_ASSET_EVENTS, AssetEvent, DagRunProvenance
+from .. import model
 from ..waiting import TaskIdentity
+from .lineage import parent_and_root_of
+
+if TYPE_CHECKING:
+    from ..model import DagRunProvenance
 
 
 def provenance_of(context: Context) -> DagRunProvenance:
     """The provenance of whatever this task asks for."""
     run = context["dag_run"]
     instance = context["ti"]
-    return DagRunProvenance(
+    parent, root = parent_and_root_of(instance) or (None, None)
+    return model.DagRunProvenance(
         dag_id=instance.dag_id,
         run_id=instance.run_id,
         run_type=str(getattr(run.run_type, "value", run.run_type)),
@@ -26,7 +34,7 @@ def provenance_of(context: Context) -> DagRunProvenance:
         data_interval_end=run.data_interval_end,
         triggered_by=getattr(run, "triggering_user_name", None),
         consumed_asset_events=[
-            AssetEvent(
+            model.AssetEvent(
                 name=event.asset.name,
                 uri=event.asset.uri,
                 timestamp=event.timestamp,
@@ -35,15 +43,26 @@ def provenance_of(context: Context) -> DagRunProvenance:
                 source_task_id=event.source_task_id,
                 source_map_index=event.source_map_index,
             )
-            for event in (run.consumed_asset_events or [])[:MAX_ASSET_EVENTS]
+            for event in _of_each_asset(run.consumed_asset_events or [])[: model.MAX_ASSET_EVENTS]
         ],
         dag_version=str(instance.dag_version_id) if instance.dag_version_id else None,
         owner=context["task"].owner,
+        lineage_parent=parent,
+        lineage_root=root,
     )
 
 
-def identity_of(context: Context) -> TaskIdentity:
+def _of_each_asset(events: Sequence[Any]) -> list[Any]:
+    """The same events, the first one of each asset first: cut short, they still name every asset."""
+    first = {(event.asset.name, event.asset.uri): event for event in reversed(events)}.values()
+    named = [event for event in events if any(event is one for one in first)]
+    return named + [event for event in events if not any(event is one for one in first)]
+
+
+def identity_of(context: Context, incarnation: int | None = None) -> TaskIdentity:
     """What tells this task's work from any other's, and is the same for each of its retries.
+
+    `incarnation` None: what the task instance's numbers say; a triggerer isn't told them.
 
     `[api] base_url` and the run's start date tell apart what has the same names: another Airflow on the same
     platform, and a run that was deleted and made again. Airflow leaves a run's start date alone for as long
@@ -58,5 +77,7 @@ def identity_of(context: Context) -> TaskIdentity:
         run_started=run.start_date,
         task_id=instance.task_id,
         map_index=-1 if instance.map_index is None else instance.map_index,
-        incarnation=instance.max_tries - (context["task"].retries or 0),
+        incarnation=(
+            instance.max_tries - (context["task"].retries or 0) if incarnation is None else incarnation
+        ),
     )

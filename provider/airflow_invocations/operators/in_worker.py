@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..model import InvocationRecord
 from ..platform import PlatformError
 from ..task_log import ActionLog
 from ..waiting import GivenUp, Lines, Waiting, follow, log_pages, record_of
 
 if TYPE_CHECKING:
-    from ..hooks import RobotoHook
+    from ..hooks import InvocationHook
+    from ..model import InvocationRecord
 
 
-async def ends_within(hook: RobotoHook, waiting: Waiting, seconds: float) -> bool:
+async def ends_within(hook: InvocationHook, waiting: Waiting, seconds: float) -> bool:
     """Whether an invocation ends in so many seconds; whatever is wrong is for the longer wait to find out."""
     try:
         async with asyncio.timeout(seconds):
@@ -28,7 +28,7 @@ async def ends_within(hook: RobotoHook, waiting: Waiting, seconds: float) -> boo
 
 
 async def wait_for_end(
-    hook: RobotoHook, waiting: Waiting, log: ActionLog, warn: Callable[[str], object]
+    hook: InvocationHook, waiting: Waiting, log: ActionLog, warn: Callable[[str], object]
 ) -> InvocationRecord:
     """The record of an invocation that has ended, every line of its log written, if lines are wanted.
 

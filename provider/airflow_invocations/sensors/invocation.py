@@ -1,115 +1,260 @@
-"""The sensor that waits for an invocation it didn't start."""
+"""The sensor that waits for invocations it didn't start."""
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.bases.sensor import PokeReturnValue
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowSkipException
 
-from ..exceptions import error_of, raise_unless_completed
-from ..links import InvocationLink
-from ..links.invocation import URL_KEY
+from ..exceptions import InvocationError, RequestRefusedError, error_of
+from ..links import InvocationLink, InvocationLogsLink
+from ..links.invocation import links_of
 from ..operators.action import SHORTEST_DEFERRAL
-from ..operators.arguments import check_arguments
-from ..platform.roboto import invocation_url
-from ..waiting import GivenUp, Reason, Waiting, record_of
+from ..operators.arguments import check_arguments, ids_of, is_late, place_of, read_arguments
+from ..operators.checked import CheckedTask
+from ..operators.workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
+from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, number_wanted
+from .wish import Wish, ids_named, is_granted
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from ..hooks import RobotoHook
-    from ..model import InvocationRecord
+    from ..hooks import InvocationHook
 
 
-class InvocationSensor(BaseSensorOperator):
-    """Wait until an invocation has ended; succeed if, and only if, it is Completed.
+class InvocationSensor(CheckedTask, BaseSensorOperator):
+    """Wait for invocations that something else started; succeed if, and only if, enough are Completed.
 
-    Killing the sensor doesn't cancel the invocation: it belongs to whoever started it.
+    One invocation (`invocation_id`), several (`invocation_ids`, `wait_for`), or the newest of an action
+    (`action`, `since`): exactly one of the three. It fails as soon as it can't succeed any more; with
+    `soft_fail` it is skipped instead, in every mode. The result (XCom) is the list of the ids that are
+    Completed, or the id where it waits for one. Killing the sensor doesn't cancel anything: invocations
+    belong to whoever started them.
 
-    :param invocation_id: what to wait for. (templated)
+    :param invocation_id: what to wait for: an id, or an operator's result. (templated)
+    :param invocation_ids: the same of several; a mapped task's results or XComs do as well. (templated)
+    :param wait_for: how many of them: "all", "any", or a number.
+    :param action: wait for the newest invocation of this action; while there is none, for one. (templated)
+    :param since: with `action`: when it was created at the earliest, a time with its offset; None: the data
+        interval's start, or, for a run that has none, when the run was due. (templated)
     :param conn_id: the Airflow connection. (templated)
     :param deferrable: wait in the triggerer. Default: `[operators] default_deferrable`.
-    :param poke_interval: seconds between two looks, as every sensor has it.
+    :param start_from_trigger: wait in the triggerer from the start to the end; no worker has anything to do
+        with it, unless an error that must not be retried meets a task that has retries. Not for mapped
+        tasks, nor for those that need a worker: it is refused when the DAG is parsed.
+    :param poke_interval: seconds between two looks, where the platform doesn't push.
+    :param outage_limit: seconds for which the platform may be out of reach; while poking, it is `timeout`
+        alone that ends the sensor.
+    :raises ValueError: when the DAG is parsed, for arguments that can't be right; it names the task.
     :raises InvocationError: one of the tree in `airflow_invocations.exceptions`, by what has happened.
     """
 
-    template_fields: Sequence[str] = ("invocation_id", "conn_id")
-    operator_extra_links = (InvocationLink(),)
+    template_fields: Sequence[str] = ("invocation_id", "invocation_ids", "action", "since", "conn_id")
+    operator_extra_links = (InvocationLink(), InvocationLogsLink())
     ui_color = "#e3f1ee"
+
+    _checked = ("invocation_id", "invocation_ids", "action", "since", "conn_id", "wait_for", "outage_limit")
+    _subjects = ("invocation_id", "invocation_ids", "action")
 
     def __init__(
         self,
         *,
-        invocation_id: str,
+        invocation_id: str | dict[str, Any] | None = None,
+        invocation_ids: Sequence[Any] | str | None = None,
+        wait_for: str | int = "all",
+        action: str | None = None,
+        since: str | datetime.datetime | None = None,
         conn_id: str = "roboto_default",
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poke_interval: timedelta | float = 5.0,
+        start_from_trigger: bool = False,
+        poke_interval: datetime.timedelta | float = 5.0,
+        outage_limit: float = OUTAGE_LIMIT,
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.invocation_id = invocation_id
+        self.invocation_ids = invocation_ids
+        self.wait_for = wait_for
+        self.action = action
+        self.since = since
         self.conn_id = conn_id
         self.deferrable = deferrable
+        self.outage_limit = outage_limit
         self.invocation_url: str | None = None
-        check_arguments(self.task_id, {"invocation_id": invocation_id, "conn_id": conn_id})
+        self.logs_url: str | None = None
+        self._check()
+        if start_from_trigger and not is_unmapped(self):
+            self._start_from_trigger()
 
     def execute(self, context: Context) -> Any:
         """Look once; then wait here, or have the triggerer wait."""
-        self.invocation_url = invocation_url(self._hook().settings, self.invocation_id)
-        context["ti"].xcom_push(key=URL_KEY, value=self.invocation_url)
         if not self.deferrable:
             return super().execute(context)
-        if not self.poke(context):
-            from ..triggers import InvocationTrigger
+        done = self.poke(context)
+        if isinstance(done, PokeReturnValue):
+            return done.xcom_value
+        return self._defer(context)
 
-            self.defer(
-                trigger=InvocationTrigger(
-                    conn_id=self.conn_id,
-                    invocation_id=self.invocation_id,
-                    poll_interval=self.poke_interval,
-                    stream_logs=False,
-                    not_before=time.time() + SHORTEST_DEFERRAL,
-                    cancel_on_kill=False,
-                ),
-                method_name="execute_complete",
-                timeout=timedelta(seconds=self.timeout),
-            )
-        return None
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
-        """Take the verdict from the platform itself, whatever the event says of the end."""
-        self.invocation_url = url = invocation_url(self._hook().settings, event["invocation_id"])
-        if event["given_up"] is not None:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Take the verdict from the platform itself, whatever the event says."""
+        if event.get("given_up") is not None:
             given_up = GivenUp(Reason(event["given_up"]), event["detail"])
-            raise error_of(given_up, None, event["invocation_id"], url)
-        super().execute(context)
+            subject = event.get("invocation_id") or self._subject
+            raise error_of(given_up, None, subject, self._hook().url(subject))
+        return self.execute(context)
 
-    def poke(self, context: Context) -> bool:
-        """Whether it is Completed; False while it hasn't ended, or while the platform is out of reach."""
-        hook = self._hook()
-        record = self._look(hook)
-        if record is None or not record.current.status.is_terminal:
-            return False
-        raise_unless_completed(record, invocation_url(hook.settings, record.invocation_id), [])
-        self.log.info("Invocation %s: %s", record.invocation_id, record.current.status)
-        return True
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume, also after a trigger that timed out (the sensor's time is over) or broke (look again)."""
+        broke = (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_FAILURE
+        if next_method == TRIGGER_FAIL_REPR and broke:
+            self.log.warning("the trigger broke, a worker looks again")
+            next_method, next_kwargs = "execute", None
+        return super().resume_execution(next_method, next_kwargs, context)
 
-    def _look(self, hook: RobotoHook) -> InvocationRecord | None:
-        once = Waiting(self.invocation_id, poll_interval=self.poke_interval, outage_limit=0.0)
+    def poke(self, context: Context) -> PokeReturnValue | bool:
+        """Whether enough are Completed; False while that is open, or the platform out of reach."""
         try:
-            return hook.run(lambda: record_of(hook.connect, once))
+            found = self._look(context)
+        except InvocationError as error:
+            if self.soft_fail:
+                raise AirflowSkipException(f"skipped, as soft_fail is set: {error}") from error
+            raise
+        if found is None:
+            return False
+        self.log.info("Completed: %s", ids_named(found))
+        return PokeReturnValue(True, found if self.invocation_ids is not None else found[0])
+
+    def _look(self, context: Context) -> list[str] | None:
+        hook, wish = self._hook(), self._wish(context)
+        if len(wish.ids) == 1:
+            self._push_links(context, hook, wish.ids[0])
+        try:
+            found = hook.run(lambda: is_granted(hook.connect, wish))
         except GivenUp as given_up:
             if given_up.reason is Reason.Unreachable:
-                self.log.warning("%s is not given up: %s", self.invocation_id, given_up)
+                self.log.warning("the wait is not given up: %s", given_up)
                 return None
-            url = invocation_url(hook.settings, self.invocation_id)
-            raise error_of(given_up, None, self.invocation_id, url) from given_up
+            subject = ids_named(wish.ids) or f"of action {wish.action}"
+            raise error_of(given_up, wish.action, subject, hook.url(subject)) from given_up
+        if found and wish.action is not None:
+            self._push_links(context, hook, found[0])
+        return found
 
-    def _hook(self) -> RobotoHook:
-        from ..hooks import RobotoHook
+    def _push_links(self, context: Context, hook: InvocationHook, invocation_id: str) -> None:
+        url = hook.url(invocation_id)
+        if url != self.invocation_url:
+            self.invocation_url, self.logs_url = url, hook.logs_url(invocation_id)
+            for key, link in links_of(self).items():
+                context["ti"].xcom_push(key=key, value=link)
 
-        return RobotoHook(self.conn_id)
+    def _wish(self, context: Context) -> Wish:
+        """What is waited for, the arguments being rendered. Raises RequestRefusedError, with all problems."""
+        return wish_of(
+            place_of(self), {name: getattr(self, name) for name in self._checked}, self.poke_interval, context
+        )
+
+    def _check(self) -> None:
+        place = place_of(self)
+        check_arguments(
+            place,
+            {
+                name: value
+                for name in self._checked
+                if (value := getattr(self, name)) is not None or name not in self._subjects
+            },
+        )
+        named = [name for name in self._subjects if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"{place}: argument {named[0] if named else self._subjects[0]!r}: given are "
+                f"{', '.join(named) or 'none'}; allowed: exactly one of {', '.join(self._subjects)}"
+            )
+        if self.invocation_ids is not None and not is_late(self.invocation_ids):
+            try:
+                number_wanted(self.wait_for, len(ids_of(self.invocation_ids)))
+            except ValueError as error:
+                raise ValueError(f"{place}: argument 'wait_for': {error}") from None
+
+    @property
+    def _subject(self) -> str:
+        return str(self.invocation_id or self.action or self.invocation_ids)
+
+    def _defer(self, context: Context) -> None:
+        from ..triggers import InvocationsTrigger
+
+        present = time.time()
+        wish = self._wish(context)
+        ends = context["ti"].start_date.timestamp() + self.timeout
+        self.defer(
+            trigger=InvocationsTrigger(
+                conn_id=self.conn_id,
+                invocation_ids=list(wish.ids),
+                wanted=wish.wanted,
+                action=wish.action,
+                since=wish.since.isoformat(),
+                poll_interval=self.poke_interval,
+                outage_limit=self.outage_limit,
+                not_before=present + SHORTEST_DEFERRAL,
+            ),
+            method_name="execute_complete",
+            timeout=datetime.timedelta(seconds=max(1.0, ends - present)),
+        )
+
+    def _start_from_trigger(self) -> None:
+        given = {name: getattr(self, name) for name in self.template_fields}
+        refuse_what_needs_a_worker(self, given)
+        self.start_from_trigger = True
+        self.start_trigger_args = start_arguments(
+            "SensorTrigger",
+            {
+                **{
+                    name: value.isoformat() if isinstance(value, datetime.datetime) else value
+                    for name, value in given.items()
+                },
+                "wait_for": self.wait_for,
+                "poll_interval": self.poke_interval,
+                "outage_limit": self.outage_limit,
+                "soft_fail": self.soft_fail or self.never_fail,
+                "keeps_result": bool(self.do_xcom_push),
+            },
+            timeout=datetime.timedelta(seconds=self.timeout),
+        )
+
+
+def wish_of(place: str, arguments: dict[str, Any], poll_interval: float, context: Context) -> Wish:
+    """What a sensor's arguments, rendered, mean; `since` left out is the data interval's start.
+
+    Raises:
+        RequestRefusedError: all that is wrong with them.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    values, problems = read_arguments(given)
+    ids: list[str] = []
+    wanted = 1
+    if "invocation_id" in values:
+        ids = [values["invocation_id"]]
+    elif "invocation_ids" in values:
+        ids = values["invocation_ids"]
+        try:
+            wanted = number_wanted(values.get("wait_for", "all"), len(ids))
+        except ValueError as error:
+            problems.append(f"argument 'wait_for': {error}")
+    if problems:
+        raise RequestRefusedError(f"{place}: {'; '.join(problems)}")
+    run = context["dag_run"]
+    since = values.get("since") or run.data_interval_start or run.run_after
+    return Wish(
+        ids=tuple(ids),
+        wanted=wanted,
+        action=values.get("action"),
+        since=since,
+        poll_interval=poll_interval,
+        outage_limit=values.get("outage_limit", OUTAGE_LIMIT),
+    )

@@ -1,5 +1,14 @@
-"""Triggers: what waits in the triggerer."""
+"""Triggers: what waits in the triggerer, and what does a task's whole work there."""
 
+from .events import InvocationEventTrigger
 from .invocation import InvocationTrigger
+from .invocations import InvocationsTrigger, SensorTrigger
+from .invoking import InvokeActionTrigger
 
-__all__ = ["InvocationTrigger"]
+__all__ = [
+    "InvocationEventTrigger",
+    "InvocationTrigger",
+    "InvocationsTrigger",
+    "InvokeActionTrigger",
+    "SensorTrigger",
+]

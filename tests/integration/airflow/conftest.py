@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import ContainerParameters, CreateActionRequest, InvocationStatus
-from airflow_invocations.operators import InvokeActionOperator, action
+from airflow_invocations.operators import InvokeActionOperator, action, retry
 from airflow_invocations.operators.action import INVOCATION_ID_KEY
 from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.sensors import invocation
@@ -31,6 +31,8 @@ def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside a real Airflow no executor has to digest a deferral."""
     monkeypatch.setattr(action, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(invocation, "SHORTEST_DEFERRAL", 0.0)
+    monkeypatch.setattr(retry, "SHORTEST_DEFERRAL", 0.0)
+    monkeypatch.setattr("airflow_invocations.triggers.task._LAST_LINES", 0.0)
 
 
 @pytest.fixture
@@ -58,6 +60,12 @@ def script(hook: RobotoHook, command: str, **fields: Any) -> str:
 
     hook.call(create)
     return name
+
+
+def dataset(service: Any) -> str:
+    """Make an empty dataset; its id."""
+    answer = service.request("POST", "v1/datasets", json={"name": uuid.uuid4().hex}).raise_for_status()
+    return str(answer.json()["data"]["dataset_id"])
 
 
 def end_of(hook: RobotoHook, invocation_id: str) -> InvocationStatus:
@@ -98,6 +106,16 @@ class Task:
 @pytest.fixture
 def task() -> Task:
     return Task()
+
+
+@pytest.fixture(scope="session")
+def database() -> None:
+    """Airflow's own, in the tests' home."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.utils.db import initdb
+
+    initdb()
+    DagBundlesManager().sync_bundles_to_db()
 
 
 @pytest.fixture

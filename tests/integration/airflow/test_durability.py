@@ -20,6 +20,7 @@ from airflow_invocations.exceptions import (
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.operators.action import TRY_KEY
 from airflow_invocations.platform.roboto import RobotoPlatform
 
 from .conftest import Task, connect_to, end_of, run_deferred, script
@@ -227,6 +228,21 @@ def test_a_kill_before_the_platform_has_answered_cancels_what_it_answers(
     thread.join(30)
     assert [type(error) for error in errors] == [InvocationCancelledError]
     assert hook.get(task.pushed["invocation_id"]).current.status is S.Cancelled
+
+
+def test_a_worker_that_a_later_try_has_replaced_cancels_nothing_when_it_is_killed(hook: RobotoHook) -> None:
+    """A worker that stood still: Airflow has started a retry, and kills it when it is heard of again."""
+    instance = Instance(script(hook, "sleep 1.5"))
+    operator, task = instance.operator(), instance.next_try()
+    ends: list[str] = []
+    thread = threading.Thread(target=lambda: ends.append(operator.execute(task.context)["status"]))
+    thread.start()
+    assert task.invoked.wait(20)
+    task.pushed[TRY_KEY] = 2  # by the retry, which goes on with the invocation
+    operator.on_kill()
+    thread.join(30)
+    assert ends == ["Completed"]
+    assert count(hook, instance.arguments["action"]) == 1
 
 
 @pytest.mark.parametrize("cancel_on_kill", [True, False])

@@ -9,6 +9,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 from airflow.sdk.exceptions import AirflowException
+from airflow.triggers.base import BaseTrigger
 
 from airflow_invocations.exceptions import (
     AccessRefusedError,
@@ -16,6 +17,7 @@ from airflow_invocations.exceptions import (
     InvocationDeadlyError,
     InvocationFailedError,
     InvocationLostError,
+    InvocationUnmendableError,
     UnknownStatusError,
 )
 from airflow_invocations.hooks import RobotoHook
@@ -24,7 +26,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platform import NotFoundError
 from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.triggers import InvocationTrigger
+from airflow_invocations.triggers import InvocationsTrigger, InvocationTrigger
 from airflow_invocations.waiting import hub
 
 from .conftest import Task, end_of, script
@@ -38,7 +40,11 @@ def completed(hook: RobotoHook) -> str:
 
 
 def failed(hook: RobotoHook) -> str:
-    return script(hook, "echo begun; echo 'no such topic' >&2; exit 65")
+    return script(hook, "echo begun; echo 'no such topic' >&2; exit 3")
+
+
+def unmendable(hook: RobotoHook) -> str:
+    return script(hook, "echo 'no such column' >&2; exit 65")
 
 
 def endless(hook: RobotoHook) -> str:
@@ -49,6 +55,7 @@ def endless(hook: RobotoHook) -> str:
 SCENARIOS: dict[str, tuple[Callable[[RobotoHook], str], type[AirflowException] | None]] = {
     "completed": (completed, None),
     "failed": (failed, InvocationFailedError),
+    "unmendable": (unmendable, InvocationUnmendableError),
     "cancelled": (endless, InvocationCancelledError),
     "deadly": (failed, InvocationDeadlyError),
     "unknown": (completed, UnknownStatusError),
@@ -83,14 +90,18 @@ async def by_sensor(operator: InvokeActionOperator, task: Task, invocation_id: s
 
 async def by_deferred_sensor(operator: InvokeActionOperator, task: Task, invocation_id: str) -> Any:
     sensor = InvocationSensor(task_id="wait", invocation_id=invocation_id, poke_interval=0.1, deferrable=True)
-    event = await event_of(invocation_id)
-    return await anyio.to_thread.run_sync(sensor.execute_complete, task.context, event)
+    trigger = InvocationsTrigger(conn_id="roboto_default", invocation_ids=[invocation_id], poll_interval=0.1)
+    return await anyio.to_thread.run_sync(sensor.execute_complete, task.context, await fired_by(trigger))
 
 
 async def event_of(invocation_id: str) -> dict[str, Any]:
     trigger = InvocationTrigger(
         conn_id="roboto_default", invocation_id=invocation_id, poll_interval=0.1, stream_logs=False
     )
+    return await fired_by(trigger)
+
+
+async def fired_by(trigger: BaseTrigger) -> dict[str, Any]:
     steps = trigger.run()
     payload: dict[str, Any] = (await anext(steps)).payload
     await steps.aclose()  # type: ignore[attr-defined]
@@ -163,7 +174,10 @@ async def test_every_end_has_one_verdict(
             assert type(raised.value) is expected, raised.value
             return
         result = await path(operator, task, invocation_id)
-    assert result is None or (result["invocation_id"], result["status"]) == (invocation_id, "Completed")
+    if path in (by_sensor, by_deferred_sensor):
+        assert result == invocation_id
+    else:
+        assert (result["invocation_id"], result["status"]) == (invocation_id, "Completed")
 
 
 async def test_a_token_that_nobody_accepts_has_one_verdict_too(

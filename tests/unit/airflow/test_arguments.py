@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, XComArg
+from airflow.sdk import DAG, XComArg, task_group
 
 from airflow_invocations.model import (
     ComputeRequirements,
     ContainerParameters,
     FileSelector,
     InvocationInput,
+    InvocationRequest,
     UploadDestination,
 )
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators.arguments import is_late, request_of
+from airflow_invocations.operators.arguments import ids_of, is_late, read_arguments, request_of
 from airflow_invocations.sensors import InvocationSensor
 
 from .conftest import PROVENANCE
@@ -76,6 +77,12 @@ def test_a_sensor_says_so_too() -> None:
         InvocationSensor(task_id="wait", invocation_id="")
 
 
+def request(**given: Any) -> InvocationRequest:
+    values, problems = read_arguments(arguments(**given))
+    assert problems == []
+    return request_of(values, PROVENANCE)
+
+
 def arguments(**given: Any) -> dict[str, Any]:
     names = [
         "action", "parameters", "data_source_id", "input_data", "upload_destination",
@@ -85,27 +92,23 @@ def arguments(**given: Any) -> dict[str, Any]:
 
 
 def test_everything_that_is_asked_for_is_in_the_request() -> None:
-    request = request_of(
-        "ask",
-        arguments(
-            parameters={"n": 1, "deep": {"a": [1.5, None, "x"]}},
-            data_source_id="ds_1",
-            input_data=["*.csv"],
-            upload_destination="ds_2",
-            compute_requirements={"vCPU": 1024, "memory_MiB": 4096},
-            container_parameters={"command": ["run"], "env_vars": {"MINE": "1"}},
-            timeout="15",
-        ),
-        PROVENANCE,
+    asked = request(
+        parameters={"n": 1, "deep": {"a": [1.5, None, "x"]}},
+        data_source_id="ds_1",
+        input_data=["*.csv"],
+        upload_destination="ds_2",
+        compute_requirements={"vCPU": 1024, "memory_MiB": 4096},
+        container_parameters={"command": ["run"], "env_vars": {"MINE": "1"}},
+        timeout="15",
     )
-    assert request.parameter_values == {"n": 1, "deep": {"a": [1.5, None, "x"]}}
-    assert (request.data_source_id, request.input_data) == ("ds_1", ["*.csv"])
-    assert request.upload_destination == UploadDestination(destination_id="ds_2")
-    assert request.compute_requirement_overrides == ComputeRequirements(vCPU=1024, memory=4096)
-    assert request.timeout == 15
-    assert request.idempotency_id is None
-    assert request.invocation_source_id == PROVENANCE.source_id
-    container = request.container_parameter_overrides
+    assert asked.parameter_values == {"n": 1, "deep": {"a": [1.5, None, "x"]}}
+    assert (asked.data_source_id, asked.input_data) == ("ds_1", ["*.csv"])
+    assert asked.upload_destination == UploadDestination(destination_id="ds_2")
+    assert asked.compute_requirement_overrides == ComputeRequirements(vCPU=1024, memory=4096)
+    assert asked.timeout == 15
+    assert asked.idempotency_id is None
+    assert asked.invocation_source_id == PROVENANCE.source_id
+    container = asked.container_parameter_overrides
     assert container is not None
     assert container.command == ["run"]
     assert container.env_vars is not None
@@ -115,22 +118,18 @@ def test_everything_that_is_asked_for_is_in_the_request() -> None:
 
 def test_models_are_taken_as_well_as_their_dicts() -> None:
     chosen = InvocationInput(files=FileSelector(query='dataset_id = "ds_1"'))
-    request = request_of(
-        "ask",
-        arguments(
-            input_data=chosen,
-            compute_requirements=ComputeRequirements(),
-            container_parameters=ContainerParameters(entry_point=["sh"]),
-            upload_destination=UploadDestination(destination_id="ds_2"),
-        ),
-        PROVENANCE,
+    asked = request(
+        input_data=chosen,
+        compute_requirements=ComputeRequirements(),
+        container_parameters=ContainerParameters(entry_point=["sh"]),
+        upload_destination=UploadDestination(destination_id="ds_2"),
     )
-    assert request.rich_input_data == chosen
-    assert request.input_data == []
+    assert asked.rich_input_data == chosen
+    assert asked.input_data == []
 
 
 def test_what_is_not_asked_for_is_not_sent() -> None:
-    wire = request_of("ask", arguments(), PROVENANCE).wire()
+    wire = request().wire()
     assert set(wire) == {
         "data_source_id", "data_source_type", "input_data", "invocation_source", "invocation_source_id",
         "container_parameter_overrides",
@@ -138,6 +137,65 @@ def test_what_is_not_asked_for_is_not_sent() -> None:
     assert set(wire["container_parameter_overrides"]) == {"env_vars"}
 
 
-def test_rendered_values_are_checked_again() -> None:
-    with pytest.raises(ValueError, match="task 'ask': argument 'timeout'"):
-        request_of("ask", arguments(timeout="rendered to nonsense"), PROVENANCE)
+def test_rendered_values_are_checked_again_and_all_that_is_wrong_is_said() -> None:
+    values, problems = read_arguments(
+        arguments(action="", timeout="rendered to nonsense", parameters="{'n': 1}")
+    )
+    assert [problem.partition(":")[0] for problem in problems] == ["argument 'action'", "argument 'timeout'"]
+    assert values["parameters"] == {"n": 1}
+
+
+def test_all_that_is_wrong_is_said_at_once_at_parse_with_the_dags_name() -> None:
+    with DAG("fleet"), pytest.raises(ValueError, match="DAG 'fleet', task 'ask': ") as raised:
+        InvokeActionOperator(
+            task_id="ask", action="", timeout=0, parameters="{{ ds }}", compute_requirements={"cpus": 1}
+        )
+    said = str(raised.value)
+    for argument in ("action", "timeout", "compute_requirements"):
+        assert f"argument {argument!r}: it" in said
+    assert "parameters" not in said
+
+
+def test_what_is_known_of_a_mapped_task_is_checked_at_parse_too() -> None:
+    with DAG("fleet"), pytest.raises(ValueError, match="DAG 'fleet', task 'ask': argument 'timeout'"):
+        InvokeActionOperator.partial(task_id="ask", action="a", timeout=0)
+    with DAG("fleet") as dag:
+        InvokeActionOperator.partial(task_id="ask", input_data=["*.csv"]).expand(
+            action=["a"], data_source_id=["ds_1"]
+        )
+    assert dag.get_task("ask").is_mapped
+
+
+def test_tasks_of_a_mapped_group_take_what_the_group_hands_them() -> None:
+    with DAG("fleet") as dag:
+
+        @task_group
+        def each(parameters: dict[str, Any]) -> None:
+            InvokeActionOperator(task_id="ask", action="a", parameters=parameters)
+
+        each.expand(parameters=[{"n": 1}, {"n": 2}])
+    assert "each.ask" in dag.task_ids
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [
+        ("iv_1", ["iv_1"]),
+        ({"invocation_id": "iv_1", "status": "Failed"}, ["iv_1"]),
+        (["iv_1", None, {"invocation_id": "iv_2"}, "iv_1"], ["iv_1", "iv_2"]),
+        ([["iv_1"], ["iv_2"]], ["iv_1", "iv_2"]),
+        ("['iv_1', 'iv_2']", ["iv_1", "iv_2"]),
+        ('["iv_1"]', ["iv_1"]),
+        (None, []),
+        ("None", []),
+        ("", []),
+    ],
+)
+def test_ids_are_found_in_whatever_tasks_hand_on(value: object, ids: list[str]) -> None:
+    assert ids_of(value) == ids
+
+
+@pytest.mark.parametrize("value", [3, {"status": "Failed"}, ["iv_1", 4], "[unclosed"])
+def test_what_names_no_invocation_is_refused(value: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        ids_of(value)

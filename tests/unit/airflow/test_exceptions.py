@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -17,7 +18,9 @@ from airflow_invocations.exceptions import (
     InvocationFailedError,
     InvocationLostError,
     InvocationTimedOutError,
+    InvocationUnmendableError,
     UnknownStatusError,
+    error_from_event,
     error_of,
     raise_unless_completed,
     verdict_on,
@@ -37,8 +40,9 @@ def ended(status: int, detail: str | None = None) -> InvocationRecord:
 
 def test_success_is_an_allow_list_of_one() -> None:
     terminal = [status for status in InvocationStatus if status.is_terminal]
-    assert [status for status in terminal if verdict_on(status) is None] == [InvocationStatus.Completed]
-    assert {status.name: verdict_on(status) for status in terminal} == {
+    verdicts = {status: verdict_on(ended(status)) for status in terminal}
+    assert [status for status in terminal if verdicts[status] is None] == [InvocationStatus.Completed]
+    assert {status.name: verdict for status, verdict in verdicts.items()} == {
         "Completed": None,
         "Cancelled": InvocationCancelledError,
         "Failed": InvocationFailedError,
@@ -73,6 +77,36 @@ def test_an_exit_code_that_nobody_stated_is_not_made_up(detail: str | None) -> N
     assert raised.value.exit_code is None
 
 
+@pytest.mark.parametrize(
+    ("code", "kind", "meaning"),
+    [
+        (1, InvocationFailedError, None),
+        (
+            64,
+            InvocationUnmendableError,
+            "UsageError: the action was called wrongly, which a retry can not mend",
+        ),
+        (65, InvocationUnmendableError, "DataError: the action can't use its input"),
+        (70, InvocationFailedError, "InternalError: the action itself is at fault, which a retry may mend"),
+        (78, InvocationUnmendableError, "ConfigurationError: what is around the action isn't set up"),
+    ],
+)
+def test_an_exit_code_decides_whether_a_retry_can_help_and_the_error_says_why(
+    code: int, kind: type[InvocationError], meaning: str | None
+) -> None:
+    with pytest.raises(InvocationFailedError) as raised:
+        raise_unless_completed(ended(InvocationStatus.Failed, f"exit code {code}: x"), URL, [])
+    assert type(raised.value) is kind
+    assert issubclass(kind, AirflowFailException) is (code in (64, 65, 78))
+    assert raised.value.exit_code == code
+    assert (meaning or f"Failed: exit code {code}: x (http") in str(raised.value)
+
+
+def test_an_exit_code_says_nothing_of_what_was_cancelled() -> None:
+    with pytest.raises(InvocationCancelledError):
+        raise_unless_completed(ended(InvocationStatus.Cancelled, "exit code 65"), URL, [])
+
+
 def every_kind() -> list[type[InvocationError]]:
     kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type)]
     return [kind for kind in kinds if issubclass(kind, InvocationError)]
@@ -89,6 +123,19 @@ def test_it_survives_airflows_serialisation_and_pickle_and_copies(kind: type[Inv
         assert type(again) is kind
         assert str(again) == str(error)
         assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize("kind", every_kind())
+def test_a_worker_makes_it_anew_from_a_triggers_event(kind: type[InvocationError]) -> None:
+    error = kind.of(ended(InvocationStatus.Failed, "exit code 3: x"), URL, ["a"])
+    again = error_from_event(json.loads(json.dumps(error.as_event())))
+    assert type(again) is kind
+    assert vars(again) == vars(error)
+
+
+def test_an_event_that_names_no_error_of_ours_makes_a_plain_one() -> None:
+    event = {**InvocationError("m").as_event(), "kind": "pickle"}
+    assert type(error_from_event(event)) is InvocationError
 
 
 def test_what_a_retry_can_not_mend_is_not_retried() -> None:

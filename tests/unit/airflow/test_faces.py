@@ -14,9 +14,10 @@ import pytest
 from airflow.sdk import DAG, Connection
 
 from airflow_invocations import __version__
+from airflow_invocations.hooks import InvocationHook
+from airflow_invocations.hooks.invocation import _CONNECTION_TYPES
 from airflow_invocations.hooks.roboto import RobotoHook, settings_of
-from airflow_invocations.links import InvocationLink
-from airflow_invocations.model import InvocationSource
+from airflow_invocations.model import MAX_ASSET_EVENTS, InvocationSource
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.provider_info import get_provider_info
@@ -33,14 +34,21 @@ def test_the_provider_info_is_what_airflow_accepts() -> None:
 def test_every_class_that_the_provider_info_names_exists() -> None:
     info = get_provider_info()
     names = [entry["hook-class-name"] for entry in info["connection-types"]] + info["extra-links"]
+    names += [entry["class-name"] for entry in info["task-decorators"]]
     for name in names:
         module, _, member = name.rpartition(".")
         assert hasattr(importlib.import_module(module), member)
 
 
 def test_the_form_and_the_hook_speak_of_the_same_connection_type() -> None:
-    (entry,) = get_provider_info()["connection-types"]
-    assert (entry["connection-type"], entry["hook-name"]) == (RobotoHook.conn_type, RobotoHook.hook_name)
+    entries = get_provider_info()["connection-types"]
+    for entry in entries:
+        module, _, member = entry["hook-class-name"].rpartition(".")
+        hook = getattr(importlib.import_module(module), member)
+        assert (entry["connection-type"], entry["hook-name"]) == (hook.conn_type, hook.hook_name)
+        assert issubclass(hook, InvocationHook)
+        assert hook().conn_id == hook.default_conn_name
+    assert {entry["connection-type"] for entry in entries} == set(_CONNECTION_TYPES)
 
 
 def connection(**fields: Any) -> Connection:
@@ -101,9 +109,16 @@ def test_a_connection_can_be_written_as_json_or_uri(monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setenv("AIRFLOW_CONN_BY_URI", "roboto://:t@h:1/http?org_id=og_1")
     for name in ("by_json", "by_uri"):
-        settings = RobotoHook(name).settings
+        connection = RobotoHook.get_connection(name)
+        settings = settings_of(connection, connection.extra_dejson)
         assert (settings.endpoint, settings.token) == ("http://h:1", "t")
-    assert RobotoHook("by_uri").settings.org_id == "og_1"
+    assert settings.org_id == "og_1"
+
+
+def test_a_connection_of_another_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", '{"conn_type": "http", "host": "h", "password": "t"}')
+    with pytest.raises(ValueError, match="connection 'other': its type is 'http'; allowed: roboto"):
+        InvocationHook("other").get_conn()
 
 
 def test_a_connection_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,14 +150,17 @@ def test_a_trigger_is_made_anew_from_what_is_stored_and_that_holds_no_secret() -
     }  # fmt: skip
 
 
-def test_the_link_is_the_operators_own_invocation() -> None:
+def test_the_links_are_the_operators_own_invocation_and_its_log() -> None:
     with DAG("d"):
         operator = InvokeActionOperator(task_id="ask", action="a")
-    link = InvocationLink()
     key: Any = None
-    assert link.get_link(operator, ti_key=key) == ""
+    assert {link.get_link(operator, ti_key=key) for link in operator.operator_extra_links} == {""}
     operator.invocation_url = "http://h/actions/invocations/iv_1"
-    assert link.get_link(operator, ti_key=key) == "http://h/actions/invocations/iv_1"
+    operator.logs_url = "http://h/actions/invocations/iv_1#log"
+    assert {link.name: link.get_link(operator, ti_key=key) for link in operator.operator_extra_links} == {
+        "Invocation": "http://h/actions/invocations/iv_1",
+        "Invocation log": "http://h/actions/invocations/iv_1#log",
+    }
 
 
 def test_an_operator_can_be_mapped_over_its_parameters() -> None:
@@ -187,3 +205,16 @@ def test_the_provenance_holds_what_the_context_says() -> None:
     assert provenance.data_interval_end == NOON
     assert [e.uri for e in provenance.consumed_asset_events] == ["s3://readings"]
     assert provenance.dag_version == "01999999-0000-7000-8000-000000000000"
+
+
+def test_a_provenance_that_is_cut_short_still_names_every_asset() -> None:
+    def event(name: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            asset=SimpleNamespace(name=name, uri=name), timestamp=NOON,
+            source_dag_id=None, source_run_id=None, source_task_id=None, source_map_index=None,
+        )  # fmt: skip
+
+    many = [event("busy") for _ in range(MAX_ASSET_EVENTS + 5)]
+    provenance = provenance_of(context(consumed_asset_events=[*many, event("rare")]))  # type: ignore[arg-type]
+    assert len(provenance.consumed_asset_events) == MAX_ASSET_EVENTS
+    assert [one.name for one in provenance.consumed_asset_events[:3]] == ["busy", "rare", "busy"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from airflow_invocations.triggers import InvocationTrigger, invocation
+from airflow_invocations.triggers import InvocationTrigger, killing
 
 pytestmark = pytest.mark.anyio
 
@@ -30,15 +31,15 @@ class Trigger(InvocationTrigger):
         return states
 
     async def _is_named_by_xcom(self, instance: object) -> bool:
-        return self.named == self.invocation_id
+        return bool(self.named == self._named)
 
-    async def _cancel(self) -> None:
-        self.cancels += 1
+    async def _cancel(self, ids: Sequence[str]) -> None:
+        self.cancels += len(ids)
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(invocation, "_LOOK_PAUSE", 0.0)
+    monkeypatch.setattr(killing, "_LOOK_PAUSE", 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""`@task.invoke_action`: a function returns the parameters, the task invokes the action with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk.bases.decorator import (
+    DecoratedOperator,
+    TaskDecorator,
+    determine_kwargs,
+    task_decorator_factory,
+)
+from airflow.sdk.definitions.context import context_merge
+
+from ..exceptions import RequestRefusedError
+from ..operators.action import InvokeActionOperator
+from ..operators.arguments import REQUEST_ARGUMENTS, place_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class InvokeActionDecoratedOperator(DecoratedOperator, InvokeActionOperator):
+    """The task that `@task.invoke_action` makes of a function.
+
+    :param python_callable: returns the parameters, a dict (None: there are none). A dict that has
+        `parameters`, and otherwise nothing but arguments of `InvokeActionOperator` about the request, is a
+        whole request: these arguments take the place of the decorator's.
+    :param op_args: the function's positional arguments. (templated)
+    :param op_kwargs: its keyword arguments. (templated)
+    """
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *InvokeActionOperator.template_fields,
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **InvokeActionOperator.template_fields_renderers,
+    }
+    custom_operator_name: str = "@task.invoke_action"
+    #: What the function has returned is shown as the task's rendered arguments.
+    overwrite_rtif_after_execution: bool = True
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _refuse_without_worker(str(kwargs.get("task_id")), kwargs)
+        super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Call the function, and invoke the action with what it returns."""
+        context_merge(context, self.op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
+        self._take(self.python_callable(*self.op_args, **kwargs))
+        return InvokeActionOperator.execute(self, context)
+
+    def _take(self, returned: object) -> None:
+        if returned is None:
+            return
+        if not isinstance(returned, Mapping):
+            raise RequestRefusedError(
+                f"{place_of(self)}: the function has returned {type(returned).__name__}; allowed: a dict of "
+                "parameters, a dict of the operator's arguments that has 'parameters', or None"
+            )
+        if "parameters" in returned and returned.keys() <= set(REQUEST_ARGUMENTS):
+            for name, value in returned.items():
+                setattr(self, name, value)
+        else:
+            self.parameters = dict(returned)
+
+
+def invoke_action_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+    """Make a function a task that invokes an action with what the function returns.
+
+    `@task.invoke_action(action="find_anomalies", conn_id="roboto_default")`; all arguments of
+    `InvokeActionOperator` are taken but `start_from_trigger`, and they are templated as there; what the
+    function returns isn't. The task's result is the invocation, as the operator has it. The function is
+    called again when the task is retried.
+
+    :param python_callable: the function: it returns the parameters, or a whole request.
+    :raises ValueError: `start_from_trigger` is asked for: a function needs a worker.
+    """
+    _refuse_without_worker(str(kwargs.get("task_id") or getattr(python_callable, "__name__", "")), kwargs)
+    return task_decorator_factory(
+        python_callable=python_callable,
+        decorated_operator_class=InvokeActionDecoratedOperator,
+        **kwargs,
+    )
+
+
+def _refuse_without_worker(task_id: str, kwargs: Mapping[str, Any]) -> None:
+    if kwargs.get("start_from_trigger"):
+        raise ValueError(
+            f"task {task_id!r}: argument 'start_from_trigger': a function needs a worker; leave it out, and "
+            "use deferrable=True"
+        )

@@ -1,0 +1,107 @@
+"""The operator that cancels invocations, and doesn't leave it at the asking."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from ..exceptions import InvocationError, PlatformUnavailableError, error_about
+from ..platform import InvocationPlatform, PlatformError
+from ..waiting import cancel_and_confirm
+from .checked import CheckedTask
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from ..model import InvocationRecord
+
+#: Cancels under way at a time.
+_AT_ONCE = 8
+
+
+class CancelInvocationOperator(CheckedTask, BaseOperator):
+    """Cancel invocations and wait until the platform says that they have ended.
+
+    One that has ended stays as it is; one that the platform doesn't know counts as ended; where nothing was
+    invoked (None, an empty list), nothing is cancelled. So it does as a teardown, whatever has become of
+    the task that invokes. The result (XCom) is a dict from the ids to the statuses' names (None: not known).
+
+    :param invocation_ids: what to cancel: an id, an operator's result, or a list of either, as a mapped
+        task's XComs are. (templated)
+    :param conn_id: the Airflow connection. (templated)
+    :param patience: seconds after which an invocation that hasn't ended fails the task.
+    :raises ValueError: when the DAG is parsed, for arguments that can't be right; it names the task.
+    :raises PlatformUnavailableError: the platform is out of reach, or hasn't confirmed in time.
+    :raises RequestRefusedError: the platform can't stop it (`CannotStopError` says what it was asked).
+    """
+
+    template_fields: Sequence[str] = ("invocation_ids", "conn_id")
+    ui_color = "#e3f1ee"
+
+    _checked = ("invocation_ids", "conn_id", "patience")
+
+    def __init__(
+        self,
+        *,
+        invocation_ids: Any,
+        conn_id: str = "roboto_default",
+        patience: float = 60.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.invocation_ids = invocation_ids
+        self.conn_id = conn_id
+        self.patience = patience
+        self._check()
+
+    def execute(self, context: Context) -> dict[str, str | None]:
+        """Cancel them all; whatever goes wrong with one, the others are cancelled."""
+        values = self._read()
+        ids: list[str] = values["invocation_ids"]
+        if not ids:
+            self.log.info("nothing was invoked, nothing is cancelled")
+            return {}
+        hook = self._hook()
+        outcomes = hook.call(partial(cancel_all, ids=ids, patience=self.patience))
+        statuses: dict[str, str | None] = {}
+        for invocation_id, outcome in outcomes.items():
+            if isinstance(outcome, Exception):
+                self.log.error("invocation %s: %s", invocation_id, outcome or "its cancel isn't confirmed")
+                continue
+            statuses[invocation_id] = None if outcome is None else outcome.current.status.name
+            self.log.info("invocation %s: %s", invocation_id, statuses[invocation_id] or "not known")
+        for invocation_id, outcome in outcomes.items():
+            if isinstance(outcome, Exception):
+                raise self._error(outcome, invocation_id, hook.url(invocation_id)) from outcome
+        return statuses
+
+    def _error(self, cause: Exception, invocation_id: str, url: str) -> InvocationError:
+        if isinstance(cause, PlatformError):
+            return error_about(cause, f"invocation {invocation_id} can't be cancelled", invocation_id, url)
+        return PlatformUnavailableError(
+            f"invocation {invocation_id}: its cancel isn't confirmed after {self.patience:g} s ({url})",
+            invocation_id=invocation_id,
+            url=url,
+        )
+
+
+async def cancel_all(
+    platform: InvocationPlatform, ids: Sequence[str], patience: float
+) -> dict[str, InvocationRecord | Exception | None]:
+    """Cancel several invocations, and what came of each: its last record, None (not known), or the error."""
+    outcomes: dict[str, InvocationRecord | Exception | None] = dict.fromkeys(ids)
+    remaining = iter(ids)
+
+    async def cancel() -> None:
+        for invocation_id in remaining:
+            try:
+                outcomes[invocation_id] = await cancel_and_confirm(platform, invocation_id, patience)
+            except (PlatformError, TimeoutError) as error:
+                outcomes[invocation_id] = error
+
+    await asyncio.gather(*(cancel() for _ in range(min(_AT_ONCE, len(ids)))))
+    return outcomes

@@ -1,0 +1,73 @@
+"""What every task about invocations has: arguments that are checked, also where it is mapped, and a hook."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..exceptions import RequestRefusedError
+from .arguments import check_arguments, check_given, place_of, place_of_mapped, read_arguments
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+
+    from ..hooks import InvocationHook
+
+
+class CheckedTask:
+    """To be inherited before Airflow's own operator."""
+
+    #: The arguments that are checked.
+    _checked: ClassVar[tuple[str, ...]]
+    conn_id: str
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Arguments of a task that is mapped over others with `expand`; those that are known are checked.
+
+        Raises:
+            ValueError: an argument can't be right, or it asks for what mapped tasks can't have.
+        """
+        mapping: OperatorPartial = super().partial(**kwargs)  # type: ignore[misc]
+        check_mapped(mapping, cls._checked)
+        return mapping
+
+    def _check(self) -> None:
+        """Check, when the DAG is parsed, what is known of the arguments. Raises ValueError."""
+        check_arguments(place_of(self), self._given)  # type: ignore[arg-type]
+
+    def _read(self) -> dict[str, Any]:
+        """The arguments, rendered, as they are meant. Raises RequestRefusedError: all that is wrong."""
+        values, problems = read_arguments(self._given)
+        if problems:
+            raise RequestRefusedError(f"{place_of(self)}: {'; '.join(problems)}")  # type: ignore[arg-type]
+        return values
+
+    @property
+    def _given(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self._checked}
+
+    def _hook(self) -> InvocationHook:
+        from ..hooks import InvocationHook
+
+        return InvocationHook(self.conn_id)
+
+
+def check_mapped(mapping: OperatorPartial, names: Collection[str]) -> None:
+    """Check what is known of a task that is about to be mapped: those of its arguments, and where it starts.
+
+    Raises:
+        ValueError: an argument can't be right, or it is to start in the triggerer. Airflow would start it
+            there with its class's arguments in place of its own, and say nothing.
+    """
+    place = place_of_mapped(mapping)
+    try:
+        if mapping.kwargs.get("start_from_trigger"):
+            raise ValueError(
+                f"{place}: argument 'start_from_trigger': a mapped task can't start in the triggerer, as "
+                "Airflow doesn't hand it its own arguments there; use deferrable=True"
+            )
+        check_given(place, mapping.kwargs, names)
+    except ValueError:
+        mapping._expand_called = True  # it never will be, and shouldn't complain of that as well
+        raise

@@ -1,0 +1,184 @@
+"""The operator that fetches an invocation's log: into the task's own, an XCom, or a file anywhere."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from ..exceptions import RequestRefusedError, error_about
+from ..links import InvocationLink, InvocationLogsLink
+from ..links.invocation import links_of
+from ..platform import InvocationPlatform, PlatformError
+from ..task_log import ActionLog
+from ..waiting import outlast
+from .arguments import place_of
+from .checked import CheckedTask
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context, ObjectStoragePath
+
+    from ..hooks import InvocationHook
+    from ..model import LogRecord
+
+#: Bytes of lines that an XCom takes by default: what any of Airflow's databases is sure to hold.
+XCOM_BYTES = 48 * 1024
+
+#: Seconds for which the platform may be out of reach.
+_PATIENCE = 120.0
+
+
+class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
+    """Fetch the log of an invocation, whether it has ended or not: what there is now.
+
+    The result (XCom) is a dict: invocation_id, count (lines fetched), left_out (lines that didn't fit into
+    the XCom), lines (a list; None unless `destination` is "xcom"), path (a text; None unless it is a file).
+    A long line, which the platform keeps in parts, comes as one, but for the task's log.
+
+    :param invocation_id: whose log: an id, or an operator's result. (templated)
+    :param destination: "log" (the task's log), "xcom", or the file to write: an ObjectStoragePath, or its
+        URL, such as "s3://aws_default@bucket/{{ run_id }}.log". (templated)
+    :param tail: so many lines from the end; None: all.
+    :param max_bytes: of the lines in the XCom, in UTF-8; of those that don't fit, the last ones are kept.
+    :param conn_id: the Airflow connection. (templated)
+    :raises ValueError: when the DAG is parsed, for arguments that can't be right; it names the task.
+    :raises InvocationLostError: the platform doesn't know the invocation.
+    :raises RequestRefusedError: the platform keeps no logs, or refuses to give this one.
+    """
+
+    template_fields: Sequence[str] = ("invocation_id", "destination", "conn_id")
+    operator_extra_links = (InvocationLink(), InvocationLogsLink())
+    ui_color = "#e3f1ee"
+
+    _checked = ("invocation_id", "conn_id", "tail", "max_bytes", "destination")
+
+    def __init__(
+        self,
+        *,
+        invocation_id: str | dict[str, Any],
+        destination: str | ObjectStoragePath = "log",
+        tail: int | None = None,
+        max_bytes: int = XCOM_BYTES,
+        conn_id: str = "roboto_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.invocation_id = invocation_id
+        self.destination = destination
+        self.tail = tail
+        self.max_bytes = max_bytes
+        self.conn_id = conn_id
+        self.invocation_url: str | None = None
+        self.logs_url: str | None = None
+        self._check()
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Fetch what there is of the log now."""
+        values = self._read()
+        invocation_id: str = values["invocation_id"]
+        hook = self._hook()
+        if not hook.get_conn().capabilities.logs:
+            raise RequestRefusedError(f"{place_of(self)}: the platform behind {self.conn_id!r} keeps no logs")
+        self.invocation_url, self.logs_url = hook.url(invocation_id), hook.logs_url(invocation_id)
+        for key, url in links_of(self).items():
+            context["ti"].xcom_push(key=key, value=url)
+        result: dict[str, Any] = {
+            "invocation_id": invocation_id, "count": 0, "left_out": 0, "lines": None, "path": None
+        }  # fmt: skip
+        try:
+            if self.destination == "log":
+                result["count"] = self._show(hook, invocation_id)
+            elif self.destination == "xcom":
+                lines, result["left_out"] = self._last_that_fit(hook, invocation_id)
+                result |= {"lines": lines, "count": len(lines)}
+            else:
+                result |= {"path": str(self.destination), "count": self._write(hook, invocation_id)}
+        except PlatformError as error:
+            what = f"the log of invocation {invocation_id}"
+            raise error_about(error, what, invocation_id, self.invocation_url) from error
+        self.log.info("%d lines of invocation %s", result["count"], invocation_id)
+        return result
+
+    def _show(self, hook: InvocationHook, invocation_id: str) -> int:
+        log = ActionLog()
+
+        async def show(platform: InvocationPlatform) -> int:
+            count = 0
+            if self.tail is None:
+                async for records in _records(platform, invocation_id):
+                    await log.write(records)
+                    count += len(records)
+                return count
+            last: deque[LogRecord] = deque(maxlen=self.tail)
+            async for records in _records(platform, invocation_id):
+                last += records
+            await log.write(list(last))
+            return len(last)
+
+        return hook.call(show)
+
+    def _last_that_fit(self, hook: InvocationHook, invocation_id: str) -> tuple[list[str], int]:
+        """The last lines, in all no larger than `max_bytes`, and how many more were wanted."""
+        kept: deque[str] = deque()
+        size = 0
+
+        def keep(line: str) -> None:
+            nonlocal size
+            kept.append(line)
+            size += len(line.encode())
+            while size > self.max_bytes:
+                size -= len(kept.popleft().encode())
+
+        total = hook.call(lambda platform: _each_line(platform, invocation_id, keep))
+        wanted = total if self.tail is None else min(total, self.tail)
+        lines = list(kept)[max(0, len(kept) - wanted) :]
+        return lines, wanted - len(lines)
+
+    def _write(self, hook: InvocationHook, invocation_id: str) -> int:
+        from airflow.sdk import ObjectStoragePath
+
+        path = self.destination
+        if not isinstance(path, ObjectStoragePath):
+            path = ObjectStoragePath(path)
+        with path.open("w", encoding="utf-8") as file:  # type: ignore[no-untyped-call]
+            if self.tail is None:
+                return hook.call(
+                    lambda platform: _each_line(platform, invocation_id, lambda line: file.write(f"{line}\n"))
+                )
+            last: deque[str] = deque(maxlen=self.tail)
+            hook.call(lambda platform: _each_line(platform, invocation_id, last.append))
+            file.writelines(f"{line}\n" for line in last)
+            return len(last)
+
+
+async def _records(platform: InvocationPlatform, invocation_id: str) -> AsyncIterator[list[LogRecord]]:
+    """The records that there are now, page by page; outages are outlasted."""
+    cursor: str | None = None
+    has_next = True
+    while has_next:
+        page = await outlast(partial(platform.logs, invocation_id, cursor), _PATIENCE)
+        cursor = page.last_read if page.last_read is not None else cursor
+        has_next = page.has_next
+        yield page.items
+
+
+async def _each_line(platform: InvocationPlatform, invocation_id: str, take: Callable[[str], object]) -> int:
+    """Hand over each line, the parts of long ones put together; how many there were."""
+    parts: list[str] = []
+    open_id: str | None = None
+    count = 0
+    async for records in _records(platform, invocation_id):
+        for record in records:
+            if parts and (record.partial_id is None or record.partial_id != open_id):
+                take("".join(parts))
+                count += 1
+                parts = []
+            parts.append(record.log)
+            open_id = record.partial_id
+    if parts:
+        take("".join(parts))
+        count += 1
+    return count

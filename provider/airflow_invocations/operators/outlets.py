@@ -1,0 +1,57 @@
+"""Tells the assets among a task's outlets which invocation has written their data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from airflow.sdk import Asset, AssetAlias, Context
+
+from ..assets.dataset import dataset_asset, dataset_of, dataset_uri
+from ..model import InvocationRecord
+from .arguments import destination_of, is_late
+
+
+def check_outlets(place: str, outlets: Iterable[object], conn_id: str, destination: object) -> None:
+    """Refuse, when the DAG is parsed, an outlet for a dataset that the action doesn't write into.
+
+    Raises:
+        ValueError: which DAG and task, which outlet, what is allowed.
+    """
+    if is_late(conn_id) or is_late(destination):
+        return
+    upload = destination_of(place, destination)
+    dataset_id = upload.destination_id if upload else None
+    for outlet in outlets:
+        named = dataset_of(outlet.uri) if isinstance(outlet, Asset) else None
+        if named is not None and named != (conn_id, dataset_id):
+            allowed = dataset_uri(conn_id, dataset_id) if dataset_id else "none, without 'upload_destination'"
+            raise ValueError(
+                f"{place}: argument 'outlets': {outlet.uri!r} isn't what the action writes into; "  # type: ignore[attr-defined]
+                f"allowed: {allowed}"
+            )
+
+
+def tell_outlets(
+    context: Context, outlets: Iterable[object], conn_id: str, record: InvocationRecord, url: str
+) -> None:
+    """Have the outlet event of the dataset that an invocation has written name that invocation.
+
+    It is told to the outlet with the dataset's URI, and to every alias: where the dataset is known only when
+    the task runs, an alias stands for it.
+    """
+    dataset_id = record.upload_destination.destination_id if record.upload_destination else None
+    if not dataset_id:
+        return
+    asset = dataset_asset(conn_id, dataset_id)
+    extra: dict[str, Any] = {
+        "invocation_id": record.invocation_id,
+        "url": url,
+        "action": record.provenance.action.name,
+        "digest": record.provenance.action.digest,
+    }
+    for outlet in outlets:
+        if isinstance(outlet, AssetAlias):
+            context["outlet_events"][outlet].add(asset, extra=extra)
+        elif isinstance(outlet, Asset) and outlet.uri == asset.uri:
+            context["outlet_events"][outlet].extra.update(extra)

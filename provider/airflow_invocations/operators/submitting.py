@@ -1,0 +1,127 @@
+"""Sends what a task asks for: first all that is wrong with it, at once; then once, whoever sends it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .. import model
+from ..exceptions import AccessRefusedError, InvocationError, PlatformUnavailableError, RequestRefusedError
+from ..model import MAX_PAGE_SIZE
+from ..platform import (
+    ConflictError,
+    InvocationPlatform,
+    PermanentError,
+    PlatformError,
+    TransientError,
+    UnauthorizedError,
+)
+from ..waiting import cancel_and_confirm, find_or_create, outlast
+from .arguments import read_arguments, request_of
+
+if TYPE_CHECKING:
+    from ..model import DagRunProvenance, InvocationRecord
+
+#: Seconds for which a request that invokes is repeated while the platform is out of reach. After that the
+#: task fails, and its retry sends the same request.
+SUBMIT_PATIENCE = 120.0
+
+#: Seconds that a cleared task waits for the end of what it had invoked before.
+_EARLIER_PATIENCE = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What one try of a task asks for, and under which identity."""
+
+    #: The task, for messages.
+    place: str
+    #: The operator's arguments about the request, rendered.
+    arguments: Mapping[str, object]
+    provenance: DagRunProvenance
+    #: What this try's invocation may be known as, in order (`find_or_create`).
+    idempotency_ids: Sequence[str]
+    #: What the task invoked before it was cleared is known as; what of it still goes on is cancelled.
+    earlier_ids: Sequence[str] = ()
+    #: Seconds for which the platform may be out of reach.
+    patience: float = SUBMIT_PATIENCE
+    #: Hears what the task's log should say.
+    warn: Callable[[str], object] = lambda _: None
+
+
+async def submit(
+    platform: InvocationPlatform, submission: Submission, tell: Callable[[str], object] = lambda _: None
+) -> InvocationRecord:
+    """Find this try's invocation, or start it; `tell` hears its id at once.
+
+    Raises:
+        RequestRefusedError: all that is wrong with the arguments; nothing was sent.
+        PlatformError: as the platform's methods do.
+    """
+    provenance, patience = submission.provenance, submission.patience
+    values, problems = read_arguments(submission.arguments)
+    if "action" in values:
+        name = values["action"]
+        try:
+            action = await outlast(lambda: platform.get_action(name), patience)
+        except PlatformError as error:
+            if not problems:
+                raise
+            if isinstance(error, PermanentError):
+                problems.append(str(error))
+        else:
+            fitted, misfits = model.fit_parameters(action, values.get("parameters") or {})
+            if misfits:
+                declared = f"the action declares: {action.declared_parameters}"
+                problems.append(f"argument 'parameters': {'; '.join([*misfits, declared])}")
+            elif fitted:
+                values["parameters"] = fitted
+    if problems:
+        shown = submission.arguments.get("action")
+        raise RequestRefusedError(
+            f"action {shown!r} was not invoked: {submission.place}: {'; '.join(problems)}",
+            action=shown if isinstance(shown, str) else None,
+        )
+    request = request_of(values, provenance)
+    await _cancel_earlier(platform, submission)
+    record = await outlast(
+        lambda: find_or_create(
+            platform, values["action"], request, submission.idempotency_ids, provenance.try_number
+        ),
+        patience,
+    )
+    tell(record.invocation_id)
+    return record
+
+
+def error_of_submission(error: PlatformError, action: str, where: str) -> InvocationError:
+    """How a task fails that couldn't invoke; `where` is the connection, for a person."""
+    refused = f"action {action!r} was not invoked"
+    match error:
+        case UnauthorizedError():
+            return AccessRefusedError(f"{refused}: {error} ({where})", action=action)
+        case ConflictError():
+            why = "an earlier try invoked another action; clear the task to begin anew"
+            return RequestRefusedError(f"{refused}: {why}: {error} ({where})", action=action)
+        case TransientError():
+            unknown = f"action {action!r}: the platform doesn't answer; a retry asks again"
+            return PlatformUnavailableError(f"{unknown}: {error} ({where})", action=action)
+    return RequestRefusedError(f"{refused}: {error} ({where})", action=action)
+
+
+async def _cancel_earlier(platform: InvocationPlatform, submission: Submission) -> None:
+    """Cancel what this task had invoked before it was cleared, if that still goes on.
+
+    The trigger that waited for it can't be relied on for that: Airflow drops one that no triggerer has
+    begun, and runs the cleared task before it tells the old trigger.
+    """
+    if not submission.earlier_ids:
+        return
+    try:
+        for earlier in await platform.unended(submission.earlier_ids[-MAX_PAGE_SIZE:]):
+            submission.warn(f"the task was cleared, cancelling invocation {earlier.invocation_id}")
+            await cancel_and_confirm(platform, earlier.invocation_id, _EARLIER_PATIENCE)
+    except (PlatformError, TimeoutError) as error:
+        why = str(error) or "its cancel isn't confirmed"
+        submission.warn(f"an earlier invocation may still go on: {why}")

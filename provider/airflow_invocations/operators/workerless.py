@@ -1,0 +1,128 @@
+"""Tasks that start and end in the triggerer: what may, what may not, and what Airflow is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from .arguments import is_late, place_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.triggers.base import StartTriggerArgs
+
+#: What templates may name. A triggerer's context has more, but asking most of that (XComs, earlier runs,
+#: asset events) hangs for ever there, and what a DAG file defines itself isn't known.
+_ALLOWED_NAMES = frozenset(
+    {
+        "conn", "dag", "dag_run", "data_interval_end", "data_interval_start", "ds", "ds_nodash",
+        "logical_date", "macros", "params", "run_id", "task", "task_instance_key_str", "ts", "ts_nodash",
+        "ts_nodash_with_tz", "var",
+    }
+)  # fmt: skip
+
+
+def is_unmapped(operator: BaseOperator) -> bool:
+    """Whether this is one instance of a mapped task, made in its worker: it has started there."""
+    return bool(getattr(operator, "_BaseOperator__from_mapped", False))
+
+
+def refuse_what_needs_a_worker(operator: BaseOperator, arguments: Mapping[str, object]) -> None:
+    """Refuse, when the DAG is parsed, a task that can't do without a worker.
+
+    Raises:
+        ValueError: which task, and all that stands in the way.
+    """
+    problems = [
+        f"{what} {why}"
+        for what, is_there, why in (
+            (
+                "a mapped task group",
+                operator.get_closest_mapped_task_group() is not None,
+                "hands it arguments",
+            ),
+            ("outlets", bool(operator.outlets), "emit no asset event there"),
+            ("retry_policy", getattr(operator, "retry_policy", None) is not None, "isn't asked there"),
+            ("on_execute_callback", bool(operator.on_execute_callback), "isn't called there"),
+            ("pre_execute", operator._pre_execute_hook is not None, "isn't called there"),
+            ("post_execute", operator._post_execute_hook is not None, "isn't called there"),
+        )
+        if is_there
+    ]
+    for name, value in arguments.items():
+        unknown = sorted(set(_names_in(value)) - _ALLOWED_NAMES)
+        if unknown:
+            problems.append(
+                f"argument {name!r} needs {', '.join(unknown)}, which a triggerer doesn't have; a template "
+                f"may name: {', '.join(sorted(_ALLOWED_NAMES))}"
+            )
+    if problems:
+        raise ValueError(
+            f"{place_of(operator)}: argument 'start_from_trigger': the task can't do without a worker: "
+            f"{'; '.join(problems)}; leave it out, and use deferrable=True"
+        )
+
+
+def start_arguments(
+    trigger: str, arguments: Mapping[str, Any], timeout: timedelta | None = None
+) -> StartTriggerArgs:
+    """What Airflow keeps of a task that starts in the triggerer: one of our triggers, by its name.
+
+    The arguments that are template fields of the operator too are rendered in the triggerer.
+    """
+    from airflow.triggers.base import StartTriggerArgs
+
+    package = __name__.rpartition(".operators.")[0]
+    return StartTriggerArgs(
+        trigger_cls=f"{package}.triggers.{trigger}",
+        trigger_kwargs={name: _plain(value) for name, value in arguments.items()},
+        next_method="execute_complete",
+        timeout=timeout,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value as Airflow's database keeps it."""
+    match value:
+        case pydantic.BaseModel():
+            return value.model_dump(mode="json", exclude_unset=True)
+        case Mapping():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+    return value
+
+
+def _names_in(value: object) -> Iterator[str]:
+    """What the templates in a value name, and what stands for a value that only a worker can get."""
+    match value:
+        case str() if is_late(value):
+            yield from _names_in_template(value)
+        case Mapping():
+            for pair in value.items():
+                yield from _all_names(pair)
+        case list() | tuple() | set():
+            yield from _all_names(value)
+        case pydantic.BaseModel():
+            yield from _names_in(value.model_dump())
+        case _ if is_late(value):
+            yield "XComs"
+
+
+def _all_names(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        yield from _names_in(value)
+
+
+def _names_in_template(template: str) -> Iterable[str]:
+    import jinja2
+    import jinja2.meta
+
+    try:
+        tree = jinja2.Environment(autoescape=True).parse(template)
+    except jinja2.TemplateSyntaxError:
+        return ()  # what is wrong with it is said when it is rendered
+    return jinja2.meta.find_undeclared_variables(tree)

@@ -1,0 +1,297 @@
+"""Does in the triggerer all that a task with an action does: invokes, waits, shows the log, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+
+from ..exceptions import (
+    InvocationError,
+    RequestRefusedError,
+    at,
+    error_of,
+    error_of_outputs,
+    raise_unless_completed,
+)
+from ..hooks import InvocationHook
+from ..hooks.invocation import logs_url_of
+from ..links.invocation import LOGS_URL_KEY, URL_KEY
+from ..model import DagRunProvenance, InvocationRecord
+from ..operators.arguments import REQUEST_ARGUMENTS
+from ..operators.context import identity_of, provenance_of
+from ..operators.results import INVOCATION_ID_KEY, result_of
+from ..operators.submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
+from ..platform import InvocationPlatform, PlatformError, UnsupportedError
+from ..task_log import ActionLog
+from ..waiting import (
+    OUTAGE_LIMIT,
+    GivenUp,
+    Lines,
+    Rate,
+    TaskIdentity,
+    Waiting,
+    follow,
+    log_pages,
+    outlast,
+    record_of,
+    started_by_earlier_try,
+)
+from .invocation import LINES_AT_ONCE, LINES_PER_SECOND, all_lines
+from .killing import CancellingTrigger
+from .task import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
+
+#: The XCom that tells a try that the one before it has failed, and will be retried by Airflow: it then goes
+#: on with the same incarnation, which a worker would know from numbers that a triggerer isn't told.
+RETRY_KEY = "invocation_retry"
+
+#: Lines that are shown after an invocation's end, of those that came too fast before.
+MOST_LINES_AT_END = 10_000
+
+
+class InvokeActionTrigger(CancellingTrigger):
+    """An `InvokeActionOperator` without a worker: the same request, identity, log, verdict, XComs and cancel.
+
+    It ends its task itself. Only an error that must not be retried, of a task that has retries, is left to a
+    worker: Airflow retries whatever fails in a triggerer. One that is moved to another triggerer derives the
+    same identity there and so goes on with the same invocation.
+
+    Its arguments are those of the operator under the same names, rendered in the triggerer; `durable`,
+    `wait` and the others mean the same. They are stored in Airflow's database.
+
+    :param keeps_result: push the result, as `do_xcom_push` of the task says.
+    """
+
+    def __init__(
+        self,
+        *,
+        conn_id: str,
+        action: str,
+        parameters: Mapping[str, Any] | None = None,
+        data_source_id: str | None = None,
+        input_data: Any = None,
+        upload_destination: Any = None,
+        compute_requirements: Mapping[str, Any] | None = None,
+        container_parameters: Mapping[str, Any] | None = None,
+        timeout: int | str | None = None,
+        poll_interval: float = 5.0,
+        stream_logs: bool = True,
+        cancel_on_kill: bool = True,
+        outage_limit: float = OUTAGE_LIMIT,
+        queue_timeout: float | None = None,
+        wait: bool = True,
+        durable: bool = True,
+        keeps_result: bool = True,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.conn_id = conn_id
+        self.action = action
+        self.parameters = parameters
+        self.data_source_id = data_source_id
+        self.input_data = input_data
+        self.upload_destination = upload_destination
+        self.compute_requirements = compute_requirements
+        self.container_parameters = container_parameters
+        self.timeout = timeout
+        self.poll_interval = poll_interval
+        self.stream_logs = stream_logs
+        self.cancel_on_kill = cancel_on_kill
+        self.outage_limit = outage_limit
+        self.queue_timeout = queue_timeout
+        self.wait = wait
+        self.durable = durable
+        self.keeps_result = keeps_result
+        self._submitting: asyncio.Task[InvocationRecord] | None = None
+        self._url = ""
+        self._shows_log = stream_logs
+        self._invocation_id: str | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The class and the arguments that make this trigger anew."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                **self._arguments,
+                "conn_id": self.conn_id,
+                "poll_interval": self.poll_interval,
+                "stream_logs": self.stream_logs,
+                "cancel_on_kill": self.cancel_on_kill,
+                "outage_limit": self.outage_limit,
+                "queue_timeout": self.queue_timeout,
+                "wait": self.wait,
+                "durable": self.durable,
+                "keeps_result": self.keeps_result,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Invoke, wait, show the log, end the task."""
+        instance: Any = self.task_instance
+        context = instance.get_template_context()
+        provenance = provenance_of(context)
+        identity = identity_of(context, await self._incarnation(provenance.try_number))
+        try:
+            result = await self._carry_out(identity, provenance)
+        except InvocationError as error:
+            event = await self._failure(error, identity, provenance)
+        else:
+            if self.keeps_result:
+                await push_xcom(self, "return_value", result)
+            event = TaskSuccessEvent()
+        await let_last_lines_arrive()
+        self._has_fired = True
+        yield event
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in REQUEST_ARGUMENTS}
+
+    async def _incarnation(self, try_number: int) -> int:
+        """The task's incarnation: how many tries it had before it was created, or cleared.
+
+        It is `max_tries - retries`, which a triggerer isn't told. So a try that fails and is to be retried
+        leaves word for the next one; a try that finds none is the first of its incarnation.
+        """
+        if try_number > 1:
+            told = await pull_xcom(self, RETRY_KEY)
+            if isinstance(told, Mapping) and told.get("try_number") == try_number - 1:
+                return int(told["incarnation"])
+        return try_number - 1
+
+    async def _carry_out(self, identity: TaskIdentity, provenance: DagRunProvenance) -> dict[str, Any]:
+        """The task's result. Raises InvocationError, as the operator does."""
+        log = ActionLog()
+        hook = InvocationHook(self.conn_id)
+        self._submitting = asyncio.create_task(self._submit(hook, identity, provenance))
+        # Shielded: who is killed before the answer has come cancels what it says.
+        record = await asyncio.shield(self._submitting)
+        if not self.wait:
+            return result_of(record, self._url, provenance)
+        try:
+            cursor, waiting = await self._follow(hook, record, log)
+            record = await record_of(hook.connect, waiting)
+        except GivenUp as given_up:
+            raise error_of(given_up, self.action, record.invocation_id, self._url) from given_up
+        outputs = None
+        try:
+            async with await hook.connect() as platform:
+                if waiting.lines is not None:
+                    await self._show_rest(log_pages(platform, record.invocation_id, cursor), log)
+                raise_unless_completed(record, self._url, log.last)
+                if platform.capabilities.outputs:
+                    outputs = await self._outputs(platform, record.invocation_id)
+        except PlatformError as error:
+            raise_unless_completed(record, self._url, log.last)
+            raise error_of_outputs(error, self.action, record.invocation_id, self._url) from error
+        self.log.info("Invocation %s: %s", record.invocation_id, record.current.status)
+        return result_of(record, self._url, provenance, outputs)
+
+    async def _outputs(self, platform: InvocationPlatform, invocation_id: str) -> Any:
+        try:
+            return await outlast(lambda: platform.outputs(invocation_id), self.outage_limit)
+        except UnsupportedError as error:
+            self.log.warning("the result has no outputs: %s", error)
+            return None
+
+    async def _submit(
+        self, hook: InvocationHook, identity: TaskIdentity, provenance: DagRunProvenance
+    ) -> InvocationRecord:
+        tries = provenance.try_number
+        instance: Any = self.task_instance
+        sees_to_earlier = self.wait and self.durable and self.cancel_on_kill
+        submission = Submission(
+            place=f"DAG {provenance.dag_id!r}, task {provenance.task_id!r}",
+            arguments=self._arguments,
+            provenance=provenance,
+            idempotency_ids=identity.idempotency_ids(tries) if self.durable else [str(instance.id)],
+            earlier_ids=identity.earlier_ids(tries) if sees_to_earlier else (),
+            patience=min(SUBMIT_PATIENCE, self.outage_limit),
+            warn=self.log.warning,
+        )
+        try:
+            unopened = await hook.connect()
+        except ValueError as error:
+            raise RequestRefusedError(str(error), action=self.action) from None
+        try:
+            async with unopened as platform:
+                record = await submit(platform, submission)
+        except PlatformError as error:
+            where = f"connection {self.conn_id!r}, {unopened.where}"
+            raise error_of_submission(error, self.action, where) from error
+        self._invocation_id = record.invocation_id
+        self._url = unopened.url(record.invocation_id)
+        self._shows_log = self.stream_logs and unopened.capabilities.logs
+        await push_xcom(self, INVOCATION_ID_KEY, record.invocation_id)
+        await push_xcom(self, URL_KEY, self._url)
+        await push_xcom(self, LOGS_URL_KEY, logs_url_of(unopened, record.invocation_id))
+        what = "an earlier try invoked" if started_by_earlier_try(record, tries) else "invoked"
+        self.log.info("%s action %s: invocation %s%s", what, self.action, record.invocation_id, at(self._url))
+        return record
+
+    async def _follow(
+        self, hook: InvocationHook, record: InvocationRecord, log: ActionLog
+    ) -> tuple[str | None, Waiting]:
+        """Wait for the end, showing lines; how far they have been shown. Raises GivenUp."""
+        deadline: datetime.datetime | None = getattr(self, "timeout_after", None)
+        waiting = Waiting(
+            record.invocation_id,
+            poll_interval=self.poll_interval,
+            outage_limit=self.outage_limit,
+            lines=(Rate(LINES_PER_SECOND, LINES_AT_ONCE), all_lines) if self._shows_log else None,
+            deadline=None if deadline is None else deadline.timestamp(),
+            queue_deadline=None if self.queue_timeout is None else time.time() + self.queue_timeout,
+            cancels=self.cancel_on_kill,
+        )
+        cursor: str | None = None
+        async for step in follow(self.conn_id, hook.connect, waiting):
+            if isinstance(step, Lines):
+                await log.write(step.records)
+                cursor = step.cursor
+            else:
+                self.log.warning("invocation %s: %s", record.invocation_id, step.text)
+        return cursor, waiting
+
+    async def _show_rest(self, pages: AsyncIterator[Any], log: ActionLog) -> None:
+        """Show the lines that came too fast, as fast as other tasks can bear, and not for ever."""
+        shown = 0
+        try:
+            async for page in pages:
+                await asyncio.sleep(all_lines.pause())
+                all_lines.take(len(page.items))
+                await log.write(page.items)
+                shown += len(page.items)
+                if shown >= MOST_LINES_AT_END and page.has_next:
+                    self.log.warning("there are more lines, all of them are at %s", self._url)
+                    return
+        except PlatformError as error:
+            self.log.warning("the rest of the log can't be read: %s", error)
+
+    async def _failure(
+        self, error: InvocationError, identity: TaskIdentity, provenance: DagRunProvenance
+    ) -> TriggerEvent:
+        """How the task ends that can't succeed: here, unless only a worker can keep it from being retried."""
+        self.log.error("%s", error)
+        if may_be_retried(self):
+            if isinstance(error, AirflowFailException):
+                return TriggerEvent(  # type: ignore[no-untyped-call]
+                    {"invocation_id": self._invocation_id, "error": error.as_event()}
+                )
+            word = {"try_number": provenance.try_number, "incarnation": identity.incarnation}
+            await push_xcom(self, RETRY_KEY, word)
+        return TaskFailedEvent()
+
+    async def _own_ids(self) -> list[str]:
+        if self._submitting is not None:
+            with contextlib.suppress(InvocationError):
+                return [(await self._submitting).invocation_id]
+        return []
+
+    @property
+    def _named(self) -> str | None:
+        return self._invocation_id

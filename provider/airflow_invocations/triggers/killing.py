@@ -1,0 +1,130 @@
+"""Tells whether a trigger that is told to die belongs to a killed task, and cancels its invocations if so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger
+
+from ..hooks import InvocationHook
+from ..operators.results import INVOCATION_ID_KEY
+from ..waiting import cancel_and_confirm
+
+if TYPE_CHECKING:
+    from airflow.models.taskinstance import TaskInstance
+
+#: States of a task that has come to its end: whoever gave it one of these means its invocation too.
+_FINAL_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
+#: States of a task that sees to its invocation itself: it has resumed, or was cleared and begins anew, and
+#: then it cancels what it had invoked before.
+_SELF_RELIANT_STATES = frozenset({"running", "restarting", "up_for_retry"})
+
+#: Seconds between two looks at a task that is on its way to a new state, and how often it is looked at.
+_LOOK_PAUSE = 0.5
+_LOOKS = 8
+
+#: Cancels under way. Airflow gives on_kill about one second and then cancels it (facts/airflow.md, section
+#: 4); what is kept here goes on to its end.
+_cancelling: set[asyncio.Task[None]] = set()
+
+
+class CancellingTrigger(BaseTrigger):
+    """A trigger that waits for invocations of its task's own, and cancels them when the task is killed."""
+
+    conn_id: str
+    #: False for those that only watch.
+    cancel_on_kill: bool
+    _has_fired = False
+
+    async def on_kill(self) -> None:
+        """Cancel the invocations, unless the task still wants them (Airflow calls this then too)."""
+        if not self.cancel_on_kill or self._has_fired:
+            return
+        task = asyncio.create_task(self._cancel_unless_wanted())
+        _cancelling.add(task)
+        task.add_done_callback(_cancelling.discard)
+        await asyncio.shield(task)
+
+    async def _own_ids(self) -> Sequence[str]:
+        """What there is to cancel; it may have to wait for an answer that is on its way."""
+        raise NotImplementedError
+
+    @property
+    def _named(self) -> Any:
+        """What the task's XCom `invocation_id` holds while it waits for these."""
+        raise NotImplementedError
+
+    async def _cancel_unless_wanted(self) -> None:
+        ids = await self._own_ids()
+        if not ids:
+            return
+        if await self._is_still_wanted():
+            self.log.info("this trigger is being moved, invocation %s goes on", ", ".join(ids))
+            return
+        self.log.warning("the task was killed, cancelling invocation %s", ", ".join(ids))
+        await self._cancel(ids)
+
+    async def _cancel(self, ids: Sequence[str]) -> None:
+        for invocation_id in ids:
+            try:
+                async with await InvocationHook(self.conn_id).connect() as platform:
+                    record = await cancel_and_confirm(platform, invocation_id)
+            except Exception as error:
+                self.log.error(
+                    "invocation %s could not be cancelled: %s", invocation_id, error or "no answer"
+                )
+            else:
+                status = record.current.status if record else "not known (any more)"
+                self.log.info("invocation %s: %s", invocation_id, status)
+
+    async def _is_still_wanted(self) -> bool:
+        """Whether the task goes on with its invocation, or sees to its end itself.
+
+        A trigger that was merely handed to another triggerer is told to die as a killed one is
+        (facts/airflow.md, trap T3), so the task instance is asked. Deferred: its XCom names the invocation
+        that it waits for now. On its way to a worker: it was cleared, or resumes; it is looked at again,
+        but not for long, as a cleared one may have to wait for a slot.
+        """
+        if self.task_instance is None:
+            return False
+        try:
+            for _ in range(_LOOKS):
+                states = await self._task_states(self.task_instance)
+                if states & _FINAL_STATES:
+                    return False
+                if states & _SELF_RELIANT_STATES:
+                    return True
+                if "deferred" in states:
+                    return await self._is_named_by_xcom(self.task_instance)
+                await asyncio.sleep(_LOOK_PAUSE)
+        except Exception as error:
+            self.log.warning("the task's state can't be read, so it counts as killed: %s", error)
+        return False
+
+    async def _task_states(self, instance: TaskInstance) -> set[str]:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        states = await asyncio.to_thread(
+            RuntimeTaskInstance.get_task_states,
+            dag_id=instance.dag_id,
+            task_ids=[instance.task_id],
+            run_ids=[instance.run_id],
+            map_index=instance.map_index,
+        )
+        return {str(state) for run in states.values() for state in run.values()}
+
+    async def _is_named_by_xcom(self, instance: TaskInstance) -> bool:
+        from airflow.sdk.execution_time.xcom import XCom
+
+        named = await asyncio.to_thread(
+            XCom.get_one,
+            key=INVOCATION_ID_KEY,
+            dag_id=instance.dag_id,
+            task_id=instance.task_id,
+            run_id=instance.run_id,
+            map_index=instance.map_index,
+        )
+        return bool(named == self._named)

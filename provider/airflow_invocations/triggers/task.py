@@ -1,0 +1,52 @@
+"""What a trigger does for the task instance that it works for, where there is no worker to do it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger
+
+#: Seconds between a trigger's last line and the end of its task. Airflow closes the task's log as soon as it
+#: hears of the end; lines that are on their way then never get there.
+_LAST_LINES = 1.0
+
+
+async def push_xcom(trigger: BaseTrigger, key: str, value: Any) -> None:
+    """Push an XCom as the task would; what an end event carries along would arrive encoded twice."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    instance: Any = trigger.task_instance
+    await XCom.aset(
+        key,
+        value,
+        dag_id=instance.dag_id,
+        task_id=instance.task_id,
+        run_id=instance.run_id,
+        map_index=instance.map_index,
+    )
+
+
+async def pull_xcom(trigger: BaseTrigger, key: str) -> Any:
+    """What the task has pushed, in this try or, where no worker began a new one, in those before; or None."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    instance: Any = trigger.task_instance
+    return await XCom.aget_one(
+        key=key,
+        dag_id=instance.dag_id,
+        task_id=instance.task_id,
+        run_id=instance.run_id,
+        map_index=instance.map_index,
+    )
+
+
+def may_be_retried(trigger: BaseTrigger) -> bool:
+    """Whether Airflow might retry the task; how often it has, a triggerer isn't told."""
+    instance: Any = trigger.task_instance
+    return bool(instance.task.retries)
+
+
+async def let_last_lines_arrive() -> None:
+    """To be awaited after a trigger's last line, where no worker has the last word."""
+    await asyncio.sleep(_LAST_LINES)

@@ -1,0 +1,171 @@
+"""Events of the real service: pushed, or asked for as where there is no stream; through its restarts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import anyio.to_thread
+import pytest
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.execution_time.context import OutletEventAccessors
+
+from airflow_invocations.assets import dataset_asset
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.platform import UnsupportedError, roboto_events
+from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.triggers import InvocationEventTrigger, events
+from airflow_invocations.waiting import feed
+
+from .conftest import Task, connect_to, dataset, script
+
+pytestmark = pytest.mark.anyio
+S = InvocationStatus
+
+
+@pytest.fixture(params=["pushed", "asked for"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to hear of events, with pauses of a test's length."""
+    monkeypatch.setattr(events, "LINGER", 0.05)
+    monkeypatch.setattr(events, "SPACING", 0.05)
+    monkeypatch.setattr(events, "UNACKNOWLEDGED_SPACING", 0.1)
+    monkeypatch.setattr(roboto_events, "POLL_INTERVAL", 0.1)
+    if request.param == "asked for":
+
+        @asynccontextmanager
+        async def none(self: RobotoPlatform, body: dict[str, Any]) -> AsyncIterator[Any]:
+            raise UnsupportedError("no watch here")
+            yield
+
+        monkeypatch.setattr(RobotoPlatform, "_watch", none)
+    return str(request.param)
+
+
+class State:
+    """The state of the asset that is watched."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.noted = asyncio.Event()
+        self._by_name = {"watched": self}
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    async def aset(self, key: str, value: Any) -> None:
+        self.values[key] = value
+        self.noted.set()
+
+
+class Watcher:
+    """A trigger as the triggerer runs it, on one asset's state."""
+
+    def __init__(self, state: State, **arguments: Any) -> None:
+        self.trigger = InvocationEventTrigger(**arguments)
+        self.trigger.asset_state_store = state  # type: ignore[assignment]
+        self.payloads: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async with aclosing(self.trigger.run()) as steps:  # type: ignore[type-var]
+            async for event in steps:
+                self.payloads.put_nowait(event.payload)
+
+    async def hears(self, *ids: str) -> list[dict[str, Any]]:
+        """All that it is told until it has been told of these."""
+        found: dict[str, dict[str, Any]] = {}
+        async with asyncio.timeout(30):
+            while not set(ids) <= set(found):
+                payload = await self.payloads.get()
+                found |= {one["invocation_id"]: one for one in payload["invocations"]}
+        return list(found.values())
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+async def invoke(hook: RobotoHook, action: str) -> str:
+    request = InvocationRequest(invocation_source=InvocationSource.Manual)
+    record = await anyio.to_thread.run_sync(hook.invoke, action, request)
+    return record.invocation_id
+
+
+async def test_what_ends_while_nobody_watches_is_told_when_it_is_watched_again(
+    hook: RobotoHook, way: str
+) -> None:
+    good = await anyio.to_thread.run_sync(script, hook, "true")
+    bad = await anyio.to_thread.run_sync(script, hook, "exit 3")
+    state = State()
+    watcher = Watcher(state, statuses=["Completed"])
+    async with asyncio.timeout(20):
+        await state.noted.wait()
+    first = await invoke(hook, good)
+    failed = await invoke(hook, bad)
+    (told,) = [one for one in await watcher.hears(first) if one["invocation_id"] == first]
+    assert (told["action"], told["status"], told["source_type"]) == (good, "Completed", "Manual")
+    assert told["url"] == hook.url(first)
+    await watcher.stop()
+    missed = [await invoke(hook, good) for _ in range(3)]
+    again = Watcher(state, statuses=["Completed"])
+    heard = await again.hears(*missed)
+    await again.stop()
+    assert failed not in {one["invocation_id"] for one in heard}
+
+
+async def test_a_service_that_restarts_in_between_loses_nothing(
+    start_service: Any, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(feed, "LONGEST_PAUSE", 0.2)
+    service = await anyio.to_thread.run_sync(start_service)
+    connect_to(service, monkeypatch)
+    hook = RobotoHook()
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 0.3")
+    state = State()
+    watcher = Watcher(state)
+    async with asyncio.timeout(20):
+        await state.noted.wait()
+    ids = [await invoke(hook, action) for _ in range(3)]
+    await anyio.to_thread.run_sync(service.restart)
+    connect_to(service, monkeypatch)
+    heard = await watcher.hears(*ids)
+    await watcher.stop()
+    assert {one["invocation_id"] for one in heard} >= set(ids)
+
+
+async def test_the_outlet_of_an_actions_dataset_names_the_invocation(
+    service: Any, hook: RobotoHook, task: Task
+) -> None:
+    dataset_id = await anyio.to_thread.run_sync(dataset, service)
+    action = await anyio.to_thread.run_sync(script, hook, 'echo 1 > "$ROBOTO_OUTPUT_DIR/one.txt"')
+    asset, alias = dataset_asset("roboto_default", dataset_id), AssetAlias("outputs")
+    operator = InvokeActionOperator(
+        task_id="ask",
+        action=action,
+        upload_destination=dataset_id,
+        poll_interval=0.1,
+        outlets=[asset, alias, Asset("plain")],
+    )
+    task.context["outlet_events"] = OutletEventAccessors()
+    result = await anyio.to_thread.run_sync(operator.execute, task.context)
+    expected = {name: result[name] for name in ("invocation_id", "url", "action", "digest")}
+    assert task.context["outlet_events"][asset].extra == expected
+    (event,) = task.context["outlet_events"][alias].asset_alias_events
+    assert (event.dest_asset_key.uri, event.extra) == (asset.uri, expected)
+
+
+async def test_an_action_that_fails_tells_no_outlet(service: Any, hook: RobotoHook, task: Task) -> None:
+    dataset_id = await anyio.to_thread.run_sync(dataset, service)
+    action = await anyio.to_thread.run_sync(script, hook, "exit 3")
+    asset = dataset_asset("roboto_default", dataset_id)
+    operator = InvokeActionOperator(
+        task_id="ask", action=action, upload_destination=dataset_id, poll_interval=0.1, outlets=[asset]
+    )
+    task.context["outlet_events"] = OutletEventAccessors()
+    with pytest.raises(Exception, match="exit code 3"):
+        await anyio.to_thread.run_sync(operator.execute, task.context)
+    assert task.context["outlet_events"][asset].extra == {}

@@ -1,0 +1,393 @@
+"""An action without a worker, against the real service: what its trigger does is what the operator does."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+import anyio.to_thread
+import pytest
+from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+
+from airflow_invocations.exceptions import (
+    InvocationCancelledError,
+    InvocationTimedOutError,
+    InvocationUnmendableError,
+)
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.model import ActionParameter, DagRunProvenance, InvocationStatus, ParameterType
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.operators.context import identity_of, provenance_of
+from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
+
+from .conftest import Task, connect_to, script
+from .test_durability import Instance, count
+
+pytestmark = pytest.mark.anyio
+S = InvocationStatus
+
+
+class Triggerer:
+    """Runs the triggers of one task instance's tries as a triggerer does; XComs outlive tries, as there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, retries: int = 0) -> None:
+        self.xcoms: dict[str, Any] = {}
+        self.retries = retries
+        #: Set when the first XCom says that there is an invocation.
+        self.invoked = asyncio.Event()
+        self.states: set[str] = {"failed"}
+
+        async def push(_: Any, key: str, value: Any) -> None:
+            self.xcoms[key] = value
+            if key == "invocation_id":
+                self.invoked.set()
+
+        async def pull(_: Any, key: str) -> Any:
+            return self.xcoms.get(key)
+
+        async def states(_: Any, __: Any) -> set[str]:
+            return self.states
+
+        async def is_named(trigger: Any, __: Any) -> bool:
+            return bool(self.xcoms.get("invocation_id") == trigger._named)
+
+        monkeypatch.setattr(invoking, "push_xcom", push)
+        monkeypatch.setattr(invoking, "pull_xcom", pull)
+        monkeypatch.setattr(killing.CancellingTrigger, "_task_states", states)
+        monkeypatch.setattr(killing.CancellingTrigger, "_is_named_by_xcom", is_named)
+
+    def trigger(self, operator: InvokeActionOperator, task: Task) -> InvokeActionTrigger:
+        """The trigger of a try; a triggerer isn't told the task's numbers."""
+        trigger = InvokeActionTrigger(**operator.start_trigger_args.trigger_kwargs)
+        instance = task.context["ti"]
+        known = {**vars(instance), "max_tries": 0}
+        context = {
+            **task.context,
+            "ti": SimpleNamespace(**known),
+            "task": SimpleNamespace(owner="ada", retries=self.retries),
+        }
+        trigger._task_instance = SimpleNamespace(
+            **known, task=context["task"], get_template_context=lambda: context
+        )
+        return trigger
+
+    async def end(self, operator: InvokeActionOperator, task: Task) -> TriggerEvent:
+        return await end_of_trigger(self.trigger(operator, task))
+
+
+async def end_of_trigger(trigger: InvokeActionTrigger) -> TriggerEvent:
+    steps = trigger.run()
+    async with asyncio.timeout(30):
+        event = await anext(steps)
+    await steps.aclose()  # type: ignore[attr-defined]
+    return event
+
+
+def operator(action: str, **arguments: Any) -> InvokeActionOperator:
+    return InvokeActionOperator(
+        task_id="ask", action=action, start_from_trigger=True, **{"poll_interval": 0.1, **arguments}
+    )
+
+
+def first_try(**changes: Any) -> Task:
+    return Task(**{"try_number": 1, "max_tries": 0, **changes})
+
+
+async def test_it_invokes_waits_logs_and_ends(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, action_log: list[str]
+) -> None:
+    action = await anyio.to_thread.run_sync(
+        lambda: script(
+            hook,
+            'for i in 1 2 3; do echo "$ROBOTO_PARAM_who $i"; sleep 0.1; done',
+            parameters=[
+                ActionParameter(name="who", required=True),
+                ActionParameter(name="n", type=ParameterType.Integer),
+            ],
+        )
+    )
+    triggerer, task = Triggerer(monkeypatch), first_try()
+    event = await triggerer.end(operator(action, parameters={"who": "ada", "n": "3"}), task)
+    assert type(event) is TaskSuccessEvent
+    assert event.xcoms is None
+    assert action_log == ["ada 1", "ada 2", "ada 3"]
+    result = triggerer.xcoms["return_value"]
+    assert (result["status"], result["action"]) == ("Completed", action)
+    assert triggerer.xcoms["invocation_id"] == result["invocation_id"]
+    assert triggerer.xcoms["_link_InvocationLink"] == result["url"]
+    assert triggerer.xcoms["_link_InvocationLogsLink"] == f"{result['url']}#log"
+    record = hook.get(result["invocation_id"])
+    assert record.parameter_values == {"who": "ada", "n": 3}
+    told = DagRunProvenance.from_environment(record.container_parameters.env_vars)
+    assert told is not None
+    assert told.model_dump(mode="json", exclude_none=True) == result["provenance"]
+    # What a worker derives for the same try is what the trigger has derived.
+    worker = identity_of({**task.context, "task": SimpleNamespace(owner="ada", retries=0)})  # type: ignore[typeddict-item]
+    assert record.idempotency_id == worker.idempotency_id(0)
+    assert record.provenance.source.source_id == provenance_of(task.context).source_id
+
+
+async def test_its_log_is_shown_whole_and_the_flood_is_cut(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, action_log: list[str]
+) -> None:
+    monkeypatch.setattr(invoking, "MOST_LINES_AT_END", 3000)
+    action = await anyio.to_thread.run_sync(script, hook, "seq 1 1500")
+    assert type(await Triggerer(monkeypatch).end(operator(action), first_try())) is TaskSuccessEvent
+    assert action_log == [str(number) for number in range(1, 1501)]
+    action_log.clear()
+    action = await anyio.to_thread.run_sync(script, hook, "seq 1 30000")
+    assert type(await Triggerer(monkeypatch).end(operator(action), first_try())) is TaskSuccessEvent
+    assert 1000 <= len(action_log) < 15_000
+    assert action_log == [str(number) for number in range(1, len(action_log) + 1)]
+
+
+async def test_without_waiting_it_ends_at_once(hook: RobotoHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
+    triggerer = Triggerer(monkeypatch)
+    assert type(await triggerer.end(operator(action, wait=False), first_try())) is TaskSuccessEvent
+    assert triggerer.xcoms["return_value"]["ended"] is None
+    hook.cancel(triggerer.xcoms["invocation_id"])
+
+
+@pytest.mark.parametrize(
+    ("command", "retries", "expected"),
+    [
+        ("exit 3", 0, TaskFailedEvent),
+        ("exit 3", 2, TaskFailedEvent),
+        ("exit 65", 0, TaskFailedEvent),
+        ("echo last; exit 65", 2, TriggerEvent),
+    ],
+)
+async def test_a_failure_ends_the_task_unless_only_a_worker_can_refuse_its_retries(
+    hook: RobotoHook,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    retries: int,
+    expected: type[TriggerEvent],
+) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, command)
+    triggerer, task = Triggerer(monkeypatch, retries), first_try(max_tries=retries)
+    made = operator(action, retries=retries)
+    event = await triggerer.end(made, task)
+    assert type(event) is expected
+    assert "return_value" not in triggerer.xcoms
+    if expected is TriggerEvent:
+        with pytest.raises(InvocationUnmendableError, match="exit code 65") as raised:
+            await anyio.to_thread.run_sync(made.execute_complete, task.context, event.payload)
+        assert raised.value.log_tail == ["last"]
+        assert made.invocation_url == triggerer.xcoms["_link_InvocationLink"]
+
+
+async def test_what_is_refused_fails_with_all_that_is_wrong(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    action = await anyio.to_thread.run_sync(
+        lambda: script(hook, "true", parameters=[ActionParameter(name="who", required=True)])
+    )
+    triggerer = Triggerer(monkeypatch, retries=1)
+    event = await triggerer.end(operator(action, parameters={"wot": 1}), first_try())
+    assert event.payload["invocation_id"] is None
+    assert event.payload["error"]["kind"] == "RequestRefusedError"
+    assert "it has no 'wot'; it lacks 'who'" in event.payload["error"]["message"]
+    assert triggerer.xcoms == {}
+
+
+async def test_moved_to_another_triggerer_it_goes_on_with_the_same_invocation(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 0.7")
+    triggerer, task = Triggerer(monkeypatch), first_try()
+    triggerer.states = {"deferred"}
+    first = triggerer.trigger(operator(action), task)
+    moved = asyncio.create_task(end_of_trigger(first))
+    await triggerer.invoked.wait()
+    moved.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await moved
+    await first.on_kill()  # Airflow calls it then too
+    assert type(await triggerer.end(operator(action), task)) is TaskSuccessEvent
+    assert await anyio.to_thread.run_sync(count, hook, action) == 1
+
+
+async def test_a_retry_goes_on_and_a_clear_begins_anew(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 0.4; exit 3")
+    triggerer = Triggerer(monkeypatch, retries=3)
+    task = first_try(max_tries=3)
+    run = {"run_id": task.context["ti"].run_id}
+    start = task.context["dag_run"].start_date
+
+    def next_try(number: int) -> Task:
+        following = Task(try_number=number, **run)
+        following.context["dag_run"].start_date = start
+        return following
+
+    made = operator(action, retries=3)
+    incarnations = []
+    for number in (1, 2):
+        assert type(await triggerer.end(made, next_try(number))) is TaskFailedEvent
+        incarnations.append(triggerer.xcoms["invocation_retry"])
+    assert [word["incarnation"] for word in incarnations] == [0, 0]
+    # Try 3 is an automatic retry too, try 5 isn't: try 4 ended otherwise, and then somebody cleared the task.
+    assert await triggerer.trigger(made, next_try(3))._incarnation(3) == 0
+    assert await triggerer.trigger(made, next_try(5))._incarnation(5) == 4
+    records = [
+        await anyio.to_thread.run_sync(hook.get, invocation)
+        for invocation in await anyio.to_thread.run_sync(ids_of_task, hook, task)
+    ]
+    worker = identity_of({**task.context, "task": SimpleNamespace(owner="ada", retries=3)})  # type: ignore[typeddict-item]
+    assert {record.idempotency_id for record in records} == set(worker.idempotency_ids(2))
+
+
+def ids_of_task(hook: RobotoHook, task: Task) -> list[str]:
+    return [one.invocation_id for one in hook.find("fleet", task.context["ti"].run_id)]
+
+
+async def test_a_cleared_task_cancels_what_it_had_invoked_before(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
+    triggerer, task = Triggerer(monkeypatch), first_try()
+    lost = asyncio.create_task(end_of_trigger(triggerer.trigger(operator(action), task)))
+    await triggerer.invoked.wait()
+    before = triggerer.xcoms["invocation_id"]
+    lost.cancel()  # with its triggerer: nobody is told
+    await asyncio.gather(lost, return_exceptions=True)
+    cleared = Task(try_number=2, run_id=task.context["ti"].run_id)
+    cleared.context["dag_run"].start_date = task.context["dag_run"].start_date
+    quick = await anyio.to_thread.run_sync(script, hook, "true")
+    assert type(await triggerer.end(operator(quick), cleared)) is TaskSuccessEvent
+    assert triggerer.xcoms["invocation_id"] != before
+    assert hook.get(before).current.status is S.Cancelled
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+async def test_who_is_killed_cancels(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, cancel_on_kill: bool
+) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
+    triggerer = Triggerer(monkeypatch)
+    trigger = triggerer.trigger(operator(action, cancel_on_kill=cancel_on_kill), first_try())
+    running = asyncio.create_task(end_of_trigger(trigger))
+    await triggerer.invoked.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await trigger.on_kill()
+    record = hook.get(triggerer.xcoms["invocation_id"])
+    assert (record.current.status is S.Cancelled) is cancel_on_kill
+    hook.cancel(record.invocation_id)
+
+
+async def test_who_is_killed_before_the_answer_cancels_what_is_answered(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+    real = RobotoPlatform.invoke
+
+    async def held(self: RobotoPlatform, name: str, request: Any) -> Any:
+        record = await real(self, name, request)
+        arrived.set()
+        await go_on.wait()
+        return record
+
+    monkeypatch.setattr(RobotoPlatform, "invoke", held)
+    triggerer = Triggerer(monkeypatch)
+    trigger = triggerer.trigger(operator(action), first_try())
+    running = asyncio.create_task(end_of_trigger(trigger))
+    await arrived.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    kill = asyncio.create_task(trigger.on_kill())
+    go_on.set()
+    await kill
+    assert hook.get(triggerer.xcoms["invocation_id"]).current.status is S.Cancelled
+
+
+async def test_its_time_may_be_over(hook: RobotoHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
+    triggerer = Triggerer(monkeypatch)
+    trigger = triggerer.trigger(operator(action), first_try())
+    trigger.timeout_after = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+    assert type(await end_of_trigger(trigger)) is TaskFailedEvent
+    assert hook.get(triggerer.xcoms["invocation_id"]).current.status is S.Cancelled
+
+
+async def test_what_nobody_takes_out_of_the_queue_is_cancelled(
+    start_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await anyio.to_thread.run_sync(lambda: start_service("--slots", "0"))
+    connect_to(service, monkeypatch)
+    hook = RobotoHook()
+    action = await anyio.to_thread.run_sync(script, hook, "true")
+    triggerer = Triggerer(monkeypatch)
+    assert type(await triggerer.end(operator(action, queue_timeout=1), first_try())) is TaskFailedEvent
+    assert hook.get(triggerer.xcoms["invocation_id"]).current.status is S.Cancelled
+
+
+async def test_a_worker_takes_over_from_a_trigger_that_broke(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = Instance(await anyio.to_thread.run_sync(script, hook, "sleep 0.5"), start_from_trigger=True)
+    task, made = instance.next_try(), instance.operator()
+    # The trigger has invoked, and then it broke.
+    triggerer = Triggerer(monkeypatch, retries=3)
+    broken = asyncio.create_task(end_of_trigger(triggerer.trigger(made, task)))
+    await triggerer.invoked.wait()
+    broken.cancel()
+    await asyncio.gather(broken, return_exceptions=True)
+    task.pushed["invocation_id"] = "iv_of_an_earlier_try"
+    result = await anyio.to_thread.run_sync(
+        made.resume_execution,
+        "__fail__",
+        {"error": "Trigger failure", "traceback": ["KeyError: 1\n"]},
+        task.context,
+    )
+    assert (result["invocation_id"], result["status"]) == (triggerer.xcoms["invocation_id"], "Completed")
+    assert await anyio.to_thread.run_sync(count, hook, made.action) == 1
+
+
+async def test_a_worker_cancels_what_no_triggerer_ended_in_time(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = Instance(await anyio.to_thread.run_sync(script, hook, "sleep 60"), start_from_trigger=True)
+    task, made = instance.next_try(), instance.operator()
+    task.pushed["invocation_id"] = "iv_of_an_earlier_try"
+    late = ("__fail__", {"error": "Trigger timeout"}, task.context)
+    with pytest.raises(InvocationTimedOutError, match="nothing of it was under way"):
+        await anyio.to_thread.run_sync(made.resume_execution, *late)
+    triggerer = Triggerer(monkeypatch, retries=3)
+    stuck = asyncio.create_task(end_of_trigger(triggerer.trigger(made, task)))
+    await triggerer.invoked.wait()
+    stuck.cancel()
+    await asyncio.gather(stuck, return_exceptions=True)
+    with pytest.raises(InvocationTimedOutError, match=triggerer.xcoms["invocation_id"]):
+        await anyio.to_thread.run_sync(made.resume_execution, *late)
+    assert hook.get(triggerer.xcoms["invocation_id"]).current.status is S.Cancelled
+
+
+async def test_what_somebody_cancels_fails(hook: RobotoHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
+    triggerer = Triggerer(monkeypatch, retries=2)
+    ends = asyncio.create_task(triggerer.end(operator(action), first_try()))
+    await triggerer.invoked.wait()
+    await anyio.to_thread.run_sync(
+        lambda: hook.call(lambda platform: platform.cancel(triggerer.xcoms["invocation_id"]))
+    )
+    event = await ends
+    assert event.payload["error"]["kind"] == InvocationCancelledError.__name__
+
+
+async def test_without_durability_a_try_is_its_own_name(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "true")
+    triggerer, task = Triggerer(monkeypatch), first_try()
+    await triggerer.end(operator(action, durable=False), task)
+    record = hook.get(triggerer.xcoms["invocation_id"])
+    assert record.idempotency_id == str(uuid.UUID(str(task.context["ti"].id)))

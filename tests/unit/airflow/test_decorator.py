@@ -1,0 +1,70 @@
+"""`@task.invoke_action` when the DAG is parsed, and what a function may return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, task
+
+from airflow_invocations.decorators.invoke_action import InvokeActionDecoratedOperator
+from airflow_invocations.exceptions import RequestRefusedError
+
+
+def operator(returned: Any, **arguments: Any) -> InvokeActionDecoratedOperator:
+    return InvokeActionDecoratedOperator(
+        task_id="ask", python_callable=lambda: returned, **{"action": "a", **arguments}
+    )
+
+
+def test_a_function_becomes_a_task_that_can_be_mapped() -> None:
+    with DAG("fleet") as dag:
+
+        @task.invoke_action(action="find_anomalies", conn_id="c", deferrable=True)
+        def find(file: str) -> dict[str, Any]:
+            """Find anomalies."""
+            return {"file": file}
+
+        find("a.csv")
+        find.override(task_id="find_all").expand(file=["a.csv", "b.csv"])
+    one = dag.get_task("find")
+    assert isinstance(one, InvokeActionDecoratedOperator)
+    assert (one.action, one.conn_id, one.deferrable) == ("find_anomalies", "c", True)
+    assert one.doc_md == "Find anomalies."
+    assert one.operator_name == "@task.invoke_action"
+    assert {"action", "conn_id", "op_kwargs"} <= set(one.template_fields)
+    assert dag.get_task("find_all").is_mapped
+
+
+def test_what_is_wrong_is_said_at_parse() -> None:
+    @task.invoke_action(action="a", timeout=0)
+    def find() -> None:
+        return None
+
+    with DAG("fleet"), pytest.raises(ValueError, match="DAG 'fleet', task 'find': argument 'timeout'"):
+        find()
+
+
+@pytest.mark.parametrize(
+    ("returned", "parameters", "action"),
+    [
+        (None, {"kept": 1}, "a"),
+        ({}, {}, "a"),
+        ({"n": 1}, {"n": 1}, "a"),
+        ({"timeout": 3}, {"timeout": 3}, "a"),
+        ({"parameters": {"n": 1}}, {"n": 1}, "a"),
+        ({"parameters": {"n": 1}, "action": "b"}, {"n": 1}, "b"),
+        ({"parameters": [1], "n": 2}, {"parameters": [1], "n": 2}, "a"),
+    ],
+)
+def test_a_function_returns_parameters_or_a_whole_request(
+    returned: Any, parameters: dict[str, Any], action: str
+) -> None:
+    made = operator(returned, parameters={"kept": 1})
+    made._take(returned)
+    assert (made.parameters, made.action) == (parameters, action)
+
+
+def test_what_is_neither_is_refused() -> None:
+    with pytest.raises(RequestRefusedError, match="task 'ask': the function has returned list"):
+        operator([1])._take([1])
