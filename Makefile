@@ -1,6 +1,6 @@
 # Everything a person does with this project, each from a fresh clone: make demo, make test, make check.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit kill-matrix benchmarks check format lock clean
+.PHONY: help setup demo test unit kill-matrix benchmarks screenshots check format lock clean
 PYTEST := .venv/bin/python -m pytest
 
 help: ## say what there is
@@ -12,8 +12,8 @@ setup: ## make .venv from uv.lock (every other target does it first)
 demo: setup ## a real Airflow invokes actions on real sensor files, then everything stops
 	@.venv/bin/invocations demo
 
-test: setup ## all tests: unit, integration, one real Airflow, a quick run of the benchmarks
-	@$(PYTEST) tests/unit tests/integration tests/system tests/benchmarks
+test: setup ## all tests: unit, integration, every platform, one real Airflow, a quick run of the benchmarks
+	@$(PYTEST) tests/unit tests/integration tests/platforms tests/system tests/benchmarks --ignore=tests/system/test_page.py
 
 unit: setup ## the fast tests only
 	@$(PYTEST) tests/unit
@@ -26,6 +26,9 @@ benchmarks: setup ## the figures of the README, and the soak (minutes)
 	@.venv/bin/python -m tests.benchmarks.waits
 	@.venv/bin/python -m tests.benchmarks.waits --airflow
 	@.venv/bin/python -m tests.benchmarks.soak
+
+screenshots: setup ## the README's pictures of the page in a real Airflow (needs chromium)
+	@$(PYTEST) tests/system/test_page.py --screenshots docs/images
 
 check: setup ## formatting, lint, types
 	@.venv/bin/ruff format --check .

@@ -1,4 +1,4 @@
-"""Find anomalies in temperature files: one invocation a file, and one report of them all.
+"""Find anomalies in temperature files: one invocation a file, their reports in a dataset, found by their tag.
 
 Without a `folder` it reads files that the package vega_datasets ships. It needs a connection
 `roboto_default`, and the action `sensor_anomalies` on the platform behind it.
@@ -7,7 +7,6 @@ Without a `folder` it reads files that the package vega_datasets ships. It needs
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +50,26 @@ with DAG(
             {"file": str(folder / name), "pace_seconds": params["pace_seconds"]} for name in params["files"]
         ]
 
+    @task
+    def results() -> str:
+        """The dataset that the reports go to; the first run makes it."""
+        return RobotoHook().dataset("sensor_anomalies").dataset_id
+
+    dataset_id = results()
     find_anomalies = InvokeActionOperator.partial(
         task_id="find_anomalies",
         action="sensor_anomalies",
         deferrable=True,
         poll_interval=1,
+        upload_destination=dataset_id,
         map_index_template="{{ task.parameters['file'].split('/')[-1] }}",
     ).expand(parameters=list_files())
 
     @task
-    def gather_reports(invocations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What each invocation found: its last log line says so, whichever platform ran it."""
-        hook = RobotoHook()
-        reports = []
-        for invocation in invocations:
-            lines = [line.log for line in hook.logs(invocation["invocation_id"])]
-            (found,) = [line for line in lines if line.startswith("REPORT ")]
-            report = json.loads(found.removeprefix("REPORT "))
-            reports.append({"invocation_id": invocation["invocation_id"], **report})
-        return reports
+    def gather_reports(dataset_id: str, invocations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What each invocation found: its report is found by its tag, and its metadata say it in short."""
+        reports = RobotoHook().find_files(f'dataset_id = "{dataset_id}" AND tags CONTAINS "report"')
+        found = {report.metadata["invocation_id"]: report.metadata for report in reports}
+        return [found[invocation["invocation_id"]] for invocation in invocations]
 
-    gather_reports(find_anomalies.output)
+    gather_reports(dataset_id, find_anomalies.output)

@@ -20,6 +20,8 @@ def runs() -> Iterator[dict[str, Run]]:
     commands = {
         "soak": ["--kills", "3", "--seed", "1"],
         "service": ["--quick"],
+        "workerless": ["--quick"],
+        "parsing": [],
         "waits": ["--quick", "--only", "push", "--only", "batched", "--only", "dbt"],
     }
     started = {
@@ -72,3 +74,12 @@ def test_waits_are_told_their_ends_and_ask_for_all_at_once(runs: dict[str, Run])
         requests = rows[f"| requests/s while nothing ends (and for each end), 20 waits, {how}"]
         # With a request for each of them every 2 s it would be 10.
         assert float(requests.partition(" ")[0]) < 3
+
+
+def test_tasks_without_workers_come_to_their_ends(runs: dict[str, Run]) -> None:
+    assert "| 8 unmapped tasks without workers | " in printed_by(runs["workerless"])
+
+
+def test_parsing_is_measured(runs: dict[str, Run]) -> None:
+    printed, _ = runs["parsing"].communicate(timeout=200)
+    assert "| importing the operators in a DAG file | " in printed

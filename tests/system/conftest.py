@@ -28,6 +28,9 @@ ACTIONS = {
             ]
         },
     },
+    "tick": {"container_parameters": {"command": ["sleep", "2"]}},
+    "tock": {"container_parameters": {"command": ["true"]}},
+    "misuse": {"container_parameters": {"command": ["sh", "-c", "exit 64"]}},
     "fail": {"container_parameters": {"command": ["sh", "-c", "echo begun; echo no such topic >&2; exit 3"]}},
 }
 
@@ -35,12 +38,25 @@ ACTIONS = {
 class Service(LocalService):
     """The local service, and what it says of an invocation."""
 
+    def new_dataset(self) -> str:
+        """Make an empty dataset; its id."""
+        answer = httpx.post(
+            f"{self.endpoint}/v1/datasets",
+            json={"name": "written"},
+            headers={"Authorization": f"Bearer {self.token}"},
+        )
+        return str(answer.raise_for_status().json()["data"]["dataset_id"])
+
     def record(self, invocation_id: str) -> InvocationRecord:
         answer = httpx.get(
             f"{self.endpoint}/v1/actions/invocations/{invocation_id}",
             headers={"Authorization": f"Bearer {self.token}"},
         )
         return InvocationRecord.model_validate(answer.raise_for_status().json()["data"])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="DIR", help="write pictures of the page in Airflow there")
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +78,14 @@ def airflow(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     dags = folder / "dags"
     shutil.copytree(ROOT / "dags", dags)
     shutil.copytree(HERE / "dags", dags, dirs_exist_ok=True)
+    (dags / "written_dataset").write_text(service.new_dataset())
     connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
     configuration = {"core.test_connection": "Enabled"}
     with StandaloneAirflow(folder / "home", dags, {"roboto_default": connection}, configuration) as airflow:
         airflow.start()
-        for dag_id in ("sensor_anomalies", "killed", "refused_and_failed", "short", "sensed"):
+        for dag_id in (
+            *("sensor_anomalies", "killed", "refused_and_failed", "short", "sensed", "workerless"),
+            *("on_ticks", "writes", "reads", "anomaly_alerts"),
+        ):
             airflow.wait_for_dag(dag_id)
         yield airflow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -88,11 +89,13 @@ def test_sensor_files_are_looked_through_by_a_dag(airflow: StandaloneAirflow, se
 
         log = lines(airflow, dag_id, run_id, task_id, index)
         assert log[0].startswith(f"{file}: ")
-        assert log[-1].startswith("REPORT ")
         assert len(log) == len(set(log)) > 10
         assert log[: len(seen_live[index])] == seen_live[index]
-        assert airflow.links(dag_id, run_id, task_id, map_index=index) == {"Invocation": result["url"]}
-        output = service.output_of(result["invocation_id"])
+        assert airflow.links(dag_id, run_id, task_id, map_index=index) == {
+            "Invocation": result["url"],
+            "Invocation log": f"{result['url']}#log",
+        }
+        output = service.folder_of(airflow.xcom(dag_id, run_id, "results")) / Path(file).stem
         assert (output / "anomalies.png").read_bytes().startswith(b"\x89PNG")
         report = json.loads((output / "report.json").read_text())
         assert report["file"] == file
@@ -145,6 +148,9 @@ def test_what_is_wrong_is_said_and_nothing_is_invoked_or_retried(
     for task_id in ("unknown_action", "missing_parameter", "no_connection"):
         assert airflow.xcom(dag_id, run_id, task_id, "invocation_id") is None
     failed = airflow.xcom(dag_id, run_id, "fails", "invocation_id")
+    links = airflow.links(dag_id, run_id, "fails")
+    assert (links["Invocation"] or "").endswith(failed)
+    assert links["Invocation log"] == f"{links['Invocation']}#log"
     assert service.record(failed).current.status is InvocationStatus.Failed
 
 
@@ -160,6 +166,70 @@ def test_a_sensor_waits_in_the_triggerer(airflow: StandaloneAirflow) -> None:
     seen = {states(airflow, "sensed", run_id).get("wait") for _ in airflow.watch("sensed", run_id, PATIENCE)}
     assert airflow.dag_run("sensed", run_id)["state"] == "success"
     assert "deferred" in seen
+
+
+def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) -> None:
+    dag_id = "workerless"
+    run_id = airflow.trigger(dag_id)
+    # A link is there as soon as the invocation is.
+    until(
+        "link",
+        lambda: (
+            states(airflow, dag_id, run_id).get("killed") == "deferred"
+            and airflow.links(dag_id, run_id, "killed")["Invocation"]
+        ),
+    )
+    airflow.set_state(dag_id, run_id, "killed", "failed")
+    *_, instances = airflow.watch(dag_id, run_id, timeout=180)
+    ended = {each["task_id"]: (each["state"], each["try_number"]) for each in instances}
+    assert ended == {
+        "succeeds": ("success", 1),
+        "ticks": ("success", 1),
+        "senses": ("success", 1),
+        "fails": ("failed", 2),
+        "beyond_retry": ("failed", 1),
+        "refused": ("failed", 1),
+        "late": ("failed", 1),
+        "killed": ("failed", 1),
+        "broken": ("failed", 1),
+    }
+
+    # No worker ever had it: no process of one is known.
+    workers = {each["task_id"]: each["hostname"] for each in instances}
+    assert {
+        workers[task_id] for task_id in ("succeeds", "ticks", "senses", "fails", "refused", "killed")
+    } == {""}
+
+    # The XComs are what a worker would have pushed: a dict is a dict.
+    value = airflow.api.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/succeeds/xcomEntries/return_value")
+    result = value.raise_for_status().json()["value"]
+    assert isinstance(result, dict)
+    assert result["status"] == "Completed"
+    assert airflow.xcom(dag_id, run_id, "succeeds", "invocation_id") == result["invocation_id"]
+    assert airflow.xcom(dag_id, run_id, "senses") == airflow.xcom(dag_id, run_id, "ticks", "invocation_id")
+    assert lines(airflow, dag_id, run_id, "succeeds") == [f"line {number}" for number in range(1, 9)]
+    assert airflow.links(dag_id, run_id, "succeeds") == {
+        "Invocation": result["url"],
+        "Invocation log": f"{result['url']}#log",
+    }
+    record = service.record(result["invocation_id"])
+    provenance = DagRunProvenance.from_environment(record.container_parameters.env_vars)
+    assert provenance is not None
+    assert provenance.model_dump(mode="json", exclude_none=True) == result["provenance"]
+    assert (provenance.dag_id, provenance.run_id, provenance.task_id) == (dag_id, run_id, "succeeds")
+
+    assert "exit code 3: no such topic" in everything_said(airflow, dag_id, run_id, "fails")
+    assert "UsageError" in everything_said(airflow, dag_id, run_id, "beyond_retry")
+    assert "lacks 'lines'" in everything_said(airflow, dag_id, run_id, "refused")
+    for task_id in ("late", "killed"):
+        invocation_id = airflow.xcom(dag_id, run_id, task_id, "invocation_id")
+        record = until(
+            "cancelled invocation",
+            lambda invocation_id=invocation_id: (
+                record if (record := service.record(invocation_id)).current.status.is_terminal else None
+            ),
+        )
+        assert record.current.status is InvocationStatus.Cancelled
 
 
 def test_the_ui_has_a_form_for_the_connection_and_can_test_it(

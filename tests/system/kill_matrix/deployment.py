@@ -174,6 +174,11 @@ class Airflow:
             answer = self.api.patch(f"connections/{conn_id}", json=body)
         answer.raise_for_status()
 
+    def add_pool(self, name: str, slots: int) -> None:
+        """Make a pool: so many of its tasks are on workers at once; deferred ones don't count."""
+        body = {"name": name, "slots": slots, "include_deferred": False}
+        self.api.post("pools", json=body).raise_for_status()
+
     def trigger(self, dag_id: str, run_id: str, conf: Mapping[str, Any]) -> None:
         """Start a DAG run."""
         body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf)}

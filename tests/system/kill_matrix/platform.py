@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_invocations.model import InvocationStatus
-from airflow_invocations.service.token_admin import add_token, revoke_token
+from airflow_invocations.service.administration import add_token, revoke_token
 
 from ...integration.conftest import Service
 

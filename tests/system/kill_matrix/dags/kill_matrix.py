@@ -72,5 +72,5 @@ with DAG("mapped", schedule=None):
         deferrable=True,
         retries=2,
         retry_delay=SECOND,
-        max_active_tis_per_dagrun=8,  # as many as two cores get anywhere
+        pool="few",
     ).expand(parameters=gates())

@@ -38,6 +38,7 @@ def scheduler_killed_before_submit(scene: Scene) -> None:
 
 @row("500 mapped tasks", "mapped", invocations=["Completed"] * MANY, disturbs=True)
 def many(scene: Scene) -> None:
+    scene.airflow.add_pool("few", slots=8)  # more get nowhere on two cores
     scene.trigger(count=MANY)
     scene.until("all of them deferred", lambda: _deferred(scene) == MANY, within=MANY_PATIENCE)
     scene.gate.open()

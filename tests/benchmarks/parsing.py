@@ -1,0 +1,60 @@
+"""What a DAG file pays for importing our modules, beside what it pays for Airflow's own.
+
+`python -m tests.benchmarks.parsing`: processor time, in fresh processes, the best of several: other work on
+the machine only ever adds to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from .figures import Figure, table
+
+#: Seconds that our modules may add (issue 7).
+BOUND = 0.030
+
+RUNS = 9
+
+_MEASURED = """
+import json, time
+began = time.process_time()
+from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, task
+with DAG("d"):
+    pass
+airflow = time.process_time() - began
+began = time.process_time()
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.sensors import InvocationSensor
+print(json.dumps([airflow, time.process_time() - began]))
+"""
+
+
+def measure() -> Figure:
+    """The best of several runs."""
+    with tempfile.TemporaryDirectory(prefix="parsing-benchmark-") as compiled:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
+        command = [sys.executable, "-c", _MEASURED]
+        # The first one compiles, as an installation does.
+        answers = [
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+            for _ in range(RUNS + 1)
+        ]
+    runs = [json.loads(answer) for answer in answers[1:]]
+    airflow, ours = (min(run[which] for run in runs) for which in (0, 1))
+    return Figure(
+        "importing the operators in a DAG file",
+        f"{ours * 1e3:.0f} ms",
+        f"airflow.sdk, and a DAG: {airflow * 1e3:.0f} ms",
+        f"{ours / airflow:.3f} (at most {BOUND * 1e3:.0f} ms)",
+        ours <= BOUND,
+    )
+
+
+if __name__ == "__main__":
+    figure = measure()
+    print(table([figure]))
+    sys.exit(0 if figure.ok else 1)

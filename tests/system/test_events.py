@@ -1,0 +1,93 @@
+"""Ends of invocations start DAG runs in a real Airflow, all of them, also when the triggerer dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from airflow_invocations.demo.session import Session
+from airflow_invocations.demo.standalone import StandaloneAirflow
+from airflow_invocations.triggers.events import CURSOR_KEY
+
+from .conftest import Service
+from .test_airflow import until
+
+#: Seconds for the first thing that a triggerer does: on its first request it puts together an API server of
+#: its own, which takes 5 s on an idle machine and 85 s on a very busy one.
+FIRST_REQUEST = 240.0
+
+
+@pytest.fixture(scope="session")
+def second_triggerer(airflow: StandaloneAirflow) -> Iterator[Session]:
+    """A triggerer to be started once the first is gone; it stays until Airflow does."""
+    folder = airflow.home / "second_triggerer"
+    folder.mkdir()
+    command = [sys.executable, "-m", "airflow", "triggerer"]
+    session = Session(command, folder, folder / "triggerer.log", airflow._session._environment)
+    yield session
+    session.stop(10)
+
+
+def kill_triggerer(airflow: StandaloneAirflow) -> None:
+    """Kill the triggerer, and what it has started, as a crash of its machine does."""
+    session = airflow._session.number
+    (triggerer,) = [
+        process
+        for process in psutil.process_iter()
+        if os.getsid(process.pid) == session
+        and "triggerer" in " ".join(process.cmdline())
+        and "triggerer" not in " ".join(process.parent().cmdline())  # type: ignore[union-attr]
+    ]
+    for process in [triggerer, *triggerer.children(recursive=True)]:
+        process.kill()
+
+
+def invoke(service: Service, count: int) -> set[str]:
+    """Start invocations as somebody who knows nothing of Airflow; their ids."""
+    body = {
+        "data_source_id": "__UNSPECIFIED_DATA_SOURCE__", "data_source_type": "Dataset", "input_data": [],
+        "invocation_source": "Manual",
+    }  # fmt: skip
+    headers = {"Authorization": f"Bearer {service.token}"}
+    url = f"{service.endpoint}/v1/actions/tick/invoke"
+    with httpx.Client(headers=headers, trust_env=False) as client:
+        answers = [client.post(url, json=body).raise_for_status() for _ in range(count)]
+    return {answer.json()["data"]["invocation_id"] for answer in answers}
+
+
+def runs(airflow: StandaloneAirflow, dag_id: str) -> list[str]:
+    return [run["dag_run_id"] for run in airflow._data(f"dags/{dag_id}/dagRuns?limit=500")["dag_runs"]]
+
+
+def handed_over(airflow: StandaloneAirflow, run_id: str) -> list[str]:
+    """Ids of the invocations in a run's payloads."""
+    found = airflow._data(f"dags/on_ticks/dagRuns/{run_id}/upstreamAssetEvents")["asset_events"]
+    return [one["invocation_id"] for event in found for one in event["extra"]["payload"]["invocations"]]
+
+
+def taken(airflow: StandaloneAirflow) -> list[str]:
+    """Ids of the invocations that runs have taken over."""
+    results = [airflow.xcom("on_ticks", run_id, "take_over") for run_id in runs(airflow, "on_ticks")]
+    return [one["invocation_id"] for result in results for one in result or []]
+
+
+def cursor(airflow: StandaloneAirflow) -> Any:
+    """What the watcher has noted in the asset's state; None: nothing yet."""
+    (asset,) = airflow._data("assets?name_pattern=ticks")["assets"]
+    answer = airflow.api.get(f"assets/{asset['id']}/state-store/{CURSOR_KEY}")
+    return answer.json() if answer.is_success else None
+
+
+def test_a_dag_starts_when_an_action_has_written_its_dataset(airflow: StandaloneAirflow) -> None:
+    run_id = airflow.trigger("writes")
+    list(airflow.watch("writes", run_id, timeout=90))
+    result = airflow.xcom("writes", run_id, "write")
+    (read,) = until("run of the reader", lambda: runs(airflow, "reads"))
+    (extra,) = until("what it has read", lambda: airflow.xcom("reads", read, "read"))
+    assert extra == {name: result[name] for name in ("invocation_id", "url", "action", "digest")}
