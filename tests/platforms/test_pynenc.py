@@ -9,6 +9,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,46 @@ class TestOnce:
         old = await platform.invoke(task("completes"), request)
         assert sent == [old.invocation_id] == [young.invocation_id]
         assert (await end_of(hook, old.invocation_id)).current.status is S.Completed
+        assert executions(asking.folder) == 1
+
+    async def test_whoever_comes_while_it_is_registered_waits_for_that(
+        self,
+        hook: InvocationHook,
+        platform: InvocationPlatform,
+        asking: Asking,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        from airflow_invocations.platform.pynenc_cluster import invocation_id_of
+
+        request = asking.request()
+        once = request.idempotency_id or ""
+        app = app_of(platform)
+        registered: list[object] = []
+        register = app.orchestrator.register_new_invocations
+        monkeypatch.setattr(
+            app.orchestrator,
+            "register_new_invocations",
+            lambda some: (registered.append(some), register(some)),
+        )
+        # Another process has found nothing, as this one does, and is about to register it.
+        assert app.trigger.claim_trigger_run(f"airflow-registers-{invocation_id_of(once)}", 1)
+        asked_at = time.monotonic()
+        record = await platform.invoke(task("completes"), request)
+        assert time.monotonic() - asked_at >= 0.5, "nobody waited for the other"
+        # The other had died; who stalled instead finds that it has come too late.
+        monkeypatch.setattr(app.trigger, "claim_trigger_run", lambda *_: True)
+        look = app.orchestrator.get_invocation_status_record
+        looks = iter([KeyError("stale")])
+
+        def stale(one: str) -> Any:
+            for error in looks:
+                raise error
+            return look(one)
+
+        monkeypatch.setattr(app.orchestrator, "get_invocation_status_record", stale)
+        assert (await platform.invoke(task("completes"), request)).invocation_id == record.invocation_id
+        assert len(registered) == 1
+        await end_of(hook, record.invocation_id)
         assert executions(asking.folder) == 1
 
     async def test_by_processes_at_once(

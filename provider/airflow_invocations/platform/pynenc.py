@@ -70,6 +70,10 @@ STATUSES: Mapping[str, InvocationStatus] = {
 CANCEL_PATIENCE = 2.0
 CANCEL_PAUSE = 0.05
 
+#: Seconds for which an invocation that somebody else is registering is waited for, and between two looks.
+REGISTER_PATIENCE = 40.0
+REGISTER_PAUSE = 0.02
+
 #: What a backend's libraries raise, by its full name, as no library is imported for it; the nearest of an
 #: exception's classes counts.
 _ERRORS: Mapping[str, type[PlatformError]] = {
@@ -187,9 +191,19 @@ class PynencPlatform:
             UnsupportedError: the request asks for what pynenc doesn't have.
             InvalidRequestError: the parameters don't fit the task's signature; all that doesn't.
             ConflictError: the idempotency id belongs to another task's invocation.
+            UnavailableError: who was registering it has neither done so nor died.
         """
         refuse_what_is_not_honoured("pynenc", self.capabilities, request)
-        return await self._call(lambda cluster: cluster.invoke(action, request))
+        deadline = time.monotonic() + REGISTER_PATIENCE
+        while True:
+            record = await self._call(lambda cluster: cluster.invoke(action, request))
+            if record is not None:
+                return record
+            if time.monotonic() >= deadline:
+                raise UnavailableError(
+                    f"{self.where}: somebody else is registering this invocation; ask again"
+                )
+            await asyncio.sleep(REGISTER_PAUSE)
 
     async def get(self, invocation_id: str) -> InvocationRecord:
         """An invocation with its history; what pynenc hasn't, such as compute, is at its default."""

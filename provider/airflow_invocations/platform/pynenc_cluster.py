@@ -62,6 +62,10 @@ _NAMESPACE = uuid.UUID("0d3f3d0b-6a52-5b0c-9a1c-2f6d5f3b8c11")
 #: registered it may have died before it was queued. Runners drop a message too many.
 _LOST_MESSAGE = 10.0
 
+#: Seconds for which whoever registers an invocation, or queues it again, has that to itself: on Redis
+#: neither is atomic, so that two at once could have it run twice. Who died meanwhile is replaced after it.
+CLAIM = 30
+
 #: The key in an invocation's workflow data under which its code finds that it was asked to stop.
 CANCEL_KEY = "cancel"
 
@@ -113,8 +117,11 @@ class Cluster:
 
     # -- invoking ------------------------------------------------------------------------------------
 
-    def invoke(self, name: str, request: InvocationRequest) -> InvocationRecord:
-        """Register an invocation and queue it, unless it is there already."""
+    def invoke(self, name: str, request: InvocationRequest) -> InvocationRecord | None:
+        """Register an invocation and queue it, unless it is there already.
+
+        None: somebody else is just registering it.
+        """
         task = load_task(self._app, name)
         given = request.parameter_values or {}
         if problems := misfits(task.func, given):
@@ -124,9 +131,13 @@ class Cluster:
             )
         once = request.idempotency_id
         invocation_id = invocation_id_of(once) if once is not None else str(uuid.uuid4())
-        try:
-            current = self._app.orchestrator.get_invocation_status_record(invocation_id)
-        except KeyError:
+        current = self._registered(invocation_id)
+        if current is None:
+            if not self._claims("registers", invocation_id):
+                return None
+            # Who had the claim before this one may have registered it since it was looked for.
+            current = self._registered(invocation_id)
+        if current is None:
             self._register(task, invocation_id, given, _source_of(request))
         else:
             self._adopt(name, invocation_id, current)
@@ -163,8 +174,19 @@ class Cluster:
         if theirs != name:
             raise ConflictError(f"{invocation_id} is an invocation of task {theirs!r}, not of {name!r}")
         age = datetime.datetime.now(datetime.UTC) - current.timestamp
-        if current.status is Status.REGISTERED and age.total_seconds() > _LOST_MESSAGE:
+        is_late = current.status is Status.REGISTERED and age.total_seconds() > _LOST_MESSAGE
+        if is_late and self._claims("queues", invocation_id):
             self._app.broker.route_invocation(invocation_id)
+
+    def _registered(self, invocation_id: str) -> InvocationStatusRecord | None:
+        try:
+            return self._app.orchestrator.get_invocation_status_record(invocation_id)
+        except KeyError:
+            return None
+
+    def _claims(self, what: str, invocation_id: str) -> bool:
+        """Whether this caller alone may do that for a while; every backend has it for runs of triggers."""
+        return bool(self._app.trigger.claim_trigger_run(f"airflow-{what}-{invocation_id}", CLAIM))
 
     @contextmanager
     def _signed(self, source: SourceProvenance | None) -> Iterator[None]:
