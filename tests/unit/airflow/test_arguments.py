@@ -26,7 +26,7 @@ BAD = [
     ("action", 3, "allowed: a name"),
     ("parameters", ["a"], "allowed: a dict"),
     ("parameters", {1: "a"}, "allowed: a dict"),
-    ("parameters", {"a": object()}, "must be JSON"),
+    ("parameters", {"a": {1}}, "must be JSON"),
     ("parameters", {"a": float("nan")}, "must be JSON"),
     ("input_data", "*.csv", "a list of path patterns"),
     ("input_data", ["*.csv"], "set data_source_id"),

@@ -19,7 +19,7 @@ TIMES = 6
 _FEWER = {"timeout": 3, "slow body": 3}
 
 #: Those that run in `make test`.
-_QUICK = {("503", "status"), ("half JSON", "watch"), ("500", "cancel")}
+_QUICK = {("503", "status"), ("half JSON", "watch")}
 
 
 def _fault(scene: Scene, fault: str, *routes: str) -> Rule:
