@@ -511,7 +511,7 @@ def fill(data_dir: Path, count: int, *, queued: bool = False) -> list[str]:
                 life = (0,) if queued else _life(chance)
                 created = begin + place * 1_000_000
                 own = {"invocation_id": invocation_id, "root_id": invocation_id}
-                record = {**row["record"], "invocation_id": invocation_id}
+                record = row["record"].replace(row["invocation_id"], invocation_id)
                 rows.append({**row, **own, "created": created, "last_status": life[-1], "record": record})
                 history += (
                     {**event, **own, "status": status, "timestamp": created + step}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pydantic_core
@@ -18,3 +19,10 @@ def answered(record: WireModel) -> Response:
 def answered_data(data: Any) -> Response:
     """Plain JSON as `{"data": ...}`."""
     return Response(b'{"data":%b}' % pydantic_core.to_json(data), media_type="application/json")
+
+
+def answered_page(items: Sequence[str], next_token: str | None) -> Response:
+    """A page of what is JSON already as `{"data": {"items": [...], "next_token": ...}}`."""
+    following = pydantic_core.to_json(next_token)
+    page = b'{"data":{"items":[%b],"next_token":%b}}' % (",".join(items).encode(), following)
+    return Response(page, media_type="application/json")

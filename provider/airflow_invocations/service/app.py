@@ -24,7 +24,7 @@ from ..model import (
     StatusUpdate,
 )
 from ..model.wire import problems_of
-from .answers import answered, answered_data
+from .answers import answered, answered_page
 from .body_limit import BodyLimit
 from .dataset_routes import dataset_routes, file_routes, org_routes, query_routes
 from .datasets import DatasetFiles
@@ -168,8 +168,7 @@ def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRoute
 
     @router.post("/query")
     def query(spec: QuerySpecification, who: Reader) -> Response:
-        items, following = store.invocation_documents(spec, who.org_id)
-        return answered_data({"items": items, "next_token": following})
+        return answered_page(*store.invocation_documents(spec, who.org_id))
 
     @router.post("/cancel/all")
     def cancel_all(who: Admin, request: CancelAllRequest | None = None) -> Response:

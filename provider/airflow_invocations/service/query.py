@@ -48,8 +48,8 @@ class Queryable:
     """What a kind of record can be queried by."""
 
     table: sa.Table
-    #: Fields with a column of their own.
-    columns: Mapping[str, sa.Column[Any]]
+    #: Fields with a column, or an expression, of their own.
+    columns: Mapping[str, sa.ColumnElement[Any]]
     #: Fields that are columns holding a time in microseconds.
     times: frozenset[str]
     #: Fields inside the JSON record, themselves or by a dotted path below them.

@@ -58,7 +58,8 @@ invocations = sa.Table(
     sa.Column("abort_next", sa.BigInteger),
     #: How often it was lost with its runner.
     sa.Column("losses", sa.Integer, nullable=False, default=0),
-    sa.Column("record", sa.JSON, nullable=False),
+    #: The JSON text, as it is answered: nobody has to read it in order to write it again.
+    sa.Column("record", sa.Text, nullable=False),
 )
 sa.Index("invocations_idempotency", invocations.c.org_id, invocations.c.idempotency_id, unique=True)
 sa.Index("invocations_status", invocations.c.last_status, invocations.c.number)
@@ -85,6 +86,14 @@ events = sa.Table(
     #: Followed by another one in the same transaction: nobody could ever see it as the status.
     sa.Column("passing", sa.Boolean, nullable=False, default=False),
     sqlite_autoincrement=True,
+)
+
+#: Where somebody else says that they keep an invocation's log.
+log_locations = sa.Table(
+    "log_locations",
+    metadata,
+    sa.Column("invocation_id", sa.Text, primary_key=True),
+    sa.Column("location", sa.JSON, nullable=False),
 )
 
 #: What an invocation's own code wants to be remembered about it.

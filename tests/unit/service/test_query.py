@@ -18,6 +18,7 @@ from airflow_invocations.model import (
     ConditionOperator,
     InvocationRecord,
     InvocationStatus,
+    LogsLocation,
     QuerySpecification,
     SortDirection,
 )
@@ -374,6 +375,22 @@ class TestPages:
     ) -> None:
         page = filled.query_invocations(QuerySpecification(limit=len(records)), ORG)
         assert (len(page.items), page.next_token) == (len(records), None)
+
+    def test_a_page_is_written_as_its_records_are(self, store: Store) -> None:
+        fill(store)
+        some, other = everything(store)[:2]
+        store.set_logs_location(some.invocation_id, LogsLocation(bucket="b", prefix="unanswered"), ORG)
+        told = 'because of "quotes",\n\\ and ü'
+        store.set_status(other.invocation_id, InvocationStatus.Cancelled, told, "somebody", ORG)
+        documents, _ = store.invocation_documents(QuerySpecification(limit=100), ORG)
+        for text in documents:
+            document = json.loads(text)
+            assert document == json.loads(InvocationRecord.model_validate_json(text).model_dump_json())
+            assert "unanswered" not in text
+            if document["invocation_id"] == other.invocation_id:
+                assert document["status"][-1]["detail"] == told
+                whole = store.get_invocation(other.invocation_id).model_dump_json()
+                assert document == json.loads(whole)
 
     def test_another_organisations_are_not_found(
         self, filled: Store, records: list[InvocationRecord]

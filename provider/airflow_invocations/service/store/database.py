@@ -125,7 +125,9 @@ def _engine(database: Path, begin: str, connections: int) -> sa.Engine:
         connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
         cursor = connection.cursor()
         # FULL: a commit has reached the disk when it returns. Acknowledged means stored.
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        # Pages of 100 out of 100,000 look into some 500 of the database's pages: 8 MB of them are kept.
+        pragmas = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -8000")
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

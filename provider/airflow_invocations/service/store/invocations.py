@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import pydantic_core
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 
 from ...model import (
     ActionProvenance,
@@ -31,8 +33,8 @@ from ...model import (
 from ..errors import ConditionError, ConflictError, InvalidRequestError
 from ..query import Queryable, next_token, page_of
 from ..settings import DEFAULT_TIMEOUT
-from ..tables import events, invocations
-from ..times import moment, now
+from ..tables import events, invocations, log_locations
+from ..times import moment, now, timestamp
 from .actions import effective_action
 from .datasets import require_inputs
 from .lives import Lives, Subject, find_invocation, require_invocation, update_invocation
@@ -62,8 +64,20 @@ _OLDEST_WAITING = (
 )
 _STEPS = (
     sa.select(events.c.invocation_id, events.c.status, events.c.detail, events.c.timestamp)
-    .where(events.c.invocation_id.in_(sa.bindparam("ids", expanding=True)))
+    # One text with all ids: with a parameter each the statement would be another one for each number of them.
+    .where(
+        events.c.invocation_id.in_(sa.select(sa.func.json_each(sa.bindparam("ids")).table_valued("value")))
+    )
     .order_by(events.c.number)
+)
+#: What of an invocation's row a page shows, or its token needs.
+_SHOWN = (
+    invocations.c.invocation_id,
+    invocations.c.number,
+    invocations.c.created,
+    invocations.c.last_heartbeat,
+    invocations.c.last_status,
+    invocations.c.record,
 )
 
 _ENDED_BADLY = (InvocationStatus.Cancelled, InvocationStatus.Failed, InvocationStatus.Deadly)
@@ -84,6 +98,7 @@ _INVOCATIONS = Queryable(
         "provenance.action.digest": invocations.c.action_digest,
         "provenance.source.source_type": invocations.c.source_type,
         "provenance.source.source_id": invocations.c.source_id,
+        "data_source_type": sa.func.json_extract(invocations.c.record, "$.data_source.data_source_type"),
     },
     times=frozenset({"created", "last_heartbeat"}),
     documents=frozenset(
@@ -91,7 +106,6 @@ _INVOCATIONS = Queryable(
             "compute_requirements",
             "container_parameters",
             "data_source",
-            "data_source_type",
             "input_data",
             "parameter_values",
             "provenance",
@@ -157,12 +171,10 @@ class Invocations(Lives):
     def query_invocations(self, spec: QuerySpecification, org_id: str) -> Page[InvocationRecord]:
         """A page of invocations. Raises InvalidRequestError."""
         items, following = self.invocation_documents(spec, org_id)
-        return Page(items=[InvocationRecord.model_validate(item) for item in items], next_token=following)
+        return Page(items=[InvocationRecord.model_validate_json(one) for one in items], next_token=following)
 
-    def invocation_documents(
-        self, spec: QuerySpecification, org_id: str
-    ) -> tuple[list[dict[str, Any]], str | None]:
-        """The same as the wire has it, and the next page's token: reading models would take most of the time.
+    def invocation_documents(self, spec: QuerySpecification, org_id: str) -> tuple[list[str], str | None]:
+        """The same as JSON, and the next page's token: reading models would take most of the time.
 
         Raises:
             InvalidRequestError: the query makes no sense.
@@ -170,10 +182,10 @@ class Invocations(Lives):
         # Most rows are of one organisation, and SQLite would take an index over it for a good one.
         theirs = sa.func.likely(invocations.c.org_id == org_id)
         statement, sort_by = page_of(spec, _INVOCATIONS, theirs)
+        shown: sa.Select[Any] = statement.with_only_columns(*_SHOWN, statement.selected_columns.sort_key)
         with self._read() as connection:
-            rows = connection.execute(statement).all()
-            history = _history(connection, [row.invocation_id for row in rows[: spec.limit]])
-        items = [_document(row, history[row.invocation_id]) for row in rows[: spec.limit]]
+            rows = connection.execute(shown).all()
+            items = _written(connection, rows[: spec.limit])
         return items, next_token(spec, sort_by, rows)
 
     def ended_before(self, invocation_ids: Collection[str], moment: int) -> list[str]:
@@ -302,8 +314,8 @@ class Invocations(Lives):
         )
         with self._read() as connection:
             rows = connection.execute(theirs.order_by(invocations.c.number)).all()
-            history = _history(connection, [row.invocation_id for row in rows])
-        return [_assembled(row, history[row.invocation_id]) for row in rows]
+            written = _written(connection, rows)
+        return [InvocationRecord.model_validate_json(one) for one in written]
 
     def count_by_status(self) -> dict[InvocationStatus, int]:
         """How many invocations are in each status that any is in."""
@@ -348,17 +360,18 @@ class Invocations(Lives):
         """Remember which image was pulled. Raises NotFoundError."""
         with self._write() as connection:
             row = require_invocation(connection, invocation_id, org_id)
-            record = copy.deepcopy(row.record)
+            record = pydantic_core.from_json(row.record)
             record["provenance"]["executable"]["container_image_digest"] = digest
-            update_invocation(connection, invocation_id, {"record": record})
+            update_invocation(connection, invocation_id, {"record": pydantic_core.to_json(record).decode()})
             return self._record(connection, invocation_id)
 
     def set_logs_location(self, invocation_id: str, location: LogsLocation, org_id: str) -> InvocationRecord:
         """Remember where the log is kept; the API never answers it, and this service keeps its own."""
         with self._write() as connection:
-            row = require_invocation(connection, invocation_id, org_id)
-            record = {**row.record, "logs_location": location.model_dump()}
-            update_invocation(connection, invocation_id, {"record": record})
+            require_invocation(connection, invocation_id, org_id)
+            said = {"location": location.model_dump()}
+            noted = sqlite.insert(log_locations).values(invocation_id=invocation_id, **said)
+            connection.execute(noted.on_conflict_do_update(index_elements=["invocation_id"], set_=said))
             return self._record(connection, invocation_id)
 
     def _record(
@@ -450,10 +463,7 @@ def _new_invocation(
         "source_id": record.provenance.source.source_id,
         "data_source_id": record.data_source.data_source_id,
         "last_status": InvocationStatus.Queued.value,
-        "record": {
-            **record.model_dump(mode="json", exclude=changing),
-            "data_source_type": record.data_source.data_source_type.value,
-        },
+        "record": record.model_dump_json(exclude=changing),
     }
     return row, record
 
@@ -472,34 +482,36 @@ def _require_runnable(action: ActionRecord, container: ContainerParameters) -> N
 
 
 def _invocation_record(connection: sa.Connection, row: sa.Row[Any]) -> InvocationRecord:
-    return _assembled(row, _history(connection, [row.invocation_id])[row.invocation_id])
+    (written,) = _written(connection, [row])
+    return InvocationRecord.model_validate_json(written)
 
 
-def _history(connection: sa.Connection, ids: Collection[str]) -> Mapping[str, list[dict[str, Any]]]:
-    """The steps of each invocation's life, oldest first, to be validated with the record they go into."""
-    history: dict[str, list[dict[str, Any]]] = {invocation_id: [] for invocation_id in ids}
-    for invocation_id, status, detail, timestamp in connection.execute(_STEPS, {"ids": list(ids)}).all():
-        step = {"status": status, "detail": detail, "timestamp": moment(timestamp)}
-        history[invocation_id].append(step)
-    return history
+def _written(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[str]:
+    """Invocations as JSON, in the order of their rows; each with the steps of its life, oldest first."""
+    steps: dict[str, list[str]] = {row.invocation_id: [] for row in rows}
+    changed: dict[str, int] = {}
+    ids = pydantic_core.to_json(list(steps)).decode()
+    for invocation_id, status, detail, at in connection.execute(_STEPS, {"ids": ids}).all():
+        said = "null" if detail is None else pydantic_core.to_json(detail).decode()
+        steps[invocation_id].append(f'{{"status":{status},"detail":{said},"timestamp":"{timestamp(at)}"}}')
+        changed[invocation_id] = at
+    present = now()
+    return [
+        _document(
+            row,
+            steps[row.invocation_id],
+            changed[row.invocation_id] if InvocationStatus(row.last_status).is_terminal else present,
+        )
+        for row in rows
+    ]
 
 
-def _assembled(row: sa.Row[Any], history: list[dict[str, Any]]) -> InvocationRecord:
-    return InvocationRecord.model_validate(_document(row, history))
-
-
-def _document(row: sa.Row[Any], history: list[dict[str, Any]]) -> dict[str, Any]:
+def _document(row: sa.Row[Any], steps: Sequence[str], end: int) -> str:
     """An invocation with all that changes of it, as an InvocationRecord is written."""
-    created = moment(row.created)
-    is_over = InvocationStatus(row.last_status).is_terminal
-    end = history[-1]["timestamp"] if is_over else moment(now())
-    document = {
-        **row.record,
-        "created": created,
-        "last_heartbeat": None if row.last_heartbeat is None else moment(row.last_heartbeat),
-        "last_status": row.last_status,
-        "status": history,
-        "duration": end - created,
-    }
-    del document["data_source_type"]  # only there to be queried
-    return document
+    heartbeat = "null" if row.last_heartbeat is None else f'"{timestamp(row.last_heartbeat)}"'
+    duration = pydantic_core.to_json(timedelta(microseconds=end - row.created)).decode()
+    # The text of what never changes is an object, to which the rest is appended.
+    return (
+        f'{row.record[:-1]},"created":"{timestamp(row.created)}","last_heartbeat":{heartbeat},'
+        f'"last_status":{row.last_status},"status":[{",".join(steps)}],"duration":{duration}}}'
+    )
