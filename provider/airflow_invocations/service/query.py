@@ -8,7 +8,7 @@ import json
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,6 +54,9 @@ class Queryable:
     times: frozenset[str]
     #: Fields inside the JSON record, themselves or by a dotted path below them.
     documents: frozenset[str]
+    #: Fields of which a partial index holds the values below a limit. SQLite takes such an index only where
+    #: the statement itself names the limit.
+    indexed_below: Mapping[str, int] = field(default_factory=dict)
 
     def expression(self, field: str) -> sa.ColumnElement[Any]:
         """The SQL for a field. Raises InvalidRequestError, listing the fields there are."""
@@ -214,8 +217,20 @@ class _Translation:
             return sa.and_(left.is_not(None), sa.not_(_contains(left, value)))
         if comparator in _ORDERED:
             ordered: sa.ColumnElement[bool] = _ORDERED[comparator](left, value)
-            return ordered
+            limit = self._queryable.indexed_below.get(condition.field)
+            if limit is None or not _is_below(comparator, value, limit):
+                return ordered
+            return sa.and_(left < sa.literal_column(str(limit)), ordered)
         return _textual(condition, left, value)
+
+
+def _is_below(comparator: Comparator, value: Any, limit: int) -> bool:
+    """Whether what fits a comparison is below a limit."""
+    if not isinstance(value, int | float):
+        return False
+    if comparator is Comparator.LessThan:
+        return value <= limit
+    return comparator is Comparator.LessThanOrEqual and value < limit
 
 
 def _textual(condition: Condition, left: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:

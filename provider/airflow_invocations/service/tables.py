@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from ..model import InvocationStatus
+
 metadata = sa.MetaData()
 
 #: One row a version (digest) of an action; `latest` marks the one that a name alone means.
@@ -24,6 +26,9 @@ actions = sa.Table(
     sa.UniqueConstraint("org_id", "name", "digest"),
 )
 sa.Index("actions_latest", actions.c.org_id, actions.c.name, unique=True, sqlite_where=actions.c.latest)
+
+#: The lowest status in which an invocation has ended.
+FIRST_END = InvocationStatus.Completed.value
 
 #: One row an invocation. `record` holds what never changes; what changes has columns and events.
 invocations = sa.Table(
@@ -68,6 +73,10 @@ sa.Index("invocations_status", invocations.c.last_status, invocations.c.number)
 _PAGED = (invocations.c.created, invocations.c.number)
 sa.Index("invocations_created", invocations.c.org_id, *_PAGED, invocations.c.last_status)
 sa.Index("invocations_status_created", invocations.c.org_id, invocations.c.last_status, *_PAGED)
+# Those that haven't ended, few of many, in the order of pages.
+sa.Index(
+    "invocations_active", invocations.c.org_id, *_PAGED, sqlite_where=invocations.c.last_status < FIRST_END
+)
 sa.Index("invocations_source", invocations.c.source_id)
 
 #: One row a change of an invocation's status, in the order in which they were committed.

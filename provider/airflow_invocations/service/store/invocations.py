@@ -33,7 +33,7 @@ from ...model import (
 from ..errors import ConditionError, ConflictError, InvalidRequestError
 from ..query import Queryable, next_token, page_of
 from ..settings import DEFAULT_TIMEOUT
-from ..tables import events, invocations, log_locations
+from ..tables import FIRST_END, events, invocations, log_locations
 from ..times import moment, now, timestamp
 from .actions import effective_action
 from .datasets import require_inputs
@@ -114,6 +114,7 @@ _INVOCATIONS = Queryable(
             "upload_destination",
         }
     ),
+    indexed_below={"last_status": FIRST_END},
 )
 
 
