@@ -34,15 +34,23 @@ def second_triggerer(airflow: StandaloneAirflow) -> Iterator[Session]:
     session.stop(10)
 
 
+def command_in(process: psutil.Process, session: int) -> str:
+    """The command line of a process of a session; empty for any other, and for one that is ending."""
+    try:
+        return " ".join(process.cmdline()) if os.getsid(process.pid) == session else ""
+    except (psutil.Error, ProcessLookupError):
+        return ""
+
+
 def kill_triggerer(airflow: StandaloneAirflow) -> None:
     """Kill the triggerer, and what it has started, as a crash of its machine does."""
     session = airflow._session.number
     (triggerer,) = [
         process
         for process in psutil.process_iter()
-        if os.getsid(process.pid) == session
-        and "triggerer" in " ".join(process.cmdline())
-        and "triggerer" not in " ".join(process.parent().cmdline())  # type: ignore[union-attr]
+        if "triggerer" in command_in(process, session)
+        and (parent := process.parent()) is not None
+        and "triggerer" not in command_in(parent, session)
     ]
     for process in [triggerer, *triggerer.children(recursive=True)]:
         process.kill()
@@ -91,3 +99,22 @@ def test_a_dag_starts_when_an_action_has_written_its_dataset(airflow: Standalone
     (read,) = until("run of the reader", lambda: runs(airflow, "reads"))
     (extra,) = until("what it has read", lambda: airflow.xcom("reads", read, "read"))
     assert extra == {name: result[name] for name in ("invocation_id", "url", "action", "digest")}
+
+
+def test_every_end_starts_a_dag_once_also_when_the_triggerer_dies(
+    airflow: StandaloneAirflow, service: Service, second_triggerer: Session
+) -> None:
+    until("place where the watcher begins", lambda: cursor(airflow), FIRST_REQUEST)
+    asked = invoke(service, 20)
+    until("run", lambda: runs(airflow, "on_ticks"), FIRST_REQUEST)
+    # Some are handed over, some are on their way, and some end while nobody watches.
+    asked |= invoke(service, 5)
+    kill_triggerer(airflow)
+    asked |= invoke(service, 15)
+    second_triggerer.start(10)
+    until("every end in a run", lambda: asked <= set(taken(airflow)), FIRST_REQUEST)
+    found = taken(airflow)
+    assert len(found) == len(set(found)), "some were taken over twice"
+    assert set(found) == asked, "a DAG has started itself"
+    # What was sent again was dropped by those that took it over; nothing is left for another run.
+    assert asked <= {one for run_id in runs(airflow, "on_ticks") for one in handed_over(airflow, run_id)}
