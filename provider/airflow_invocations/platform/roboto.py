@@ -54,7 +54,8 @@ from .base import (
     is_time,
 )
 from .http import retry_after_of, tls_for
-from .roboto_events import PolledEvents, PushedEvents
+from .polled_events import PolledEvents
+from .roboto_events import PushedEvents, RobotoListing
 from .server_sent_events import server_sent_events
 
 #: The newest version of the API that we know (facts: Transport).
@@ -319,7 +320,7 @@ class RobotoPlatform:
                 except UnsupportedError as error:
                     if since is not None:
                         raise UnavailableError(f"{error}, but it has had one before") from error
-            yield stream or PolledEvents(self._items, wanted, since)
+            yield stream or PolledEvents(RobotoListing(self._items, wanted.action), since)
 
     async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
         """The records of up to 1,000 invocations, in any order; those that aren't known are left out."""

@@ -16,7 +16,7 @@ from airflow_invocations.assets import dataset_asset
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.platform import UnsupportedError, roboto_events
+from airflow_invocations.platform import UnsupportedError, polled_events
 from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.triggers import InvocationEventTrigger, events
 from airflow_invocations.waiting import feed
@@ -33,7 +33,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(events, "LINGER", 0.05)
     monkeypatch.setattr(events, "SPACING", 0.05)
     monkeypatch.setattr(events, "UNACKNOWLEDGED_SPACING", 0.1)
-    monkeypatch.setattr(roboto_events, "POLL_INTERVAL", 0.1)
+    monkeypatch.setattr(polled_events, "POLL_INTERVAL", 0.1)
     if request.param == "asked for":
 
         @asynccontextmanager

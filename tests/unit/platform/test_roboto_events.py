@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import json
 from collections.abc import AsyncIterator
@@ -21,9 +20,8 @@ from airflow_invocations.platform import (
     UnsupportedError,
     event_platform,
     is_time,
-    roboto_events,
 )
-from airflow_invocations.platform.roboto_events import PolledEvents
+from airflow_invocations.platform.roboto_events import RobotoListing
 
 from .conftest import Script, answer, data, error, raw
 from .test_roboto import INVOCATION
@@ -31,8 +29,7 @@ from .test_roboto import INVOCATION
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
-#: What is asked for goes back from the present.
-BEGAN = datetime.datetime.now(datetime.UTC)
+LATER = NOON + datetime.timedelta(minutes=2)
 ENDS = EventFilter("count", frozenset({S.Completed, S.Failed}))
 
 
@@ -144,148 +141,32 @@ def test_a_platform_that_cannot_tell_refuses_with_what_to_do_instead() -> None:
         event_platform(Silent())  # type: ignore[arg-type]
 
 
-class Listed:
-    """Records as a query answers them, of a platform whose clock a test sets."""
+async def test_records_are_listed_as_they_are_and_what_cannot_be_read_by_its_id() -> None:
+    asked: list[dict[str, Any]] = []
 
-    def __init__(self) -> None:
-        self.now = BEGAN
-        self.by_id: dict[str, dict[str, Any]] = {}
-        self.asked = 0
-
-    def begin(self, invocation_id: str, **changes: Any) -> None:
-        created = self.now.isoformat()
-        step = {"status": 3, "timestamp": created}
-        self.by_id[invocation_id] = {
-            "invocation_id": invocation_id, "created": created, "last_status": 3, "status": [step],
-            "provenance": {"action": {"name": "count"}}, **changes,
+    async def items(condition: dict[str, Any]) -> AsyncIterator[Any]:
+        asked.append(condition)
+        steps = [
+            {"status": 3, "timestamp": NOON.isoformat()},
+            {"status": 998, "timestamp": LATER.isoformat()},
+        ]
+        yield {
+            "invocation_id": "iv_1", "created": NOON.isoformat(), "last_status": 998, "status": steps[::-1],
+            "provenance": {"action": {"name": "count"}},
         }  # fmt: skip
+        yield {"invocation_id": "iv_2", "created": NOON.isoformat()}
 
-    def end(self, invocation_id: str, status: int = 5) -> None:
-        record = self.by_id[invocation_id]
-        step = {"status": status, "timestamp": self.now.isoformat()}
-        self.by_id[invocation_id] = {**record, "last_status": status, "status": [*record["status"], step]}
-
-    async def items(self, condition: dict[str, Any]) -> AsyncIterator[Any]:
-        self.asked += 1
-        first, *_ = condition["conditions"]
-        if "conditions" in first:
-            ids = {each["value"] for each in first["conditions"]}
-            found = [one for key, one in self.by_id.items() if key in ids and one["last_status"] >= 5]
-        else:
-            found = [one for one in self.by_id.values() if one["created"] >= first["value"]]
-        for one in found:
-            yield one
-
-    def stream(self, since: int | None) -> _Polled:
-        return _Polled(PolledEvents(self.items, EventFilter(), since, self.pause))
-
-    async def pause(self, _: float) -> None:
-        await asyncio.sleep(0)
-
-
-class _Polled:
-    """A polled stream, read step by step: an item a look ends with tells that it has ended."""
-
-    def __init__(self, events: PolledEvents) -> None:
-        self._events = aiter(events)
-        self._step: asyncio.Future[Any] | None = None
-
-    async def heard(self, looks: int = 3) -> list[Any]:
-        """What is told in so many looks."""
-        told = []
-        for _ in range(looks * 10):
-            self._step = self._step or asyncio.ensure_future(anext(self._events))
-            await asyncio.sleep(0)
-            if self._step.done():
-                told.append(self._step.result())
-                self._step = None
-        return told
-
-    async def close(self) -> None:
-        if self._step is not None:
-            self._step.cancel()
-            await asyncio.gather(self._step, return_exceptions=True)
-
-
-def microseconds(moment: datetime.datetime) -> int:
-    return round(moment.timestamp() * 1e6)
-
-
-def names(told: list[Any]) -> list[str]:
-    return [one.invocation_id for one in told if isinstance(one, InvocationEvent)]
-
-
-async def test_ends_are_found_by_asking_each_once() -> None:
-    listed = Listed()
-    listed.begin("old")
-    listed.end("old")
-    listed.begin("under way")
-    events = listed.stream(None)
-    (first,) = await events.heard()
-    assert first == CaughtUp(microseconds(BEGAN))
-    listed.now += datetime.timedelta(seconds=30)
-    listed.begin("new")
-    listed.end("new", 998)
-    assert names(await events.heard()) == ["new"]
-    listed.now += datetime.timedelta(days=3)
-    listed.begin("other")
-    listed.end("under way")
-    told = await events.heard()
-    assert told == [InvocationEvent("under way", "count", S.Completed, listed.now, microseconds(listed.now))]
-    listed.end("other")
-    assert names(await events.heard()) == ["other"]
-    assert await events.heard() == []
-    await events.close()
-
-
-async def test_what_has_ended_while_nobody_asked_is_found_when_it_is_resumed() -> None:
-    listed = Listed()
-    listed.begin("long")
-    listed.begin("told")
-    listed.end("told")
-    place = microseconds(BEGAN)
-    listed.now += datetime.timedelta(hours=5)
-    listed.end("long")
-    listed.begin("short")
-    listed.end("short")
-    events = listed.stream(place)
-    told = await events.heard()
-    # What has ended within the overlap is told again.
-    assert names(told) == ["told", "long", "short"]
-    assert told[-1] == CaughtUp(place)
-    await events.close()
-
-
-async def test_what_is_told_again_is_not_older_than_the_overlap() -> None:
-    listed = Listed()
-    listed.begin("long ago")
-    listed.end("long ago")
-    listed.now += roboto_events.SLACK + datetime.timedelta(seconds=1)
-    events = listed.stream(microseconds(listed.now))
-    assert names(await events.heard()) == []
-    await events.close()
-
-
-async def test_a_platform_whose_clock_is_slow_loses_nothing() -> None:
-    listed = Listed()
-    listed.now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-    events = listed.stream(None)
-    await events.heard()
-    listed.begin("new")
-    listed.end("new")
-    told = await events.heard()
-    assert names(told) == ["new"]
-    await events.close()
-
-
-async def test_an_item_that_cannot_be_read_is_told_as_such_and_hides_no_other() -> None:
-    listed = Listed()
-    events = listed.stream(None)
-    await events.heard()
-    listed.begin("bad", provenance={})
-    listed.begin("good")
-    listed.end("good")
-    told = await events.heard()
-    assert names(told) == ["good"]
-    assert [isinstance(one, UnreadableItem) for one in told] == [True, False]
-    await events.close()
+    listing = RobotoListing(items, None)
+    for listed in (
+        [one async for one in listing.created(NOON)],
+        [one async for one in listing.ended(["iv_1"])],
+    ):
+        readable, unreadable = listed
+        assert (readable.invocation_id, readable.created) == ("iv_1", NOON)
+        assert readable.told == InvocationEvent("iv_1", "count", S.Failed, LATER, 1769860920000000)
+        assert (unreadable.invocation_id, unreadable.created) == ("iv_2", None)
+        assert isinstance(unreadable.told, UnreadableItem)
+    created, ended = asked
+    assert [one["field"] for one in created["conditions"]] == ["created"]
+    assert [one["value"] for one in ended["conditions"][0]["conditions"]] == ["iv_1"]
+    assert ended["conditions"][1]["comparator"] == "GREATER_THAN_OR_EQUAL"

@@ -1,0 +1,166 @@
+"""Ends that are found by asking: each once, none left out, whatever the platform's clock says."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+
+import pytest
+
+from airflow_invocations.model import InvocationStatus
+from airflow_invocations.platform import CaughtUp, InvocationEvent, UnreadableItem, polled_events
+from airflow_invocations.platform.polled_events import Listed, PolledEvents, place_of
+
+pytestmark = pytest.mark.anyio
+S = InvocationStatus
+#: What is asked for goes back from the present.
+BEGAN = datetime.datetime.now(datetime.UTC)
+
+
+class Invocations:
+    """What a platform lists, whose clock a test sets."""
+
+    def __init__(self) -> None:
+        self.now = BEGAN
+        self.by_id: dict[str, Listed] = {}
+
+    def begin(self, invocation_id: str) -> None:
+        self.by_id[invocation_id] = Listed(invocation_id, self.now, self._event(invocation_id, S.Processing))
+
+    def end(self, invocation_id: str, status: InvocationStatus = S.Completed) -> None:
+        told = self._event(invocation_id, status)
+        self.by_id[invocation_id] = dataclasses.replace(self.by_id[invocation_id], told=told)
+
+    def spoil(self, invocation_id: str) -> None:
+        """Have it become unreadable."""
+        self.by_id[invocation_id] = Listed(invocation_id, None, UnreadableItem("it is nothing"))
+
+    def _event(self, invocation_id: str, status: InvocationStatus) -> InvocationEvent:
+        return InvocationEvent(invocation_id, "count", status, self.now, place_of(self.now))
+
+    async def created(self, since: datetime.datetime) -> AsyncIterator[Listed]:
+        for one in list(self.by_id.values()):
+            if one.created is None or one.created >= since:
+                yield one
+
+    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
+        for one in list(self.by_id.values()):
+            ended = isinstance(one.told, UnreadableItem) or one.told.status.is_terminal
+            if ended and one.invocation_id in invocation_ids:
+                yield one
+
+    def stream(self, since: int | None) -> _Polled:
+        return _Polled(PolledEvents(self, since, self.pause))
+
+    async def pause(self, _: float) -> None:
+        await asyncio.sleep(0)
+
+
+class _Polled:
+    """A polled stream, read step by step: an item a look ends with tells that it has ended."""
+
+    def __init__(self, events: PolledEvents) -> None:
+        self._events = aiter(events)
+        self._step: asyncio.Future[Any] | None = None
+
+    async def heard(self, looks: int = 3) -> list[Any]:
+        """What is told in so many looks."""
+        told = []
+        for _ in range(looks * 10):
+            self._step = self._step or asyncio.ensure_future(anext(self._events))
+            await asyncio.sleep(0)
+            if self._step.done():
+                told.append(self._step.result())
+                self._step = None
+        return told
+
+    async def close(self) -> None:
+        if self._step is not None:
+            self._step.cancel()
+            await asyncio.gather(self._step, return_exceptions=True)
+
+
+def names(told: list[Any]) -> list[str]:
+    return [one.invocation_id for one in told if isinstance(one, InvocationEvent)]
+
+
+async def test_ends_are_found_by_asking_each_once() -> None:
+    invocations = Invocations()
+    invocations.begin("old")
+    invocations.end("old")
+    invocations.begin("under way")
+    events = invocations.stream(None)
+    (first,) = await events.heard()
+    assert first == CaughtUp(place_of(BEGAN))
+    invocations.now += datetime.timedelta(seconds=30)
+    invocations.begin("new")
+    invocations.end("new", S.Failed)
+    assert names(await events.heard()) == ["new"]
+    invocations.now += datetime.timedelta(days=3)
+    invocations.begin("other")
+    invocations.end("under way")
+    told = await events.heard()
+    assert told == [
+        InvocationEvent("under way", "count", S.Completed, invocations.now, place_of(invocations.now))
+    ]
+    invocations.end("other")
+    assert names(await events.heard()) == ["other"]
+    assert await events.heard() == []
+    await events.close()
+
+
+async def test_what_has_ended_while_nobody_asked_is_found_when_it_is_resumed() -> None:
+    invocations = Invocations()
+    invocations.begin("long")
+    invocations.begin("told")
+    invocations.end("told")
+    place = place_of(BEGAN)
+    invocations.now += datetime.timedelta(hours=5)
+    invocations.end("long")
+    invocations.begin("short")
+    invocations.end("short")
+    events = invocations.stream(place)
+    told = await events.heard()
+    # What has ended within the overlap is told again.
+    assert names(told) == ["told", "long", "short"]
+    assert told[-1] == CaughtUp(place)
+    await events.close()
+
+
+async def test_what_is_told_again_is_not_older_than_the_overlap() -> None:
+    invocations = Invocations()
+    invocations.begin("long ago")
+    invocations.end("long ago")
+    invocations.now += polled_events.SLACK + datetime.timedelta(seconds=1)
+    events = invocations.stream(place_of(invocations.now))
+    assert names(await events.heard()) == []
+    await events.close()
+
+
+async def test_a_platform_whose_clock_is_slow_loses_nothing() -> None:
+    invocations = Invocations()
+    invocations.now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    events = invocations.stream(None)
+    await events.heard()
+    invocations.begin("new")
+    invocations.end("new")
+    told = await events.heard()
+    assert names(told) == ["new"]
+    await events.close()
+
+
+async def test_an_item_that_cannot_be_read_is_told_as_such_and_hides_no_other() -> None:
+    invocations = Invocations()
+    events = invocations.stream(None)
+    await events.heard()
+    invocations.begin("bad")
+    invocations.spoil("bad")
+    invocations.begin("good")
+    invocations.end("good")
+    told = await events.heard()
+    assert names(told) == ["good"]
+    assert [isinstance(one, UnreadableItem) for one in told] == [True, False]
+    await events.close()
