@@ -267,11 +267,7 @@ class InvocationPlatform(Protocol):
         """
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
-        """The invocation of an action that was created last, at `since` or later; None: there is none.
-
-        Raises:
-            UnsupportedError: the platform can't be asked that.
-        """
+        """The invocation of an action that was created last, at `since` or later; None: there is none."""
 
     def watch(
         self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
@@ -307,14 +303,14 @@ class InvocationPlatform(Protocol):
 class EventFilter:
     """Which changes of status a stream of events is to tell; it may tell others too."""
 
-    #: None: every action's.
+    #: As a DAG author writes it; None: every action's.
     action: str | None = None
     #: Changes to one of these; None: all.
     statuses: frozenset[InvocationStatus] | None = None
 
     def wants(self, event: InvocationEvent) -> bool:
         """Whether an event is one of these."""
-        return self.action in (None, event.action) and (
+        return (self.action in (None, event.action) or self.action in event.other_names) and (
             self.statuses is None or event.status in self.statuses
         )
 
@@ -343,6 +339,8 @@ class InvocationEvent:
     at: datetime.datetime
     #: Where the stream is after this event: what to resume it from.
     place: int
+    #: What else its action can be called, in full or in part, with its version or without.
+    other_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +379,9 @@ class EventPlatform(Protocol):
         """Open a stream of events: what has happened after place `since`, or from now on, and what happens.
 
         What was told before may be told again, nothing is left out.
+
+        Raises:
+            InvalidRequestError: on entering: the wanted action is no name of one that could be told of.
         """
 
     async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:

@@ -12,7 +12,7 @@ import pydantic
 from ..model import InvocationStatus, StatusRecord
 from ..model.wire import problems_of
 from .base import CaughtUp, InvocationEvent, UnavailableError, UnreadableItem
-from .polled_events import Listed, place_of
+from .polled_events import LOOKBACK, Listed, place_of
 from .server_sent_events import server_sent_events
 
 #: Lists the raw records that a condition holds for.
@@ -54,13 +54,15 @@ class RobotoListing:
     :param action: the only one whose invocations are wanted; None: every one's are.
     """
 
+    lookback = LOOKBACK
+
     def __init__(self, items: List, action: str | None) -> None:
         self._items = items
         self._action = action
 
-    async def created(self, since: datetime.datetime) -> AsyncIterator[Listed]:
-        """Everything that was created at `since` or later."""
-        conditions = [_compare("created", "GREATER_THAN_OR_EQUAL", since.isoformat())]
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
+        """Everything that was created then or later."""
+        conditions = [_compare("created", "GREATER_THAN_OR_EQUAL", moment.isoformat())]
         if self._action is not None:
             conditions.append(_compare("provenance.action.name", "EQUALS", self._action))
         async for raw in self._items({"operator": "AND", "conditions": conditions}):

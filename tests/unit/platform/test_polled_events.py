@@ -16,15 +16,14 @@ from airflow_invocations.platform.polled_events import Listed, PolledEvents, pla
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
-#: What is asked for goes back from the present.
-BEGAN = datetime.datetime.now(datetime.UTC)
 
 
 class Invocations:
     """What a platform lists, whose clock a test sets."""
 
     def __init__(self) -> None:
-        self.now = BEGAN
+        # What is asked for goes back from the present.
+        self.began = self.now = datetime.datetime.now(datetime.UTC)
         self.by_id: dict[str, Listed] = {}
 
     def begin(self, invocation_id: str) -> None:
@@ -41,9 +40,9 @@ class Invocations:
     def _event(self, invocation_id: str, status: InvocationStatus) -> InvocationEvent:
         return InvocationEvent(invocation_id, "count", status, self.now, place_of(self.now))
 
-    async def created(self, since: datetime.datetime) -> AsyncIterator[Listed]:
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
         for one in list(self.by_id.values()):
-            if one.created is None or one.created >= since:
+            if one.moment is None or one.moment >= moment:
                 yield one
 
     async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
@@ -54,6 +53,8 @@ class Invocations:
 
     def stream(self, since: int | None) -> _Polled:
         return _Polled(PolledEvents(self, since, self.pause))
+
+    lookback = polled_events.LOOKBACK
 
     async def pause(self, _: float) -> None:
         await asyncio.sleep(0)
@@ -94,7 +95,7 @@ async def test_ends_are_found_by_asking_each_once() -> None:
     invocations.begin("under way")
     events = invocations.stream(None)
     (first,) = await events.heard()
-    assert first == CaughtUp(place_of(BEGAN))
+    assert first == CaughtUp(place_of(invocations.began))
     invocations.now += datetime.timedelta(seconds=30)
     invocations.begin("new")
     invocations.end("new", S.Failed)
@@ -117,7 +118,7 @@ async def test_what_has_ended_while_nobody_asked_is_found_when_it_is_resumed() -
     invocations.begin("long")
     invocations.begin("told")
     invocations.end("told")
-    place = place_of(BEGAN)
+    place = place_of(invocations.began)
     invocations.now += datetime.timedelta(hours=5)
     invocations.end("long")
     invocations.begin("short")
@@ -163,4 +164,93 @@ async def test_an_item_that_cannot_be_read_is_told_as_such_and_hides_no_other() 
     told = await events.heard()
     assert names(told) == ["good"]
     assert [isinstance(one, UnreadableItem) for one in told] == [True, False]
+    await events.close()
+
+
+class Changes(Invocations):
+    """A platform that lists what has changed, and keeps a list of that."""
+
+    lookback = datetime.timedelta()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: list[Listed] = []
+
+    def write_down(self, invocation_id: str) -> None:
+        self.history.append(dataclasses.replace(self.by_id[invocation_id], moment=self.now))
+
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
+        for one in self.history:
+            if one.moment is not None and one.moment >= moment:
+                yield one
+
+    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
+        async for one in super().ended(invocation_ids):
+            yield dataclasses.replace(one, moment=self.now)
+
+
+async def test_where_changes_are_listed_an_end_is_told_however_long_ago_it_began() -> None:
+    invocations = Changes()
+    invocations.begin("old")
+    invocations.write_down("old")
+    invocations.now += datetime.timedelta(days=30)
+    events = invocations.stream(place_of(invocations.now))
+    assert names(await events.heard()) == []
+    invocations.now += datetime.timedelta(seconds=1)
+    invocations.begin("new")
+    invocations.write_down("new")
+    invocations.end("old")
+    invocations.write_down("old")
+    assert names(await events.heard()) == ["old"]
+    invocations.end("new")
+    invocations.write_down("new")
+    assert names(await events.heard()) == ["new"]
+    assert names(await events.heard()) == []
+    await events.close()
+
+
+async def test_an_end_that_the_list_of_changes_lacks_is_told_once_by_its_status() -> None:
+    invocations = Changes()
+    events = invocations.stream(None)
+    await events.heard()
+    invocations.begin("one")
+    invocations.write_down("one")
+    assert names(await events.heard()) == []
+    invocations.now += datetime.timedelta(hours=1)
+    invocations.begin("other")
+    invocations.write_down("other")
+    invocations.end("one")
+    assert names(await events.heard()) == ["one"]
+    # Somebody writes it down after all.
+    invocations.write_down("one")
+    assert names(await events.heard()) == []
+    await events.close()
+
+
+async def test_an_end_that_is_seen_late_moves_no_place_back() -> None:
+    invocations = Invocations()
+    invocations.begin("late")
+    events = invocations.stream(None)
+    await events.heard()
+    invocations.begin("quick")
+    began = invocations.now
+    invocations.now += datetime.timedelta(hours=1)
+    invocations.end("quick")
+    (quick,) = await events.heard()
+    invocations.now = began
+    invocations.end("late")
+    (late,) = await events.heard()
+    assert (quick.at, late.at) == (began + datetime.timedelta(hours=1), began)
+    assert late.place == quick.place
+    await events.close()
+
+
+async def test_a_place_of_another_platform_is_no_reason_to_tell_all_that_ever_ended() -> None:
+    invocations = Invocations()
+    invocations.begin("old")
+    invocations.end("old")
+    events = invocations.stream(17)
+    (told,) = await events.heard()
+    assert isinstance(told, CaughtUp)
+    assert told.place >= place_of(invocations.began)
     await events.close()

@@ -158,13 +158,13 @@ async def test_records_are_listed_as_they_are_and_what_cannot_be_read_by_its_id(
 
     listing = RobotoListing(items, None)
     for listed in (
-        [one async for one in listing.created(NOON)],
+        [one async for one in listing.since(NOON)],
         [one async for one in listing.ended(["iv_1"])],
     ):
         readable, unreadable = listed
-        assert (readable.invocation_id, readable.created) == ("iv_1", NOON)
+        assert (readable.invocation_id, readable.moment) == ("iv_1", NOON)
         assert readable.told == InvocationEvent("iv_1", "count", S.Failed, LATER, 1769860920000000)
-        assert (unreadable.invocation_id, unreadable.created) == ("iv_2", None)
+        assert (unreadable.invocation_id, unreadable.moment) == ("iv_2", None)
         assert isinstance(unreadable.told, UnreadableItem)
     created, ended = asked
     assert [one["field"] for one in created["conditions"]] == ["created"]
