@@ -16,7 +16,13 @@ from ..exceptions import (
     verdict_on,
 )
 from ..model import MAX_PAGE_SIZE, InvocationStatus
-from ..platform import PermanentError, TransientError, UnauthorizedError, UnsupportedError
+from ..platform import (
+    InvalidRequestError,
+    PermanentError,
+    TransientError,
+    UnauthorizedError,
+    UnsupportedError,
+)
 from ..waiting import (
     OUTAGE_LIMIT,
     Connect,
@@ -171,7 +177,7 @@ async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
             return await ask()
     except TransientError as error:
         raise GivenUp(Reason.Unreachable, f"the platform is out of reach: {error}") from error
-    except UnsupportedError as error:
+    except (InvalidRequestError, UnsupportedError) as error:
         raise RequestRefusedError(str(error)) from error
     except PermanentError as error:
         raise GivenUp(Reason.Refused, str(error)) from error

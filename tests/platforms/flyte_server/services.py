@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -293,7 +294,18 @@ def _filtered(runs: list[Run], one: list_pb2.Filter) -> list[Run]:
             return [run for run in runs if column(run) in values]
         case _FUNCTION.CONTAINS:
             return [run for run in runs if values[0] in column(run)]
+        case _FUNCTION.GREATER_THAN_OR_EQUAL if one.field == "created_at":
+            return [run for run in runs if _instant(column(run)) >= _instant(values[0])]
     raise ConnectError(Code.INVALID_ARGUMENT, f"unsupported filter function: {one.function}")
+
+
+def _instant(text: str) -> datetime.datetime:
+    """A time as the database reads it."""
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        why = f'failed to list actions: pq: invalid input syntax for type timestamp with time zone: "{text}"'
+        raise ConnectError(Code.INTERNAL, why) from None
 
 
 def _with_defaults(given: common_pb2.Inputs, spec: task_definition_pb2.TaskSpec) -> common_pb2.Inputs:

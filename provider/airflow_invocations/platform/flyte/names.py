@@ -23,6 +23,9 @@ class Place:
     project: str
     domain: str
 
+    def __str__(self) -> str:
+        return f"{self.project}/{self.domain}"
+
     def wire(self, org: str | None) -> dict[str, str]:
         """A ProjectIdentifier."""
         return {"organization": org or "", "name": self.project, "domain": self.domain}
@@ -44,7 +47,7 @@ class RunId:
         raise NotFoundError(f"{invocation_id!r} is no run of Flyte; one is named project/domain/name")
 
     def __str__(self) -> str:
-        return f"{self.place.project}/{self.place.domain}/{self.name}"
+        return f"{self.place}/{self.name}"
 
     def wire(self, org: str | None) -> dict[str, str]:
         """A RunIdentifier."""
@@ -92,10 +95,19 @@ class TaskId:
     def __str__(self) -> str:
         return f"{self.path}@{self.version}" if self.version else self.path
 
+    def names(self, settings: FlyteSettings) -> frozenset[str]:
+        """All texts that `of` reads as this task in this version, or in whichever."""
+        paths = {self.path}
+        if self.place.project == settings.project:
+            paths.add(f"{self.place.domain}/{self.name}")
+            if self.place.domain == settings.domain:
+                paths.add(self.name)
+        return frozenset(paths | {f"{path}@{self.version}" for path in paths if self.version})
+
     @property
     def path(self) -> str:
         """Its name in full, without the version."""
-        return f"{self.place.project}/{self.place.domain}/{self.name}"
+        return f"{self.place}/{self.name}"
 
     def wire(self, org: str | None) -> dict[str, str]:
         """A TaskIdentifier."""

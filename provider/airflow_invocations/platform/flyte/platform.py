@@ -23,14 +23,20 @@ from ...model import (
 from ..base import (
     Capabilities,
     ConflictError,
+    EventFilter,
+    EventStream,
+    InvalidRequestError,
     NotFoundError,
     TransientError,
     UnavailableError,
+    UnreadableItem,
     UnsupportedError,
     refuse_what_is_not_honoured,
 )
+from ..polled_events import PolledEvents
 from .connect import ATTEMPTS, DATA, RUNS, TASKS, Connect, pause_after
 from .inputs import inputs_of, variables_of
+from .listing import FlyteListing
 from .logs import Cursor, page_of
 from .names import Place, RunId, TaskId, name_begin, name_middle, run_name
 from .outputs import outputs_of
@@ -41,6 +47,7 @@ from .records import (
     ended_at,
     lacks_why,
     record_of,
+    run_id_of,
     run_spec_of,
     snapshot_of,
     task_of,
@@ -86,6 +93,7 @@ class FlytePlatform:
         timeout=False,
         parameters=False,
         outputs=True,
+        events=True,
     )
 
     def __init__(self, settings: FlyteSettings) -> None:
@@ -196,8 +204,20 @@ class FlytePlatform:
         return [snapshot for snapshot in found if not snapshot.status.is_terminal]
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
-        """Refused: Flyte isn't asked by a task and a time."""
-        raise UnsupportedError("Flyte can't be asked for an action's newest; wait for ids instead")
+        """The run of a task that was created last, at `since` or later; None: there is none.
+
+        Raises:
+            InvalidRequestError: that is no name of a task.
+        """
+        task = TaskId.of(action, self._settings)
+        filters = [_filter("task_name", [task.name]), _created_since(since)]
+        # Lists can't be asked for a version everywhere.
+        size = PAGE if task.version else 1
+        async for page in self._pages(self._at(task.place), filters, size):
+            for run in page:
+                if str(task) in task_of(run.get("action", {})).names(self._settings):
+                    return await self.get(snapshot_of(run).invocation_id)
+        return None
 
     async def find(
         self,
@@ -214,21 +234,13 @@ class FlytePlatform:
         `limit` no more are read than it takes to have the newest so many.
         """
         named = _containing("run_name", name_begin(dag_id, run_id))
-        newest_first = [{"key": "created_at", "direction": "DESCENDING"}]
         begin = source_id_prefix(dag_id, run_id, task_id, map_index)
-        seen: set[RunId] = set()
         mine: list[InvocationRecord] = []
-        token, is_last = "", False
-        while not is_last:
-            answer = await self._list(self._everywhere(), [named], token=token, sort=newest_first)
-            listed = dict.fromkeys(RunId.of(snapshot_of(run).invocation_id) for run in answer.get("runs", []))
-            new = [run for run in listed if run not in seen]
-            seen.update(new)
-            token = answer.get("token", "")
-            is_last = not token or not new
-            step = limit or len(new) or 1
-            for first in range(0, len(new), step):
-                mine += await self._asked_by(new[first : first + step], begin, task_id)
+        async for page in self._pages(self._everywhere(), [named]):
+            runs = [run_id_of(run.get("action", {})) for run in page]
+            step = limit or len(runs)
+            for first in range(0, len(runs), step):
+                mine += await self._asked_by(runs[first : first + step], begin, task_id)
                 if limit is not None and len(mine) >= limit:
                     return sorted(mine, key=lambda record: record.created, reverse=True)[:limit]
         return sorted(mine, key=lambda record: record.created, reverse=True)
@@ -263,6 +275,47 @@ class FlytePlatform:
             yield watch
         finally:
             await watch.close()
+
+    @asynccontextmanager
+    async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[EventStream]:
+        """Open a stream of the ends of runs in the connection's project and domain, or else of all runs.
+
+        They are asked for: what Flyte streams of runs leaves out some.
+
+        Raises:
+            InvalidRequestError: on entering: the wanted action is no name of a task there.
+        """
+        settings = self._settings
+        here = Place(settings.project, settings.domain) if settings.project and settings.domain else None
+        filters: list[Json] = []
+        if wanted.action is not None:
+            task = TaskId.of(wanted.action, settings)
+            if here not in (None, task.place):
+                raise InvalidRequestError(
+                    f"{wanted.action!r} is a task of {task.place}, and this connection hears of {here} only; "
+                    "use a connection of that project and domain, or one that names none"
+                )
+            filters = [_filter("task_name", [task.name])]
+        scope = self._everywhere() if here is None else self._at(here)
+
+        def created(moment: datetime.datetime) -> AsyncIterator[Sequence[Json]]:
+            return self._pages(scope, [*filters, _created_since(moment)])
+
+        def ended(invocation_ids: Collection[str]) -> Awaitable[list[Json]]:
+            return self._runs_of(invocation_ids, [_filter("phase", ENDS)])
+
+        yield PolledEvents(FlyteListing(created, ended, settings), since)
+
+    async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
+        """The records of up to 1,000 runs, in any order, each asked for by itself."""
+
+        async def of(invocation_id: str) -> InvocationRecord | None:
+            try:
+                return await self.get(invocation_id)
+            except NotFoundError:
+                return None
+
+        return [record for record in await _at_once(of, set(invocation_ids)) if record is not None]
 
     async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
         """Log lines from `cursor` (None: the beginning) on; none while, or after, there is no pod."""
@@ -351,7 +404,11 @@ class FlytePlatform:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _snapshots(self, invocation_ids: Collection[str], filters: list[Json]) -> list[StatusSnapshot]:
-        """The statuses of those runs that the filters let through: a request for 200 of one place."""
+        """The statuses of those runs that the filters let through."""
+        return [snapshot_of(run) for run in await self._runs_of(invocation_ids, filters)]
+
+    async def _runs_of(self, invocation_ids: Collection[str], filters: list[Json]) -> list[Json]:
+        """Those runs that the filters let through: a request for 200 of one place."""
         by_place: dict[Place, list[str]] = {}
         for invocation_id in set(invocation_ids):
             try:
@@ -367,13 +424,33 @@ class FlytePlatform:
 
         async def of(batch: tuple[Place, list[str]]) -> list[Json]:
             place, names = batch
-            scope = {"projectId": place.wire(self._org)}
-            runs: list[Json] = (await self._list(scope, [_filter("run_name", names), *filters])).get(
-                "runs", []
-            )
+            named = _filter("run_name", names)
+            runs: list[Json] = (await self._list(self._at(place), [named, *filters])).get("runs", [])
             return runs
 
-        return [snapshot_of(run) for runs in await _at_once(of, batches) for run in runs]
+        return [run for runs in await _at_once(of, batches) for run in runs]
+
+    async def _pages(
+        self, scope: Json, filters: Sequence[Json], size: int = PAGE
+    ) -> AsyncIterator[Sequence[Json]]:
+        """All runs that the filters let through, newest first and each once, page by page.
+
+        What is created meanwhile is in none of them, or moves others into the next. In another order there
+        is no second page where Flyte's tokens are times of creation.
+        """
+        newest_first = [{"key": "created_at", "direction": "DESCENDING"}]
+        seen: set[RunId] = set()
+        token = ""
+        while True:
+            answer = await self._list(scope, filters, limit=size, token=token, sort=newest_first)
+            listed = {run_id_of(run.get("action", {})): run for run in answer.get("runs", [])}
+            new = [run for run_id, run in listed.items() if run_id not in seen]
+            seen.update(listed)
+            token = answer.get("token", "")
+            if new:
+                yield new
+            if not token or not new:
+                return
 
     async def _list(
         self,
@@ -386,6 +463,10 @@ class FlytePlatform:
     ) -> Json:
         listed = {"limit": limit, "filters": list(filters), "token": token, "sortByFields": list(sort)}
         return await self._connect.call(f"{RUNS}/ListRuns", {"request": listed, **scope})
+
+    def _at(self, place: Place) -> Json:
+        """The scope of a project's domain."""
+        return {"projectId": place.wire(self._org)}
 
     def _everywhere(self) -> Json:
         """The scope of all runs that there are: names are unique among them."""
@@ -410,7 +491,7 @@ class FlytePlatform:
                 "filters": [_filter("name", [task.name])],
                 "sortByFields": [{"key": "created_at", "direction": "DESCENDING"}],
             },
-            "projectId": task.place.wire(self._org),
+            **self._at(task.place),
         }
         answer = await self._connect.call(f"{TASKS}/ListTasks", message)
         for found in answer.get("tasks", []):
@@ -423,6 +504,11 @@ class FlytePlatform:
 def _filter(field: str, values: Sequence[str]) -> Json:
     """One of these values. For a single one Flyte's VALUE_IN is an error."""
     return {"function": "EQUAL" if len(values) == 1 else "VALUE_IN", "field": field, "values": list(values)}
+
+
+def _created_since(moment: datetime.datetime) -> Json:
+    values = [moment.astimezone(datetime.UTC).isoformat()]
+    return {"function": "GREATER_THAN_OR_EQUAL", "field": "created_at", "values": values}
 
 
 def _containing(field: str, text: str) -> Json:

@@ -45,6 +45,25 @@ def test_what_an_action_leaves_out_comes_from_the_connection(action: str, expect
     assert TaskId.of(action, SETTINGS) == expected
 
 
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (
+            TaskId(HERE, "env.f", "v1"),
+            {"env.f", "development/env.f", "fleet/development/env.f"}
+            | {"env.f@v1", "development/env.f@v1", "fleet/development/env.f@v1"},
+        ),
+        (TaskId(HERE, "env.f"), {"env.f", "development/env.f", "fleet/development/env.f"}),
+        (TaskId(Place("fleet", "production"), "env.f"), {"production/env.f", "fleet/production/env.f"}),
+        (TaskId(Place("bags", "development"), "env.f"), {"bags/development/env.f"}),
+    ],
+)
+def test_a_task_has_every_name_that_stands_for_it_and_no_other(task: TaskId, expected: set[str]) -> None:
+    assert task.names(SETTINGS) == expected
+    for name in expected:
+        assert TaskId.of(name, SETTINGS) in (task, TaskId(task.place, task.name))
+
+
 @pytest.mark.parametrize("action", ["", "/", "a//f", "a/b/c/f", "f@", "@v1", "/f"])
 def test_what_is_no_name_of_a_task_is_refused(action: str) -> None:
     with pytest.raises(InvalidRequestError, match="project/domain/name@version"):
