@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import json
 import logging
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,17 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_invocations.exceptions import InvocationTimedOutError
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.model import InvocationRecord, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platform import (
     CannotStopError,
+    CaughtUp,
+    EventFilter,
+    InvocationEvent,
     InvocationPlatform,
     UnsupportedError,
+    event_platform,
+    polled_events,
 )
 from airflow_invocations.platform.pynenc import PynencPlatform
 from airflow_invocations.triggers import InvocationTrigger
@@ -332,7 +337,7 @@ class TestOnce:
         for asking in askings:
             asking.folder.mkdir()
         requests = [asking.request() for asking in askings]
-        settings = json.dumps(asdict(hook.get_conn()._settings))  # type: ignore[attr-defined]
+        settings = json.dumps(dataclasses.asdict(hook.get_conn()._settings))  # type: ignore[attr-defined]
         asked = json.dumps([[task("completes"), request.wire()] for request in requests])
         command = [sys.executable, "-m", "tests.platforms.invoke_all", settings, asked]
         said = await asyncio.to_thread(at_once, command, 2)
@@ -342,6 +347,78 @@ class TestOnce:
         for invocation_id in ids:
             await end_of(hook, invocation_id)
         assert [executions(asking.folder) for asking in askings] == [1] * len(askings)
+
+
+class TestEvents:
+    async def test_an_end_that_is_not_in_the_history_is_told_all_the_same(
+        self, late: Late, asking: Asking, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(polled_events, "POLL_INTERVAL", 0.02)
+        async with await late.hook.connect() as platform:
+            invoked = await platform.invoke(task("completes"), asking.request())
+            async with asyncio.timeout(20), event_platform(platform).events(EventFilter(), None) as stream:
+                events = aiter(stream)
+                assert isinstance(await anext(events), CaughtUp)
+                backend = app_of(platform).state_backend
+                write = backend.add_history
+                monkeypatch.setattr(
+                    backend,
+                    "add_history",
+                    lambda one, record, by: None if record.status.is_final() else write(one, record, by),
+                )
+                await platform.cancel(invoked.invocation_id)
+                event = await anext(events)
+            record = await platform.get(invoked.invocation_id)
+        assert isinstance(event, InvocationEvent)
+        assert (event.invocation_id, event.status) == (invoked.invocation_id, S.Cancelled)
+        assert event.at == record.current.timestamp
+
+    async def test_the_history_is_read_in_pages_whatever_their_size(
+        self, late: Late, asking: Asking, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airflow_invocations.platform.pynenc_cluster.ROWS", 2)
+        monkeypatch.setattr("airflow_invocations.platform.pynenc.BATCH", 2)
+        began = datetime.datetime.now(datetime.UTC)
+        async with await late.hook.connect() as platform:
+            invoked = [await platform.invoke(task("completes"), asking.request()) for _ in range(5)]
+            ids = [one.invocation_id for one in invoked]
+            backend = app_of(platform).state_backend
+            (line,) = await asyncio.to_thread(backend.get_history, ids[0])
+            # More lines of one moment than are read at a time.
+            for one in ids:
+                same = dataclasses.replace(line, invocation_id=one)
+                same._timestamp = line._timestamp
+                await asyncio.to_thread(backend._add_histories, [one], same)
+            newest = await platform.newest(task("completes"), began)
+            assert newest is not None
+            assert newest.invocation_id == ids[-1]
+            for one in ids:
+                await platform.cancel(one)
+            told: list[Any] = []
+            place = polled_events.place_of(began)
+            async with asyncio.timeout(20), event_platform(platform).events(EventFilter(), place) as stream:
+                async for event in stream:
+                    if isinstance(event, CaughtUp):
+                        break
+                    told.append(event)
+            found = await event_platform(platform).records(ids)
+        assert [(one.invocation_id, one.status) for one in told] == [(one, S.Cancelled) for one in ids]
+        assert [one.invocation_id for one in found if isinstance(one, InvocationRecord)] == ids
+
+    async def test_what_the_cluster_does_for_itself_is_not_told(self, late: Late, asking: Asking) -> None:
+        from pynenc.call import Call
+
+        began = datetime.datetime.now(datetime.UTC)
+        async with await late.hook.connect() as platform:
+            app = app_of(platform)
+            # As a runner does.
+            app.register_core_tasks()
+            own = next(one for one in app.tasks.values() if one.task_id.module == "pynenc.core_tasks")
+            await asyncio.to_thread(app.orchestrator.route_call, Call(own, own.args()))
+            ours = await platform.invoke(task("completes"), asking.request())
+            assert isinstance(platform, PynencPlatform)
+            listed, following = await platform._call(lambda cluster: cluster.changes(None, began))
+        assert ([one.invocation_id for one in listed], following) == ([ours.invocation_id], None)
 
 
 async def test_what_was_purged_is_still_known_by_its_end(

@@ -7,13 +7,13 @@ import datetime
 import importlib.metadata
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 from urllib.parse import quote
 
 from ..model import (
@@ -29,14 +29,18 @@ from .base import (
     CancelReach,
     CannotStopError,
     Capabilities,
+    EventFilter,
+    EventStream,
     InvalidRequestError,
     PlatformError,
     UnauthorizedError,
     UnavailableError,
+    UnreadableItem,
     UnsupportedError,
     Watch,
     refuse_what_is_not_honoured,
 )
+from .polled_events import SLACK, Listed, PolledEvents
 
 if TYPE_CHECKING:
     from .pynenc_cluster import Cluster
@@ -74,6 +78,15 @@ CANCEL_PAUSE = 0.05
 REGISTER_PATIENCE = 40.0
 REGISTER_PAUSE = 0.02
 
+#: Invocations whose records are read at a time, beside which nothing else is done.
+BATCH = 50
+
+#: How far back the history is read when a stream of events is opened, for ends that it may lack.
+HISTORY_LOOKBACK = datetime.timedelta(hours=1)
+
+#: The first stretch of the history in which the newest invocation of a task is looked for.
+FIRST_STRETCH = datetime.timedelta(hours=1)
+
 #: What a backend's libraries raise, by its full name, as no library is imported for it; the nearest of an
 #: exception's classes counts.
 _ERRORS: Mapping[str, type[PlatformError]] = {
@@ -90,6 +103,7 @@ _ERRORS: Mapping[str, type[PlatformError]] = {
 }
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +164,7 @@ class PynencPlatform:
         container_parameters=False,
         timeout=False,
         outputs=True,
+        events=True,
     )
 
     def __init__(self, settings: PynencSettings) -> None:
@@ -223,8 +238,27 @@ class PynencPlatform:
         return [snapshot for snapshot in snapshots if not snapshot.status.is_terminal]
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
-        """Refused: pynenc isn't asked by a task and a time."""
-        raise UnsupportedError("pynenc can't be asked for an action's newest; wait for ids instead")
+        """The invocation of a task that was created last, at `since` or later; None: there is none.
+
+        It is looked for in the history of all tasks, from now back, in stretches that grow.
+        """
+        end, length = datetime.datetime.now(datetime.UTC) + SLACK, FIRST_STRETCH
+        while True:
+            begin = end - length if end - since > length else since
+            found = await self._newest(action, begin, end)
+            if found is not None:
+                return await self.get(found)
+            if begin == since:
+                return None
+            end, length = begin, length * 2
+
+    async def _newest(self, action: str, begin: datetime.datetime, end: datetime.datetime) -> str | None:
+        found: str | None = None
+        place: datetime.datetime | None = begin
+        while place is not None:
+            later, place = await self._call(lambda cluster, begin: cluster.newest(action, begin, end), place)
+            found = later or found
+        return found
 
     async def find(
         self,
@@ -248,6 +282,18 @@ class PynencPlatform:
         """Refused on entering: pynenc tells nobody outside of what happens."""
         raise UnsupportedError("pynenc has no stream; its backend is asked")
         yield
+
+    @asynccontextmanager
+    async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[EventStream]:
+        """Open a stream of the ends of all invocations of the app; its history is asked for them."""
+        yield PolledEvents(_History(self, wanted.action), since)
+
+    async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
+        """The records of up to 1,000 invocations, in any order; those that aren't known are left out."""
+        found: list[InvocationRecord | UnreadableItem] = []
+        for batch in _batches(invocation_ids):
+            found += await self._call(lambda cluster, ids: cluster.records(ids), batch)
+        return found
 
     async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
         """Refused: a task's lines go to its runner's stderr, and are kept nowhere."""
@@ -282,11 +328,44 @@ class PynencPlatform:
         """
         return await self._call(lambda cluster: cluster.outputs(invocation_id))
 
-    async def _call(self, operation: Callable[[Cluster], T]) -> T:
+    async def _call(self, operation: Callable[[Cluster, *Ts], T], *arguments: *Ts) -> T:
         cluster = self._cluster
         if cluster is None:
             raise RuntimeError("the platform is used outside of 'async with'")
-        return await _in_its_thread(lambda: operation(cluster), self.where)
+        return await _in_its_thread(lambda: operation(cluster, *arguments), self.where)
+
+
+class _History:
+    """What a PolledEvents asks for: changes by pynenc's history, and ends by the statuses themselves.
+
+    A runner that dies, or loses its Redis, between the two leaves an end without a line in the history.
+    """
+
+    lookback = HISTORY_LOOKBACK
+
+    def __init__(self, platform: PynencPlatform, action: str | None) -> None:
+        self._call = platform._call
+        self._action = action
+
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
+        """Everything that has changed since then."""
+        place: datetime.datetime | None = moment
+        while place is not None:
+            page, place = await self._call(lambda cluster, begin: cluster.changes(self._action, begin), place)
+            for listed in page:
+                yield listed
+
+    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
+        """Those of up to 1,000 invocations that have ended."""
+        final = await self._call(lambda cluster: cluster.final(list(invocation_ids)))
+        for batch in _batches(final):
+            for listed in await self._call(lambda cluster, ids: cluster.listed(ids), batch):
+                yield listed
+
+
+def _batches(ids: Collection[str]) -> Iterator[Sequence[str]]:
+    every = list(ids)
+    return (every[start : start + BATCH] for start in range(0, len(every), BATCH))
 
 
 async def _in_its_thread(operation: Callable[[], T], where: str) -> T:

@@ -21,6 +21,7 @@ from pynenc.invocation.status import InvocationStatusRecord
 from pynenc.models.call_dto import CallDTO
 from pynenc.models.invocation_dto import InvocationDTO
 from pynenc.runner.runner_context import RunnerContext
+from pynenc.state_backend.base_state_backend import InvocationHistory
 from pynenc.task import Task
 from pynenc.workflow.workflow_identity import WorkflowIdentity
 
@@ -46,10 +47,13 @@ from .base import (
     CannotStopError,
     ConflictError,
     InvalidRequestError,
+    InvocationEvent,
     NotFoundError,
     PermanentError,
+    UnreadableItem,
     UnsupportedError,
 )
+from .polled_events import Listed, place_of
 from .pynenc import STATUSES, PynencSettings, Stop
 from .pynenc_app import load_app, load_task
 from .pynenc_signature import misfits, parameters_of
@@ -65,6 +69,15 @@ _LOST_MESSAGE = 10.0
 #: Seconds for which whoever registers an invocation, or queues it again, has that to itself: on Redis
 #: neither is atomic, so that two at once could have it run twice. Who died meanwhile is replaced after it.
 CLAIM = 30
+
+#: Lines of the history that are read at a time, beside which nothing else is done.
+ROWS = 500
+
+#: Invocations whose task is remembered.
+_TASKS_KEPT = 20_000
+
+#: How the names of pynenc's own tasks begin, which every app has.
+_OWN_TASKS = "pynenc.core_tasks."
 
 #: The key in an invocation's workflow data under which its code finds that it was asked to stop.
 CANCEL_KEY = "cancel"
@@ -88,6 +101,8 @@ class Cluster:
     def __init__(self, settings: PynencSettings) -> None:
         self._where = settings.where
         self._app = load_app(settings)
+        #: The tasks of invocations that were met in the history lately.
+        self._tasks: dict[str, str] = {}
 
     # -- what can be invoked -------------------------------------------------------------------------
 
@@ -228,6 +243,19 @@ class Cluster:
             timeout=0,
         )
 
+    def records(self, ids: Sequence[str]) -> list[InvocationRecord | UnreadableItem]:
+        """The records of some invocations; those that aren't known are left out."""
+        found: list[InvocationRecord | UnreadableItem] = []
+        for one in ids:
+            try:
+                found.append(self.record(one))
+            except NotFoundError:
+                continue
+            except (KeyError, TypeError, ValueError) as error:
+                # Whatever somebody else has written there.
+                found.append(UnreadableItem(f"{one}: {type(error).__name__}: {error}"))
+        return found
+
     def statuses(self, ids: Sequence[str]) -> list[StatusSnapshot]:
         """The status of each that is known: one question for each kind, then one for each that moved."""
         found = {snapshot.invocation_id: snapshot for snapshot in self.ended(ids)}
@@ -364,6 +392,87 @@ class Cluster:
         store = self._app.client_data_store
         return str(store._retrieve(stored)) if store.is_reference(stored) else stored
 
+    # -- what happens to anybody's invocations -------------------------------------------------------
+
+    def changes(
+        self, action: str | None, since: datetime.datetime
+    ) -> tuple[list[Listed], datetime.datetime | None]:
+        """What has changed since then: each invocation with its end, or with its last status.
+
+        Only a page of the history is read; where the next one begins, None: that was the last.
+        """
+        rows, following = self._rows(since, _LATEST)
+        last: dict[str, tuple[InvocationStatusRecord, datetime.datetime]] = {}
+        for row in rows:
+            # An end is the end, though whoever wrote it down has a slower clock than the others.
+            if row.invocation_id not in last or not last[row.invocation_id][0].status.is_final():
+                last[row.invocation_id] = (row.status_record, row.timestamp)
+        return self._listed(action, last), following
+
+    def newest(
+        self, action: str, since: datetime.datetime, until: datetime.datetime
+    ) -> tuple[str | None, datetime.datetime | None]:
+        """The invocation of a task that was registered last between two times.
+
+        Only a page of the history is read; where the next one begins, None: that was the last.
+        """
+        rows, following = self._rows(since, until)
+        registered = (
+            row.invocation_id
+            for row in reversed(rows)
+            if row.status_record.status is Status.REGISTERED and row.status_record.timestamp >= since
+        )
+        return next((one for one in registered if self._task(one) == action), None), following
+
+    def final(self, ids: Sequence[str]) -> list[str]:
+        """Those that have ended, whatever the history says."""
+        return list(self._app.orchestrator.filter_final(list(ids)))
+
+    def listed(self, ids: Sequence[str]) -> list[Listed]:
+        """Invocations with the statuses that they have."""
+        records = {one: record for one in ids if (record := self._registered(one)) is not None}
+        return self._listed(None, {one: (record, record.timestamp) for one, record in records.items()})
+
+    def _listed(
+        self, action: str | None, last: Mapping[str, tuple[InvocationStatusRecord, datetime.datetime]]
+    ) -> list[Listed]:
+        """Those of these that are the wanted action's, and none of pynenc's own."""
+        kinds = {one: STATUSES.get(record.status.value, _UNKNOWN) for one, (record, _) in last.items()}
+        cancelled = self._cancelled([one for one, kind in kinds.items() if kind is _S.Failed])
+        listed: list[Listed] = []
+        for one, (record, moment) in last.items():
+            name = self._task(one)
+            if name is None or name.startswith(_OWN_TASKS) or action not in (None, name):
+                continue
+            kind = _S.Cancelled if one in cancelled else kinds[one]
+            at = record.timestamp
+            listed.append(Listed(one, moment, InvocationEvent(one, name, kind, at, place_of(at))))
+        return listed
+
+    def _rows(
+        self, since: datetime.datetime, until: datetime.datetime
+    ) -> tuple[list[InvocationHistory], datetime.datetime | None]:
+        """The first lines of everybody's history in a range of time, oldest first.
+
+        Where the next ones begin, with some of these among them; None: these are all.
+        """
+        rows: list[InvocationHistory] = []
+        for page in self._app.state_backend.iter_history_in_timerange(since, until, ROWS):
+            rows += page
+            if len(page) == ROWS and rows[-1].timestamp > since:
+                return rows, rows[-1].timestamp
+        return rows, None
+
+    def _task(self, invocation_id: str) -> str | None:
+        """The name of an invocation's task, which is asked for once; None: nothing says."""
+        name = self._tasks.get(invocation_id)
+        if name is None:
+            with suppress(NotFoundError):
+                name = self._tasks[invocation_id] = self._stored(invocation_id)[1].call_id.task_id.key
+            if len(self._tasks) > _TASKS_KEPT:
+                del self._tasks[next(iter(self._tasks))]
+        return name
+
     # -- stopping ------------------------------------------------------------------------------------
 
     def ask_to_stop(self, invocation_id: str) -> None:
@@ -482,6 +591,9 @@ def _by_kind() -> dict[InvocationStatus, frozenset[Status]]:
 
 #: pynenc's statuses by what they mean, in the order of a life.
 _BY_KIND = _by_kind()
+
+#: Later than anything in the history, whatever the clocks say.
+_LATEST = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 
 #: When an action was made: pynenc doesn't know.
 _LONG_AGO = datetime.datetime.fromtimestamp(0, datetime.UTC)
