@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 import re
 import threading
@@ -242,6 +243,37 @@ class TestBothWays:
         assert await sensed(good.invocation_id) == good.invocation_id
         bad = await anyio.to_thread.run_sync(hook.invoke, actions.fails, asking.request())
         assert type(await sensed(bad.invocation_id)) is InvocationFailedError
+
+    async def test_a_sensor_waits_for_the_newest_of_an_action(
+        self,
+        hook: InvocationHook,
+        under_test: PlatformUnderTest,
+        asking: Asking,
+        deferrable: bool,
+    ) -> None:
+        began = datetime.datetime.now(datetime.UTC)
+
+        def sensor(action: str) -> InvocationSensor:
+            return InvocationSensor(
+                task_id="sense",
+                conn_id=CONN_ID,
+                action=action,
+                since=began.isoformat(),
+                poke_interval=0.1,
+                deferrable=deferrable,
+            )
+
+        actions = under_test.actions
+        # It is looked for before it is there.
+        sensing = asyncio.create_task(outcome(sensor(actions.waits), Task()))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        late = await anyio.to_thread.run_sync(hook.invoke, actions.waits, asking.request())
+        release(asking.folder)
+        assert await sensing == late.invocation_id
+        bad = await anyio.to_thread.run_sync(hook.invoke, actions.fails, asking.request())
+        error = await outcome(sensor(actions.fails), Task())  # type: ignore[arg-type]
+        assert type(error) is InvocationFailedError
+        assert error.invocation_id == bad.invocation_id
 
     async def test_what_the_platform_does_not_know_any_more_is_lost(
         self,

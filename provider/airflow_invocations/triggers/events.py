@@ -74,8 +74,9 @@ class InvocationEventTrigger(BaseEventTrigger):
     in the asset's state, so a triggerer that stops or dies, and a platform that is out of reach, lose
     nothing. The first time it begins with what ends from then on.
 
-    :param conn_id: the Airflow connection; its platform needs the capability `events`.
-    :param action: only this action's invocations; None: every action's.
+    :param conn_id: the Airflow connection. Of Flyte it tells the runs of the connection's project and
+        domain, of pynenc all of the app's invocations, whoever has asked for them.
+    :param action: only this action's invocations, named as operators name it; None: every action's.
     :param statuses: which ends count, as names; None: all (Completed, Cancelled, Failed, Deadly).
     :param source: only what was started like this: `Manual`, `Trigger`, or what the source id begins with
         (`airflow:dags/fleet/` for what the DAG `fleet` has invoked); None: whatever started it.
@@ -83,7 +84,8 @@ class InvocationEventTrigger(BaseEventTrigger):
     :param batch: invocations in one asset event at most, from 1 to 1000.
     :param accept_own: also those that the watching DAGs invoke themselves, which starts them again and
         again unless something in them ends it. False: what a DAG run has invoked that this asset has
-        started, or any run of a DAG that has acknowledged, is passed over.
+        started, or any run of a DAG that has acknowledged, is passed over; on pynenc, which doesn't keep
+        what had started a run, only the latter.
     :param acknowledge_within: seconds that a DAG which acknowledges may take to do so.
     :raises ValueError: for an argument that can't be right: which, what is allowed.
     """
@@ -383,7 +385,10 @@ class _State:
 
 def _handed_over(event: InvocationEvent, record: InvocationRecord, url: str) -> dict[str, Any]:
     """An invocation in a payload: small, as Airflow hands all of a DAG run's to each of its tasks."""
-    detail = next((step.detail for step in record.status if step.timestamp == event.at), None)
+    # A list may have another clock's time than a record, or a time that a record is more exact about.
+    ends = (step for step in record.status if step.status == event.status)
+    end = min(ends, key=lambda step: abs(step.timestamp - event.at), default=None)
+    detail = end.detail if end else None
     destination = record.upload_destination
     return {
         "invocation_id": record.invocation_id,

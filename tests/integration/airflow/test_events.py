@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio.to_thread
@@ -18,10 +18,11 @@ from airflow_invocations.model import InvocationRequest, InvocationSource, Invoc
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platform import UnsupportedError, polled_events
 from airflow_invocations.platform.roboto import RobotoPlatform
-from airflow_invocations.triggers import InvocationEventTrigger, events
+from airflow_invocations.triggers import events
 from airflow_invocations.waiting import feed
 
 from .conftest import Task, connect_to, dataset, script
+from .watcher import State, Watcher
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
@@ -43,50 +44,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
         monkeypatch.setattr(RobotoPlatform, "_watch", none)
     return str(request.param)
-
-
-class State:
-    """The state of the asset that is watched."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.noted = asyncio.Event()
-        self._by_name = {"watched": self}
-
-    async def aget(self, key: str, default: Any = None) -> Any:
-        return self.values.get(key, default)
-
-    async def aset(self, key: str, value: Any) -> None:
-        self.values[key] = value
-        self.noted.set()
-
-
-class Watcher:
-    """A trigger as the triggerer runs it, on one asset's state."""
-
-    def __init__(self, state: State, **arguments: Any) -> None:
-        self.trigger = InvocationEventTrigger(**arguments)
-        self.trigger.asset_state_store = state  # type: ignore[assignment]
-        self.payloads: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        async with aclosing(self.trigger.run()) as steps:  # type: ignore[type-var]
-            async for event in steps:
-                self.payloads.put_nowait(event.payload)
-
-    async def hears(self, *ids: str) -> list[dict[str, Any]]:
-        """All that it is told until it has been told of these."""
-        found: dict[str, dict[str, Any]] = {}
-        async with asyncio.timeout(30):
-            while not set(ids) <= set(found):
-                payload = await self.payloads.get()
-                found |= {one["invocation_id"]: one for one in payload["invocations"]}
-        return list(found.values())
-
-    async def stop(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
 
 
 async def invoke(hook: RobotoHook, action: str) -> str:
