@@ -1,11 +1,13 @@
-"""One real Airflow and one real local service for all system tests."""
+"""One real Airflow for all system tests, one real local service, and a pynenc app without a runner yet."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +15,9 @@ import pytest
 from airflow_invocations.demo.local_service import LocalService
 from airflow_invocations.demo.standalone import StandaloneAirflow
 from airflow_invocations.model import InvocationRecord
+
+from ..platforms.deployment import Deployment
+from ..platforms.on_pynenc import OnSQLite
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -73,19 +78,40 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def airflow(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneAirflow]:
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment | None]:
+    """What the connection `fleet` leads to; None: pynenc can't be run here."""
+    platform = OnSQLite()
+    if platform.why_not_here():
+        yield None
+        return
+    with platform.deploy(tmp_path_factory.mktemp("fleet"), workers=False) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    service: Service, fleet: Deployment | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StandaloneAirflow]:
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
     shutil.copytree(ROOT / "dags", dags)
     shutil.copytree(HERE / "dags", dags, dirs_exist_ok=True)
     (dags / "written_dataset").write_text(service.new_dataset())
-    connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+    connections: dict[str, Mapping[str, Any]] = {
+        "roboto_default": {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+    }
+    if fleet is not None:
+        connections["fleet"] = fleet.connection
     configuration = {"core.test_connection": "Enabled"}
-    with StandaloneAirflow(folder / "home", dags, {"roboto_default": connection}, configuration) as airflow:
+    with pytest.MonkeyPatch.context() as environment:
+        # The app of `fleet` is to be imported wherever tasks and triggers run.
+        environment.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        standalone = StandaloneAirflow(folder / "home", dags, connections, configuration)
+    with standalone as airflow:
         airflow.start()
         for dag_id in (
             *("sensor_anomalies", "killed", "refused_and_failed", "short", "sensed", "workerless"),
-            *("on_ticks", "writes", "reads", "anomaly_alerts"),
+            *("on_ticks", "writes", "reads", "anomaly_alerts", "on_pynenc"),
         ):
             airflow.wait_for_dag(dag_id)
         yield airflow

@@ -14,6 +14,8 @@ import pytest
 from airflow_invocations.demo.standalone import StandaloneAirflow
 from airflow_invocations.model import DagRunProvenance, InvocationStatus, task_instance_of
 
+from ..platforms.deployment import Deployment, executions
+from ..platforms.on_pynenc import OnSQLite
 from .conftest import Service
 
 #: Seconds in which Airflow gets anything done that it was asked for, on two busy cores.
@@ -166,6 +168,26 @@ def test_a_sensor_waits_in_the_triggerer(airflow: StandaloneAirflow) -> None:
     seen = {states(airflow, "sensed", run_id).get("wait") for _ in airflow.watch("sensed", run_id, PATIENCE)}
     assert airflow.dag_run("sensed", run_id)["state"] == "success"
     assert "deferred" in seen
+
+
+def test_a_task_of_pynencs_is_waited_for_in_the_triggerer(
+    airflow: StandaloneAirflow, fleet: Deployment | None, tmp_path: Path
+) -> None:
+    if fleet is None:
+        pytest.skip(OnSQLite().why_not_here() or "")
+    dag_id = "on_pynenc"
+    run_id = airflow.trigger(dag_id, {"folder": str(tmp_path)})
+    until("deferred task", lambda: states(airflow, dag_id, run_id) == {"ask": "deferred"})
+    assert executions(tmp_path) == 0
+    fleet.start_workers()
+    *_, instances = airflow.watch(dag_id, run_id, PATIENCE)
+    said = everything_said(airflow, dag_id, run_id, "ask")
+    assert [(each["state"], each["try_number"]) for each in instances] == [("success", 1)], said
+    assert executions(tmp_path) == 1
+    result = airflow.xcom(dag_id, run_id, "ask")
+    assert (result["status"], result["outputs"]) == ("Completed", {"answer": 43})
+    assert result["invocation_id"] == airflow.xcom(dag_id, run_id, "ask", "invocation_id")
+    assert (result["provenance"]["dag_id"], result["provenance"]["run_id"]) == (dag_id, run_id)
 
 
 def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) -> None:
