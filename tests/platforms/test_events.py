@@ -13,15 +13,8 @@ import pytest
 from airflow_invocations.assets.events import ACKNOWLEDGED_KEY
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.model import InvocationRecord, InvocationStatus
-from airflow_invocations.platform import (
-    CaughtUp,
-    EventFilter,
-    EventStream,
-    InvocationEvent,
-    InvocationPlatform,
-    event_platform,
-    polled_events,
-)
+from airflow_invocations.platform import CaughtUp, InvocationPlatform, polled_events
+from airflow_invocations.platform.events import EventFilter, EventStream, InvocationEvent, event_platform
 from airflow_invocations.triggers import events
 from airflow_invocations.triggers.events import ENDS
 from airflow_invocations.waiting import cancel_and_confirm

@@ -24,13 +24,11 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platform import (
     CannotStopError,
     CaughtUp,
-    EventFilter,
-    InvocationEvent,
     InvocationPlatform,
     UnsupportedError,
-    event_platform,
     polled_events,
 )
+from airflow_invocations.platform.events import EventFilter, InvocationEvent, event_platform
 from airflow_invocations.platform.pynenc import PynencPlatform
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiting import cancel_and_confirm

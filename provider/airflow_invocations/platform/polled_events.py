@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from typing import Protocol
 
 from ..model import MAX_PAGE_SIZE
-from .base import CaughtUp, InvocationEvent, UnreadableItem, is_time
+from .base import CaughtUp
+from .events import InvocationEvent, UnreadableItem, is_time
 
 #: Seconds between two looks.
 POLL_INTERVAL = 5.0

@@ -29,17 +29,15 @@ from .base import (
     CancelReach,
     CannotStopError,
     Capabilities,
-    EventFilter,
-    EventStream,
     InvalidRequestError,
     PlatformError,
     UnauthorizedError,
     UnavailableError,
-    UnreadableItem,
     UnsupportedError,
     Watch,
     refuse_what_is_not_honoured,
 )
+from .events import EventFilter, EventStream, UnreadableItem
 from .polled_events import SLACK, Listed, PolledEvents
 
 if TYPE_CHECKING:

@@ -47,12 +47,11 @@ from .base import (
     CannotStopError,
     ConflictError,
     InvalidRequestError,
-    InvocationEvent,
     NotFoundError,
     PermanentError,
-    UnreadableItem,
     UnsupportedError,
 )
+from .events import InvocationEvent, UnreadableItem
 from .polled_events import Listed, place_of
 from .pynenc import STATUSES, PynencSettings, Stop
 from .pynenc_app import load_app, load_task

@@ -34,8 +34,6 @@ from .base import (
     Capabilities,
     CaughtUp,
     ConflictError,
-    EventFilter,
-    EventStream,
     InvalidRequestError,
     LimitExceededError,
     NewLines,
@@ -47,12 +45,11 @@ from .base import (
     TransientError,
     UnauthorizedError,
     UnavailableError,
-    UnreadableItem,
     UnreadableLog,
     UnsupportedError,
     backoff,
-    is_time,
 )
+from .events import EventFilter, EventStream, UnreadableItem, is_time
 from .http import retry_after_of, tls_for
 from .polled_events import PolledEvents
 from .roboto_events import PushedEvents, RobotoListing

@@ -11,7 +11,8 @@ import pydantic
 
 from ..model import InvocationStatus, StatusRecord
 from ..model.wire import problems_of
-from .base import CaughtUp, InvocationEvent, UnavailableError, UnreadableItem
+from .base import CaughtUp, UnavailableError
+from .events import InvocationEvent, UnreadableItem
 from .polled_events import LOOKBACK, Listed, place_of
 from .server_sent_events import server_sent_events
 

@@ -13,8 +13,8 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from ..assets.events import ACKNOWLEDGED_KEY
 from ..hooks import InvocationHook
 from ..model import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
-from ..platform import EventFilter, InvocationEvent, UnreadableItem
-from ..waiting import Feeds, Subscription, records_of
+from ..platform.events import EventFilter, InvocationEvent, UnreadableItem
+from ..waiting.feed import Feeds, Subscription, records_of
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor, AssetStateStoreAccessors

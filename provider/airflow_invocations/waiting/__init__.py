@@ -1,7 +1,9 @@
-"""How a wait for an invocation goes, whoever waits: a worker, a triggerer, a person's script."""
+"""How a wait for an invocation goes, whoever waits: a worker, a triggerer, a person's script.
+
+`waiting.feed`, which only triggers of events need, is imported by itself: DAG files import all of this.
+"""
 
 from .cancelling import cancel_and_confirm
-from .feed import Feeds, Subscription, records_of
 from .following import GivenUp, Reason, Waiting, follow, record_of
 from .hub import Connect, Lines, Notice
 from .identity import TaskIdentity, find_or_create, started_by_earlier_try, was_cancelled_by_clear
@@ -14,14 +16,12 @@ __all__ = [
     "OUTAGE_LIMIT",
     "Connect",
     "Ending",
-    "Feeds",
     "GivenUp",
     "Lines",
     "Notice",
     "Outlook",
     "Rate",
     "Reason",
-    "Subscription",
     "TaskIdentity",
     "Waiting",
     "cancel_and_confirm",
@@ -33,7 +33,6 @@ __all__ = [
     "outlast",
     "outlook",
     "record_of",
-    "records_of",
     "started_by_earlier_try",
     "was_cancelled_by_clear",
 ]

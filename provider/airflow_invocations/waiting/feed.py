@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 
 from ..platform.base import (
     CaughtUp,
-    EventFilter,
-    EventStream,
-    InvocationEvent,
     InvocationPlatform,
     NotFoundError,
     PermanentError,
     TransientError,
     UnauthorizedError,
-    UnreadableItem,
     backoff,
+)
+from ..platform.events import (
+    EventFilter,
+    EventStream,
+    InvocationEvent,
+    UnreadableItem,
     event_platform,
     is_time,
 )

@@ -11,13 +11,8 @@ import pytest
 
 from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.model import InvocationStatus
-from airflow_invocations.platform import (
-    CaughtUp,
-    EventFilter,
-    InvalidRequestError,
-    InvocationEvent,
-    polled_events,
-)
+from airflow_invocations.platform import CaughtUp, InvalidRequestError, polled_events
+from airflow_invocations.platform.events import EventFilter, InvocationEvent
 from airflow_invocations.platform.flyte import FlytePlatform, platform
 from airflow_invocations.platform.polled_events import place_of
 from airflow_invocations.sensors.wish import Wish, is_granted

@@ -14,7 +14,8 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.model import AssetEvent, DagRunProvenance, InvocationStatus
-from airflow_invocations.platform import UnavailableError, UnreadableItem
+from airflow_invocations.platform import UnavailableError
+from airflow_invocations.platform.events import UnreadableItem
 from airflow_invocations.triggers import InvocationEventTrigger, events
 from airflow_invocations.triggers.events import CURSOR_KEY
 from airflow_invocations.waiting import feed

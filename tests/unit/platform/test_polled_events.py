@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from airflow_invocations.model import InvocationStatus
-from airflow_invocations.platform import CaughtUp, InvocationEvent, UnreadableItem, polled_events
+from airflow_invocations.platform import CaughtUp, polled_events
+from airflow_invocations.platform.events import InvocationEvent, UnreadableItem
 from airflow_invocations.platform.polled_events import Listed, PolledEvents, place_of
 
 pytestmark = pytest.mark.anyio

@@ -10,14 +10,11 @@ from typing import Any
 import pytest
 
 from airflow_invocations.model import InvocationRecord, InvocationStatus
-from airflow_invocations.platform import (
-    Capabilities,
-    CaughtUp,
+from airflow_invocations.platform import Capabilities, CaughtUp, UnavailableError, UnsupportedError
+from airflow_invocations.platform.events import (
     EventFilter,
     InvocationEvent,
-    UnavailableError,
     UnreadableItem,
-    UnsupportedError,
     event_platform,
     is_time,
 )

@@ -13,13 +13,11 @@ from airflow_invocations.model import InvocationRecord, InvocationStatus
 from airflow_invocations.platform import (
     Capabilities,
     CaughtUp,
-    EventFilter,
-    InvocationEvent,
     NotFoundError,
     PermanentError,
     UnavailableError,
-    UnreadableItem,
 )
+from airflow_invocations.platform.events import EventFilter, InvocationEvent, UnreadableItem
 
 from ..platform.test_roboto import INVOCATION
 

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from airflow_invocations.model import InvocationStatus
-from airflow_invocations.platform import Capabilities, EventFilter, UnauthorizedError, UnavailableError
-from airflow_invocations.waiting import Subscription, feed, records_of
-from airflow_invocations.waiting.feed import Feeds
+from airflow_invocations.platform import Capabilities, UnauthorizedError, UnavailableError
+from airflow_invocations.platform.events import EventFilter
+from airflow_invocations.waiting import feed
+from airflow_invocations.waiting.feed import Feeds, Subscription, records_of
 
 from .events_platform import EventsPlatform
 

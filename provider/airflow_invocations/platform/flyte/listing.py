@@ -6,7 +6,7 @@ import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ..base import InvocationEvent, UnreadableItem
+from ..events import InvocationEvent, UnreadableItem
 from ..polled_events import LOOKBACK, Listed, place_of
 from .names import TaskId
 from .phases import status_of

@@ -23,16 +23,14 @@ from ...model import (
 from ..base import (
     Capabilities,
     ConflictError,
-    EventFilter,
-    EventStream,
     InvalidRequestError,
     NotFoundError,
     TransientError,
     UnavailableError,
-    UnreadableItem,
     UnsupportedError,
     refuse_what_is_not_honoured,
 )
+from ..events import EventFilter, EventStream, UnreadableItem
 from ..polled_events import PolledEvents
 from .connect import ATTEMPTS, DATA, RUNS, TASKS, Connect, pause_after
 from .inputs import inputs_of, variables_of
