@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Bytes of lines that an XCom takes by default: what any of Airflow's databases is sure to hold.
 XCOM_BYTES = 48 * 1024
 
+#: How an ObjectStoragePath says that it is on this machine.
+_LOCAL = ("", "file", "local")
+
 #: Seconds for which the platform may be out of reach.
 _PATIENCE = 120.0
 
@@ -40,7 +43,8 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
 
     :param invocation_id: whose log: an id, or an operator's result. (templated)
     :param destination: "log" (the task's log), "xcom", or the file to write: an ObjectStoragePath, or its
-        URL, such as "s3://aws_default@bucket/{{ run_id }}.log". (templated)
+        URL, such as "s3://aws_default@bucket/{{ run_id }}.log"; a folder of this machine that isn't there is
+        made. (templated)
     :param tail: so many lines from the end; None: all.
     :param max_bytes: of the lines in the XCom, in UTF-8; of those that don't fit, the last ones are kept.
     :param conn_id: the Airflow connection. (templated)
@@ -143,6 +147,8 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
         path = self.destination
         if not isinstance(path, ObjectStoragePath):
             path = ObjectStoragePath(path)
+        if path.protocol in _LOCAL:  # anywhere else folders are part of names, and needn't be made
+            path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:  # type: ignore[no-untyped-call]
             if self.tail is None:
                 return hook.call(

@@ -78,6 +78,11 @@ def test_to_a_file(
     assert (result["path"], result["count"]) == (url, 501 - first)
 
 
+def test_a_folder_of_this_machine_that_is_not_there_is_made(counted: str, task: Task, tmp_path: Path) -> None:
+    fetch(task, invocation_id=counted, destination=f"file://{tmp_path / 'run' / 'logs' / 'the.log'}", tail=1)
+    assert (tmp_path / "run" / "logs" / "the.log").read_text() == "500\n"
+
+
 def test_parts_of_a_long_line_are_one_line(hook: RobotoHook, task: Task, tmp_path: Path) -> None:
     long = ended(hook, "echo a; head -c 100000 /dev/zero | tr '\\0' 'x'; echo; echo b")
     result = fetch(task, invocation_id=long, destination=f"file://{tmp_path / 'the.log'}")
