@@ -26,18 +26,18 @@ _EXIT_CODE = re.compile(r"exit code (\d+)\b")
 class InvocationError(AirflowException):
     """A task that doesn't succeed; every exception of this provider's tasks is one.
 
-    InvocationError
-     +-- InvocationFailedError      the action failed
-     +-- InvocationTimedOutError    the task's time, or its time in the queue, was over; it was cancelled
-     +-- InvocationLostError        the platform doesn't know the invocation any more
-     +-- PlatformUnavailableError   the platform was out of reach for longer than `outage_limit`
-     and, not retried, as a retry can't mend them:
-     +-- InvocationUnmendableError  (an InvocationFailedError) the action's exit code says so: 64, 65, 78
-     +-- InvocationCancelledError   somebody cancelled the invocation
-     +-- InvocationDeadlyError      the platform has given it up
-     +-- UnknownStatusError         it ended with a status that this version doesn't know
-     +-- RequestRefusedError        the platform refuses the request; nothing was invoked
-     +-- AccessRefusedError         the platform doesn't accept the connection's credentials
+        InvocationError
+         +-- InvocationFailedError      the action failed
+         +-- InvocationTimedOutError    the task's time, or its time in the queue, was over; it was cancelled
+         +-- InvocationLostError        the platform doesn't know the invocation any more
+         +-- PlatformUnavailableError   the platform was out of reach for longer than `outage_limit`
+         and, not retried, as a retry can't mend them:
+         +-- InvocationUnmendableError  (an InvocationFailedError) the action's exit code says so: 64, 65, 78
+         +-- InvocationCancelledError   somebody cancelled the invocation
+         +-- InvocationDeadlyError      the platform has given it up
+         +-- UnknownStatusError         it ended with a status that this version doesn't know
+         +-- RequestRefusedError        the platform refuses the request; nothing was invoked
+         +-- AccessRefusedError         the platform doesn't accept the connection's credentials
 
     A callback finds it in `context["exception"]`.
 

@@ -28,18 +28,18 @@ def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
 class PlatformError(Exception):
     """Something went wrong between us and the platform. The tree:
 
-    PlatformError
-     +-- TransientError           try again, keep waiting: it says nothing about the invocation
-     |    +-- UnavailableError    no connection, a timeout, a 5xx, an answer that is none
-     |    +-- RateLimitedError    429
-     +-- PermanentError           the same request would be refused again
-          +-- UnauthorizedError   401
-          +-- NotFoundError       404
-          +-- InvalidRequestError 400, 413, and what is refused before it is sent
-          +-- ConflictError       409
-          +-- LimitExceededError  403
-          +-- UnsupportedError    501
-          +-- CannotStopError     what runs can't be stopped from outside
+        PlatformError
+         +-- TransientError           try again, keep waiting: it says nothing about the invocation
+         |    +-- UnavailableError    no connection, a timeout, a 5xx, an answer that is none
+         |    +-- RateLimitedError    429
+         +-- PermanentError           the same request would be refused again
+              +-- UnauthorizedError   401
+              +-- NotFoundError       404
+              +-- InvalidRequestError 400, 413, and what is refused before it is sent
+              +-- ConflictError       409
+              +-- LimitExceededError  403
+              +-- UnsupportedError    501
+              +-- CannotStopError     what runs can't be stopped from outside
 
     Which one it is follows from status and error code, never from a message's text.
     """

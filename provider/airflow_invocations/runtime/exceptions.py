@@ -8,12 +8,14 @@ from ..exit_codes import ExitCode
 class ActionRuntimeException(Exception):
     """Something of the runtime isn't there or can't be read. The tree:
 
-    ActionRuntimeException
-     +-- PrepareEnvException       an invocation's environment can't be made
-     +-- PlatformError             a call of the platform's API failed
-          +-- PlatformRefused      it would be refused again
-          |    +-- PlatformNotFound    there is nothing of that id or path, or nothing we may see
-          +-- PlatformUnavailable  no answer, or none that can be read: it may work later
+        ActionRuntimeException
+         +-- PrepareEnvException       an invocation's environment can't be made
+         +-- PlatformError             a call of the platform's API failed
+              +-- PlatformRefused      it would be refused again
+              |    +-- PlatformNotFound    there is nothing of that id or path, or nothing we may see
+              +-- PlatformUnavailable  no answer, or none that can be read: it may work later
+
+    Only a PlatformUnavailable may go away by itself.
     """
 
 
