@@ -1,6 +1,6 @@
 """Assets: the data that actions write, and the invocations that start a DAG run."""
 
-from .dataset import dataset_asset
+from .dataset import dataset_asset, dataset_of
 from .events import triggering_invocations
 
-__all__ = ["dataset_asset", "triggering_invocations"]
+__all__ = ["dataset_asset", "dataset_of", "triggering_invocations"]
