@@ -1,26 +1,40 @@
-"""The example DAGs do against the real service what they say."""
+"""The example DAGs do against the real service what they say; those of other platforms are beside these."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import ContainerParameters, CreateActionRequest, InvocationStatus
+from airflow_invocations.model import (
+    ContainerParameters,
+    CreateActionRequest,
+    InvocationRequest,
+    InvocationSource,
+    InvocationStatus,
+)
 from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.triggers import events
 
-from .dag_runs import run
+from ..conftest import Service
+from .conftest import connect_to
+from .dag_runs import emitted_by, payload_of, results, run, states, watched
 
 DAGS = Path(__file__).parents[3] / "dags"
+DEMO_ACTIONS = Path(__file__).parents[3] / "provider/airflow_invocations/demo/actions"
+
+pytestmark = pytest.mark.usefixtures("database")
 
 
-def example(name: str) -> DAG:
-    bag = DagBag(dag_folder=str(DAGS / f"{name}.py"))
+def example(file: str, dag_id: str | None = None) -> DAG:
+    bag = DagBag(dag_folder=str(DAGS / f"{file}.py"))
     assert bag.import_errors == {}
-    return bag.dags[name]
+    return bag.dags[dag_id or file]
 
 
 def register(hook: RobotoHook, name: str, command: str) -> None:
@@ -34,13 +48,15 @@ def register(hook: RobotoHook, name: str, command: str) -> None:
     hook.call(create)
 
 
-@pytest.mark.usefixtures("database")
+def by_hand(**parameters: Any) -> InvocationRequest:
+    return InvocationRequest(invocation_source=InvocationSource.Manual, parameter_values=parameters)
+
+
 def test_a_simulator_is_ended_also_after_a_failure(hook: RobotoHook) -> None:
     register(hook, "simulator", "sleep 600")
     register(hook, "drive", 'sleep 0.2; test "$ROBOTO_PARAM_route" = city || exit 65')
     dag_run = run(example("with_a_simulator"))
-    states = {(one.task_id, one.map_index): one.state for one in dag_run.get_task_instances()}
-    assert states == {
+    assert states(dag_run) == {
         ("start_simulator", -1): "success",
         ("drive", 0): "success",
         ("drive", 1): "failed",
@@ -49,3 +65,76 @@ def test_a_simulator_is_ended_also_after_a_failure(hook: RobotoHook) -> None:
     assert dag_run.state == "failed"
     (started,) = hook.find("with_a_simulator", dag_run.run_id, "start_simulator")
     assert started.current.status is InvocationStatus.Cancelled
+
+
+def test_what_fails_is_checked_again_and_its_log_is_kept(hook: RobotoHook, tmp_path: Path) -> None:
+    # The second recording is cut off the first time that somebody looks.
+    cut_off = (
+        f'if [ "$ROBOTO_PARAM_recording" = b.mcap ] && mkdir {tmp_path}/seen; then echo cut off; exit 3; fi'
+    )
+    register(hook, "check_recording", f"{cut_off} 2>/dev/null")
+    logs = tmp_path / "logs"
+    dag_run = run(example("recording_checks"), {"recordings": ["a.mcap", "b.mcap"], "logs": f"file://{logs}"})
+    assert dag_run.state == "success"
+    assert states(dag_run)["check", 0] == "success"
+    assert states(dag_run)["check", 1] == "failed"
+    good, again = results(dag_run, "check_again")
+    assert (good["retry_of"], good["status"], again["status"]) == (None, "Completed", "Completed")
+    assert [file.name for file in logs.iterdir()] == [f"{again['retry_of']}.log"]
+    assert (logs / f"{again['retry_of']}.log").read_text() == "cut off\n"
+
+
+def test_a_map_is_made_of_the_drives_that_were_uploaded_last(hook: RobotoHook) -> None:
+    # `dag.test()` knows no triggerer to start in: it runs both tasks in a worker. That they can do without
+    # one is tested in test_workerless.py, and in a real Airflow.
+    register(hook, "upload_drives", "true")
+    register(hook, "make_map", 'echo "the map of $ROBOTO_PARAM_day"')
+    uploaded = hook.invoke("upload_drives", by_hand())
+    dag_run = run(example("nightly_map"))
+    assert dag_run.state == "success"
+    assert results(dag_run, "drives_uploaded") == uploaded.invocation_id
+    (line,) = hook.logs(results(dag_run, "make_map")["invocation_id"])
+    assert line.log == f"the map of {dag_run.logical_date:%Y-%m-%d}"
+
+
+def test_drives_are_mapped_once_they_are_collected(hook: RobotoHook) -> None:
+    register(
+        hook, "collect_drives", 'mkdir "$ROBOTO_OUTPUT_DIR/new"; echo 1 > "$ROBOTO_OUTPUT_DIR/new/a.drive"'
+    )
+    register(hook, "map_drives", 'cd "$ROBOTO_INPUT_DIR"; find . -type f; echo "$ROBOTO_PARAM_collected_by"')
+    collected = run(example("drive_maps", "collect_drives"))
+    assert collected.state == "success"
+    mapped = run(example("drive_maps", "map_drives"), consumed=emitted_by("collect_drives"))
+    assert mapped.state == "success"
+    lines = [line.log for line in hook.logs(results(mapped, "map")["invocation_id"])]
+    assert lines == ["./new/a.drive", results(collected, "collect")["invocation_id"]]
+
+
+@pytest.fixture
+def with_sensor_anomalies(
+    start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> RobotoHook:
+    """A service of its own with the demo's action."""
+    connect_to(start_service("--actions", str(DEMO_ACTIONS), "--slots", "2"), monkeypatch)
+    return RobotoHook()
+
+
+def test_anomalies_are_found_and_told(
+    with_sensor_anomalies: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = with_sensor_anomalies
+    for name in ("LINGER", "SPACING", "UNACKNOWLEDGED_SPACING"):
+        monkeypatch.setattr(events, name, 0.05)
+    found = run(example("sensor_anomalies"), {"files": ["seattle-weather.csv"], "pace_seconds": 0})
+    assert found.state == "success"
+    (report,) = results(found, "gather_reports")
+
+    alerts = example("anomaly_alerts")
+    (asset,) = alerts.timetable.asset_condition.objects
+    (watcher,) = asset.watchers
+    payload = hook.run(lambda: payload_of(watcher.trigger))
+    dag_run = run(alerts, consumed=watched("looked_through", payload))
+    assert dag_run.state == "success"
+    (told,) = results(dag_run, "alert")
+    assert (told["file"], told["count"]) == (report["file"], report["anomalies"])
+    assert told["count"] > 0

@@ -19,12 +19,12 @@ from flyteidl2.core import interface_pb2, literals_pb2
 from flyteidl2.task import common_pb2
 
 from airflow_invocations.model import InvocationStatus
-from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platform import InvalidRequestError
 from airflow_invocations.platform.flyte import FlytePlatform
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer, Pod, TaskError
-from ..airflow.conftest import Task
+from ..airflow.conftest import database, no_floor  # noqa: F401  these are fixtures
+from ..airflow.dag_runs import results, run
 from .conftest import ended, request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200)]
@@ -159,37 +159,21 @@ def test_airflow_reads_the_example_and_leaves_its_tasks_alone() -> None:
     assert not might_contain_dag_via_default_heuristic(str(DAGS / "forecast_tasks.py"))
 
 
-async def test_the_example_forecasts_from_real_files(
+@pytest.mark.usefixtures("database", "no_floor")
+def test_the_example_forecasts_from_real_files(
     server: FlyteServer, dag: DAG, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await deploy_module(server, DAGS / "forecast_tasks.py")
+    asyncio.run(deploy_module(server, DAGS / "forecast_tasks.py"))
     said = {
         "conn_type": "flyte",
         "host": server.endpoint,
         "extra": {"project": PROJECT, "domain": DOMAIN},
     }
     monkeypatch.setenv("AIRFLOW_CONN_FLYTE_DEFAULT", json.dumps(said))
-    context = {"params": {"folder": None, "files": ["sf-temps.csv"], "season": 24}}
-    for task in ("list_series", "next_day", "report"):
-        function: Any = dag.get_task(task)
-        monkeypatch.setitem(function.python_callable.__globals__, "get_current_context", lambda: context)
-
-    async def execute(task: str, parameters: Any) -> Any:
-        mapped: Any = dag.get_task(task)
-        wanted = {name: mapped.partial_kwargs[name] for name in ("action", "conn_id")}
-        operator = InvokeActionOperator(task_id=task, parameters=parameters, poll_interval=0.2, **wanted)
-        return await asyncio.to_thread(operator.execute, Task().context)
-
-    def call(task: str, *arguments: Any) -> Any:
-        function: Any = dag.get_task(task)
-        return function.python_callable(*arguments)
-
-    (series,) = call("list_series")
-    assert len(series["readings"]) == 8759
-    trained = await execute("train", series)
+    dag_run = run(dag, {"files": ["sf-temps.csv"]})
+    assert dag_run.state == "success"
+    trained, (line,) = results(dag_run, "train"), results(dag_run, "report")
     assert len(trained["outputs"]["means"]) == 24
-    (day,) = call("next_day", [trained])
-    (line,) = call("report", [await execute("predict", day)])
     assert line["file"] == "sf-temps.csv"
     assert 40 < line["lowest"] < line["highest"] < 80
     assert line["url"].startswith(f"{server.endpoint}/v2/domain/{DOMAIN}/project/{PROJECT}/runs/")
