@@ -19,6 +19,7 @@ with DAG(
     schedule="@daily",
     start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     catchup=False,
+    is_paused_upon_creation=True,  # until the actions are there
     tags=["example", "invocations"],
 ):
     # The newest upload of this day: that of an earlier one doesn't count.
