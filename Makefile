@@ -1,6 +1,6 @@
 # Everything a person does with this project, each from a fresh clone: make demo, make test, make check.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit kill-matrix benchmarks screenshots check format lock clean
+.PHONY: help setup demo test unit kill-matrix benchmarks screenshots docs check format lock clean
 PYTEST := .venv/bin/python -m pytest
 # Most tests wait more than they work; those with a real Airflow, and what is measured, have the machine to themselves.
 JOBS ?= 3
@@ -32,6 +32,9 @@ benchmarks: setup ## the figures of the README, and the soak (minutes)
 
 screenshots: setup ## the README's pictures of the page in a real Airflow (needs chromium)
 	@$(PYTEST) tests/system/test_page.py --screenshots docs/images
+
+docs: setup ## the documentation as a site, into dist/docs
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 check: setup ## formatting, lint, types
 	@.venv/bin/ruff format --check .

@@ -133,10 +133,8 @@ class InvocationHook(BaseHook):
         """What a DAG, a DAG run or a task of it has invoked, newest first; all its tries.
 
         :param limit: the newest so many; None: all of them.
-
-        Raises:
-            ValueError: a task without its run, or a map index without its task.
-            UnsupportedError: the platform can't be asked that.
+        :raises ValueError: a task without its run, or a map index without its task.
+        :raises UnsupportedError: the platform can't be asked that.
         """
         if (task_id is not None and run_id is None) or (map_index is not None and task_id is None):
             raise ValueError("find: task_id needs run_id, and map_index needs task_id")
