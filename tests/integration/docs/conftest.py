@@ -1,0 +1,80 @@
+"""What a reader of the documentation has: a service with the actions that are shown, and a connection."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.model import InvocationRequest, InvocationSource
+from airflow_invocations.service.administration import add_dataset, set_secret
+from airflow_invocations.service.store import LOCAL_ORG
+
+from ..airflow.conftest import connect_to, database, end_of, no_floor  # noqa: F401  some are fixtures
+from ..conftest import Service
+from .blocks import blocks
+
+#: Actions that the pages speak of and don't show.
+SPOKEN_OF = Path(__file__).with_name("actions")
+
+
+@dataclass
+class Reader:
+    """Somebody who has done what the pages say before the one that is read."""
+
+    service: Service
+    folder: Path
+    #: What stands in the pages for an id that the reader has to know, and what it is here.
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def with_own_ids(self, text: str) -> str:
+        """What somebody who reads this writes."""
+        for shown, own in self.ids.items():
+            text = text.replace(shown, own)
+        return text
+
+
+@pytest.fixture(scope="module")
+def readers_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """The service, with all that the pages' DAGs want to find there."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(SPOKEN_OF, folder / "actions")
+    for block in blocks():
+        if block.is_file_in("actions"):
+            file = folder / block.title
+            file.parent.mkdir(exist_ok=True)
+            assert not file.exists(), f"{block}: another page shows {block.title}, too"
+            file.write_text(block.text)
+    drives = folder / "drives"
+    drives.mkdir()
+    (drives / "city.drive").write_text("a drive\n")
+    service = Service(folder / "data", "--actions", str(folder / "actions"), "--slots", "4", "--grace", "0.5")
+    service.start()
+    try:
+        add_dataset(service.data_dir, "drives", drives, LOCAL_ORG)
+        maps = add_dataset(service.data_dir, "some_maps", drives, LOCAL_ORG)
+        set_secret(service.data_dir, "map_server", "correct horse", LOCAL_ORG)
+        yield Reader(service, folder, {"ds_maps": maps})
+    finally:
+        service.end()
+
+
+@pytest.fixture
+def reader(readers_service: Reader, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """The same, with a connection to it, and today's upload done."""
+    connect_to(readers_service.service, monkeypatch)
+    hook = RobotoHook()
+    uploaded = hook.invoke("upload_drives", InvocationRequest(invocation_source=InvocationSource.Manual))
+    end_of(hook, uploaded.invocation_id)
+    return readers_service
+
+
+def shown_actions() -> dict[str, dict[str, object]]:
+    """What the pages' action.json files say, by the action's name."""
+    shown = [json.loads(one.text) for one in blocks() if one.title.endswith("/action.json")]
+    return {action["name"]: action for action in shown}
