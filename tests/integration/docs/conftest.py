@@ -29,12 +29,12 @@ class Reader:
 
     service: Service
     folder: Path
-    #: What stands in the pages for an id that the reader has to know, and what it is here.
-    ids: dict[str, str] = field(default_factory=dict)
+    #: What stands in the pages for what is the reader's own, and what it is here.
+    own: dict[str, str] = field(default_factory=dict)
 
-    def with_own_ids(self, text: str) -> str:
+    def in_own_words(self, text: str) -> str:
         """What somebody who reads this writes."""
-        for shown, own in self.ids.items():
+        for shown, own in self.own.items():
             text = text.replace(shown, own)
         return text
 
@@ -59,7 +59,7 @@ def readers_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader
         add_dataset(service.data_dir, "drives", drives, LOCAL_ORG)
         maps = add_dataset(service.data_dir, "some_maps", drives, LOCAL_ORG)
         set_secret(service.data_dir, "map_server", "correct horse", LOCAL_ORG)
-        yield Reader(service, folder, {"ds_maps": maps})
+        yield Reader(service, folder, {"ds_maps": maps, "file:///tmp/logs": f"file://{folder}/logs"})
     finally:
         service.end()
 

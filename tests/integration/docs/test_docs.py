@@ -116,7 +116,7 @@ def test_python_runs(block: Block, reader: Reader, tmp_path: Path) -> None:
         invocation = hook.invoke(action, request)
         assert end_of(hook, invocation.invocation_id).name == "Completed", hook.logs(invocation.invocation_id)
         return
-    text = reader.with_own_ids(block.text)
+    text = reader.in_own_words(block.text)
     if not block.is_file_in("dags"):
         exec(compile(text, str(block), "exec"), {"__name__": "block"})
         return
