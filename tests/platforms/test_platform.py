@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ class TestConnection:
     ) -> None:
         said = await platform.check()
         assert platform.where in said
-        assert await asyncio.to_thread(hook.test_connection) == (True, said)
+        works, again = await asyncio.to_thread(hook.test_connection)
+        assert works
+        # How many are queued may be another number by then.
+        assert re.sub(r"\d+ invocations", "some invocations", again) == re.sub(
+            r"\d+ invocations", "some invocations", said
+        )
 
     async def test_where_nobody_answers_is_out_of_reach(self, nowhere: InvocationHook) -> None:
         with pytest.raises(UnavailableError) as unreachable:
