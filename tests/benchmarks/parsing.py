@@ -1,11 +1,12 @@
 """What a DAG file pays for importing our modules, beside what it pays for Airflow's own.
 
-`python -m tests.benchmarks.parsing`: processor time, in fresh processes, the best of several: other work on
-the machine only ever adds to it.
+`python -m tests.benchmarks.parsing [--quick]`: processor time, in fresh processes, the best of several: other
+work on the machine only ever adds to it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from .figures import Figure, table
 #: Seconds that our modules may add (issue 7).
 BOUND = 0.030
 
-RUNS = 9
+RUNS, FEW_RUNS = 9, 2
 
 _MEASURED = """
 import json, time
@@ -33,15 +34,15 @@ print(json.dumps([airflow, time.process_time() - began]))
 """
 
 
-def measure() -> Figure:
-    """The best of several runs."""
+def measure(count: int) -> Figure:
+    """The best of so many runs."""
     with tempfile.TemporaryDirectory(prefix="parsing-benchmark-") as compiled:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
         command = [sys.executable, "-c", _MEASURED]
         # The first one compiles, as an installation does.
         answers = [
             subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-            for _ in range(RUNS + 1)
+            for _ in range(count + 1)
         ]
     runs = [json.loads(answer) for answer in answers[1:]]
     airflow, ours = (min(run[which] for run in runs) for which in (0, 1))
@@ -55,6 +56,10 @@ def measure() -> Figure:
 
 
 if __name__ == "__main__":
-    figure = measure()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few runs only: does it work?")
+    figure = measure(FEW_RUNS if parser.parse_args().quick else RUNS)
     print(table([figure]))
     sys.exit(0 if figure.ok else 1)

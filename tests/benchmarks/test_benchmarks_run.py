@@ -21,7 +21,7 @@ def runs() -> Iterator[dict[str, Run]]:
         "soak": ["--kills", "3", "--seed", "1"],
         "service": ["--quick"],
         "workerless": ["--quick"],
-        "parsing": [],
+        "parsing": ["--quick"],
         "waits": ["--quick", "--only", "push", "--only", "batched", "--only", "dbt"],
     }
     started = {
