@@ -137,7 +137,10 @@ class _Mismatch(Exception):
 
 
 def _mismatch(where: str, kind: Mapping[str, Any], value: object, why: str = "") -> _Mismatch:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        shown = "(too long to be shown)"
     if len(shown) > _SHOWN:
         shown = f"{shown[:_SHOWN]}..."
     return _Mismatch(
@@ -146,11 +149,18 @@ def _mismatch(where: str, kind: Mapping[str, Any], value: object, why: str = "")
 
 
 def _literal(value: Any, kind: Json, where: str, *, lenient: bool) -> Json:
-    """The Literal for a value. `lenient`: texts may stand for what they say, and integers for numbers."""
+    """The Literal for a value. `lenient`: texts may stand for what they say, and integers for numbers.
+
+    Raises:
+        _Mismatch: it doesn't fit; nor does what the type has no room for, such as half a surrogate pair.
+    """
     match kind:
         case {"simple": str(simple)}:
             make = _SIMPLE.get(simple)
-            literal = None if make is None else make(value, kind, where, lenient)
+            try:
+                literal = None if make is None else make(value, kind, where, lenient)
+            except (ValueError, OverflowError) as error:
+                raise _mismatch(where, kind, value, str(error)) from None
             if literal is not None:
                 return literal
         case {"collectionType": of} if isinstance(value, list | tuple):
@@ -223,6 +233,8 @@ def _integer(value: Any, kind: Json, where: str, lenient: bool) -> Json | None:
 
 def _float(value: Any, _: Json, __: str, lenient: bool) -> Json | None:
     if lenient and isinstance(value, str):
+        if "_" in value:
+            return None  # Python's own way to write a number
         try:
             value = float(value)
         except ValueError:
@@ -233,7 +245,10 @@ def _float(value: Any, _: Json, __: str, lenient: bool) -> Json | None:
 
 
 def _text(value: Any, _: Json, __: str, ___: bool) -> Json | None:
-    return _primitive("stringValue", value) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    value.encode()  # half a surrogate pair: a ValueError that says so
+    return _primitive("stringValue", value)
 
 
 def _boolean(value: Any, _: Json, __: str, lenient: bool) -> Json | None:

@@ -168,13 +168,24 @@ def test_a_text_that_could_stand_for_two_kinds_is_refused() -> None:
         ({}, 1, "wanted: nothing that is known, got: int 1"),
         ({"simple": 42}, 1, "wanted: simple, got: int 1"),
         (TEXT, ["x" * 500], "..."),
+        # What Python itself refuses to make of it.
+        (INTEGER, "9" * 5000, "wanted: integer, got: str '999"),
+        (INTEGER, [10**5000], "wanted: integer, got: list (too long to be shown)"),
+        (FLOAT, 10**400, "wanted: number, got: int 1000"),
+        (FLOAT, "1_0", "wanted: number, got: str '1_0'"),
+        (DURATION, 1e300, "wanted: duration (seconds), got: float 1e+300"),
+        (DURATION, "9" * 50, "wanted: duration (seconds), got: str '999"),
+        (DATETIME, "0001-01-01T00:00:00+05:00", "date value out of range"),
+        (STRUCT, {"a": 2**70}, "wanted: dict, got: dict {'a': 1180591620717411303424}"),
+        (TEXT, "\ud800", "wanted: text, got: str '\\ud800' ("),
+        (union(FLOAT, NONE), 10**400, "wanted: number or None, got: int 1000"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_is_wanted(kind: Json, value: object, said: str) -> None:
     message = refusal(kind, value)
     assert message.startswith("'x': wanted: ")
     assert said in message
-    assert len(message) < 200
+    assert len(message) < 300
 
 
 def test_of_a_dataclass_what_does_not_fit_is_named() -> None:
