@@ -17,6 +17,7 @@ from pynenc.identifiers.task_id import TaskId
 from pynenc.orchestrator.base_orchestrator import BaseOrchestrator
 from pynenc.state_backend.base_state_backend import BaseStateBackend
 from pynenc.task import Task
+from pynenc.trigger.base_trigger import BaseTrigger
 from pynenc.util.subclasses import get_subclass
 
 from .base import InvalidRequestError, NotFoundError, UnavailableError
@@ -28,6 +29,8 @@ _PARTS = {
     "broker_cls": BaseBroker,
     "state_backend_cls": BaseStateBackend,
     "client_data_store_cls": BaseClientDataStore,
+    # Also where callers agree on who of them registers an invocation.
+    "trigger_cls": BaseTrigger,
 }
 
 #: pynenc's own words; it says each step of each invocation otherwise.
@@ -158,8 +161,8 @@ def _require_usable(reference: str, app: Pynenc, part: str, kind: type) -> None:
     name = getattr(app.conf, part)
     if name.startswith("Mem"):
         raise InvalidRequestError(
-            f"app {reference}: {part} is {name}, which keeps everything in this process, and no runner would "
-            "see it; name a Redis or a SQLite database in the connection, or configure the app"
+            f"app {reference}: {part} is {name}, which keeps everything in this process, and nobody else "
+            "would see it; name a Redis or a SQLite database in the connection, or configure the app"
         )
     if name.startswith("Redis"):
         require_version("pynenc-redis")

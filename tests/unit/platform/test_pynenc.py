@@ -208,6 +208,8 @@ synchronous = PynencBuilder().app_id("a").sqlite("/nowhere.db").dev_mode(force_s
 without_a_path = PynencBuilder().app_id("a").sqlite().build()
 half = PynencBuilder().app_id("a").sqlite("/nowhere.db").build()
 half.config_values["client_data_store_cls"] = "MemClientDataStore"
+each_for_itself = PynencBuilder().app_id("a").sqlite("/nowhere.db").build()
+each_for_itself.config_values["trigger_cls"] = "MemTrigger"
 no_app = 5
 """
 
@@ -236,6 +238,10 @@ class TestApps:
             ),
             ("some_fleet.in_memory", "orchestrator_cls is MemOrchestrator"),
             ("some_fleet:half", "client_data_store_cls is MemClientDataStore"),
+            (
+                "some_fleet:each_for_itself",
+                "trigger_cls is MemTrigger, which keeps everything in this process",
+            ),
             ("some_fleet:synchronous", "dev_mode_force_sync_tasks"),
             ("some_fleet:without_a_path", "doesn't say where: sqlite_db_path"),
             ("some_fleet:no_app", "'some_fleet:no_app' is no pynenc app but of type int"),
