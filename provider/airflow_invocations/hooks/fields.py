@@ -13,6 +13,12 @@ def endpoint_of(connection: Connection) -> str:
     scheme, _, address = host.partition("://")
     if scheme not in ("http", "https"):
         raise ValueError(f"connection {connection.conn_id!r}: host begins {scheme}://; allowed: http, https")
+    if set(address) & set("@?#"):
+        # Not shown: what is before an @ may be a password.
+        raise ValueError(
+            f"connection {connection.conn_id!r}: host isn't only an address; login and password have their "
+            "fields, and what is behind ? or # has no place in it"
+        )
     has_port = address.partition("/")[0].rpartition("]")[2].count(":") > 0
     return host if has_port or not connection.port else f"{scheme}://{address}:{connection.port}"
 

@@ -73,6 +73,9 @@ def _word(name: str, extra: dict[str, Any], field: str) -> str | None:
 def _url(name: str, value: object) -> str | None:
     if value in (None, ""):
         return None
+    if isinstance(value, str) and "@" in value:
+        # Not shown: what is before an @ may be a password.
+        raise ValueError(f"{name}: extra 'token_url' has an @ in it; client id and secret have their fields")
     if not isinstance(value, str) or not value.startswith(("https://", "http://")):
         raise ValueError(f"{name}: extra 'token_url' is {value!r}; allowed: an http(s) address")
     return value

@@ -80,6 +80,23 @@ def test_a_connection_that_makes_no_sense_says_which_field(
     assert hint in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "extra"),
+    [
+        ({"host": f"https://airflow:{SECRET}@flyte.example"}, {}),
+        ({"host": f"airflow:{SECRET}@flyte.example", "schema": "http"}, {}),
+        ({"host": f"https://flyte.example?token={SECRET}"}, {}),
+        ({}, {"token_url": f"https://airflow:{SECRET}@id.example/token"}),
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_not_shown(
+    fields: dict[str, Any], extra: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"connection 'c': .* their fields") as raised:
+        settings_of(connection(**fields), extra)
+    assert SECRET not in str(raised.value)
+
+
 def test_no_secret_shows() -> None:
     platform = platform_of(connection(login="airflow", password=SECRET), {})
     assert platform.where == "https://flyte.example"
