@@ -124,6 +124,28 @@ async def test_no_run_is_left_out_between_pages(
     assert sorted(one.invocation_id for one in every) == sorted(ids)
 
 
+async def test_what_is_created_between_two_pages_hides_nothing_older(
+    flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform.FlytePlatform._pages, "__defaults__", (2,))
+    ids = {(await flyte.invoke("env.greet", request(str(number)))).invocation_id for number in range(5)}
+    ask, asked = flyte._list, 0
+
+    async def and_then_some_are_created(*args: Any, **named: Any) -> Any:
+        nonlocal asked
+        answer = await ask(*args, **named)
+        asked += 1
+        if asked == 1:
+            # A page of them: the next one shows what this one did.
+            for number in range(2):
+                await flyte.invoke("env.greet", request(f"later {number}"))
+        return answer
+
+    monkeypatch.setattr(flyte, "_list", and_then_some_are_created)
+    found = await flyte.find("fleet", None, None, None)
+    assert {one.invocation_id for one in found} == ids
+
+
 async def test_a_look_costs_one_list_and_one_for_200_that_are_under_way(
     server: FlyteServer, flyte: FlytePlatform
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from connectrpc.code import Code
@@ -19,6 +21,7 @@ from airflow_invocations.platform import (
     UnsupportedError,
 )
 from airflow_invocations.platform.flyte import FlytePlatform, watch
+from airflow_invocations.platform.flyte.names import RunId
 from airflow_invocations.platform.flyte.watch import FlyteWatch
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
@@ -142,6 +145,45 @@ class TestStream:
             await flyte.cancel(run)
             assert await told_until(told, is_end) == [StatusSnapshot(run, S.Cancelled)]
         assert len(server.calls("WatchRuns")) > 1
+
+
+async def test_a_stream_that_is_ended_at_once_is_not_opened_anew_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[str] = []
+    sleep, enough = asyncio.sleep, asyncio.Event()
+
+    async def nothing() -> AsyncIterator[dict[str, Any]]:
+        return
+        yield {}
+
+    class EndsStreams:
+        @asynccontextmanager
+        async def stream(self, *_: Any) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+            steps.append("stream")
+            if len(steps) > 5:
+                enough.set()
+            await sleep(0)
+            yield nothing()
+
+    async def pause(seconds: float) -> None:
+        if seconds > 0:
+            steps.append("pause")
+        await sleep(0)
+
+    async def statuses(invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        return []
+
+    async def attempts(run: RunId) -> int:
+        return 1
+
+    monkeypatch.setattr(watch.asyncio, "sleep", pause)
+    connect: Any = EndsStreams()
+    watching = FlyteWatch(connect, None, statuses, attempts, [f"{PROJECT}/{DOMAIN}/r"], {})
+    async with asyncio.timeout(10):
+        await enough.wait()
+    await watching.close()
+    assert steps[:6] == ["stream", "pause"] * 3
 
 
 @pytest.mark.usefixtures("frequent_looks")

@@ -444,10 +444,11 @@ class FlytePlatform:
             listed = {run_id_of(run.get("action", {})): run for run in answer.get("runs", [])}
             new = [run for run_id, run in listed.items() if run_id not in seen]
             seen.update(listed)
-            token = answer.get("token", "")
+            before, token = token, answer.get("token", "")
             if new:
                 yield new
-            if not token or not new:
+            # A page without anything new is that of many that were created meanwhile.
+            if not listed or token in ("", before):
                 return
 
     async def _list(

@@ -186,6 +186,8 @@ class FlyteWatch:
                             is_first = True
                         for run in answer.get("runs", []):
                             await self._hear(snapshot_of(run))
+                # Flyte ends none by itself; who does may end the next one as soon.
+                failures += 1
             except UnauthorizedError:
                 raise
             except PermanentError as error:
