@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from airflow_invocations.platform import (
+    InvalidRequestError,
     PlatformError,
     RateLimitedError,
     UnauthorizedError,
@@ -253,13 +254,18 @@ class TestForeignAnswers:
         ("trouble", "kind", "said"),
         [
             (answer(404, b"<html>default backend"), UnavailableError, "is it the address of one"),
-            (answer(404, {"error": "Not Found", "code": 5}), UnavailableError, "is it the address of one"),
+            (answer(405, b"<html>be back soon"), UnavailableError, "is it the address of one"),
+            # No stand-in for a Flyte that is away says so; that there is another server is for good.
+            (answer(404, {"error": "Not Found", "code": 5}), InvalidRequestError, "is it the address of one"),
+            (answer(501, {"message": "no", "code": 12}), InvalidRequestError, "is it the address of one"),
+            (answer(501, b"Unsupported method ('POST')"), InvalidRequestError, "is it the address of one"),
+            (answer(415, b""), InvalidRequestError, "is it the address of one"),
             (answer(200, b"<html>log in</html>"), UnavailableError, "is it the address of one"),
             (answer(200, b"[]"), UnavailableError, "is it the address of one"),
             (answer(503, b""), UnavailableError, "503"),
             (answer(429, b""), RateLimitedError, "429"),
             (answer(401, b""), UnauthorizedError, "401"),
-            (answer(302, b"", location="http://elsewhere/"), PlatformError, "302"),
+            (answer(302, b"", location="http://elsewhere/"), InvalidRequestError, "302"),
             (answer(418, {"code": "teapot"}), PlatformError, "teapot"),
             (
                 raw(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc"),

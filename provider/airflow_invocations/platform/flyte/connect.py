@@ -67,12 +67,18 @@ _BY_CODE: dict[str, type[PlatformError]] = {
     "data_loss": PermanentError,
     "unauthenticated": UnauthorizedError,
 }
-#: Of an answer that isn't Connect's: something between us and Flyte sent it, or there is no Flyte 2.
+#: Of an answer that isn't Connect's: something between us and Flyte sent it, or there is no Flyte 2. Only
+#: what no stand-in for a Flyte that is away says is about the address: ingresses answer 404 and 405 then, and
+#: pages about maintenance 200.
 _BY_FOREIGN_STATUS: dict[int, type[PlatformError]] = {
     401: UnauthorizedError,
     413: InvalidRequestError,
+    415: InvalidRequestError,
     429: RateLimitedError,
+    501: InvalidRequestError,
 }
+#: What gRPC's gateways, Flyte 1's for one, write as numbers: not_found and unimplemented, here of a method.
+_GATEWAY_CODES = (5, 12)
 
 
 class SilentError(UnavailableError):
@@ -239,9 +245,11 @@ class Connect:
     def _error(self, method: str, answer: httpx.Response) -> PlatformError:
         error = _error_of(_json(answer.content), method, answer)
         if error is None:
+            kind = _BY_FOREIGN_STATUS.get(answer.status_code, UnavailableError)
             # A redirect is not followed with the token; the connection's address has to be corrected.
-            other = PermanentError if answer.is_redirect else UnavailableError
-            error = _BY_FOREIGN_STATUS.get(answer.status_code, other)(self._foreign(method, answer))
+            if answer.is_redirect or _is_a_gateway(_json(answer.content)):
+                kind = InvalidRequestError
+            error = kind(self._foreign(method, answer))
         if isinstance(error, TransientError):
             error.retry_after = retry_after_of(answer)
         return error
@@ -261,6 +269,12 @@ def _error_of(data: Any, method: str, answer: httpx.Response | None) -> Platform
     if kind is None:
         kind = PermanentError if answer is not None and answer.is_client_error else UnavailableError
     return kind(f"{data.get('message') or code} ({method}: {code})")
+
+
+def _is_a_gateway(data: Any) -> bool:
+    """Whether a server of gRPC's, but not of Connect, says that it has no such method."""
+    code = data.get("code") if isinstance(data, dict) else None
+    return isinstance(code, int) and code in _GATEWAY_CODES
 
 
 def _json(content: bytes) -> Any:
