@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -218,6 +220,24 @@ class TestInvoking:
         assert again.model_copy(update={"duration": record.duration}) == record
         assert invoke(reopened, idempotency_id="once").invocation_id == record.invocation_id
         reopened.close()
+
+
+def test_a_database_of_an_earlier_version_is_given_the_indexes_and_tables_that_it_lacks(
+    database: Path,
+) -> None:
+    def there() -> set[str]:
+        with closing(sqlite3.connect(database)) as connection:
+            names = connection.execute("SELECT name FROM sqlite_master WHERE sql IS NOT NULL")
+            return {name for (name,) in names}
+
+    Store(database).close()
+    whole = there()
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("DROP INDEX invocations_active")
+        connection.execute("DROP TABLE log_locations")
+    assert there() == whole - {"invocations_active", "log_locations"}
+    Store(database).close()
+    assert there() == whole
 
 
 class TestInheritance:

@@ -54,6 +54,10 @@ class Database:
         self._state_listeners: list[Callable[[str], None]] = []
         with self._write() as connection:
             metadata.create_all(connection)
+            for table in metadata.tables.values():
+                for index in table.indexes:
+                    # Of a table that an earlier version has made, `create_all` makes none.
+                    index.create(connection, checkfirst=True)
 
     def close(self) -> None:
         """Release the database."""
