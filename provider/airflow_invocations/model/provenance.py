@@ -79,7 +79,8 @@ class DagRunProvenance(pydantic.BaseModel):
     been cleared; `triggered_by` is the user, None where nobody was;
     of the consumed asset events the first MAX_ASSET_EVENTS are named, and of each asset at least one;
     `lineage_parent` and `lineage_root` are OpenLineage's runs of the task and of the DAG, each as
-    `namespace/job/run id`, None where no lineage is emitted.
+    `namespace/job/run id`, None where no lineage is emitted; `base_url` is where people find this
+    Airflow, None where its `[api] base_url` doesn't say.
     """
 
     dag_id: str
@@ -96,6 +97,7 @@ class DagRunProvenance(pydantic.BaseModel):
     consumed_asset_events: list[AssetEvent] = []
     dag_version: str | None = None
     owner: str | None = None
+    base_url: str | None = None
     lineage_parent: str | None = None
     lineage_root: str | None = None
 

@@ -47,9 +47,15 @@ def provenance_of(context: Context) -> DagRunProvenance:
         ],
         dag_version=str(instance.dag_version_id) if instance.dag_version_id else None,
         owner=context["task"].owner,
+        base_url=_base_url() or None,
         lineage_parent=parent,
         lineage_root=root,
     )
+
+
+def _base_url() -> str:
+    """Where people find this Airflow; empty: it doesn't say."""
+    return conf.get("api", "base_url", fallback="") or ""
 
 
 def _of_each_asset(events: Sequence[Any]) -> list[Any]:
@@ -71,7 +77,7 @@ def identity_of(context: Context, incarnation: int | None = None) -> TaskIdentit
     run = context["dag_run"]
     instance = context["ti"]
     return TaskIdentity(
-        deployment=conf.get("api", "base_url", fallback="") or "",
+        deployment=_base_url(),
         dag_id=instance.dag_id,
         run_id=instance.run_id,
         run_started=run.start_date,

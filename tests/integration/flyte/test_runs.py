@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 from typing import Any
 
@@ -123,7 +124,13 @@ class TestProvenance:
     async def test_it_is_kept_as_flyte_can_keep_it_and_read_back(
         self, server: FlyteServer, flyte: FlytePlatform
     ) -> None:
-        asked = request(variables={"LEVEL": "3"}, asked_by={"map_index": 4})
+        asked_for = {
+            "map_index": 4,
+            "logical_date": datetime.datetime(2026, 1, 31, tzinfo=datetime.UTC),
+            "owner": "robots",
+            "base_url": "https://airflow.example/team",
+        }
+        asked = request(variables={"LEVEL": "3"}, asked_by=asked_for)
         record = await flyte.invoke("env.greet", asked)
         asked_by = asked.asked_by
         assert asked_by is not None
@@ -138,12 +145,16 @@ class TestProvenance:
         assert [told[name] for name in ("dag_id", "task_id", "map_index", "try_number")] == [
             "fleet", "ask", "4", "1",
         ]  # fmt: skip
+        assert [told[name] for name in ("logical_date", "owner", "base_url")] == [
+            "2026-01-31T00:00:00+00:00", "robots", "https://airflow.example/team",
+        ]  # fmt: skip
         # Kubernetes has no ':' and '+' in a label; with one, the run would never start.
         assert dict(run.spec.labels.values) == {
             "airflow_dag_id": "fleet",
             "airflow_task_id": "ask",
             "airflow_map_index": "4",
             "airflow_try_number": "1",
+            "airflow_owner": "robots",
         }
         variables = {one.key: one.value for one in run.spec.envs.values}
         assert variables["LEVEL"] == "3"

@@ -205,6 +205,14 @@ def test_the_provenance_holds_what_the_context_says() -> None:
     assert provenance.data_interval_end == NOON
     assert [e.uri for e in provenance.consumed_asset_events] == ["s3://readings"]
     assert provenance.dag_version == "01999999-0000-7000-8000-000000000000"
+    assert provenance.owner == "ada"
+
+
+def test_the_provenance_says_which_airflow_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/team")
+    assert provenance_of(context()).base_url == "https://airflow.example/team"  # type: ignore[arg-type]
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "")
+    assert provenance_of(context()).base_url is None  # type: ignore[arg-type]
 
 
 def test_a_provenance_that_is_cut_short_still_names_every_asset() -> None:

@@ -49,16 +49,20 @@ _TICK = datetime.timedelta(microseconds=1)
 def run_spec_of(request: InvocationRequest) -> Json:
     """The RunSpec: who asked, as annotations and, as far as Kubernetes lets, as labels; the variables."""
     asked_by = request.asked_by
-    told: dict[str, str] = {}
+    told: dict[str, str | None] = {}
     if asked_by is not None:
+        date = asked_by.logical_date
         told = {
             "airflow_dag_id": asked_by.dag_id,
             "airflow_run_id": asked_by.run_id,
             "airflow_task_id": asked_by.task_id,
             "airflow_map_index": str(asked_by.map_index),
             "airflow_try_number": str(asked_by.try_number),
+            "airflow_logical_date": date.isoformat() if date else None,
+            "airflow_owner": asked_by.owner,
+            "airflow_base_url": asked_by.base_url,
         }
-    labels = {name: value for name, value in told.items() if _LABEL.fullmatch(value)}
+    labels = {name: value for name, value in told.items() if value and _LABEL.fullmatch(value)}
     source = asked_by.source if asked_by else None
     annotations = {
         **told,
