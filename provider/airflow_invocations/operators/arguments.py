@@ -231,9 +231,12 @@ def _count(least: int, what: str) -> Callable[[object], int]:
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise TypeError(f"it is {value!r}; allowed: {what}, from {least} on")
-        number = int(value)
+        try:
+            number = int(value)
+        except ValueError:
+            number = least - 1
         if number < least:
-            raise ValueError(f"it is {number}; allowed: {what}, from {least} on")
+            raise ValueError(f"it is {value!r}; allowed: {what}, from {least} on")
         return number
 
     return read
@@ -256,7 +259,8 @@ def _wanted(value: object) -> str | int:
 
 def _moment(value: object) -> datetime.datetime:
     if isinstance(value, str):
-        value = datetime.datetime.fromisoformat(value)
+        with contextlib.suppress(ValueError):
+            value = datetime.datetime.fromisoformat(value)
     if not isinstance(value, datetime.datetime) or value.tzinfo is None:
         raise TypeError(f"it is {value!r}; allowed: a time with its offset, as 2026-01-31T12:00:00Z")
     return value

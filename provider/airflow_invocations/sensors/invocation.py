@@ -34,9 +34,9 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
 
     One invocation (`invocation_id`), several (`invocation_ids`, `wait_for`), or the newest of an action
     (`action`, `since`): exactly one of the three. It fails as soon as it can't succeed any more; with
-    `soft_fail` it is skipped instead, in every mode. The result (XCom) is the list of the ids that are
-    Completed, or the id where it waits for one. Killing the sensor doesn't cancel anything: invocations
-    belong to whoever started them.
+    `soft_fail` or `never_fail` it is skipped instead, in every mode. The result (XCom) is the list of the
+    ids that are Completed, or the id where it waits for one. Killing the sensor doesn't cancel anything:
+    invocations belong to whoever started them.
 
     :param invocation_id: what to wait for: an id, or an operator's result. (templated)
     :param invocation_ids: the same of several; a mapped task's results or XComs do as well. (templated)
@@ -123,8 +123,9 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         try:
             found = self._look(context)
         except InvocationError as error:
-            if self.soft_fail:
-                raise AirflowSkipException(f"skipped, as soft_fail is set: {error}") from error
+            if self.soft_fail or self.never_fail:
+                why = "soft_fail" if self.soft_fail else "never_fail"
+                raise AirflowSkipException(f"skipped, as {why} is set: {error}") from error
             raise
         if found is None:
             return False
@@ -176,6 +177,12 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
                 f"{place}: argument {named[0] if named else self._subjects[0]!r}: given are "
                 f"{', '.join(named) or 'none'}; allowed: exactly one of {', '.join(self._subjects)}"
             )
+        for name, subject in (("wait_for", "invocation_ids"), ("since", "action")):
+            if getattr(self, name) not in (None, "all", "any", 1) and named != [subject]:
+                raise ValueError(
+                    f"{place}: argument {name!r}: it says nothing about {named[0]!r}; "
+                    f"allowed: with {subject!r}"
+                )
         if self.invocation_ids is not None and not is_late(self.invocation_ids):
             try:
                 number_wanted(self.wait_for, len(ids_of(self.invocation_ids)))

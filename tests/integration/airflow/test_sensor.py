@@ -172,10 +172,15 @@ class TestEveryWay:
             await way(sensor(action=action), task)
 
     @pytest.mark.parametrize("command", ["exit 3", "exit 65"])
-    async def test_soft_fail_skips(self, hook: RobotoHook, task: Task, way: Way, command: str) -> None:
+    @pytest.mark.parametrize("wish", ["soft_fail", "never_fail"])
+    async def test_soft_fail_skips(
+        self, hook: RobotoHook, task: Task, way: Way, command: str, wish: str
+    ) -> None:
         started = await anyio.to_thread.run_sync(invoke, hook, f"sleep 0.2; {command}")
         with pytest.raises(AirflowSkipException):
-            await way(sensor(invocation_id=started, soft_fail=True), task)
+            await way(sensor(invocation_id=started, **{wish: True}), task)
+        with pytest.raises(AirflowSkipException):  # also where it has ended before the first look
+            await way(sensor(invocation_id=started, **{wish: True}), Task())
 
 
 @pytest.mark.parametrize("way", [poking, rescheduled], ids=lambda way: way.__name__)

@@ -19,7 +19,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.arguments import ids_of, is_late, read_arguments, request_of
 from airflow_invocations.sensors import InvocationSensor
 
-from .conftest import PROVENANCE
+from .conftest import NOON, PROVENANCE
 
 BAD = [
     ("action", "", "allowed: a name"),
@@ -42,6 +42,7 @@ BAD = [
     ("timeout", 0, "whole minutes, from 1"),
     ("timeout", 1.5, "whole minutes, from 1"),
     ("timeout", True, "whole minutes, from 1"),
+    ("timeout", "5m", "it is '5m'; allowed: whole minutes, from 1"),
     ("poll_interval", 0, "seconds, from 0.1"),
     ("poll_interval", "soon", "seconds, from 0.1"),
     ("conn_id", "", "allowed: a name"),
@@ -75,6 +76,23 @@ def test_values_in_templates_lists_and_xcoms_are_late() -> None:
 def test_a_sensor_says_so_too() -> None:
     with DAG("d"), pytest.raises(ValueError, match=r"task 'wait'.*argument 'invocation_id'"):
         InvocationSensor(task_id="wait", invocation_id="")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"invocation_id": "iv_1", "wait_for": 3}, "'wait_for': it says nothing about 'invocation_id'"),
+        ({"action": "a", "wait_for": 2}, "'wait_for': it says nothing about 'action'"),
+        ({"invocation_ids": ["iv_1"], "since": NOON}, "'since': it says nothing about 'invocation_ids'"),
+        (
+            {"action": "a", "since": "yesterday"},
+            "'since': it is 'yesterday'; allowed: a time with its offset",
+        ),
+    ],
+)
+def test_a_sensor_ignores_no_argument(arguments: dict[str, Any], hint: str) -> None:
+    with DAG("d"), pytest.raises(ValueError, match=f"DAG 'd', task 'wait': argument {hint}"):
+        InvocationSensor(task_id="wait", **arguments)
 
 
 def request(**given: Any) -> InvocationRequest:
