@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from ..exceptions import InvocationError, PlatformUnavailableError, error_about
+from ..exceptions import InvocationError, PlatformUnavailableError, at, error_about
 from ..platform import InvocationPlatform, PlatformError
 from ..waiting import cancel_and_confirm
 from .checked import CheckedTask
@@ -83,7 +83,7 @@ class CancelInvocationOperator(CheckedTask, BaseOperator):
         if isinstance(cause, PlatformError):
             return error_about(cause, f"invocation {invocation_id} can't be cancelled", invocation_id, url)
         return PlatformUnavailableError(
-            f"invocation {invocation_id}: its cancel isn't confirmed after {self.patience:g} s ({url})",
+            f"invocation {invocation_id}: its cancel isn't confirmed after {self.patience:g} s{at(url)}",
             invocation_id=invocation_id,
             url=url,
         )
