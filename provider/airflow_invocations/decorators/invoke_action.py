@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import attr
 from airflow.sdk.bases.decorator import (
     DecoratedOperator,
     TaskDecorator,
+    _TaskDecorator,
     determine_kwargs,
-    task_decorator_factory,
 )
 from airflow.sdk.definitions.context import context_merge
 
 from ..exceptions import RequestRefusedError
 from ..operators.action import InvokeActionOperator
-from ..operators.arguments import REQUEST_ARGUMENTS, place_of
+from ..operators.arguments import REQUEST_ARGUMENTS, check_given, place_of
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Context, XComArg
+    from airflow.sdk.definitions._internal.expandinput import ExpandInput
 
 
 class InvokeActionDecoratedOperator(DecoratedOperator, InvokeActionOperator):
@@ -88,11 +90,32 @@ def invoke_action_task(python_callable: Callable[..., Any] | None = None, **kwar
     :raises ValueError: `start_from_trigger` is asked for: a function needs a worker.
     """
     _refuse_without_worker(str(kwargs.get("task_id") or getattr(python_callable, "__name__", "")), kwargs)
-    return task_decorator_factory(
-        python_callable=python_callable,
-        decorated_operator_class=InvokeActionDecoratedOperator,
-        **kwargs,
-    )
+    given = kwargs.pop("multiple_outputs", None)
+    unrolls: Any = attr.NOTHING if given is None else given  # then the function's annotation decides
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        return _InvokeActionTask(
+            function=function,
+            operator_class=InvokeActionDecoratedOperator,
+            multiple_outputs=unrolls,
+            kwargs=kwargs,
+        )
+
+    return cast(TaskDecorator, decorate if python_callable is None else decorate(python_callable))
+
+
+class _InvokeActionTask(_TaskDecorator[Any, Any, InvokeActionDecoratedOperator]):
+    """A decorated function: where it is mapped, what is known of its arguments is checked as well.
+
+    Airflow makes the operator of a mapped function, which would check them, only in a worker.
+    """
+
+    def _expand(self, expand_input: ExpandInput, *, strict: bool) -> XComArg:
+        made = super()._expand(expand_input, strict=strict)
+        mapped: Any = made.operator  # type: ignore[attr-defined]
+        _refuse_without_worker(mapped.task_id, mapped.partial_kwargs)
+        check_given(place_of(mapped), mapped.partial_kwargs, InvokeActionDecoratedOperator._checked)
+        return made
 
 
 def _refuse_without_worker(task_id: str, kwargs: Mapping[str, Any]) -> None:

@@ -45,6 +45,46 @@ def test_what_is_wrong_is_said_at_parse() -> None:
         find()
 
 
+@pytest.mark.parametrize("expand", ["expand", "expand_kwargs"])
+def test_it_is_said_of_a_mapped_function_too(expand: str) -> None:
+    def mapped(**arguments: Any) -> None:
+        function = task.invoke_action(**arguments)(lambda file: {"file": file})
+        over: Any = [{"file": "a"}] if expand == "expand_kwargs" else ["a"]
+        made = function.override(task_id="find")
+        made.expand_kwargs(over) if expand == "expand_kwargs" else made.expand(file=over)
+
+    with DAG("fleet"), pytest.raises(ValueError, match=r"DAG 'fleet', task 'find': argument 'action'.*'poll"):
+        mapped(action="", poll_interval=0)
+    with DAG("fleet"):
+        mapped(action="{{ params.action }}", conn_id="c")
+
+
+def test_a_mapped_function_needs_a_worker_too() -> None:
+    @task.invoke_action(action="a")
+    def find(file: str) -> dict[str, Any]:
+        return {"file": file}
+
+    with DAG("fleet"), pytest.raises(ValueError, match="task 'find': argument 'start_from_trigger'"):
+        find.override(start_from_trigger=True).expand(file=["a"])
+
+
+def test_an_annotation_unrolls_the_result_as_it_does_with_any_function() -> None:
+    def plain(file):  # type: ignore[no-untyped-def]
+        return {"file": file}
+
+    def typed(file: str) -> dict[str, Any]:
+        return {"file": file}
+
+    with DAG("fleet"):
+        for function, given, unrolls in (
+            (plain, {}, False),
+            (typed, {}, True),
+            (typed, {"multiple_outputs": False}, False),
+        ):
+            made = task.invoke_action(action="a", **given)(function)("a.csv")
+            assert made.operator.multiple_outputs is unrolls
+
+
 @pytest.mark.parametrize(
     ("returned", "parameters", "action"),
     [
