@@ -98,7 +98,7 @@ def invoke_action_task(python_callable: Callable[..., Any] | None = None, **kwar
             function=function,
             operator_class=InvokeActionDecoratedOperator,
             multiple_outputs=unrolls,
-            kwargs=kwargs,
+            kwargs={**kwargs},  # each function adds its own name
         )
 
     return cast(TaskDecorator, decorate if python_callable is None else decorate(python_callable))
