@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
         URL, such as "s3://aws_default@bucket/{{ run_id }}.log"; a folder of this machine that isn't there is
         made. (templated)
     :param tail: so many lines from the end; None: all.
-    :param max_bytes: of the lines in the XCom, in UTF-8; of those that don't fit, the last ones are kept.
+    :param max_bytes: of the lines in the XCom, as JSON; of those that don't fit, the last ones are kept.
     :param conn_id: the Airflow connection. (templated)
     :raises ValueError: when the DAG is parsed, for arguments that can't be right; it names the task.
     :raises InvocationLostError: the platform doesn't know the invocation.
@@ -132,9 +134,9 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
         def keep(line: str) -> None:
             nonlocal size
             kept.append(line)
-            size += len(line.encode())
+            size += _bytes_in_xcom(line)
             while size > self.max_bytes:
-                size -= len(kept.popleft().encode())
+                size -= _bytes_in_xcom(kept.popleft())
 
         total = hook.call(lambda platform: _each_line(platform, invocation_id, keep))
         wanted = total if self.tail is None else min(total, self.tail)
@@ -149,15 +151,29 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
             path = ObjectStoragePath(path)
         if path.protocol in _LOCAL:  # anywhere else folders are part of names, and needn't be made
             path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:  # type: ignore[no-untyped-call]
-            if self.tail is None:
-                return hook.call(
-                    lambda platform: _each_line(platform, invocation_id, lambda line: file.write(f"{line}\n"))
-                )
-            last: deque[str] = deque(maxlen=self.tail)
-            hook.call(lambda platform: _each_line(platform, invocation_id, last.append))
-            file.writelines(f"{line}\n" for line in last)
-            return len(last)
+        last: deque[str] = deque(maxlen=self.tail)
+        with ExitStack() as until_written:
+            file: Any = None
+
+            def write(line: str) -> None:
+                # Not before there is a line: a log that can't be read leaves alone what an earlier try wrote.
+                nonlocal file
+                if file is None:
+                    file = until_written.enter_context(path.open("w", encoding="utf-8"))  # type: ignore[no-untyped-call]
+                file.write(f"{line}\n")
+
+            take = write if self.tail is None else last.append
+            count = hook.call(lambda platform: _each_line(platform, invocation_id, take))
+            for line in last:
+                write(line)
+        if count == 0:
+            path.write_text("")
+        return count if self.tail is None else len(last)
+
+
+def _bytes_in_xcom(line: str) -> int:
+    """What a line takes up there: in quotes, what isn't ASCII escaped, and a comma with a space."""
+    return len(json.dumps(line)) + 2
 
 
 async def _records(platform: InvocationPlatform, invocation_id: str) -> AsyncIterator[list[LogRecord]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ def test_to_the_tasks_log(
     ("tail", "max_bytes", "first", "left_out"),
     [
         (None, 10_000, 1, 0),
-        (None, 30, 491, 490),
-        (20, 30, 491, 10),
-        (5, 30, 496, 0),
-        (None, 2, 501, 500),
+        (None, 70, 491, 490),
+        (20, 70, 491, 10),
+        (5, 70, 496, 0),
+        (None, 6, 501, 500),
     ],
 )
 def test_to_an_xcom_as_much_as_fits(
@@ -64,6 +65,30 @@ def test_to_an_xcom_as_much_as_fits(
     result = fetch(task, invocation_id=counted, destination="xcom", tail=tail, max_bytes=max_bytes)
     assert result["lines"] == numbers(first, 500)
     assert (result["count"], result["left_out"]) == (501 - first, left_out)
+
+
+@pytest.mark.parametrize("line", ["", "ä€🤖", '\\"'])
+def test_what_an_xcom_makes_of_lines_fits_whatever_is_in_them(
+    hook: RobotoHook, task: Task, line: str
+) -> None:
+    lines = ended(hook, f"for i in $(seq 300); do printf '%s\\n' '{line}'; done")
+    result = fetch(task, invocation_id=lines, destination="xcom", max_bytes=1000)
+    assert set(result["lines"]) == {line}
+    assert 900 < len(json.dumps(result["lines"])) <= 1000
+    assert result["count"] + result["left_out"] == 300
+
+
+@pytest.mark.parametrize("tail", [None, 5])
+def test_a_log_that_can_not_be_read_leaves_the_file_of_an_earlier_try(
+    hook: RobotoHook, task: Task, tmp_path: Path, tail: int | None
+) -> None:
+    (tmp_path / "the.log").write_text("kept")
+    place = f"file://{tmp_path / 'the.log'}"
+    with pytest.raises(InvocationLostError):
+        fetch(task, invocation_id="iv_unknown", destination=place, tail=tail)
+    assert (tmp_path / "the.log").read_text() == "kept"
+    result = fetch(task, invocation_id=ended(hook, "true"), destination=place, tail=tail)
+    assert ((tmp_path / "the.log").read_text(), result["count"]) == ("", 0)
 
 
 @pytest.mark.parametrize(("tail", "first"), [(None, 1), (3, 498)])
