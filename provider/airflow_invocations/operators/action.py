@@ -16,7 +16,6 @@ from airflow.sdk.configuration import conf
 
 from ..exceptions import (
     InvocationTimedOutError,
-    RequestRefusedError,
     at,
     error_from_event,
     error_of,
@@ -366,10 +365,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         self, hook: InvocationHook, context: Context, provenance: DagRunProvenance
     ) -> InvocationRecord:
         """Find this try's invocation, or start it. Raises an InvocationError; it says whether it is known."""
-        try:
-            where = f"connection {self.conn_id!r}, {hook.get_conn().where}"
-        except ValueError as error:
-            raise RequestRefusedError(str(error), action=self.action) from None
+        where = f"connection {self.conn_id!r}, {hook.get_conn().where}"
         tries = provenance.try_number
         sees_to_earlier = self.wait and self.durable and self.cancel_on_kill
         submission = Submission(

@@ -48,9 +48,15 @@ class CheckedTask:
         return {name: getattr(self, name) for name in self._checked}
 
     def _hook(self) -> InvocationHook:
+        """The hook. Raises RequestRefusedError: the connection makes no sense; a retry can't mend it."""
         from ..hooks import InvocationHook
 
-        return InvocationHook(self.conn_id)
+        hook = InvocationHook(self.conn_id)
+        try:
+            hook.get_conn()
+        except ValueError as error:
+            raise RequestRefusedError(f"{place_of(self)}: {error}") from None  # type: ignore[arg-type]
+        return hook
 
 
 def check_mapped(mapping: OperatorPartial, names: Collection[str]) -> None:

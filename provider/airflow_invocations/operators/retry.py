@@ -176,6 +176,8 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
                 "invocation was asked for; give the task that invokes retries instead"
             )
         ids: list[str] = values["invocations"]
+        if not ids:
+            return []
         provenance, identity = provenance_of(context), identity_of(context)
         patience = min(SUBMIT_PATIENCE, self.outage_limit)
 

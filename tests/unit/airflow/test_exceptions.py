@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.serialization.serialized_objects import BaseSerialization
 
@@ -19,6 +21,7 @@ from airflow_invocations.exceptions import (
     InvocationLostError,
     InvocationTimedOutError,
     InvocationUnmendableError,
+    RequestRefusedError,
     UnknownStatusError,
     error_from_event,
     error_of,
@@ -26,9 +29,17 @@ from airflow_invocations.exceptions import (
     verdict_on,
 )
 from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.operators import (
+    CancelInvocationOperator,
+    FetchInvocationLogsOperator,
+    InvokeActionOperator,
+    RetryFailedInvocationsOperator,
+)
+from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.waiting import GivenUp, Reason
 
 from ..platform.test_roboto import INVOCATION
+from .conftest import context
 
 URL = "http://h/actions/invocations/iv_1"
 
@@ -147,6 +158,29 @@ def test_what_a_retry_can_not_mend_is_not_retried() -> None:
         "InvocationLostError",
         "PlatformUnavailableError",
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (InvokeActionOperator, {"action": "a"}),
+        (CancelInvocationOperator, {"invocation_ids": "iv_1"}),
+        (FetchInvocationLogsOperator, {"invocation_id": "iv_1"}),
+        (RetryFailedInvocationsOperator, {"invocations": "iv_1"}),
+        (InvocationSensor, {"invocation_id": "iv_1"}),
+        (InvocationSensor, {"invocation_id": "iv_1", "deferrable": True}),
+    ],
+)
+def test_a_connection_that_makes_no_sense_is_no_retry_matter_for_any_task(
+    kind: Any, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_HALF", '{"conn_type": "roboto", "password": "s3cret"}')
+    with DAG("fleet"):
+        operator = kind(task_id="ask", conn_id="half", **arguments)
+    with pytest.raises(
+        RequestRefusedError, match=r"^DAG 'fleet', task 'ask': connection 'half': host is empty"
+    ):
+        operator.execute(context())
 
 
 def test_every_reason_to_give_up_has_its_exception() -> None:
