@@ -13,6 +13,7 @@ from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.models import dagrun
 from airflow.models.asset import AssetEvent, AssetModel
 from airflow.sdk import DAG
+from airflow.utils.types import DagRunType
 from sqlalchemy import select
 
 from airflow_invocations.triggers import InvocationEventTrigger
@@ -24,12 +25,17 @@ from .watcher import State
 Consumed = Callable[[Any], list[AssetEvent]]
 
 
-def run(dag: DAG, conf: dict[str, Any] | None = None, consumed: Consumed = lambda _: []) -> Any:
-    """The DAG run, at its end; `consumed` are the events that have started it."""
+def run(
+    dag: DAG,
+    conf: dict[str, Any] | None = None,
+    consumed: Consumed = lambda _: [],
+    run_type: str = "manual",
+) -> Any:
+    """The DAG run, at its end; `consumed` are the events that have started it, `run_type` what kind it is."""
     bag = DagBag(dag_folder=os.devnull)
     bag.bag_dag(dag)
     sync_bag_to_db(bag, "dags-folder", None)
-    with _having_consumed(consumed):
+    with _made_so(consumed, DagRunType(run_type)):
         return dag.test(run_conf=conf)
 
 
@@ -66,13 +72,14 @@ def emitted_by(dag_id: str) -> Consumed:
 
 
 @contextmanager
-def _having_consumed(consumed: Consumed) -> Iterator[None]:
-    """`dag.test()` has no argument for that, so it is done where it makes the run."""
+def _made_so(consumed: Consumed, run_type: DagRunType) -> Iterator[None]:
+    """`dag.test()` has no arguments for that, so it is done where it makes the run."""
     make = dagrun.get_or_create_dagrun
 
     def made(*, session: Any, **arguments: Any) -> Any:
         dag_run = make(session=session, **arguments)
         dag_run.consumed_asset_events += consumed(session)
+        dag_run.run_type = run_type
         session.commit()
         return dag_run
 
