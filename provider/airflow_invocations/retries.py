@@ -41,7 +41,8 @@ def invocation_retry_policy(
                 reason="the platform was out of reach; the retry goes on with the same invocation",
             ),
             RetryRule(
-                exception=f"{_ERRORS}.InvocationTimedOutError",
+                # Airflow's own is what `execution_timeout` raises in a worker.
+                exception=[f"{_ERRORS}.InvocationTimedOutError", "airflow.sdk.exceptions.AirflowTaskTimeout"],
                 action=RetryAction.RETRY if retries_timeouts else RetryAction.FAIL,
                 retry_delay=failed_delay if retries_timeouts else None,
                 reason="its time was over",

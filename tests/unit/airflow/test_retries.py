@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_invocations.exceptions import (
     InvocationFailedError,
@@ -25,6 +26,8 @@ from airflow_invocations.retries import invocation_retry_policy
         ({}, PlatformUnavailableError("x"), RetryAction.RETRY, timedelta(minutes=5)),
         ({}, InvocationTimedOutError("x"), RetryAction.FAIL, None),
         ({"retries_timeouts": True}, InvocationTimedOutError("x"), RetryAction.RETRY, None),
+        ({}, AirflowTaskTimeout("x"), RetryAction.FAIL, None),
+        ({"retries_timeouts": True}, AirflowTaskTimeout("x"), RetryAction.RETRY, None),
         ({}, InvocationFailedError("x"), RetryAction.RETRY, None),
         ({"failed_delay": timedelta(1)}, InvocationFailedError("x"), RetryAction.RETRY, timedelta(1)),
         ({}, InvocationLostError("x"), RetryAction.RETRY, None),
@@ -32,7 +35,7 @@ from airflow_invocations.retries import invocation_retry_policy
     ],
 )
 def test_what_is_retried(
-    options: dict[str, Any], error: Exception, action: RetryAction, delay: timedelta | None
+    options: dict[str, Any], error: BaseException, action: RetryAction, delay: timedelta | None
 ) -> None:
     policy = invocation_retry_policy(**options)
     for one in (policy, ExceptionRetryPolicy.deserialize(policy.serialize())):

@@ -1,0 +1,43 @@
+"""What is retried, by Airflow itself in `dag.test()`: by what has happened, and by the ready policy."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.retries import invocation_retry_policy
+
+from .conftest import script
+from .dag_runs import run
+
+
+@pytest.mark.usefixtures("database")
+def test_a_failure_is_invoked_anew_and_what_a_retry_can_not_mend_is_not(hook: RobotoHook) -> None:
+    soon = timedelta(seconds=0.1)
+    retried = {"poll_interval": 0.1, "retries": 1, "retry_delay": soon}
+    by_policy = {**retried, "retry_policy": invocation_retry_policy(failed_delay=soon)}
+    in_a_second = {"action": script(hook, "sleep 60"), "execution_timeout": timedelta(seconds=1)}
+    expected = {
+        "fails": 2, "fails_by_policy": 2, "bad_data": 1, "late_in_a_worker": 1, "late_deferred": 1
+    }  # fmt: skip
+    with DAG("retried", schedule=None) as dag:
+
+        def ask(task_id: str, **arguments: Any) -> None:
+            InvokeActionOperator(task_id=task_id, **arguments)
+
+        ask("fails", action=script(hook, "exit 3"), **retried)
+        ask("fails_by_policy", action=script(hook, "exit 3"), **by_policy)
+        ask("bad_data", action=script(hook, "exit 65"), **retried)
+        ask("late_in_a_worker", **in_a_second, **by_policy)
+        ask("late_deferred", deferrable=True, defer_after=0, **in_a_second, **by_policy)
+    dag_run = run(dag)
+    found = {task_id: hook.find("retried", dag_run.run_id, task_id) for task_id in expected}
+    assert {task_id: len(records) for task_id, records in found.items()} == expected
+    assert {one.current.status.name for task_id in found for one in found[task_id] if "late" in task_id} == {
+        "Cancelled"
+    }
