@@ -48,7 +48,7 @@ from .workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from airflow.sdk import Context, XComArg
 
     from ..hooks import InvocationHook
     from ..model import (
@@ -162,10 +162,10 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         self,
         *,
         action: str,
-        parameters: Mapping[str, Any] | None = None,
-        input_data: list[str] | InvocationInput | Mapping[str, Any] | None = None,
-        data_source_id: str | None = None,
-        upload_destination: str | UploadDestination | Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | XComArg | None = None,
+        input_data: list[str] | InvocationInput | Mapping[str, Any] | XComArg | None = None,
+        data_source_id: str | XComArg | None = None,
+        upload_destination: str | UploadDestination | Mapping[str, Any] | XComArg | None = None,
         compute_requirements: ComputeRequirements | Mapping[str, Any] | None = None,
         container_parameters: ContainerParameters | Mapping[str, Any] | None = None,
         timeout: int | str | None = None,
@@ -293,7 +293,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
 
         destination = destination_of(place_of(self), self.upload_destination)
         written = [destination.destination_id] if wrote and destination and destination.destination_id else []
-        read = [self.data_source_id] if self.data_source_id else []
+        read = [str(self.data_source_id)] if self.data_source_id else []
         return lineage_of(self.conn_id, read, written, self._ended, self._hook().get_conn().where)
 
     @property

@@ -21,7 +21,7 @@ from .arguments import place_of
 from .checked import CheckedTask
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context, ObjectStoragePath
+    from airflow.sdk import Context, ObjectStoragePath, XComArg
 
     from ..hooks import InvocationHook
     from ..model import LogRecord
@@ -64,7 +64,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
     def __init__(
         self,
         *,
-        invocation_id: str | dict[str, Any],
+        invocation_id: str | dict[str, Any] | XComArg,
         destination: str | ObjectStoragePath = "log",
         tail: int | None = None,
         max_bytes: int = XCOM_BYTES,

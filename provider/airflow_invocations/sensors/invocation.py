@@ -24,7 +24,7 @@ from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, number_wanted
 from .wish import Wish, ids_named, is_granted
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Context, XComArg
 
     from ..hooks import InvocationHook
 
@@ -66,8 +66,8 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
     def __init__(
         self,
         *,
-        invocation_id: str | dict[str, Any] | None = None,
-        invocation_ids: Sequence[Any] | str | None = None,
+        invocation_id: str | dict[str, Any] | XComArg | None = None,
+        invocation_ids: Sequence[Any] | str | XComArg | None = None,
         wait_for: str | int = "all",
         action: str | None = None,
         since: str | datetime.datetime | None = None,

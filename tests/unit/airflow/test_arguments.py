@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from airflow_invocations.model import (
     InvocationRequest,
     UploadDestination,
 )
-from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.operators import FetchInvocationLogsOperator, InvokeActionOperator
 from airflow_invocations.operators.arguments import ids_of, is_late, read_arguments, request_of
 from airflow_invocations.sensors import InvocationSensor
 
@@ -71,6 +72,19 @@ def test_values_in_templates_lists_and_xcoms_are_late() -> None:
     assert is_late([XComArg(upstream)])
     assert is_late(InvocationInput(files=FileSelector(paths=["{{ ds }}/*"])))
     assert not is_late({"a": ["plain", 1, None, {"b": "}}"}]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (InvokeActionOperator, ("parameters", "input_data", "data_source_id", "upload_destination")),
+        (FetchInvocationLogsOperator, ("invocation_id",)),
+        (InvocationSensor, ("invocation_id", "invocation_ids")),
+    ],
+)
+def test_type_checkers_are_told_of_other_tasks_results(kind: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        assert "XComArg" in inspect.signature(kind.__init__).parameters[name].annotation
 
 
 def test_a_sensor_says_so_too() -> None:
