@@ -108,3 +108,15 @@ def test_a_function_returns_parameters_or_a_whole_request(
 def test_what_is_neither_is_refused() -> None:
     with pytest.raises(RequestRefusedError, match="task 'ask': the function has returned list"):
         operator([1])._take([1])
+
+
+def test_a_decorator_that_is_used_twice_makes_two_tasks() -> None:
+    decorate = task.invoke_action(action="a")
+
+    def find() -> None: ...
+    def check() -> None: ...
+
+    with DAG("fleet") as dag:
+        decorate(find)()
+        decorate(check)()
+    assert set(dag.task_ids) == {"find", "check"}
