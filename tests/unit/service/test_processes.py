@@ -224,7 +224,7 @@ class TestLeftOvers:
         began = processes.began(process.pid)
         assert began is not None
         await asyncio.wait_for(processes.end_left_over(process.pid, began), 10)
-        assert process.wait(5) == -signal.SIGKILL
+        assert process.wait(30) == -signal.SIGKILL
 
     async def test_a_group_whose_leader_is_gone_is_killed_too(
         self, leave: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
@@ -260,7 +260,7 @@ class TestLeftOvers:
         nobodys = leave("exec sleep 60")
         escaped = int(await line(tmp_path / "escaped"))
         await asyncio.wait_for(processes.end_marked("BELONGS_TO", {"iv_mine", "iv_gone"}), 10)
-        assert mine.wait(5) == -signal.SIGKILL
+        assert mine.wait(30) == -signal.SIGKILL
         assert not lives(escaped)
         assert other.poll() is None
         assert nobodys.poll() is None

@@ -418,7 +418,7 @@ class TestRecovery:
         if recorded:
             store.set_processing(one, "runner-dead", left.pid, processes.began(left.pid))
         async with run():
-            assert left.wait(5) == -signal.SIGKILL
+            assert left.wait(30) == -signal.SIGKILL
             record = await reached(store, one, S.Completed)
         before = [S.Queued, S.Scheduled, S.Downloading, *([S.Processing] if recorded else [])]
         assert steps(record)[: len(before) + 2] == [*before, S.Failed, S.Queued]
@@ -431,7 +431,7 @@ class TestRecovery:
         left = self.left_running(one)
         store.request_abort(one, "cancelled by ada", ORG)
         async with run():
-            assert left.wait(5) == -signal.SIGKILL
+            assert left.wait(30) == -signal.SIGKILL
             record = store.get_invocation(one)
         assert (record.last_status, record.current.detail) == (S.Cancelled, "cancelled by ada")
 
