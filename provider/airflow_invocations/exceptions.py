@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
-
+from .compat import AirflowException, AirflowFailException
 from .exit_codes import is_beyond_retry, meaning_of
 from .model import InvocationStatus
 from .platform import NotFoundError, PermanentError, PlatformError, TransientError, UnauthorizedError

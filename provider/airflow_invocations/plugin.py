@@ -6,7 +6,7 @@ import logging
 from functools import cached_property
 from typing import Any
 
-from airflow.sdk.plugins_manager import AirflowPlugin
+from .compat import AirflowPlugin
 
 #: Where the API server mounts the page; no place of Airflow's own.
 URL_PREFIX = "/invocations"

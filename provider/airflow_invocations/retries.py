@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from .compat import has_retry_policies
+
 if TYPE_CHECKING:
     from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy
 
@@ -16,7 +18,7 @@ def invocation_retry_policy(
     failed_delay: timedelta | None = None,
     outage_delay: timedelta = timedelta(minutes=5),
     retries_timeouts: bool = False,
-) -> ExceptionRetryPolicy:
+) -> ExceptionRetryPolicy | None:
     """An `ExceptionRetryPolicy` that knows this provider's errors: `retry_policy=invocation_retry_policy()`.
 
     What `airflow_invocations.exceptions` says can't be mended fails at once without any policy: Airflow
@@ -28,8 +30,10 @@ def invocation_retry_policy(
         that there is.
     :param retries_timeouts: retry what took longer than `execution_timeout` or `queue_timeout`; as a rule
         it would again.
-    :raises ImportError: this Airflow has no retry policies (3.3 has).
+    :return: None where Airflow has no retry policies (3.3 has); this provider's tasks take that too.
     """
+    if not has_retry_policies():
+        return None
     from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
     return ExceptionRetryPolicy(

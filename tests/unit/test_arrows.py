@@ -25,7 +25,7 @@ BELOW = {
 }
 #: What Airflow imports. None of it imports what is above or beside it.
 FACES = {
-    "assets", "check", "decorators", "exceptions", "hooks", "links", "listeners", "notifications",
+    "assets", "check", "compat", "decorators", "exceptions", "hooks", "links", "listeners", "notifications",
     "operators", "page", "plugin", "retries", "sensors", "task_log", "transfers", "triggers",
 }  # fmt: skip
 #: The commands: they may import everything but the faces.

@@ -7,8 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..compat import asset_state
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
 #: The key of an asset's state in which each DAG notes what it has taken over last.
 ACKNOWLEDGED_KEY = "invocation_events_acknowledged"
@@ -47,15 +50,20 @@ def triggering_invocations(context: Context | None = None) -> list[dict[str, Any
                 by_asset[event.asset.name, event.asset.uri].append(event)
     found: dict[str, dict[str, Any]] = {}
     for (name, uri), events in by_asset.items():
-        first = min(event.timestamp for event in events)
-        earlier = _taken_over_before(name, uri, first, instance.dag_id, instance.run_id)
+        state = asset_state(name)
+        earlier: set[tuple[str, str]] = set()
+        if state is not None:  # without one nothing is sent twice: the trigger can't go on from anywhere
+            first = min(event.timestamp for event in events)
+            earlier = _taken_over_before(name, uri, first, instance.dag_id, instance.run_id)
         for invocation in _invocations_of(events):
             if _key(invocation) not in earlier:
                 # One that was put back into the queue ends more than once; its last end counts.
                 other = found.get(invocation["invocation_id"])
                 if other is None or other["ended"] <= invocation["ended"]:
                     found[invocation["invocation_id"]] = invocation
-        _acknowledge(name, instance.dag_id, max(_payload_of(event)["sent"] for event in events))
+        if state is not None:
+            sent = max(_payload_of(event)["sent"] for event in events)
+            _acknowledge(state, name, instance.dag_id, sent)
     return sorted(found.values(), key=lambda invocation: str(invocation["ended"]))
 
 
@@ -103,12 +111,9 @@ def _taken_over_before(name: str, uri: str, before: Any, dag_id: str, run_id: st
     return {_key(invocation) for invocation in _invocations_of(others)}
 
 
-def _acknowledge(name: str, dag_id: str, sent: int) -> None:
+def _acknowledge(state: AssetStateStoreAccessor, name: str, dag_id: str, sent: int) -> None:
     """Tell the asset's trigger that a run of this DAG has what was sent up to then."""
-    from airflow.sdk.execution_time.context import AssetStateStoreAccessor
-
     try:
-        state = AssetStateStoreAccessor(name=name)
         noted: Any = state.get(ACKNOWLEDGED_KEY)
         acknowledged = dict(noted) if isinstance(noted, dict) else {}
         if acknowledged.get(dag_id, 0) < sent:

@@ -6,14 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import attr
-from airflow.sdk.bases.decorator import (
-    DecoratedOperator,
-    TaskDecorator,
-    _TaskDecorator,
-    determine_kwargs,
-)
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, _TaskDecorator
 from airflow.sdk.definitions.context import context_merge
 
+from ..compat import determine_kwargs
 from ..exceptions import RequestRefusedError
 from ..operators.action import InvokeActionOperator
 from ..operators.arguments import REQUEST_ARGUMENTS, check_given, place_of

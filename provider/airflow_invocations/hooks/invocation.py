@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from airflow.sdk import BaseHook, Connection
 
+from ..compat import read_connection
 from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platform import InvocationPlatform
 from ..waiting import cancel_and_confirm, log_pages
@@ -57,8 +58,7 @@ class InvocationHook(BaseHook):
         Raises:
             ValueError: the connection makes no sense.
         """
-        connection = await self.aget_connection(self.conn_id)
-        return platform_of(connection, await connection.aextra_dejson())
+        return platform_of(*await read_connection(self.conn_id))
 
     @cached_property
     def _connection(self) -> Connection:

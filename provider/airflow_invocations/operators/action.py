@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.configuration import conf
 
+from ..compat import conf, starts_tasks_in_triggerer
 from ..exceptions import (
     InvocationTimedOutError,
     at,
@@ -306,6 +306,9 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
 
     def _start_from_trigger(self) -> None:
         refuse_what_needs_a_worker(self, {**self._arguments, "conn_id": self.conn_id})
+        if not starts_tasks_in_triggerer():
+            self.deferrable = True
+            return
         self.start_from_trigger = True
         self.start_trigger_args = start_arguments(
             "InvokeActionTrigger",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..compat import known_arguments
 from ..exceptions import RequestRefusedError
 from .arguments import check_arguments, check_given, place_of, place_of_mapped, read_arguments
 
@@ -21,6 +22,9 @@ class CheckedTask:
     _checked: ClassVar[tuple[str, ...]]
     conn_id: str
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**known_arguments(kwargs))
+
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
         """Arguments of a task that is mapped over others with `expand`; those that are known are checked.
@@ -28,7 +32,7 @@ class CheckedTask:
         Raises:
             ValueError: an argument can't be right, or it asks for what mapped tasks can't have.
         """
-        mapping: OperatorPartial = super().partial(**kwargs)  # type: ignore[misc]
+        mapping: OperatorPartial = super().partial(**known_arguments(kwargs))  # type: ignore[misc]
         check_mapped(mapping, cls._checked)
         return mapping
 

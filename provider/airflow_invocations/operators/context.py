@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
-from airflow.sdk.configuration import conf
 
 from .. import model
+from ..compat import conf
 from ..waiting import TaskIdentity
 from .lineage import parent_and_root_of
 

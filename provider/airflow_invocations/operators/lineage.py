@@ -6,25 +6,21 @@ Nothing of OpenLineage is imported unless its provider is installed and switched
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from ..compat import has_openlineage
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from ..model import InvocationRecord
 
-_PROVIDER = "airflow.providers.openlineage"
-
 _log = logging.getLogger(__name__)
 
 
 def is_switched_on() -> bool:
     """Whether this Airflow emits lineage."""
-    try:
-        if find_spec(_PROVIDER) is None:
-            return False
-    except ModuleNotFoundError:
+    if not has_openlineage():
         return False
     from airflow.providers.openlineage import conf
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.configuration import conf
 
 from .. import model
+from ..compat import conf
 from ..exceptions import (
     InvocationError,
     InvocationTimedOutError,

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
-from airflow.sdk.exceptions import AirflowNotFoundException
-
+from ..compat import AirflowNotFoundException
 from ..hooks import InvocationHook
 from ..model import (
     InvocationRecord,

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.bases.sensor import PokeReturnValue
-from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowSkipException
 
+from ..compat import AirflowSkipException, conf, starts_tasks_in_triggerer
 from ..exceptions import InvocationError, RequestRefusedError, error_of
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
@@ -217,6 +216,9 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
     def _start_from_trigger(self) -> None:
         given = {name: getattr(self, name) for name in self.template_fields}
         refuse_what_needs_a_worker(self, given)
+        if not starts_tasks_in_triggerer():
+            self.deferrable = True
+            return
         self.start_from_trigger = True
         self.start_trigger_args = start_arguments(
             "SensorTrigger",

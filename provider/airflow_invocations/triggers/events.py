@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from ..assets.events import ACKNOWLEDGED_KEY
+from ..compat import asset_states_of
 from ..hooks import InvocationHook
 from ..model import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
 from ..platform.events import EventFilter, InvocationEvent, UnreadableItem
@@ -55,6 +56,9 @@ STATE_PAUSE = 5.0
 
 #: Characters of a status's detail that are handed over.
 _DETAIL_WIDTH = 300
+
+#: How Airflow begins the id of a DAG run that assets have started.
+_RUN_OF_ASSETS = "asset_triggered__"
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +136,7 @@ class InvocationEventTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Hand over what matches, batch by batch, for ever."""
-        state = _State(getattr(self, "asset_state_store", None))
+        state = _State(asset_states_of(self))
         cursor = await state.cursor()
         subscription = Subscription(EventFilter(self.action, frozenset(self.statuses)), cursor)
         feed = Feeds.here().join(self.conn_id, self._connect, subscription)
@@ -269,8 +273,6 @@ class _State:
         self._acknowledged_before: dict[tuple[str, str], int] = {}
         #: Those that were late, and what they had taken over by then: nobody waits for them.
         self._silent: dict[tuple[str, str], int] = {}
-        if not self._assets:
-            _log.warning("this Airflow keeps no state for assets: after a restart it begins anew")
 
     @property
     def last_acknowledged(self) -> int:
@@ -352,16 +354,22 @@ class _State:
                 _log.warning("the asset's state can't be written: %s", error)
 
     def has_started(self, record: InvocationRecord) -> bool:
-        """Whether an invocation was asked for by a DAG that one of these assets starts."""
+        """Whether an invocation was asked for by a DAG that one of these assets starts.
+
+        Where Airflow doesn't say which assets these are, it may be any that has started a run: a DAG that
+        starts itself for ever is worse than one that isn't started.
+        """
         asker = task_instance_of(record.provenance.source.source_id)
         dags = {dag_id for _, dag_id in self._acknowledged}
-        if asker is not None and asker.dag_id in dags:
+        if asker is not None and (
+            asker.dag_id in dags or (not self._assets and asker.run_id.startswith(_RUN_OF_ASSETS))
+        ):
             return True
         provenance = DagRunProvenance.from_environment(record.container_parameters.env_vars)
         return provenance is not None and (
             provenance.dag_id in dags
             or any(
-                event.name in self._assets or event.uri in self._uris
+                not self._assets or event.name in self._assets or event.uri in self._uris
                 for event in provenance.consumed_asset_events
             )
         )

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowFailException
 from airflow.triggers.base import (
     BaseTrigger,
     TaskFailedEvent,
@@ -18,6 +17,7 @@ from airflow.triggers.base import (
     TriggerEvent,
 )
 
+from ..compat import AirflowFailException
 from ..exceptions import InvocationError, error_of
 from ..hooks import InvocationHook
 from ..hooks.invocation import logs_url_of

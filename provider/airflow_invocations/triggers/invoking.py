@@ -9,9 +9,9 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowFailException
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
+from ..compat import AirflowFailException
 from ..exceptions import (
     InvocationError,
     RequestRefusedError,

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger
+from asgiref.sync import sync_to_async
 
+from ..compat import TELLS_OF_KILLS
 from ..hooks import InvocationHook
 from ..operators.results import INVOCATION_ID_KEY
 from ..waiting import cancel_and_confirm
@@ -26,6 +28,9 @@ _SELF_RELIANT_STATES = frozenset({"running", "restarting", "up_for_retry"})
 _LOOK_PAUSE = 0.5
 _LOOKS = 8
 
+#: Seconds in which a triggerer that stops is gone.
+_STOP_TIME = 1.0
+
 #: Cancels under way. Airflow gives on_kill about one second and then cancels it (facts/airflow.md, section
 #: 4); what is kept here goes on to its end.
 _cancelling: set[asyncio.Task[None]] = set()
@@ -41,12 +46,27 @@ class CancellingTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Cancel the invocations, unless the task still wants them (Airflow calls this then too)."""
-        if not self.cancel_on_kill or self._has_fired:
-            return
+        if self._has_to_cancel:
+            await asyncio.shield(self._start_to_cancel())
+
+    async def cleanup(self) -> None:
+        """See to the invocations where Airflow tells a trigger no more than that it ends.
+
+        By a timer, which is forgotten without a word when the triggerer stops: that ends all of its triggers
+        too, and then answers nothing any more.
+        """
+        if not TELLS_OF_KILLS and self._has_to_cancel:
+            asyncio.get_running_loop().call_later(_STOP_TIME, self._start_to_cancel)
+
+    @property
+    def _has_to_cancel(self) -> bool:
+        return self.cancel_on_kill and not self._has_fired
+
+    def _start_to_cancel(self) -> asyncio.Task[None]:
         task = asyncio.create_task(self._cancel_unless_wanted())
         _cancelling.add(task)
         task.add_done_callback(_cancelling.discard)
-        await asyncio.shield(task)
+        return task
 
     async def _own_ids(self) -> Sequence[str]:
         """What there is to cancel; it may have to wait for an answer that is on its way."""
@@ -101,14 +121,16 @@ class CancellingTrigger(BaseTrigger):
                     return await self._is_named_by_xcom(self.task_instance)
                 await asyncio.sleep(_LOOK_PAUSE)
         except Exception as error:
-            self.log.warning("the task's state can't be read, so it counts as killed: %s", error)
+            # Who isn't told of kills may just as well end with the triggerer, and that cancels nothing.
+            counts_as = "killed" if TELLS_OF_KILLS else "alive"
+            self.log.warning("the task's state can't be read, so it counts as %s: %s", counts_as, error)
+            return not TELLS_OF_KILLS
         return False
 
     async def _task_states(self, instance: TaskInstance) -> set[str]:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-        states = await asyncio.to_thread(
-            RuntimeTaskInstance.get_task_states,
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
             dag_id=instance.dag_id,
             task_ids=[instance.task_id],
             run_ids=[instance.run_id],
@@ -119,8 +141,7 @@ class CancellingTrigger(BaseTrigger):
     async def _is_named_by_xcom(self, instance: TaskInstance) -> bool:
         from airflow.sdk.execution_time.xcom import XCom
 
-        named = await asyncio.to_thread(
-            XCom.get_one,
+        named = await sync_to_async(XCom.get_one)(
             key=INVOCATION_ID_KEY,
             dag_id=instance.dag_id,
             task_id=instance.task_id,

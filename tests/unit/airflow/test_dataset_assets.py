@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 import pytest
 from airflow.sdk import DAG, Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
-from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
 from airflow_invocations.assets import dataset_asset
 from airflow_invocations.assets.dataset import dataset_of, sanitize_uri
@@ -16,6 +15,7 @@ from airflow_invocations.model import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.outlets import tell_outlets
 
+from ...airflow_version import ProvidersManager
 from ..waiting.events_platform import NOON, record_of_end
 
 URL = "https://app.example/iv_1"
@@ -23,7 +23,7 @@ EXTRA = {"invocation_id": "iv_1", "url": URL, "action": "count", "digest": "d"}
 
 
 def test_airflow_knows_the_scheme() -> None:
-    manager = ProvidersManagerTaskRuntime()
+    manager = ProvidersManager()
     assert manager.asset_uri_handlers["invocation-dataset"] is sanitize_uri
     made = manager.asset_factories["invocation-dataset"](conn_id="fleet", dataset_id="ds_1")
     assert made == dataset_asset("fleet", "ds_1")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, Asset, AssetWatcher
-from airflow.serialization.serialized_objects import DagSerialization
 
+from airflow_invocations import compat
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.model import AssetEvent, DagRunProvenance, InvocationStatus
 from airflow_invocations.platform import UnavailableError
@@ -20,6 +20,7 @@ from airflow_invocations.triggers import InvocationEventTrigger, events
 from airflow_invocations.triggers.events import CURSOR_KEY
 from airflow_invocations.waiting import feed
 
+from ...airflow_version import DagSerialization
 from ..waiting.events_platform import NOON, EventsPlatform
 from .conftest import PROVENANCE
 from .event_scheduling import Dag, Run, Scheduling, State
@@ -373,6 +374,7 @@ async def test_assets_with_equal_triggers_share_one_and_each_keeps_its_place(
 async def test_an_airflow_without_asset_state_is_told_so_and_works(
     platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
+    compat._say_once.cache_clear()
     trigger = InvocationEventTrigger()
     trigger.asset_state_store = None
     steps = trigger.run()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowFailException
 from airflow.serialization.serialized_objects import BaseSerialization
 
 from airflow_invocations import exceptions
+from airflow_invocations.compat import AirflowFailException
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
     InvocationDeadlyError,

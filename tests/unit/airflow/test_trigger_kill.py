@@ -40,6 +40,7 @@ class Trigger(InvocationTrigger):
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(killing, "_LOOK_PAUSE", 0.0)
+    monkeypatch.setattr(killing, "TELLS_OF_KILLS", True)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, Asset, XComArg, task, task_group
-from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_invocations import triggers
 from airflow_invocations.model import ContainerParameters
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retries import invocation_retry_policy
 from airflow_invocations.sensors import InvocationSensor
+
+from ...airflow_version import DagSerialization, since
+
+starts_in_triggerer = since("3.3", "tasks that start in the triggerer")
 
 
 def refused(match: str, **arguments: Any) -> str:
@@ -22,6 +25,7 @@ def refused(match: str, **arguments: Any) -> str:
     return str(raised.value)
 
 
+@starts_in_triggerer
 def test_a_task_that_starts_in_the_triggerer_says_with_what() -> None:
     with DAG("fleet") as dag:
         InvokeActionOperator(
@@ -46,6 +50,7 @@ def test_a_task_that_starts_in_the_triggerer_says_with_what() -> None:
     assert all(hasattr(trigger, name) for name in InvokeActionOperator.template_fields)
 
 
+@starts_in_triggerer
 def test_a_sensor_that_starts_in_the_triggerer_says_with_what() -> None:
     with DAG("fleet"):
         sensor = InvocationSensor(
@@ -75,7 +80,11 @@ def test_others_start_in_a_worker() -> None:
         ({"timeout": "{{ prev_start_date_success }}"}, "needs prev_start_date_success"),
         ({"input_data": {"files": {"paths": ["{{ triggering_asset_events }}"]}}}, "needs triggering_asset"),
         ({"outlets": [Asset("a")]}, "outlets emit no asset event there"),
-        ({"retry_policy": invocation_retry_policy()}, "retry_policy isn't asked there"),
+        pytest.param(
+            {"retry_policy": invocation_retry_policy()},
+            "retry_policy isn't asked there",
+            marks=since("3.3", "retry policies"),
+        ),
         ({"on_execute_callback": print}, "on_execute_callback isn't called there"),
         ({"pre_execute": print}, "pre_execute isn't called there"),
     ],

@@ -17,6 +17,7 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.models.dag import DagModel
 from fastapi.testclient import TestClient
 
+from airflow_invocations.compat import VERSION
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.model import (
     DagRunProvenance,
@@ -214,7 +215,10 @@ class Auth:
 @pytest.fixture
 def auth(monkeypatch: pytest.MonkeyPatch) -> Auth:
     auth = Auth()
-    monkeypatch.setattr(airflow_app._AuthManagerState, "instance", auth)
+    if VERSION >= (3, 2):
+        monkeypatch.setattr(airflow_app._AuthManagerState, "instance", auth)
+    else:
+        monkeypatch.setattr(airflow_app, "auth_manager", auth)
     monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id: None)
     return auth
 

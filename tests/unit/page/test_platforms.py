@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import pytest
-from airflow.sdk.exceptions import AirflowNotFoundException
 
+from airflow_invocations.compat import AirflowNotFoundException
 from airflow_invocations.page import platforms as module
 from airflow_invocations.page.platforms import (
     Answer,

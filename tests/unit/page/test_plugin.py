@@ -18,7 +18,10 @@ from airflow_invocations.plugin import URL_PREFIX, InvocationsPlugin
 #: Loads plugins as a task's process does before it renders a template, and tells what ours has brought along.
 _MEASURED = """
 import json, sys, time
-from airflow.sdk import plugins_manager
+try:
+    from airflow.sdk import plugins_manager
+except ImportError:  # before 3.2
+    from airflow import plugins_manager
 import airflow_invocations
 before = set(sys.modules)
 began = time.process_time()
@@ -26,14 +29,16 @@ import airflow_invocations.plugin
 took = time.process_time() - began
 new = sorted(set(sys.modules) - before)
 plugins_manager.integrate_macros_plugins()
-loaded = [plugin.name for plugin in plugins_manager._get_plugins()[0]]
+plugins = getattr(plugins_manager, "plugins", None) or plugins_manager._get_plugins()[0]
+loaded = [plugin.name for plugin in plugins]
 of_a_page = ("airflow_invocations.", "airflow.api_fastapi", "fastapi")
 page = [name for name in sys.modules if name.startswith(of_a_page)]
 print(json.dumps([took, new, loaded, page]))
 """
 
 
-def test_airflow_finds_it_by_its_entry_point() -> None:
+def test_airflow_finds_it_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow.plugins_manager.plugins", [], raising=False)  # 3.1 looks whether it is there
     (found,) = [each for each in entry_points(group="airflow.plugins") if each.name == "invocations"]
     assert found.load() is InvocationsPlugin
     assert is_valid_plugin(InvocationsPlugin)
@@ -42,9 +47,14 @@ def test_airflow_finds_it_by_its_entry_point() -> None:
 def test_a_task_pays_next_to_nothing_for_it() -> None:
     done = subprocess.run([sys.executable, "-c", _MEASURED], capture_output=True, text=True, check=True)
     took, new, loaded, page = json.loads(done.stdout.splitlines()[-1])
-    assert new == ["airflow_invocations.plugin"]
+    assert new == ["airflow_invocations.compat", "airflow_invocations.plugin"]
     assert "invocations" in loaded
-    assert set(page) <= {"airflow_invocations.plugin", "airflow_invocations.provider_info"}
+    of_ours = {
+        "airflow_invocations.compat",
+        "airflow_invocations.plugin",
+        "airflow_invocations.provider_info",
+    }
+    assert set(page) <= of_ours
     assert took < 0.02
 
 

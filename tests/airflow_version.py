@@ -1,0 +1,22 @@
+"""Which Airflow the tests run in: what only newer ones have is skipped in others, and the reason says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_invocations.compat import VERSION
+
+if VERSION >= (3, 2):
+    from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime as ProvidersManager
+    from airflow.serialization.serialized_objects import DagSerialization
+else:
+    from airflow.providers_manager import ProvidersManager
+    from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
+
+__all__ = ["DagSerialization", "ProvidersManager", "since"]
+
+
+def since(version: str, what: str) -> pytest.MarkDecorator:
+    """A mark for tests of what Airflow has since a version, as `since("3.3", "retry policies")`."""
+    is_there = tuple(int(part) for part in version.split(".")) <= VERSION
+    return pytest.mark.skipif(not is_there, reason=f"Airflow has {what} since {version}")
