@@ -1,6 +1,6 @@
 # Everything a person does with this project, each from a fresh clone: make demo, make test, make check.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit kill-matrix benchmarks screenshots docs check format lock clean
+.PHONY: help setup demo test unit compat kill-matrix benchmarks screenshots docs check format lock clean
 PYTEST := .venv/bin/python -m pytest
 # Most tests wait more than they work; those with a real Airflow, and what is measured, have the machine to themselves.
 JOBS ?= 3
@@ -20,6 +20,9 @@ test: setup ## all tests: unit, integration, every platform, one real Airflow, a
 
 unit: setup ## the fast tests only
 	@$(PYTEST) tests/unit
+
+compat: setup ## the unit tests, and one in a real Airflow, with the older Airflows and on the other Pythons
+	@JOBS=$(JOBS) sh scripts/compat
 
 kill-matrix: setup ## all that can go wrong in a real Airflow, row by row (PostgreSQL, Redis; an hour)
 	@$(PYTEST) tests/system/kill_matrix -m kill_matrix --kill-matrix-table dist/kill-matrix.md
@@ -45,8 +48,8 @@ format: setup ## rewrite the files as `make check` wants them
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-lock: ## resolve the dependencies anew into uv.lock
+lock: ## resolve the dependencies anew into uv.lock and tests/compat
 	@sh scripts/lock
 
 clean: ## remove what the other targets made
-	@rm -rf .venv .demo dist .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .compat .demo dist .mypy_cache .pytest_cache .ruff_cache
