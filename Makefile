@@ -3,7 +3,7 @@
 .PHONY: help setup demo test unit compat kill-matrix benchmarks screenshots docs check format lock clean
 PYTEST := .venv/bin/python -m pytest
 # Most tests wait more than they work; those with a real Airflow, and what is measured, have the machine to themselves.
-JOBS ?= 3
+JOBS ?= 4
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
