@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,9 @@ STOP_GRACE = 10.0
 
 #: Seconds between two looks at something that nothing tells us of.
 LOOK_INTERVAL = 0.5
+
+#: How often something is asked for that Airflow's database is too busy for.
+TRIES = 10
 
 #: States in which a DAG run, or a task instance, has ended.
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
@@ -154,10 +158,21 @@ class StandaloneAirflow:
             time.sleep(LOOK_INTERVAL)
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Start a DAG run, as a person does; its run id."""
-        body = {"logical_date": None, "conf": dict(conf or {})}
-        answer = self.api.post(f"dags/{dag_id}/dagRuns", json=body).raise_for_status()
-        return str(answer.json()["dag_run_id"])
+        """Start a DAG run, as a person does; its run id.
+
+        It is asked for again where Airflow has found its SQLite locked by another of its components, which it
+        answers with an internal error; a run that has a name is started only once.
+        """
+        run_id = f"manual__{datetime.now(UTC).isoformat()}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
+        for _ in range(TRIES):
+            answer = self.api.post(f"dags/{dag_id}/dagRuns", json=body)
+            if answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
+                break
+            time.sleep(LOOK_INTERVAL)
+        if answer.status_code != httpx.codes.CONFLICT:
+            answer.raise_for_status()
+        return run_id
 
     def dag_run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """A DAG run."""
