@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_invocations.compat import VERSION
 from airflow_invocations.demo.standalone import StandaloneAirflow
 from airflow_invocations.model import DagRunProvenance, InvocationStatus, task_instance_of
 
@@ -192,6 +191,7 @@ def test_a_task_of_pynencs_is_waited_for_in_the_triggerer(
     assert (result["provenance"]["dag_id"], result["provenance"]["run_id"]) == (dag_id, run_id)
 
 
+@since("3.3", "tasks that start in the triggerer")
 def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) -> None:
     dag_id = "workerless"
     run_id = airflow.trigger(dag_id)
@@ -218,12 +218,11 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
         "broken": ("failed", 1),
     }
 
-    if VERSION >= (3, 3):  # before that, workers begin them
-        # No worker ever had it: no process of one is known.
-        workers = {each["task_id"]: each["hostname"] for each in instances}
-        assert {
-            workers[task_id] for task_id in ("succeeds", "ticks", "senses", "fails", "refused", "killed")
-        } == {""}
+    # No worker ever had it: no process of one is known.
+    workers = {each["task_id"]: each["hostname"] for each in instances}
+    assert {
+        workers[task_id] for task_id in ("succeeds", "ticks", "senses", "fails", "refused", "killed")
+    } == {""}
 
     # The XComs are what a worker would have pushed: a dict is a dict.
     value = airflow.api.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/succeeds/xcomEntries/return_value")
