@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowTaskTimeout
 
+from airflow_invocations.compat import AirflowTaskTimeout
 from airflow_invocations.exceptions import (
     InvocationFailedError,
     InvocationLostError,
