@@ -110,12 +110,12 @@ def test_every_end_starts_a_dag_once_also_when_the_triggerer_dies(
     airflow: StandaloneAirflow, service: Service, second_triggerer: Session
 ) -> None:
     until("place where the watcher begins", lambda: cursor(airflow), FIRST_REQUEST)
-    asked = invoke(service, 20)
+    asked = invoke(service, 10)
     until("run", lambda: runs(airflow, "on_ticks"), FIRST_REQUEST)
     # Some are handed over, some are on their way, and some end while nobody watches.
-    asked |= invoke(service, 5)
+    asked |= invoke(service, 3)
     kill_triggerer(airflow)
-    asked |= invoke(service, 15)
+    asked |= invoke(service, 7)
     second_triggerer.start(10)
     until("every end in a run", lambda: asked <= ids(taken(airflow)), FIRST_REQUEST)
     found = taken(airflow)
