@@ -155,7 +155,7 @@ class TestThePage:
         assert time.monotonic() - began < 15
         asked = time.monotonic()
         viewer.get("/run", params=about(run))
-        assert time.monotonic() - asked < 1  # it rests
+        assert time.monotonic() - asked < 5  # it rests
 
     def test_one_that_is_under_way_is_seen_to_end(
         self, run_dag: RunDag, viewer: TestClient, hook: RobotoHook, tmp_path: Any

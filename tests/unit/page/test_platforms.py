@@ -119,12 +119,12 @@ def test_many_runs_are_one_visit(world: World) -> None:
 def test_a_platform_that_hangs_holds_nobody_up(
     platforms: Platforms, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    monkeypatch.setattr(module, "PATIENCE", 1.5)
     world.connect("c").before = hang
     world.connect("good", record())
     began = time.monotonic()
     hung, good = ask(platforms, question(), question("good"), patience=0.05)
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 1.5
     assert hung == Answer(is_pending=True)
     while hung.problem is None:
         hung, good = ask(platforms, question(), question("good"), patience=0.05)

@@ -55,7 +55,7 @@ def test_a_task_pays_next_to_nothing_for_it() -> None:
         "airflow_invocations.provider_info",
     }
     assert set(page) <= of_ours
-    assert took < 0.02
+    assert took < 0.1
 
 
 def test_its_views_are_what_the_ui_takes() -> None:
