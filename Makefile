@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit compat kill-matrix benchmarks screenshots docs check format lock clean
 PYTEST := .venv/bin/python -m pytest
-# Most tests wait more than they work; those with a real Airflow, and what is measured, have the machine to themselves.
+# Most tests wait more than they work; those with a real Airflow run later, and two at once only.
 JOBS ?= 4
 
 help: ## say what there is
@@ -16,7 +16,7 @@ demo: setup ## a real Airflow invokes actions on real sensor files, then everyth
 
 test: setup ## all tests: unit, integration, every platform, one real Airflow, a quick run of the benchmarks
 	@$(PYTEST) tests/unit tests/integration tests/platforms --numprocesses $(JOBS) --dist loadfile
-	@$(PYTEST) tests/system tests/benchmarks --ignore=tests/system/test_page.py
+	@$(PYTEST) tests/system tests/benchmarks --ignore=tests/system/test_page.py --numprocesses 2 --dist loadfile
 
 unit: setup ## the fast tests only
 	@$(PYTEST) tests/unit
