@@ -193,6 +193,7 @@ class Cluster:
             self._app.broker.route_invocation(invocation_id)
 
     def _registered(self, invocation_id: str) -> InvocationStatusRecord | None:
+        """The status that the orchestrator has; None: it knows no such invocation (any more)."""
         try:
             return self._app.orchestrator.get_invocation_status_record(invocation_id)
         except KeyError:
@@ -313,13 +314,12 @@ class Cluster:
 
     def _current(self, invocation_id: str, history: Sequence[Any]) -> InvocationStatusRecord:
         """The status that counts. Of what was purged from there, its end, if the history has one."""
-        try:
-            return self._app.orchestrator.get_invocation_status_record(invocation_id)
-        except KeyError:
-            for row in history:
-                if row.status_record.status.is_final():
-                    return row.status_record
-            raise NotFoundError(f"{self._where} knows no invocation {invocation_id}") from None
+        if (current := self._registered(invocation_id)) is not None:
+            return current
+        for row in history:
+            if row.status_record.status.is_final():
+                return row.status_record
+        raise NotFoundError(f"{self._where} knows no invocation {invocation_id}")
 
     def _status(self, invocation_id: str) -> InvocationStatus | None:
         try:
@@ -485,11 +485,8 @@ class Cluster:
 
     def stop(self, invocation_id: str) -> Stop:
         """Stop an invocation if it hasn't started."""
-        try:
-            current = self._app.orchestrator.get_invocation_status_record(invocation_id)
-        except KeyError:
-            return Stop.Ended
-        if current.status.is_final():
+        current = self._registered(invocation_id)
+        if current is None or current.status.is_final():
             return Stop.Ended
         me = _canceller(invocation_id)
         if current.status.is_available_for_run() or current.runner_id == me.runner_id:
@@ -498,9 +495,8 @@ class Cluster:
 
     def why_it_runs_on(self, invocation_id: str) -> str:
         """What was asked of an invocation that can't be stopped, and where it runs."""
-        owner: str | None = None
-        with suppress(KeyError):
-            owner = self._app.orchestrator.get_invocation_status_record(invocation_id).runner_id
+        current = self._registered(invocation_id)
+        owner = current.runner_id if current else None
         at = self._app.state_backend.get_runner_contexts([owner]) if owner else []
         where = f" in {at[0].runner_cls} {owner} on {at[0].hostname}, process {at[0].pid}" if at else ""
         return (
