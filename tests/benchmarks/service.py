@@ -450,7 +450,8 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
     workspace = Workspace(folder / "model")
     record = store.get_invocation(await asyncio.to_thread(invoke_in, store))
     prepare(workspace, record, store)
-    await asyncio.wait_for(ended.wait(), 10)
+    async with asyncio.timeout(10):
+        await ended.wait()
     ended.clear()
     with closing(bare_table(folder / "bare.db")) as peer:
         for number in range(count):
@@ -458,7 +459,8 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
             least += await asyncio.to_thread(commit_bare, peer)
             invocation_id = await asyncio.to_thread(invoke_in, store)
             queued = time.perf_counter()
-            await asyncio.wait_for(ended.wait(), 10)
+            async with asyncio.timeout(10):
+                await ended.wait()
             ended.clear()
             durations.append((least, store.launched[invocation_id] - queued))
     await runner.stop()

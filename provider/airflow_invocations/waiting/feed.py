@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import logging
@@ -233,10 +234,9 @@ class Feed(Shared):
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, but not once everybody has left."""
-        try:
-            await asyncio.wait_for(self._deserted.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._deserted.wait()
 
 
 class _Trouble:

@@ -180,7 +180,8 @@ class _Clock:
     async def steps_of(self, wait: Wait) -> list[Step]:
         """What has happened; at the latest when a deadline has passed."""
         try:
-            return await asyncio.wait_for(wait.steps(), self._remaining())
+            async with asyncio.timeout(self._remaining()):
+                return await wait.steps()
         except TimeoutError:
             return await self._on_deadline()
 

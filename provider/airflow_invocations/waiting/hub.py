@@ -12,7 +12,7 @@ import random
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -628,11 +628,10 @@ class Watcher(Shared):
 
     async def _wake(self, seconds: float | None) -> None:
         """Sleep until something has changed, or so long."""
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except TimeoutError:
-            return
-        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+            self._changed.clear()
 
 
 @dataclass(slots=True)

@@ -43,7 +43,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
 
 
 async def exit_code(process: processes.Process) -> int:
-    return await asyncio.wait_for(process.exit_code, 10)
+    async with asyncio.timeout(10):
+        return await process.exit_code
 
 
 async def line(path: Path) -> str:
@@ -183,7 +184,8 @@ async def test_a_group_that_does_not_is_killed_whole_after_the_grace(
 async def test_ending_a_group_that_is_gone_returns_at_once(start: Callable[..., Any]) -> None:
     process = await start("true")
     await exit_code(process)
-    await asyncio.wait_for(processes.end(process.pid, grace=60), 5)
+    async with asyncio.timeout(5):
+        await processes.end(process.pid, grace=60)
     await process.last_output(5)
 
 
@@ -223,7 +225,8 @@ class TestLeftOvers:
         process = leave("trap '' TERM; sleep 60 & wait")
         began = processes.began(process.pid)
         assert began is not None
-        await asyncio.wait_for(processes.end_left_over(process.pid, began), 10)
+        async with asyncio.timeout(10):
+            await processes.end_left_over(process.pid, began)
         assert process.wait(30) == -signal.SIGKILL
 
     async def test_a_group_whose_leader_is_gone_is_killed_too(
@@ -233,7 +236,8 @@ class TestLeftOvers:
         began = processes.began(process.pid)
         child = int(await line(tmp_path / "child"))
         process.wait()
-        await asyncio.wait_for(processes.end_left_over(process.pid, began or 0.0), 10)
+        async with asyncio.timeout(10):
+            await processes.end_left_over(process.pid, began or 0.0)
         assert not lives(child)
 
     async def test_a_number_that_was_given_out_again_is_left_alone(
@@ -250,7 +254,8 @@ class TestLeftOvers:
     ) -> None:
         process = leave("true")
         process.wait()
-        await asyncio.wait_for(processes.end_left_over(process.pid, time.time()), 5)
+        async with asyncio.timeout(5):
+            await processes.end_left_over(process.pid, time.time())
 
     async def test_what_no_group_leads_to_is_found_by_its_environment(
         self, leave: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
@@ -259,7 +264,8 @@ class TestLeftOvers:
         other = leave("exec sleep 60", BELONGS_TO="iv_other")
         nobodys = leave("exec sleep 60")
         escaped = int(await line(tmp_path / "escaped"))
-        await asyncio.wait_for(processes.end_marked("BELONGS_TO", {"iv_mine", "iv_gone"}), 10)
+        async with asyncio.timeout(10):
+            await processes.end_marked("BELONGS_TO", {"iv_mine", "iv_gone"})
         assert mine.wait(30) == -signal.SIGKILL
         assert not lives(escaped)
         assert other.poll() is None

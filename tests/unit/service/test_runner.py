@@ -55,7 +55,8 @@ def run(store: Store, logs: LogFiles, settings: ServiceSettings) -> Callable[[],
         try:
             yield one
         finally:
-            await asyncio.wait_for(one.stop(), 20)
+            async with asyncio.timeout(20):
+                await one.stop()
 
     return run
 
@@ -304,7 +305,8 @@ class TestStopping:
             stopping = asyncio.create_task(running_one.stop())
             await asyncio.sleep(0)
             held.may_go.set()
-            await asyncio.wait_for(stopping, 20)
+            async with asyncio.timeout(20):
+                await stopping
         record = store.get_invocation(one)
         assert record.last_status is S.Queued
         assert S.Scheduled in steps(record)
@@ -324,7 +326,8 @@ class TestStopping:
                 stopping = asyncio.create_task(running_one.stop())
                 await asyncio.sleep(0)
                 held.may_go.set()
-                await asyncio.wait_for(stopping, 20)
+                async with asyncio.timeout(20):
+                    await stopping
             assert store.get_invocation(one).last_status is end
         assert store.claim("runner-next") is None
 

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import ParamSpec
 
 from ...model import InvocationStatus, LogPage, StatusSnapshot
@@ -150,10 +150,9 @@ class FlyteWatch:
             if not is_caught_up:
                 is_caught_up = True
                 await self._told.put(CaughtUp(0))
-            try:
-                await asyncio.wait_for(self._is_fresh.wait(), max(0.0, due - time.monotonic()))
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                    await self._is_fresh.wait()
 
     def _look_at(self, invocation_ids: Iterable[str]) -> None:
         self._fresh |= set(invocation_ids)
@@ -321,10 +320,9 @@ class _Tail:
 
     async def pause(self, seconds: float) -> None:
         """Wait, but not longer than the run goes on."""
-        try:
-            await asyncio.wait_for(self.ended.wait(), seconds)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ended.wait()
 
 
 def _run_of(invocation_id: str) -> RunId | None:

@@ -1,0 +1,100 @@
+"""A cancellation always arrives, also when what was waited for happens in the same iteration of the loop.
+
+Before Python 3.12 `asyncio.wait_for` swallows such a cancellation
+(https://github.com/python/cpython/issues/81839), and a watcher that misses it never closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+import pytest
+
+from airflow_invocations.model import StatusSnapshot
+from airflow_invocations.platform.flyte.names import RunId
+from airflow_invocations.platform.flyte.watch import FlyteWatch, _Tail
+from airflow_invocations.waiting.feed import Feed
+from airflow_invocations.waiting.following import Waiting, _Clock
+from airflow_invocations.waiting.hub import Notice, Wait, Watcher
+
+pytestmark = pytest.mark.anyio
+
+#: What waits, and what makes it stop waiting.
+Case = tuple[Coroutine[Any, Any, object], Callable[[], object]]
+
+
+async def never() -> Any:
+    """A connection that is opened for ever."""
+    await asyncio.Event().wait()
+
+
+def flyte_look() -> Case:
+    watch = flyte_watch()
+    return watch._look(), lambda: watch._look_at([])
+
+
+def flyte_tail() -> Case:
+    tail = _Tail()
+    return tail.pause(60), tail.ended.set
+
+
+def feed_rest() -> Case:
+    feed = Feed("platform", never)
+    return feed._rest(60), feed._deserted.set
+
+
+def watcher_wake() -> Case:
+    watcher = Watcher(never)
+    return watcher._wake(60), watcher._changed.set
+
+
+def watcher_rest() -> Case:
+    watcher = Watcher(never)
+    return watcher._rest(60), watcher._deserted.set
+
+
+def clock_steps() -> Case:
+    wait = Wait("iv_1", poll_interval=1, outage_limit=60)
+    clock = _Clock(never, Waiting("iv_1", poll_interval=1, deadline=time.time() + 60))
+    return clock.steps_of(wait), lambda: wait.tell(Notice("something has happened"))
+
+
+def flyte_watch() -> FlyteWatch:
+    async def statuses(_: Collection[str]) -> list[StatusSnapshot]:
+        return []
+
+    async def attempts(_: RunId) -> int:
+        return 1
+
+    return FlyteWatch(never, None, statuses, attempts, [], {})  # type: ignore[arg-type]
+
+
+async def until_it_waits() -> None:
+    """Let every task that can go on do so, until each waits for an event."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("case", [flyte_look, flyte_tail, feed_rest, watcher_wake, watcher_rest, clock_steps])
+async def test_cancellation_arrives_in_the_iteration_in_which_the_wait_ends(case: Callable[[], Case]) -> None:
+    waiting, happens = case()
+    task = asyncio.ensure_future(waiting)
+    await until_it_waits()
+    happens()
+    task.cancel()
+    await asyncio.wait({task}, timeout=1)
+    swallowed = not task.cancelled()
+    task.cancel()
+    assert not swallowed
+
+
+async def test_a_flyte_watch_closes_in_the_iteration_in_which_a_run_is_added() -> None:
+    watch = flyte_watch()
+    await until_it_waits()
+    await watch.change(["no-run"], [], {})
+    async with asyncio.timeout(5):
+        await watch.close()
+    assert not watch._tasks
