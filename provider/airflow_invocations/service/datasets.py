@@ -7,11 +7,10 @@ import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import pathspec
-
 from ..model import Condition, ConditionGroup, Page, QuerySpecification, SortDirection
 from ..model.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileUpdate, NewDataset
 from .errors import InvalidRequestError, NotFoundError
+from .file_patterns import FilePatterns, PatternError
 from .folders import Folder, FoundFile, parts_of
 from .roboql import read_roboql
 from .store import Store
@@ -192,19 +191,19 @@ class DatasetFiles:
         with contextlib.closing(self._store.files_of(dataset_id, org_id, after)) as records:
             for record in records:
                 path = record.relative_path
-                if (included is None or included.match_file(path)) and not (
-                    excluded is not None and excluded.match_file(path)
+                if (included is None or included.match(path)) and not (
+                    excluded is not None and excluded.match(path)
                 ):
                     yield record
 
 
-def _patterns(patterns: Sequence[str]) -> pathspec.GitIgnoreSpec | None:
+def _patterns(patterns: Sequence[str]) -> FilePatterns | None:
     if not patterns:
         return None
     try:
-        return pathspec.GitIgnoreSpec.from_lines(patterns)
-    except ValueError as error:
-        raise InvalidRequestError(f"a pattern can't be read: {error}") from None
+        return FilePatterns(patterns)
+    except PatternError as error:
+        raise InvalidRequestError(f"cannot read the pattern {error}") from None
 
 
 def _of_version(record: FileRecord, version: int | None) -> FileRecord:

@@ -18,6 +18,7 @@ from ...model import (
 )
 from ...model.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileStatus, FileUpdate, NewDataset
 from ..errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError
+from ..file_patterns import FilePatterns, PatternError
 from ..folders import FoundFile
 from ..query import Queryable, next_token, page_of
 from ..roboql import read_roboql
@@ -251,12 +252,14 @@ def require_inputs(connection: sa.Connection, request: InvocationRequest, org_id
     """Check what an invocation wants to read and where it wants to write, as far as that is known now.
 
     Raises:
-        InvalidRequestError: a dataset that there isn't, a selector that makes no sense here.
+        InvalidRequestError: a dataset that there isn't, a pattern that cannot be read, a selector that
+            this service does not support.
         UnsupportedError: it wants topics or sessions.
     """
     wanted = request.rich_input_data
     if wanted is not None and (wanted.topics or wanted.sessions):
         raise UnsupportedError("rich_input_data: this service has files only, no topics and no sessions")
+    _require_patterns("input_data", request.input_data)
     named = {"data_source_id": request.data_source_id}
     if request.input_data and request.data_source_id == UNSPECIFIED_DATA_SOURCE:
         raise InvalidRequestError(
@@ -271,6 +274,7 @@ def require_inputs(connection: sa.Connection, request: InvocationRequest, org_id
         named["upload_destination"] = destination.destination_id
     selectors = wanted.files if wanted is not None else None
     for selector in selectors if isinstance(selectors, list) else [selectors] if selectors else []:
+        _require_patterns("rich_input_data", selector.paths or [])
         if selector.paths and not selector.dataset_id:
             raise InvalidRequestError("rich_input_data: paths need dataset_id, the dataset they are in")
         if selector.dataset_id:
@@ -280,6 +284,13 @@ def require_inputs(connection: sa.Connection, request: InvocationRequest, org_id
             query = QuerySpecification(condition=read_roboql(selector.query), limit=1)
             page_of(query, _FILES)
     _require_named(connection, named, org_id)
+
+
+def _require_patterns(field: str, patterns: Sequence[str]) -> None:
+    try:
+        FilePatterns(patterns)
+    except PatternError as error:
+        raise InvalidRequestError(f"{field}: cannot read the pattern {error}") from None
 
 
 def _require_named(connection: sa.Connection, named: Mapping[str, str], org_id: str) -> None:
