@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
-import operator
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from ..model import (
     QuerySpecification,
     SortDirection,
 )
+from .comparisons import Field, JsonField, NumberField, TextField, Value
 from .errors import InvalidRequestError
 from .times import microseconds
 
@@ -31,14 +32,8 @@ MAX_PATTERN = 1000
 MAX_DEPTH = 16
 MAX_CONDITIONS = 2000
 
-_ORDERED = {
-    Comparator.Equals: operator.eq,
-    Comparator.NotEquals: operator.ne,
-    Comparator.GreaterThan: operator.gt,
-    Comparator.GreaterThanOrEqual: operator.ge,
-    Comparator.LessThan: operator.lt,
-    Comparator.LessThanOrEqual: operator.le,
-}
+_TEXTUAL = (Comparator.BeginsWith, Comparator.Like, Comparator.NotLike)
+_MEMBERSHIP = (Comparator.Contains, Comparator.NotContains)
 
 _PATH_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_\- ]{0,127}")
 
@@ -58,18 +53,23 @@ class Queryable:
     #: the statement itself names the limit.
     indexed_below: Mapping[str, int] = field(default_factory=dict)
 
-    def expression(self, field: str) -> sa.ColumnElement[Any]:
-        """The SQL for a field. Raises InvalidRequestError, listing the fields there are."""
-        column = self.columns.get(field)
+    def field(self, name: str) -> Field:
+        """Return a field to compare. Raises InvalidRequestError, listing the fields there are."""
+        column = self.columns.get(name)
         if column is not None:
-            return column
-        first, *rest = field.split(".")
+            return TextField(column) if isinstance(column.type, sa.String) else NumberField(column)
+        first, *rest = name.split(".")
         if first in self.documents and all(_PATH_PART.fullmatch(part) for part in rest):
             path = "$" + "".join(f'."{part}"' for part in (first, *rest))
-            return sa.func.json_extract(self.table.c.record, path)
-        below = [f"{name}.*" for name in self.documents]
+            return JsonField(self.table.c.record, path)
+        below = [f"{document}.*" for document in self.documents]
         allowed = ", ".join(sorted([*self.columns, *self.documents, *below]))
-        raise InvalidRequestError(f"{field!r} can't be queried; allowed: {allowed}")
+        raise InvalidRequestError(f"{name!r} can't be queried; allowed: {allowed}")
+
+    def expression(self, name: str) -> sa.ColumnElement[Any]:
+        """Return a field's value, as SQLite has it. Raises InvalidRequestError as `field` does."""
+        field = self.field(name)
+        return field.value if isinstance(field, JsonField) else self.columns[name]
 
 
 def page_of(
@@ -186,42 +186,50 @@ class _Translation:
         if self._count > MAX_CONDITIONS:
             raise InvalidRequestError(f"a query may have {MAX_CONDITIONS} conditions; this one has more")
         field = fields.pop()
-        return self._queryable.expression(field).in_([self._value(part) for part in leaves])
+        return self._queryable.field(field).equals_any([self._value(part, part.value) for part in leaves])
 
-    def _value(self, condition: Condition) -> Any:
-        value = condition.value
+    def _value(self, condition: Condition, value: Any) -> Value:
         if isinstance(value, int) and not _can_be_bound(value):
             raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is too large")
+        if isinstance(value, float) and math.isnan(value):
+            raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is no number")
         if condition.field in self._queryable.times:
             return _as_microseconds(condition.field, value)
         if isinstance(value, bool):
             return int(value)  # what json_extract makes of true and false
-        return value.isoformat() if isinstance(value, datetime.datetime) else value
+        return str(value.isoformat()) if isinstance(value, datetime.datetime) else value
 
     def _comparison(self, condition: Condition) -> sa.ColumnElement[bool]:
-        left = self._queryable.expression(condition.field)
         comparator = condition.comparator
         if comparator in (Comparator.IsNull, Comparator.NotExists):
-            return left.is_(None)
+            return self._queryable.expression(condition.field).is_(None)
         if comparator in (Comparator.IsNotNull, Comparator.Exists):
-            return left.is_not(None)
+            return self._queryable.expression(condition.field).is_not(None)
+        field = self._queryable.field(condition.field)
         if condition.value is None:
             raise InvalidRequestError(
                 f"{condition.field} {comparator}: a value is needed; for none use IS_NULL"
             )
-        value = self._value(condition)
-        # What has no value matches none of these, as in the published client; IS_NULL asks for it.
+        if condition.field in self._queryable.times and comparator in (*_TEXTUAL, *_MEMBERSHIP):
+            raise InvalidRequestError(
+                f"{condition.field} {comparator}: a time is compared with = != < <= > >= only"
+            )
+        value = self._value(condition, condition.value)
         if comparator is Comparator.Contains:
-            return _contains(left, value)
+            return field.contains(value)
         if comparator is Comparator.NotContains:
-            return sa.and_(left.is_not(None), sa.not_(_contains(left, value)))
-        if comparator in _ORDERED:
-            ordered: sa.ColumnElement[bool] = _ORDERED[comparator](left, value)
-            limit = self._queryable.indexed_below.get(condition.field)
-            if limit is None or not _is_below(comparator, value, limit):
-                return ordered
-            return sa.and_(left < sa.literal_column(str(limit)), ordered)
-        return _textual(condition, left, value)
+            return field.lacks(value)
+        if comparator in _TEXTUAL:
+            return _textual(condition, field.text(), value)
+        return self._ordered(condition, field, value)
+
+    def _ordered(self, condition: Condition, field: Field, value: Value) -> sa.ColumnElement[bool]:
+        ordered = field.ordered(condition.comparator, value)
+        limit = self._queryable.indexed_below.get(condition.field)
+        if limit is None or not _is_below(condition.comparator, value, limit):
+            return ordered
+        column = self._queryable.expression(condition.field)
+        return sa.and_(column < sa.literal_column(str(limit)), ordered)
 
 
 def _is_below(comparator: Comparator, value: Any, limit: int) -> bool:
@@ -233,7 +241,7 @@ def _is_below(comparator: Comparator, value: Any, limit: int) -> bool:
     return comparator is Comparator.LessThanOrEqual and value < limit
 
 
-def _textual(condition: Condition, left: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
+def _textual(condition: Condition, left: sa.ColumnElement[str], value: Value) -> sa.ColumnElement[bool]:
     if not isinstance(value, str):
         raise InvalidRequestError(f"{condition.field} {condition.comparator}: the value must be a text")
     if condition.comparator is Comparator.BeginsWith:
@@ -245,16 +253,6 @@ def _textual(condition: Condition, left: sa.ColumnElement[Any], value: Any) -> s
     # GLOB and not LIKE: SQLite's LIKE takes no account of case, the platform's does.
     like = left.bool_op("GLOB")(_glob(value))
     return like if condition.comparator is Comparator.Like else sa.not_(like)
-
-
-def _contains(left: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
-    """A list that holds the value, or a text that holds it somewhere."""
-    is_list = sa.case((sa.func.json_valid(left) == 1, sa.func.json_type(left) == "array"), else_=sa.false())
-    element = sa.func.json_each(sa.case((is_list, left), else_="[]")).table_valued("value")
-    in_list = sa.exists(sa.select(1).select_from(element).where(element.c.value == value))
-    return sa.case(
-        (is_list, in_list), else_=sa.func.coalesce(sa.func.instr(left, str(value)) > 0, sa.false())
-    )
 
 
 def _glob(pattern: str) -> str:

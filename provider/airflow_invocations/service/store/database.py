@@ -12,6 +12,7 @@ import pydantic_core
 import sqlalchemy as sa
 
 from ...model import InvocationStatus
+from ..comparisons import add_functions
 from ..tables import metadata
 from .commits import Group, GroupCommit
 
@@ -134,6 +135,7 @@ def _engine(database: Path, begin: str, connections: int) -> sa.Engine:
         for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+        add_functions(connection)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:

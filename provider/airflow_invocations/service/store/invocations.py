@@ -98,7 +98,9 @@ _INVOCATIONS = Queryable(
         "provenance.action.digest": invocations.c.action_digest,
         "provenance.source.source_type": invocations.c.source_type,
         "provenance.source.source_id": invocations.c.source_id,
-        "data_source_type": sa.func.json_extract(invocations.c.record, "$.data_source.data_source_type"),
+        "data_source_type": sa.func.json_extract(
+            invocations.c.record, "$.data_source.data_source_type", type_=sa.Text
+        ),
     },
     times=frozenset({"created", "last_heartbeat"}),
     documents=frozenset(
