@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 from .compat import AirflowException, AirflowFailException
 from .exit_codes import is_beyond_retry, meaning_of
 from .model import InvocationStatus
+from .model.text import printable
 from .platform import NotFoundError, PermanentError, PlatformError, TransientError, UnauthorizedError
+from .stored import (
+    MESSAGE_LIMIT,
+    storable_detail,
+    storable_name,
+    storable_tail,
+    storable_token,
+)
 from .waiting import GivenUp, Reason
 
 if TYPE_CHECKING:
@@ -38,7 +46,8 @@ class InvocationError(AirflowException):
          +-- RequestRefusedError        the platform refuses the request; nothing was invoked
          +-- AccessRefusedError         the platform doesn't accept the connection's credentials
 
-    A callback finds it in `context["exception"]`.
+    A callback finds it in `context["exception"]`. Its texts are such as Airflow can store, and no longer
+    than the limits in docs/reference/exceptions.md.
 
     Attributes:
         action: the action's name; None: not known.
@@ -62,14 +71,14 @@ class InvocationError(AirflowException):
         log_tail: list[str] | None = None,
         url: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.action = action
-        self.invocation_id = invocation_id
-        self.status = status
-        self.detail = detail
+        super().__init__(printable(message, MESSAGE_LIMIT))
+        self.action = storable_name(action)
+        self.invocation_id = storable_name(invocation_id)
+        self.status = storable_name(status)
+        self.detail = storable_detail(detail)
         self.exit_code = exit_code
-        self.log_tail = log_tail or []
-        self.url = url
+        self.log_tail = storable_tail(log_tail or [])
+        self.url = storable_token(url)
 
     def serialize(self) -> tuple[str, tuple[str], dict[str, Any]]:
         """Class, arguments and keyword arguments to make it anew from, as Airflow wants them."""
@@ -93,7 +102,7 @@ class InvocationError(AirflowException):
         action = record.provenance.action.name
         code = exit_code_of(record)
         if why is None:
-            why = f"{step.status}" + (f": {step.detail}" if step.detail else "")
+            why = f"{step.status}" + (f": {storable_detail(step.detail)}" if step.detail else "")
             if (meaning := meaning_of(code)) is not None:
                 why += f" ({meaning})"
         return cls(

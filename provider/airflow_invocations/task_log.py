@@ -8,15 +8,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from .stored import TAIL_LINES, TAIL_WIDTH
+
 if TYPE_CHECKING:
     from .model import LogRecord
 
 #: Lines written at a stretch; one costs the triggerer's loop about 0.4 ms (facts/airflow.md, section 9).
 STRETCH = 50
-
-#: How many of the last lines are kept, and how many characters of each.
-TAIL_LINES = 20
-TAIL_WIDTH = 300
 
 #: The source that Airflow shows beside each line.
 _action_log = logging.getLogger("airflow_invocations.action")

@@ -27,6 +27,7 @@ from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..model import InvocationStatus
 from ..platform import CannotStopError, PlatformError, UnsupportedError
+from ..stored import push_xcom
 from ..task_log import ActionLog
 from ..waiting import (
     OUTAGE_LIMIT,
@@ -221,10 +222,10 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         provenance = provenance_of(context)
         record = self._invoke(hook, context, provenance)
         self._name(hook, record.invocation_id)
-        context["ti"].xcom_push(key=INVOCATION_ID_KEY, value=record.invocation_id)
-        context["ti"].xcom_push(key=TRY_KEY, value=provenance.try_number)
+        push_xcom(context["ti"], INVOCATION_ID_KEY, record.invocation_id)
+        push_xcom(context["ti"], TRY_KEY, provenance.try_number)
         for key, link in links_of(self).items():
-            context["ti"].xcom_push(key=key, value=link)
+            push_xcom(context["ti"], key, link)
         what = (
             "an earlier try invoked" if started_by_earlier_try(record, provenance.try_number) else "invoked"
         )

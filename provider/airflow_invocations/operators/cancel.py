@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import BaseOperator
 
 from ..exceptions import InvocationError, PlatformUnavailableError, at, error_about
 from ..platform import InvocationPlatform, PlatformError
+from ..stored import storable
 from ..waiting import cancel_and_confirm
 from .checked import CheckedTask
 
@@ -77,7 +78,7 @@ class CancelInvocationOperator(CheckedTask, BaseOperator):
         for invocation_id, outcome in outcomes.items():
             if isinstance(outcome, Exception):
                 raise self._error(outcome, invocation_id, hook.url(invocation_id)) from outcome
-        return statuses
+        return cast("dict[str, str | None]", storable(statuses))
 
     def _error(self, cause: Exception, invocation_id: str, url: str) -> InvocationError:
         if isinstance(cause, PlatformError):

@@ -7,14 +7,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import BaseOperator
 
 from ..exceptions import RequestRefusedError, error_about
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
+from ..model.text import encodable
 from ..platform import InvocationPlatform, PlatformError
+from ..stored import push_xcom, storable
 from ..task_log import ActionLog
 from ..waiting import outlast
 from .arguments import place_of
@@ -41,7 +43,8 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
 
     The result (XCom) is a dict: invocation_id, count (lines fetched), left_out (lines that didn't fit into
     the XCom), lines (a list; None unless `destination` is "xcom"), path (a text; None unless it is a file).
-    A long line, which the platform keeps in parts, comes as one, but for the task's log.
+    A long line, which the platform keeps in parts, comes as one, but for the task's log. In the XCom U+FFFD
+    stands for U+0000 and lone surrogates, which Airflow's database refuses; a file has them as they are.
 
     :param invocation_id: whose log: an id, or an operator's result. (templated)
     :param destination: "log" (the task's log), "xcom", or the file to write: an ObjectStoragePath, or its
@@ -90,7 +93,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
             raise RequestRefusedError(f"{place_of(self)}: the platform behind {self.conn_id!r} keeps no logs")
         self.invocation_url, self.logs_url = hook.url(invocation_id), hook.logs_url(invocation_id)
         for key, url in links_of(self).items():
-            context["ti"].xcom_push(key=key, value=url)
+            push_xcom(context["ti"], key, url)
         result: dict[str, Any] = {
             "invocation_id": invocation_id, "count": 0, "left_out": 0, "lines": None, "path": None
         }  # fmt: skip
@@ -106,7 +109,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
             what = f"the log of invocation {invocation_id}"
             raise error_about(error, what, invocation_id, self.invocation_url) from error
         self.log.info("%d lines of invocation %s", result["count"], invocation_id)
-        return result
+        return cast("dict[str, Any]", storable(result))
 
     def _show(self, hook: InvocationHook, invocation_id: str) -> int:
         log = ActionLog()
@@ -173,7 +176,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
 
 def _bytes_in_xcom(line: str) -> int:
     """What a line takes up there: in quotes, what isn't ASCII escaped, and a comma with a space."""
-    return len(json.dumps(line)) + 2
+    return len(json.dumps(encodable(line))) + 2
 
 
 async def _records(platform: InvocationPlatform, invocation_id: str) -> AsyncIterator[list[LogRecord]]:

@@ -9,6 +9,7 @@ from airflow.sdk import Asset, AssetAlias, Context
 
 from ..assets.dataset import dataset_asset, dataset_of, dataset_uri
 from ..model import InvocationRecord
+from ..stored import storable, storable_name, storable_token
 from .arguments import destination_of, is_late
 
 
@@ -44,12 +45,14 @@ def tell_outlets(
     if not dataset_id:
         return
     asset = dataset_asset(conn_id, dataset_id)
-    extra: dict[str, Any] = {
-        "invocation_id": record.invocation_id,
-        "url": url,
-        "action": record.provenance.action.name,
-        "digest": record.provenance.action.digest,
-    }
+    extra: dict[str, Any] = storable(
+        {
+            "invocation_id": record.invocation_id,
+            "url": storable_token(url) or "",
+            "action": storable_name(record.provenance.action.name),
+            "digest": storable_name(record.provenance.action.digest),
+        }
+    )
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):
             context["outlet_events"][outlet].add(asset, extra=extra)

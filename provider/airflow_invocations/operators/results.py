@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, Any, cast
 
 from ..model import InvocationStatus
+from ..stored import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storable_name, storable_token
 
 if TYPE_CHECKING:
     from ..model import DagRunProvenance, InvocationRecord
 
 #: The XCom that holds the invocation's id from the moment it exists.
 INVOCATION_ID_KEY = "invocation_id"
+
+_log = logging.getLogger(__name__)
 
 
 def result_of(
@@ -19,20 +23,33 @@ def result_of(
     """An invocation as a task's result.
 
     invocation_id, action, digest, status, created, started, ended (ISO 8601, UTC; None: never), duration
-    (seconds), outputs (None: the platform keeps none), url, provenance (None: nobody of Airflow's asked).
+    (seconds), outputs (None: the platform keeps none), url, provenance (None: nobody of Airflow's asked). It
+    holds nothing that Airflow can't store; see `airflow_invocations.stored`.
     """
     step = record.current
     started = record.reached(InvocationStatus.Processing)
-    return {
-        "invocation_id": record.invocation_id,
-        "action": record.provenance.action.name,
-        "digest": record.provenance.action.digest,
+    result = {
+        "invocation_id": storable_name(record.invocation_id),
+        "action": storable_name(record.provenance.action.name),
+        "digest": storable_name(record.provenance.action.digest),
         "status": step.status.name,
         "created": record.created.isoformat(),
         "started": started.isoformat() if started else None,
         "ended": step.timestamp.isoformat() if step.status.is_terminal else None,
         "duration": record.duration.total_seconds(),
-        "outputs": outputs,
-        "url": url,
+        "outputs": _outputs_that_fit(record, outputs),
+        "url": storable_token(url) or "",
         "provenance": provenance.model_dump(mode="json", exclude_none=True) if provenance else None,
     }
+    return cast("dict[str, Any]", storable(result))
+
+
+def _outputs_that_fit(record: InvocationRecord, outputs: Any) -> Any:
+    if not is_too_large(outputs):
+        return outputs
+    _log.warning(
+        "invocation %s: the result has no outputs: they are larger than %s characters and values, or nested "
+        "deeper than %s levels; write them to a file or a dataset",
+        storable_name(record.invocation_id), f"{OUTPUTS_LIMIT:,}", DEPTH_LIMIT,
+    )  # fmt: skip
+    return None

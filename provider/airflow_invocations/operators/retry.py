@@ -25,6 +25,7 @@ from ..exceptions import (
 )
 from ..model import InvocationStatus
 from ..platform import InvocationPlatform, PlatformError, UnsupportedError
+from ..stored import push_xcom
 from ..waiting import (
     OUTAGE_LIMIT,
     GivenUp,
@@ -121,7 +122,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
         hook = self._hook()
         pairs = self._invoke(hook, context)
         ids = self._under_way = [new.invocation_id for _, new in pairs if new is not None]
-        context["ti"].xcom_push(key=INVOCATION_ID_KEY, value=ids)
+        push_xcom(context["ti"], INVOCATION_ID_KEY, ids)
         if self.deferrable and any(new and not new.current.status.is_terminal for _, new in pairs):
             self._defer(context, ids)
         return self._finish(hook, context, pairs)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..model import StatusSnapshot
+from ..model.text import printable
 
 if TYPE_CHECKING:
     from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage
@@ -23,6 +24,10 @@ def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
     The defaults are those of the platform's own client (facts: Transport).
     """
     return random.uniform(0, min(cap, base * 2 ** min(attempt, 30)))  # noqa: S311
+
+
+#: Characters of a PlatformError's message.
+MESSAGE_LIMIT = 2_000
 
 
 class PlatformError(Exception):
@@ -41,8 +46,12 @@ class PlatformError(Exception):
               +-- UnsupportedError    501
               +-- CannotStopError     what runs can't be stopped from outside
 
-    Which one it is follows from status and error code, never from a message's text.
+    Which one it is follows from status and error code, never from a message's text. The message may quote
+    what the platform said, so it holds no control characters and at most MESSAGE_LIMIT characters.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message), MESSAGE_LIMIT))
 
 
 class TransientError(PlatformError):

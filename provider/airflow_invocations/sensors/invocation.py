@@ -19,6 +19,7 @@ from ..operators.action import SHORTEST_DEFERRAL
 from ..operators.arguments import check_arguments, ids_of, is_late, place_of, read_arguments
 from ..operators.checked import CheckedTask
 from ..operators.workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
+from ..stored import push_xcom, storable
 from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, number_wanted
 from .wish import Wish, ids_named, is_granted
 
@@ -129,7 +130,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         if found is None:
             return False
         self.log.info("Completed: %s", ids_named(found))
-        return PokeReturnValue(True, found if self.invocation_ids is not None else found[0])
+        return PokeReturnValue(True, storable(found if self.invocation_ids is not None else found[0]))
 
     def _look(self, context: Context) -> list[str] | None:
         hook, wish = self._hook(), self._wish(context)
@@ -152,7 +153,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         if url != self.invocation_url:
             self.invocation_url, self.logs_url = url, hook.logs_url(invocation_id)
             for key, link in links_of(self).items():
-                context["ti"].xcom_push(key=key, value=link)
+                push_xcom(context["ti"], key, link)
 
     def _wish(self, context: Context) -> Wish:
         """What is waited for, the arguments being rendered. Raises RequestRefusedError, with all problems."""

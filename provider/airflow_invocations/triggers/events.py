@@ -15,6 +15,7 @@ from ..compat import asset_states_of
 from ..hooks import InvocationHook
 from ..model import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
 from ..platform.events import EventFilter, InvocationEvent, UnreadableItem
+from ..stored import storable_name, storable_text, storable_token, trigger_event
 from ..waiting.feed import Feeds, Subscription, records_of
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class InvocationEventTrigger(BaseEventTrigger):
             # What the triggerer before this one has sent may still wait for its DAG run.
             not_before = time.monotonic() + (UNACKNOWLEDGED_SPACING if cursor is not None else 0.0)
             async for payload in self._payloads(subscription, state, not_before):
-                yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+                yield trigger_event(payload)
         finally:
             feed.leave(subscription)
 
@@ -400,16 +401,16 @@ def _handed_over(event: InvocationEvent, record: InvocationRecord, url: str) -> 
     destination = record.upload_destination
     return {
         "invocation_id": record.invocation_id,
-        "action": record.provenance.action.name,
-        "digest": record.provenance.action.digest,
+        "action": storable_name(record.provenance.action.name),
+        "digest": storable_name(record.provenance.action.digest),
         "status": event.status.name,
-        "detail": detail[:_DETAIL_WIDTH] if detail else None,
+        "detail": storable_text(detail, _DETAIL_WIDTH) if detail else None,
         "created": record.created.isoformat(),
         "ended": event.at.isoformat(),
         "duration": record.duration.total_seconds(),
-        "url": url,
+        "url": storable_token(url) or "",
         "source_type": record.provenance.source.source_type.value,
-        "source_id": record.provenance.source.source_id,
+        "source_id": storable_name(record.provenance.source.source_id),
         "dataset_id": destination.destination_id if destination else None,
     }
 

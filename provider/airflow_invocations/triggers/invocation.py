@@ -10,6 +10,7 @@ from typing import Any
 from airflow.triggers.base import TriggerEvent
 
 from ..hooks import InvocationHook
+from ..stored import storable_detail, storable_tail, storable_token, trigger_event
 from ..task_log import ActionLog
 from ..waiting import OUTAGE_LIMIT, GivenUp, Lines, Rate, Waiting, follow
 from .killing import CancellingTrigger
@@ -116,13 +117,13 @@ class InvocationTrigger(CancellingTrigger):
         await asyncio.sleep(self.not_before - time.time())
         event = {
             "invocation_id": self.invocation_id,
-            "cursor": cursor,
-            "log_tail": log.last,
+            "cursor": storable_token(cursor),
+            "log_tail": storable_tail(log.last),
             "given_up": reason,
-            "detail": detail,
+            "detail": storable_detail(detail),
         }
         self._has_fired = True
-        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+        yield trigger_event(event)
 
     async def _own_ids(self) -> list[str]:
         return [self.invocation_id]

@@ -25,6 +25,7 @@ from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..model import InvocationStatus
 from ..sensors.invocation import wish_of
 from ..sensors.wish import Wish, ids_named, is_granted, wait_until_it_may_be_granted
+from ..stored import storable_detail, trigger_event
 from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, endings
 from .killing import CancellingTrigger
 from .task import let_last_lines_arrive, may_be_retried, push_xcom
@@ -98,11 +99,11 @@ class InvocationsTrigger(CancellingTrigger):
             else:
                 await wait_until_it_may_be_granted(self.conn_id, connect, self._wish(self.wanted))
         except GivenUp as given_up:
-            event = {"given_up": given_up.reason.value, "detail": given_up.detail}
+            event = {"given_up": given_up.reason.value, "detail": storable_detail(given_up.detail)}
             self.log.error("%s", given_up.detail)
         await asyncio.sleep(self.not_before - time.time())
         self._has_fired = True
-        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+        yield trigger_event(event)
 
     async def _wait_for_all(self) -> None:
         wish = self._wish(len(self.invocation_ids))
@@ -211,7 +212,7 @@ class SensorTrigger(BaseTrigger):
             if self.soft_fail:
                 yield TaskSkippedEvent()
             elif isinstance(error, AirflowFailException) and may_be_retried(self):
-                yield TriggerEvent({"given_up": None, "detail": str(error)})  # type: ignore[no-untyped-call]
+                yield trigger_event({"given_up": None, "detail": storable_detail(str(error))})
             else:
                 yield TaskFailedEvent()
             return

@@ -29,6 +29,7 @@ from ..operators.context import identity_of, provenance_of
 from ..operators.results import INVOCATION_ID_KEY, result_of
 from ..operators.submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from ..platform import InvocationPlatform, PlatformError, UnsupportedError
+from ..stored import trigger_event
 from ..task_log import ActionLog
 from ..waiting import (
     OUTAGE_LIMIT,
@@ -279,9 +280,7 @@ class InvokeActionTrigger(CancellingTrigger):
         self.log.error("%s", error)
         if may_be_retried(self):
             if isinstance(error, AirflowFailException):
-                return TriggerEvent(  # type: ignore[no-untyped-call]
-                    {"invocation_id": self._invocation_id, "error": error.as_event()}
-                )
+                return trigger_event({"invocation_id": self._invocation_id, "error": error.as_event()})
             word = {"try_number": provenance.try_number, "incarnation": identity.incarnation}
             await push_xcom(self, RETRY_KEY, word)
         return TaskFailedEvent()

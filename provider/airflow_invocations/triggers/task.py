@@ -7,6 +7,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
+from ..stored import storable
+
 #: Seconds between a trigger's last line and the end of its task. Airflow closes the task's log as soon as it
 #: hears of the end; lines that are on their way then never get there.
 _LAST_LINES = 1.0
@@ -19,7 +21,7 @@ async def push_xcom(trigger: BaseTrigger, key: str, value: Any) -> None:
     instance: Any = trigger.task_instance
     await XCom.aset(
         key,
-        value,
+        storable(value),
         dag_id=instance.dag_id,
         task_id=instance.task_id,
         run_id=instance.run_id,

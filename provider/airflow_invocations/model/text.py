@@ -1,0 +1,39 @@
+"""Clean text that actions and platforms wrote."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: What stands for a character that can't be kept: U+FFFD, the replacement character of Unicode.
+REPLACEMENT: Final = "\ufffd"
+
+#: What ends a text that was cut.
+CUT: Final = " ... (cut)"
+
+#: U+0000, which PostgreSQL has in no text, and surrogates, which no encoding has.
+_UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
+
+#: Escape sequences of terminals (ECMA-48): CSI, such as colours; OSC, such as titles; and the short ones.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+
+#: Control characters other than tab and line feed, and those that change the direction of text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def encodable(text: str) -> str:
+    """Replace what UTF-8 or PostgreSQL can't hold, U+0000 and surrogates, by U+FFFD."""
+    return _UNENCODABLE.sub(REPLACEMENT, text)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Cut a text to `limit` characters at most; one that was cut says so at its end."""
+    return text if len(text) <= limit else f"{text[: max(0, limit - len(CUT))]}{CUT}"
+
+
+def printable(text: str, limit: int) -> str:
+    """Make a text fit for a message: no escape sequences, no control characters, `limit` characters."""
+    # Cut first: what is looked at is bounded by what is shown, escape sequences included.
+    head = text[: 4 * limit]
+    clean = encodable(_CONTROLS.sub(REPLACEMENT, _ESCAPES.sub("", head.replace("\r\n", "\n"))))
+    return shortened(clean + CUT if len(head) < len(text) else clean, limit)
