@@ -168,7 +168,8 @@ def _add_secret(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="The secrets of a local service's data folder; it may be running. An action gets one "
         "where a parameter's value is roboto-secret://NAME. Values are kept encrypted (the key is "
         "DIR/secrets.key, mode 0600), are taken out of actions' logs, and are in no answer of the API. A "
-        "variable INVOCATIONS_SECRET_NAME of the service's environment goes before the value that is stored.",
+        "variable INVOCATIONS_SECRET_NAME of the service's environment goes before the value that is stored "
+        "for og_local.",
     )
     verbs = _about_data_folder(parser)
     listing = verbs.add_parser("list", help="names, and when each was set; never the values")

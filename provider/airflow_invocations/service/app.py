@@ -199,15 +199,13 @@ def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRoute
 
     @router.get("/{invocation_id}/logs")
     def get_logs(invocation_id: InvocationId, who: Reader, page_token: Place = None) -> Response:
-        store.check_invocation(invocation_id, who.org_id)
-        page = logs.read(invocation_id, page_token)
+        page = logs.read(store.check_invocation(invocation_id, who.org_id), page_token)
         next_token = page.last_read if page.has_next else None
         return answered(Page[LogRecord](items=page.items, next_token=next_token))
 
     @router.get("/{invocation_id}/logs/stream")
     def stream_logs(invocation_id: InvocationId, who: Reader, last_read: Place = None) -> Response:
-        store.check_invocation(invocation_id, who.org_id)
-        return answered(logs.read(invocation_id, last_read))
+        return answered(logs.read(store.check_invocation(invocation_id, who.org_id), last_read))
 
     @router.put("/{invocation_id}/logs")
     def set_logs_location(invocation_id: InvocationId, location: LogsLocation, who: Admin) -> Response:

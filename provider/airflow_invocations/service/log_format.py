@@ -19,11 +19,8 @@ def configure_logging() -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if sys.stderr.isatty():
-        rendered: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
-    else:
-        rendered = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     handler = logging.StreamHandler(sys.stderr)
+    rendered = _for_people() if sys.stderr.isatty() else _for_programs()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=stamped,
@@ -34,3 +31,15 @@ def configure_logging() -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(_OURS).setLevel(logging.INFO)
+
+
+# Tracebacks have no frames' locals: those of a request hold its token, those of a runner secrets' values.
+
+
+def _for_people() -> list[structlog.typing.Processor]:
+    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _for_programs() -> list[structlog.typing.Processor]:
+    without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]

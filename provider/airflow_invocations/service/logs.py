@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from ..model import LogPage, LogProcess, LogRecord
 from .redaction import Redaction
+from .store import INVOCATION_ID, CheckedInvocation
 
 #: Lines longer than this many bytes are kept in parts.
 MAX_LINE = 64 * 1024
@@ -81,7 +82,9 @@ class LogFiles:
 
         return LogWriter(self._path(invocation_id), grew)
 
-    def read(self, invocation_id: str, cursor: str | None = None, limit: int = PAGE_LINES) -> LogPage:
+    def read(
+        self, invocation: CheckedInvocation, cursor: str | None = None, limit: int = PAGE_LINES
+    ) -> LogPage:
         """The next lines from `cursor` on, at most `limit` of them.
 
         `has_next` tells whether more is there now, `last_read` where to read on; it is the cursor that was
@@ -92,7 +95,7 @@ class LogFiles:
         """
         place = Cursor.parse(cursor)
         try:
-            file = self._path(invocation_id).open("rb")
+            file = self._path(invocation.invocation_id).open("rb")
         except FileNotFoundError:
             if place != Cursor():
                 raise InvalidCursorError(f"the log has no place {place}") from None
@@ -101,6 +104,8 @@ class LogFiles:
             return _read_page(file, place, cursor, limit)
 
     def _path(self, invocation_id: str) -> Path:
+        if not INVOCATION_ID.fullmatch(invocation_id):
+            raise ValueError(f"not the id of an invocation: {invocation_id[:40]!r}")
         return self._folder / f"{invocation_id}.log"
 
 

@@ -322,7 +322,10 @@ class _Execution:
         catalog = LocalCatalog(self._datasets, self._record.org_id, self._unless_stopped())
         try:
             prepared = workspace.prepare(
-                self._record, catalog, self._secrets.read, self._claim.wants_downloads
+                self._record,
+                catalog,
+                self._secrets.reader(self._record.org_id),
+                self._claim.wants_downloads,
             )
         except PrepareEnvException as error:
             self._writer.say(LogProcess.Setup, error.reason)

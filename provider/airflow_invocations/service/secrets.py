@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
 from ..runtime.private_files import write_private
 from .errors import InvalidRequestError
-from .store import Store
+from .store import LOCAL_ORG, Store
 
 #: What the environment variable of a secret's value begins with; its name follows in upper case.
 ENVIRONMENT_PREFIX = "INVOCATIONS_SECRET_"
@@ -25,8 +25,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 class Secrets:
     """Seals secrets and reads them back.
 
-    A variable INVOCATIONS_SECRET_NAME of the service's environment goes before what is stored: a value that
-    somebody sets for one run of the service is the one that is meant.
+    A variable INVOCATIONS_SECRET_NAME of the service's environment goes before what is stored for the
+    organisation LOCAL_ORG; no other organisation gets it, since a variable can't say whose secret it is.
 
     :param store: where the sealed values are.
     :param key_file: the key, of mode 0600; it is made when the first secret is set.
@@ -48,15 +48,22 @@ class Secrets:
             raise InvalidRequestError(f"a secret's value has 1 to {MAX_VALUE} characters, not {len(value)}")
         self._store.put_secret(name, org_id, self._cipher(make=True).encrypt(value.encode()))
 
-    def read(self, name: str, org_id: str) -> str:
-        """A secret's value.
+    def reader(self, org_id: str) -> Callable[[str, str], str]:
+        """Return a function that reads one organisation's secrets, by name and organisation.
 
-        Raises:
-            LookupError: there is none of that name.
-            PermissionError: there is one, but the key that sealed it isn't the one that is there.
+        The function raises LookupError where there is no secret of that name, and PermissionError where
+        another organisation is named or the key isn't the one that sealed the value.
         """
-        given = self._environment.get(ENVIRONMENT_PREFIX + re.sub(r"[^A-Z0-9]", "_", name.upper()))
-        if given:
+
+        def read(name: str, named_org_id: str) -> str:
+            if named_org_id != org_id:
+                raise PermissionError(name)
+            return self._read(name, org_id)
+
+        return read
+
+    def _read(self, name: str, org_id: str) -> str:
+        if org_id == LOCAL_ORG and (given := self._given(name)):
             return given
         sealed = self._store.sealed_secret(name, org_id)
         if sealed is None:
@@ -65,6 +72,9 @@ class Secrets:
             return self._cipher(make=False).decrypt(sealed).decode()
         except (InvalidToken, FileNotFoundError):
             raise PermissionError(name) from None
+
+    def _given(self, name: str) -> str | None:
+        return self._environment.get(ENVIRONMENT_PREFIX + re.sub(r"[^A-Z0-9]", "_", name.upper()))
 
     def _cipher(self, *, make: bool) -> Fernet:
         if make and not self._key_file.exists():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ..model import InvocationStatus, LogPage
 from .errors import NotFoundError
 from .logs import InvalidCursorError, LogFiles
-from .store import StatusEvent, Store
+from .store import CheckedInvocation, StatusEvent, Store
 
 #: Events that may wait for a slow reader; one more, and it loses its place (and is told so).
 MAX_WAITING = 20_000
@@ -82,6 +82,14 @@ class Stated:
 Told = Opened | Changed | Caught | Logged | Unreadable | Stated | LostPlace
 
 
+@dataclass(slots=True)
+class _Log:
+    """A log that a watch reads, and the cursor to read on from."""
+
+    invocation: CheckedInvocation
+    cursor: str | None
+
+
 @dataclass(slots=True, eq=False)
 class Watch:
     """One open stream: what it is about, and what waits for its reader."""
@@ -100,8 +108,12 @@ class Watch:
     #: Updates of custom state too.
     states: bool = False
     watch_id: str = field(default_factory=lambda: f"wt_{secrets.token_hex(8)}")
-    #: Where to read on in the logs that are wanted.
-    cursors: dict[str, str | None] = field(default_factory=dict)
+    #: The logs that are wanted, by invocation, each with the cursor to read on from.
+    cursors: Mapping[str, str | None] = field(default_factory=dict)
+    #: Those of them that the organisation has.
+    logs: dict[str, _Log] = field(default_factory=dict)
+    #: The ids of the others.
+    unknown: deque[str] = field(default_factory=deque)
     waiting: deque[Changed] = field(default_factory=deque)
     #: Invocations with a new custom state.
     restated: dict[str, None] = field(default_factory=dict)
@@ -188,6 +200,7 @@ class Watches:
         self._enter(watch)
         try:
             yield Opened(watch.watch_id)
+            await self._want_logs(watch, watch.cursors)
             last = await asyncio.to_thread(self._store.last_event_number)
             async for changed in self._past(watch, since, last):
                 yield changed
@@ -211,7 +224,7 @@ class Watches:
             watch.ids |= new
             for invocation_id in new:
                 self._by_invocation[invocation_id].add(watch)
-            self._want_logs(watch, cursors)
+            await self._want_logs(watch, cursors)
             for event in await asyncio.to_thread(self._store.latest_events, new, org_id):
                 watch.tell(Changed(event, None))
         return len(watch.ids or ())
@@ -240,11 +253,12 @@ class Watches:
             since = page[-1].number
 
     async def _present(self, watch: Watch, last: int) -> AsyncIterator[Told]:
-        for invocation_id in watch.cursors:
-            watch.log_grew(invocation_id)
         while not watch.closed:
             await watch.something.wait()
             watch.something.clear()
+            while watch.unknown:
+                invocation_id = watch.unknown.popleft()
+                yield Unreadable(invocation_id, f"there is no invocation {invocation_id[:40]!r}")
             # A page of each log in turn: one that grows without end holds nobody up.
             for invocation_id in list(watch.unread):
                 if (lines := await self._lines(watch, invocation_id)) is not None:
@@ -280,22 +294,21 @@ class Watches:
     async def _lines(self, watch: Watch, invocation_id: str) -> Logged | Unreadable | None:
         """A page of new lines; while more are there, the log stays among the unread ones."""
         watch.unread.pop(invocation_id, None)
-        if invocation_id not in watch.cursors:
+        log = watch.logs.get(invocation_id)
+        if log is None:
             return None
         try:
-            page = await asyncio.to_thread(
-                self._logs.read, invocation_id, watch.cursors[invocation_id], _LOG_PAGE_LINES
-            )
+            page = await asyncio.to_thread(self._logs.read, log.invocation, log.cursor, _LOG_PAGE_LINES)
         except InvalidCursorError as error:
-            watch.cursors.pop(invocation_id, None)
+            watch.logs.pop(invocation_id, None)
             return Unreadable(invocation_id, str(error))
-        if invocation_id not in watch.cursors:  # nobody wants it any more
+        if watch.logs.get(invocation_id) is not log:  # it was removed, or its cursor set again
             return None
         if page.has_next:
             watch.unread[invocation_id] = None
         if not page.items:
             return None
-        watch.cursors[invocation_id] = page.last_read
+        log.cursor = page.last_read
         return Logged(invocation_id, page)
 
     def _enter(self, watch: Watch) -> None:
@@ -304,22 +317,28 @@ class Watches:
             self._unlimited.add(watch)
         for invocation_id in watch.ids or ():
             self._by_invocation[invocation_id].add(watch)
-        self._want_logs(watch, dict(watch.cursors))
 
     def _leave(self, watch: Watch) -> None:
         del self._by_watch_id[watch.watch_id]
         self._unlimited.discard(watch)
-        self._forget(watch, [*(watch.ids or ()), *watch.cursors])
+        self._forget(watch, [*(watch.ids or ()), *watch.logs])
 
-    def _want_logs(self, watch: Watch, cursors: Mapping[str, str | None]) -> None:
+    async def _want_logs(self, watch: Watch, cursors: Mapping[str, str | None]) -> None:
+        known = await asyncio.to_thread(self._store.check_invocations, cursors, watch.org_id)
+        if watch.watch_id not in self._by_watch_id:  # closed in the meantime
+            return
         for invocation_id, cursor in cursors.items():
-            watch.cursors[invocation_id] = cursor
-            self._by_log[invocation_id].add(watch)
-            watch.log_grew(invocation_id)
+            if invocation_id in known:
+                watch.logs[invocation_id] = _Log(known[invocation_id], cursor)
+                self._by_log[invocation_id].add(watch)
+                watch.log_grew(invocation_id)
+            else:
+                watch.unknown.append(invocation_id)
+                watch.something.set()
 
     def _forget(self, watch: Watch, ids: Iterable[str]) -> None:
         for invocation_id in ids:
-            watch.cursors.pop(invocation_id, None)
+            watch.logs.pop(invocation_id, None)
             watch.unread.pop(invocation_id, None)
             for index in (self._by_invocation, self._by_log):
                 index[invocation_id].discard(watch)

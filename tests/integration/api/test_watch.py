@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from airflow_invocations.service.administration import add_token
+
 from ..conftest import Service
 
 WATCH = "v1/actions/invocations/watch"
@@ -232,3 +234,21 @@ def test_a_stream_ends_when_the_service_stops(start_service: Callable[..., Servi
         assert time.monotonic() - began < 10
         with pytest.raises((AssertionError, httpx.HTTPError)):
             stream.next()
+
+
+def test_a_log_of_another_organisation_is_not_told(service: Service) -> None:
+    invocation_id = invoke(service, action(service, "echo a word of ours"))
+    other = add_token(service.data_dir, f"other-{time.time_ns()}", "og_other", "read")
+    headers = {"Authorization": f"Bearer {other}"}
+    with httpx.stream(
+        "GET", f"{service.endpoint}/{WATCH}?logs=true&ids={invocation_id}", headers=headers, timeout=30
+    ) as answer:
+        assert [name for name, _ in Stream(answer).until("unreadable")] == ["ready", "unreadable"]
+    with httpx.stream(
+        "POST", f"{service.endpoint}/{WATCH}", json={"ids": []}, headers=headers, timeout=30
+    ) as answer:
+        stream = Stream(answer)
+        stream.until("ready")
+        wanted = {"add": [invocation_id], "logs": {invocation_id: None}}
+        service.request("PATCH", f"{WATCH}/{stream.watch_id}", json=wanted, headers=headers)
+        assert stream.next()[0] == "unreadable"

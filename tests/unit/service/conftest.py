@@ -55,7 +55,7 @@ def prepare(workspace: Workspace, record: InvocationRecord, store: Store) -> Pre
     datasets = DatasetFiles(store, workspace.folder.parent / "datasets")
     secrets = Secrets(store, workspace.folder.parent / "secrets.key", environment={})
     catalog = LocalCatalog(datasets, record.org_id, lambda: None)
-    return workspace.prepare(record, catalog, secrets.read, lambda: True)
+    return workspace.prepare(record, catalog, secrets.reader(record.org_id), lambda: True)
 
 
 def request(**fields: Any) -> InvocationRequest:

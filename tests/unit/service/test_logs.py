@@ -12,8 +12,10 @@ import pytest
 from airflow_invocations.model import LogPage, LogProcess, LogRecord
 from airflow_invocations.service import logs
 from airflow_invocations.service.logs import InvalidCursorError, LogFiles
+from airflow_invocations.service.store import CheckedInvocation
 
-ID = "iv_1"
+ID = "iv_0000000000000001"
+INVOCATION = CheckedInvocation(ID, "og_local")
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def pages(files: LogFiles, limit: int = logs.PAGE_LINES, cursor: str | None = No
     """All pages from `cursor` on."""
     found = []
     while True:
-        page = files.read(ID, cursor, limit)
+        page = files.read(INVOCATION, cursor, limit)
         found.append(page)
         if not page.has_next:
             return found
@@ -62,7 +64,7 @@ def lines(found: list[LogRecord]) -> list[str]:
 
 class TestLines:
     def test_a_log_that_nobody_has_written_is_empty(self, files: LogFiles) -> None:
-        assert files.read(ID) == LogPage(items=[], has_next=False, last_read=None)
+        assert files.read(INVOCATION) == LogPage(items=[], has_next=False, last_read=None)
 
     def test_lines_come_back_with_time_and_process(self, files: LogFiles) -> None:
         before = time.time()
@@ -252,7 +254,7 @@ class TestPages:
         cursor, seen = None, []
         for number in range(50):
             stream.feed(b"%d a\n%d b\n" % (number, number))
-            page = files.read(ID, cursor, limit=3)
+            page = files.read(INVOCATION, cursor, limit=3)
             seen += [record.log for record in page.items]
             cursor = page.last_read
         writer.close()
@@ -261,10 +263,10 @@ class TestPages:
 
     def test_a_reader_at_the_end_keeps_its_place(self, files: LogFiles) -> None:
         write(files, b"one\n")
-        end = files.read(ID).last_read
-        assert files.read(ID, end) == LogPage(items=[], has_next=False, last_read=end)
+        end = files.read(INVOCATION).last_read
+        assert files.read(INVOCATION, end) == LogPage(items=[], has_next=False, last_read=end)
         write(files, b"two\n")
-        assert [record.log for record in files.read(ID, end).items] == ["two"]
+        assert [record.log for record in files.read(INVOCATION, end).items] == ["two"]
 
     @pytest.mark.parametrize(
         "cursor",
@@ -290,7 +292,7 @@ class TestPages:
     def test_a_cursor_that_was_not_handed_out_is_refused(self, files: LogFiles, cursor: str) -> None:
         write(files, b"one\ntwo\n")
         with pytest.raises(InvalidCursorError):
-            files.read(ID, cursor)
+            files.read(INVOCATION, cursor)
 
     def test_no_place_makes_lines_that_were_not_written(self, files: LogFiles, path: Path) -> None:
         write(files, b"one\ntwo\n", b"three\n")
@@ -298,16 +300,16 @@ class TestPages:
         for offset in range(path.stat().st_size + 2):
             for line in range(3):
                 try:
-                    page = files.read(ID, f"{offset}.{line}")
+                    page = files.read(INVOCATION, f"{offset}.{line}")
                 except InvalidCursorError:
                     continue
                 read = [record.log for record in page.items]
                 assert read == written[len(written) - len(read) :], (offset, line)
 
     def test_a_place_in_a_log_that_is_not_there_is_refused(self, files: LogFiles) -> None:
-        assert files.read(ID, "0.0").items == []
+        assert files.read(INVOCATION, "0.0").items == []
         with pytest.raises(InvalidCursorError):
-            files.read(ID, "26.0")
+            files.read(INVOCATION, "26.0")
 
 
 class TestCrashes:

@@ -11,6 +11,7 @@ import pytest
 from airflow_invocations.model import LogProcess
 from airflow_invocations.service.logs import MAX_LINE, LogFiles
 from airflow_invocations.service.redaction import REDACTED, Redaction
+from airflow_invocations.service.store import CheckedInvocation
 
 KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBg\n  kqhkiG9w0BAQEF  \n-----END KEY-----"
 
@@ -44,7 +45,7 @@ def test_no_cut_shows_a_value(tmp_path: Path, seed: int) -> None:
     for begin, end in zip([0, *places], [*places, len(filler)], strict=True):
         text += filler[begin:end] + secret
     logs = LogFiles(tmp_path)
-    writer = logs.writer("iv_1")
+    writer = logs.writer("iv_0000000000000001")
     stream = writer.stream(LogProcess.Action, Redaction([secret]))
     content = text.encode()
     while content:
@@ -55,7 +56,7 @@ def test_no_cut_shows_a_value(tmp_path: Path, seed: int) -> None:
     writer.close()
     written, cursor = "", None
     while True:
-        page = logs.read("iv_1", cursor)
+        page = logs.read(CheckedInvocation("iv_0000000000000001", "og_local"), cursor)
         for item in page.items:
             written += item.log if item.partial_id else f"{item.log}\n"
         cursor = page.last_read

@@ -23,7 +23,7 @@ from airflow_invocations.service import processes, runner
 from airflow_invocations.service.logs import LogFiles, LogWriter
 from airflow_invocations.service.runner import Runner, in_loop
 from airflow_invocations.service.settings import ServiceSettings
-from airflow_invocations.service.store import Store
+from airflow_invocations.service.store import CheckedInvocation, Store
 
 from .conftest import ORG, create, invoke, runner_of
 
@@ -91,7 +91,7 @@ async def said(logs: LogFiles, invocation_id: str, text: str) -> None:
 
 
 def lines(logs: LogFiles, invocation_id: str) -> list[str]:
-    return [record.log for record in logs.read(invocation_id).items]
+    return [record.log for record in logs.read(CheckedInvocation(invocation_id, ORG)).items]
 
 
 def steps(record: InvocationRecord) -> list[InvocationStatus]:
@@ -109,7 +109,7 @@ async def test_an_action_runs_through_all_statuses(store: Store, logs: LogFiles,
     assert steps(record) == [S.Queued, S.Scheduled, S.Downloading, S.Processing, S.Uploading, S.Completed]
     assert record.current.detail is None
     assert sorted(lines(logs, one)) == ["err", "out"]
-    assert {item.process for item in logs.read(one).items} == {LogProcess.Action}
+    assert {item.process for item in logs.read(CheckedInvocation(one, ORG)).items} == {LogProcess.Action}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_a_secret_is_read_back_and_can_be_changed(store: Store, key_file: Path, 
     secrets = Secrets(store, key_file, environment={})
     secrets.set("a.b-c", ORG, "first value")
     secrets.set("a.b-c", ORG, "second\nvalue")
-    assert Secrets(store, key_file, environment={}).read("a.b-c", ORG) == "second\nvalue"
+    assert Secrets(store, key_file, environment={}).reader(ORG)("a.b-c", ORG) == "second\nvalue"
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
     for path in tmp_path.glob("service.db*"):
         assert b"value" not in path.read_bytes()
@@ -33,22 +33,42 @@ def test_a_secret_is_read_back_and_can_be_changed(store: Store, key_file: Path, 
 def test_the_environment_goes_first(store: Store, key_file: Path) -> None:
     secrets = Secrets(store, key_file, environment={"INVOCATIONS_SECRET_A_B_C": "from outside"})
     secrets.set("a.b-c", ORG, "stored")
-    assert secrets.read("a.b-c", ORG) == "from outside"
+    assert secrets.reader(ORG)("a.b-c", ORG) == "from outside"
+
+
+def test_a_reader_reads_its_own_organisation_only(store: Store, key_file: Path) -> None:
+    secrets = Secrets(store, key_file, environment={})
+    secrets.set("crown", "og_other", "theirs")
+    secrets.set("crown", ORG, "ours")
+    assert secrets.reader(ORG)("crown", ORG) == "ours"
+    for reader, named in ((ORG, "og_other"), ("og_other", ORG)):
+        with pytest.raises(PermissionError):
+            secrets.reader(reader)("crown", named)
+
+
+@pytest.mark.parametrize("name", ["shared_key", "shared-key", "Shared.Key"])
+def test_the_environment_is_of_the_local_organisation_only(store: Store, key_file: Path, name: str) -> None:
+    secrets = Secrets(store, key_file, environment={"INVOCATIONS_SECRET_SHARED_KEY": "ours"})
+    assert secrets.reader(ORG)(name, ORG) == "ours"
+    with pytest.raises(LookupError):
+        secrets.reader("og_other")(name, "og_other")
+    with pytest.raises(PermissionError):
+        secrets.reader("og_other")(name, ORG)
 
 
 def test_what_is_not_there_or_can_not_be_read(store: Store, key_file: Path) -> None:
     secrets = Secrets(store, key_file, environment={})
     with pytest.raises(LookupError):
-        secrets.read("none", ORG)
+        secrets.reader(ORG)("none", ORG)
     secrets.set("one", ORG, "value")
     with pytest.raises(LookupError):
-        secrets.read("one", "og_other")
+        secrets.reader("og_other")("one", "og_other")
     key_file.write_text("A" * 43 + "=")
     with pytest.raises(PermissionError):
-        secrets.read("one", ORG)
+        secrets.reader(ORG)("one", ORG)
     key_file.unlink()
     with pytest.raises(PermissionError):
-        secrets.read("one", ORG)
+        secrets.reader(ORG)("one", ORG)
     store.remove_secret("one", ORG)
     with pytest.raises(NotFoundError):
         store.remove_secret("one", ORG)

@@ -165,6 +165,19 @@ class TestInvoking:
             "c": None,
         }
 
+    @pytest.mark.parametrize("uri", ["roboto-secret://crown@og_other", "roboto-secret://a@og other"])
+    def test_a_secret_of_another_organisation_is_refused_when_it_is_invoked(
+        self, store: Store, uri: str
+    ) -> None:
+        parameter = ActionParameter(name="password", default=uri)
+        create(store, "as-default", parameters=[parameter])
+        create(store, "given")
+        for name, values in (("given", {"password": uri}), ("as-default", {})):
+            with pytest.raises(InvalidRequestError, match="parameter 'password'"):
+                invoke(store, name, parameter_values=values)
+        own = invoke(store, "given", parameter_values={"password": "roboto-secret://crown@og_local"})
+        assert own.parameter_values == {"password": "roboto-secret://crown@og_local"}
+
     def test_a_missing_parameter_is_named_and_nothing_is_invoked(self, store: Store) -> None:
         create(
             store,

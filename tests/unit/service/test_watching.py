@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,48 @@ async def test_a_cursor_that_is_none_ends_its_log_and_nothing_else(
 
 
 async def test_a_closed_stream_leaves_nothing_behind(store: Store, watches: Watches) -> None:
-    watch = Watch(ORG, ids={"iv_1", "iv_2"}, cursors={"iv_1": None})
+    invocation_id = invoke(store).invocation_id
+    watch = Watch(ORG, ids={invocation_id, "iv_2"}, cursors={invocation_id: None})
     stream = await opened(watches, watch)
     assert len(watches) == 1
     await stream.aclose()  # type: ignore[attr-defined]
     assert len(watches) == 0
     assert not watches._by_invocation
+    assert not watches._by_log
+
+
+async def test_logs_of_another_organisation_and_of_nothing_are_unreadable(
+    store: Store, logs: LogFiles, watches: Watches
+) -> None:
+    theirs = invoke(store).invocation_id
+    writer = logs.writer(theirs)
+    writer.say(LogProcess.Action, "a word of theirs")
+    writer.close()
+    (logs._folder.parent / "outside.log").write_bytes(b"not a log")
+    asked = [theirs, "../outside", "/etc/passwd", "iv_\0", "iv_" + "0" * 300, "", "\ud800", "iv_" + "0" * 16]
+    opening = await opened(watches, Watch("og_other", cursors=dict.fromkeys(asked)))
+    told = [await anext(opening) for _ in asked]
+    assert [each.invocation_id for each in told if isinstance(each, Unreadable)] == asked
+    assert {each.why.partition(" '")[0] for each in told} == {"there is no invocation"}
+    extended = Watch("og_other", ids=set())
+    stream = await opened(watches, extended)
+    await watches.extend(extended.watch_id, "og_other", [theirs], {theirs: None})
+    assert isinstance(await anext(stream), Unreadable)
+    log = logs.writer(theirs)
+    log.say(LogProcess.Action, "another word of theirs")
+    log.close()
+    assert not extended.unread
+    assert not watches._by_log
+
+
+async def test_a_stream_that_is_closed_while_its_logs_are_looked_up_leaves_nothing_behind(
+    store: Store, watches: Watches
+) -> None:
+    invocation_id = invoke(store).invocation_id
+    watch = Watch(ORG, ids=set())
+    stream = await opened(watches, watch)
+    changing = asyncio.ensure_future(watches.extend(watch.watch_id, ORG, [], {invocation_id: None}))
+    await asyncio.sleep(0)  # the look-up has begun, in a thread
+    await stream.aclose()  # type: ignore[attr-defined]
+    await changing
     assert not watches._by_log

@@ -20,6 +20,7 @@ from .actions import Actions
 from .database import StatusEvent
 from .datasets import Datasets
 from .invocations import ID_PREFIX, RUNNER_PREFIX, Invocations, LeftOver
+from .lives import INVOCATION_ID, CheckedInvocation
 from .secrets import SealedSecrets
 from .states import States
 from .tokens import TokenHashes, TokenRecord
@@ -35,9 +36,11 @@ class Store(Actions, Invocations, Aborts, States, Datasets, SealedSecrets, Token
 
 __all__ = [
     "ID_PREFIX",
+    "INVOCATION_ID",
     "LOCAL_ORG",
     "LOCAL_USER",
     "RUNNER_PREFIX",
+    "CheckedInvocation",
     "LeftOver",
     "PendingAbort",
     "StatusEvent",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -30,6 +30,7 @@ from ...model import (
     SourceProvenance,
     StatusRecord,
 )
+from ...runtime.secret_uri import is_secret_uri, parse_secret_uri
 from ..errors import ConditionError, ConflictError, InvalidRequestError
 from ..query import Queryable, next_token, page_of
 from ..settings import DEFAULT_TIMEOUT
@@ -37,7 +38,15 @@ from ..tables import FIRST_END, events, invocations, log_locations
 from ..times import moment, now, timestamp
 from .actions import effective_action
 from .datasets import require_inputs
-from .lives import Lives, Subject, find_invocation, require_invocation, update_invocation
+from .lives import (
+    INVOCATION_ID,
+    CheckedInvocation,
+    Lives,
+    Subject,
+    find_invocation,
+    require_invocation,
+    update_invocation,
+)
 
 #: An invocation that was lost with its runner so often is Deadly (facts: Status).
 MAX_LOSSES = 3
@@ -69,6 +78,12 @@ _STEPS = (
         events.c.invocation_id.in_(sa.select(sa.func.json_each(sa.bindparam("ids")).table_valued("value")))
     )
     .order_by(events.c.number)
+)
+_KNOWN = sa.select(invocations.c.invocation_id).where(
+    invocations.c.invocation_id.in_(
+        sa.select(sa.func.json_each(sa.bindparam("ids")).table_valued("value").c.value)
+    ),
+    invocations.c.org_id == sa.bindparam("org"),
 )
 #: What of an invocation's row a page shows, or its token needs.
 _SHOWN = (
@@ -166,10 +181,21 @@ class Invocations(Lives):
         with self._read() as connection:
             return self._record(connection, invocation_id, org_id)
 
-    def check_invocation(self, invocation_id: str, org_id: str) -> None:
-        """Raise NotFoundError unless there is such an invocation; its history isn't read."""
+    def check_invocation(self, invocation_id: str, org_id: str) -> CheckedInvocation:
+        """Check that an organisation has an invocation; its history isn't read. Raises NotFoundError."""
         with self._read() as connection:
             require_invocation(connection, invocation_id, org_id)
+        return CheckedInvocation(invocation_id, org_id)
+
+    def check_invocations(self, invocation_ids: Collection[str], org_id: str) -> dict[str, CheckedInvocation]:
+        """Return those of some invocations that an organisation has, by id; any other id is left out."""
+        wanted = [each for each in invocation_ids if INVOCATION_ID.fullmatch(each)]
+        if not wanted:
+            return {}
+        values = {"org": org_id, "ids": pydantic_core.to_json(wanted).decode()}
+        with self._read() as connection:
+            found = connection.execute(_KNOWN, values).scalars().all()
+        return {each: CheckedInvocation(each, org_id) for each in found}
 
     def query_invocations(self, spec: QuerySpecification, org_id: str) -> Page[InvocationRecord]:
         """A page of invocations. Raises InvalidRequestError."""
@@ -429,6 +455,7 @@ def _new_invocation(
     )
     _require_runnable(action, container)
     defaults = {p.name: p.default for p in action.parameters if p.default is not None}
+    _require_own_secrets({**defaults, **given}, org_id)
     record = InvocationRecord(
         created=moment(0),
         data_source=DataSource(
@@ -469,6 +496,21 @@ def _new_invocation(
         "record": record.model_dump_json(exclude=changing),
     }
     return row, record
+
+
+def _require_own_secrets(parameters: Mapping[str, Any], org_id: str) -> None:
+    for name, value in parameters.items():
+        if not isinstance(value, str) or not is_secret_uri(value):
+            continue
+        try:
+            named = parse_secret_uri(value).org_id
+        except ValueError as error:
+            raise InvalidRequestError(f"parameter {name!r}: {error}") from None
+        if named not in (None, org_id):
+            raise InvalidRequestError(
+                f"parameter {name!r} names a secret of {named!r}; an invocation reads the secrets of its own "
+                f"organisation only, {org_id!r}: leave '@{named}' out"
+            )
 
 
 def _require_runnable(action: ActionRecord, container: ContainerParameters) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -37,6 +38,22 @@ class StatusReport:
     status: InvocationStatus
     detail: str | None
     mover: str
+
+
+#: What the id of every invocation looks like: nothing else is ever part of a file's name.
+INVOCATION_ID = re.compile(r"iv_[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedInvocation:
+    """An invocation that was found in the organisation of the caller who asks for it.
+
+    Only the store makes one (`check_invocation`, `check_invocations`). What reads by it, such as a log,
+    can't be called with an id that a request named and no one compared with the request's token.
+    """
+
+    invocation_id: str
+    org_id: str
 
 
 class Subject(NamedTuple):
