@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit compat kill-matrix benchmarks screenshots docs check format lock clean
 PYTEST := .venv/bin/python -m pytest
+# A test that hangs ends (tests/hangs.py); this ends a run that hangs.
+BOUNDED := sh scripts/bounded
 # Most tests wait more than they work; those with a real Airflow run later, and two at once only.
 JOBS ?= 4
 
@@ -15,17 +17,17 @@ demo: setup ## a real Airflow invokes actions on real sensor files, then everyth
 	@.venv/bin/invocations demo
 
 test: setup ## all tests: unit, integration, every platform, one real Airflow, a quick run of the benchmarks
-	@$(PYTEST) tests/unit tests/integration tests/platforms --numprocesses $(JOBS) --dist loadfile
-	@$(PYTEST) tests/system tests/benchmarks --ignore=tests/system/test_page.py --numprocesses 2 --dist loadfile
+	@$(BOUNDED) 30m $(PYTEST) tests/unit tests/integration tests/platforms --numprocesses $(JOBS) --dist loadfile
+	@$(BOUNDED) 30m $(PYTEST) tests/system tests/benchmarks --ignore=tests/system/test_page.py --numprocesses 2 --dist loadfile
 
 unit: setup ## the fast tests only
-	@$(PYTEST) tests/unit
+	@$(BOUNDED) 15m $(PYTEST) tests/unit
 
 compat: setup ## the unit tests, and one in a real Airflow, with the older Airflows and on the other Pythons
 	@JOBS=$(JOBS) sh scripts/compat
 
 kill-matrix: setup ## all that can go wrong in a real Airflow, row by row (PostgreSQL, Redis; an hour)
-	@$(PYTEST) tests/system/kill_matrix -m kill_matrix --kill-matrix-table dist/kill-matrix.md
+	@$(BOUNDED) 3h $(PYTEST) tests/system/kill_matrix -m kill_matrix --kill-matrix-table dist/kill-matrix.md
 
 benchmarks: setup ## the figures of the README, and the soak (minutes)
 	@.venv/bin/python -m tests.benchmarks.service

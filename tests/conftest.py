@@ -11,6 +11,27 @@ from typing import Any
 
 import pytest
 
+from .hangs import (
+    pytest_addoption,
+    pytest_configure,
+    pytest_runtest_call,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+    pytest_timeout_set_timer,
+    pytest_unconfigure,
+)
+
+#: pytest finds hooks by their names in this module.
+__all__ = [
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_runtest_call",
+    "pytest_runtest_setup",
+    "pytest_runtest_teardown",
+    "pytest_timeout_set_timer",
+    "pytest_unconfigure",
+]
+
 CHROMIUM = shutil.which("chromium")
 #: Debian's browser, told to stay at home.
 QUIET = [
