@@ -33,6 +33,10 @@ VERSION = tuple(int(part) for part in __version__.split(".")[:2])
 #: stops, and has to ask for its task's state.
 TELLS_OF_KILLS = VERSION >= (3, 3)
 
+#: The number of a task loop's first iteration on Airflow's pages and in `loop.index` (loops came with 3.4):
+#: 1, but 0 in the betas.
+FIRST_ITERATION = 0 if __version__.startswith("3.4.0b") else 1
+
 #: Where names are that have moved: in the newest Airflow, then in older ones. Each is imported when it is
 #: asked for, as a DAG file needs few of them.
 _PLACES = {

@@ -128,6 +128,7 @@ class Asking:
     run_id: str = field(default_factory=lambda: f"manual__{uuid.uuid4()}")
     task_id: str = "ask"
     map_index: int = -1
+    iteration: int | None = None
 
     def provenance(self, try_number: int = 1) -> DagRunProvenance:
         return DagRunProvenance(
@@ -136,6 +137,7 @@ class Asking:
             run_type="scheduled",
             task_id=self.task_id,
             map_index=self.map_index,
+            iteration=self.iteration,
             try_number=try_number,
             triggered_by="ada",
         )

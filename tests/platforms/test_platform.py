@@ -403,6 +403,8 @@ async def test_who_asked_can_be_read_back_and_searched_for(
         Asking(folder, dag_id, run_id=one.run_id, task_id="ask_again"),
         Asking(folder, dag_id, run_id="manual__1+00:001"),
         Asking(folder, f"{dag_id}2", run_id=one.run_id),
+        Asking(folder, dag_id, run_id="manual__2", iteration=1),
+        Asking(folder, dag_id, run_id="manual__2", iteration=11, map_index=1),
     ]
     ids = []
     for asking in askings:
@@ -414,7 +416,13 @@ async def test_who_asked_can_be_read_back_and_searched_for(
     async def found(*which: Any) -> list[str]:
         return [record.invocation_id for record in await platform.find(dag_id, *which)]
 
-    assert await found(None, None, None) == ids[3::-1]
+    looped, mapped = ids[5:]
+    assert await found("manual__2", "ask", -1) == [looped]
+    assert await found("manual__2", "ask", 1) == [mapped]
+    assert await found("manual__2", "ask", None, None, 1) == [looped]
+    assert await found("manual__2", "ask", 1, None, 11) == [mapped]
+    assert await found("manual__2", "ask", 1, None, 1) == []
+    assert await found(None, None, None) == [mapped, looped, *ids[3::-1]]
     assert await found(one.run_id, None, None) == ids[2::-1]
     assert await found(one.run_id, "ask", None) == ids[1::-1]
     assert await found(one.run_id, "ask", -1) == ids[:1]
@@ -422,7 +430,7 @@ async def test_who_asked_can_be_read_back_and_searched_for(
     assert await found("no-such-run", None, None) == []
     assert await found(one.run_id, None, None, 2) == ids[2:0:-1]
     assert await found(one.run_id, "ask", None, 1) == ids[1:2]
-    assert await found(None, None, None, 100) == ids[3::-1]
+    assert await found(None, None, None, 100) == [mapped, looped, *ids[3::-1]]
     found_by_hook = await asyncio.to_thread(hook.find, dag_id, one.run_id)
     assert [record.invocation_id for record in found_by_hook] == ids[2::-1]
     for invocation_id in ids:

@@ -129,16 +129,22 @@ class InvocationHook(BaseHook):
         task_id: str | None = None,
         map_index: int | None = None,
         limit: int | None = None,
+        iteration: int | None = None,
     ) -> list[InvocationRecord]:
-        """What a DAG, a DAG run or a task of it has invoked, newest first; all its tries.
+        """Return what a DAG, a DAG run or a task of it has invoked, newest first; all its tries.
 
-        :param limit: the newest so many; None: all of them.
-        :raises ValueError: a task without its run, or a map index without its task.
+        :param map_index: -1 for a task that isn't mapped; None for every index.
+        :param limit: the largest number of invocations to return; None for all of them.
+        :param iteration: an iteration of the task loop that the task is in, as Airflow's pages number it;
+            None for all of them.
+        :raises ValueError: for a task without its run, or a map index or an iteration without its task.
         :raises UnsupportedError: the platform can't be asked that.
         """
-        if (task_id is not None and run_id is None) or (map_index is not None and task_id is None):
-            raise ValueError("find: task_id needs run_id, and map_index needs task_id")
-        return self.call(lambda platform: platform.find(dag_id, run_id, task_id, map_index, limit))
+        if (task_id is not None and run_id is None) or (
+            (map_index is not None or iteration is not None) and task_id is None
+        ):
+            raise ValueError("find: task_id needs run_id; map_index and iteration need task_id")
+        return self.call(lambda platform: platform.find(dag_id, run_id, task_id, map_index, limit, iteration))
 
     def logs(self, invocation_id: str) -> list[LogRecord]:
         """All log lines that there are now."""

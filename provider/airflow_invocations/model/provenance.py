@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import pydantic
 
@@ -75,8 +76,12 @@ class DagRunProvenance(pydantic.BaseModel):
     """Which try of which task of which DAG run asked for an invocation, and what started that run.
 
     `logical_date` and the data interval are None for runs that have none (asset-triggered ones, say);
-    `map_index` is -1 for a task that isn't mapped; `clear_number` counts how often anything of the run had
-    been cleared; `triggered_by` is the user, None where nobody was;
+    `map_index` is -1 for a task that isn't mapped; `iteration` is the iteration of the task loop that the
+    task is in, as Airflow's pages show it, None outside of loops; there `region_id` and `region_index` are
+    the task instance's address in Airflow's API
+    (https://airflow.apache.org/docs/apache-airflow/stable/stable-rest-api-ref.html);
+    `clear_number` counts how often anything of the run had been cleared; `triggered_by` is the user, None
+    for a run that no user started;
     of the consumed asset events the first MAX_ASSET_EVENTS are named, and of each asset at least one;
     `lineage_parent` and `lineage_root` are OpenLineage's runs of the task and of the DAG, each as
     `namespace/job/run id`, None where no lineage is emitted; `base_url` is where people find this
@@ -88,6 +93,9 @@ class DagRunProvenance(pydantic.BaseModel):
     run_type: str
     task_id: str
     map_index: int = -1
+    iteration: int | None = None
+    region_id: str | None = None
+    region_index: int | None = None
     try_number: int
     clear_number: int = 0
     logical_date: datetime.datetime | None = None
@@ -113,9 +121,14 @@ class DagRunProvenance(pydantic.BaseModel):
     @property
     def source_id(self) -> str:
         """The task instance as a URI, laid out as in Airflow's own pages; `task_instance_of` reads it."""
-        task = source_id_prefix(self.dag_id, self.run_id, self.task_id, self.map_index)
-        uri = f"{task}try_number={self.try_number}"
-        return f"{uri}&clear_number={self.clear_number}" if self.clear_number else uri
+        task = source_id_prefix(self.dag_id, self.run_id, self.task_id, self.map_index, self.iteration)
+        query = {
+            "try_number": self.try_number,
+            "clear_number": self.clear_number or None,
+            "region_id": self.region_id,
+            "region_index": self.region_index,
+        }
+        return task + urlencode({name: value for name, value in query.items() if value is not None})
 
     def environment(self) -> dict[str, str]:
         """AIRFLOW_CTX_* variables for the action's process, and OPENLINEAGE_* ones where lineage is emitted.
@@ -132,6 +145,7 @@ class DagRunProvenance(pydantic.BaseModel):
             "DAG_RUN_ID": self.run_id,
             "RUN_TYPE": self.run_type,
             "MAP_INDEX": str(self.map_index),
+            "LOOP_ITERATION": None if self.iteration is None else str(self.iteration),
             "DATA_INTERVAL_START": _iso(self.data_interval_start),
             "DATA_INTERVAL_END": _iso(self.data_interval_end),
             "TRIGGERED_BY": self.triggered_by,
@@ -157,32 +171,87 @@ class DagRunProvenance(pydantic.BaseModel):
 
 
 def source_id_prefix(
-    dag_id: str, run_id: str | None = None, task_id: str | None = None, map_index: int | None = None
+    dag_id: str,
+    run_id: str | None = None,
+    task_id: str | None = None,
+    map_index: int | None = None,
+    iteration: int | None = None,
 ) -> str:
-    """What every `source_id` of a DAG, of one run, of one task or of one task instance begins with."""
+    """Return what every `source_id` of a DAG, of one run, of one task or of one task instance begins with.
+
+    `iteration` counts only beside a task; None leaves out what is in a loop where `map_index` is given.
+    """
     prefix = f"airflow:dags/{_quoted(dag_id)}/"
     if run_id is not None:
         prefix += f"runs/{_quoted(run_id)}/"
     if task_id is not None:
         prefix += f"tasks/{_quoted(task_id)}"
+        if iteration is not None:
+            prefix += f"/iterations/{iteration}"
     if map_index is not None:
         prefix += f"/mapped/{map_index}?" if map_index >= 0 else "?"
     return prefix
 
 
 class TaskInstanceReference(pydantic.BaseModel):
-    """The task instance that a `source_id` names."""
+    """The task instance that a `source_id` names; the fields are those of `DagRunProvenance`."""
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int = -1
+    iteration: int | None = None
+    region_id: str | None = None
+    region_index: int | None = None
     try_number: int
     clear_number: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFilter:
+    """Which task instances' invocations are looked for; None stands for any.
+
+    `map_index` -1 is a task that isn't mapped. Without `iteration`, every iteration of a loop is meant.
+    """
+
+    dag_id: str
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int | None = None
+    iteration: int | None = None
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What a matching `source_id` begins with, one of these; not all that begin so match."""
+        if self.task_id is None or self.map_index is None:
+            return (source_id_prefix(self.dag_id, self.run_id, self.task_id, None, self.iteration),)
+        own = source_id_prefix(self.dag_id, self.run_id, self.task_id, self.map_index, self.iteration)
+        if self.iteration is not None:
+            return (own,)
+        task = source_id_prefix(self.dag_id, self.run_id, self.task_id)
+        return (own, f"{task}/iterations/")
+
+    def matches(self, source_id: str) -> bool:
+        """Whether a `source_id` names one of these task instances."""
+        named = task_instance_of(source_id)
+        return named is not None and all(
+            wanted in (None, of_it)
+            for wanted, of_it in (
+                (self.dag_id, named.dag_id),
+                (self.run_id, named.run_id),
+                (self.task_id, named.task_id),
+                (self.map_index, named.map_index),
+                (self.iteration, named.iteration),
+            )
+        )
+
+
+#: The segments that may follow a task in a `source_id`, in this order.
+_INDEXES = ("iterations", "mapped")
+
+
 def task_instance_of(source_id: str) -> TaskInstanceReference | None:
-    """Read a `source_id` written by DagRunProvenance; None for one that somebody else wrote."""
+    """Read a `source_id` written by DagRunProvenance; None for one in another form."""
     try:
         uri = urlsplit(source_id)
     except ValueError:
@@ -190,15 +259,19 @@ def task_instance_of(source_id: str) -> TaskInstanceReference | None:
     parts = [unquote(part) for part in uri.path.split("/")]
     query = parse_qs(uri.query)
     match (uri.scheme, parts, query.get("try_number")):
-        case ("airflow", ["dags", dag_id, "runs", run_id, "tasks", task_id, *mapped], [try_number]):
-            if mapped and (len(mapped) != 2 or mapped[0] != "mapped"):
+        case ("airflow", ["dags", dag_id, "runs", run_id, "tasks", task_id, *rest], [try_number]):
+            indexes = dict(zip(rest[::2], rest[1::2], strict=False))
+            if 2 * len(indexes) != len(rest) or list(indexes) != [one for one in _INDEXES if one in indexes]:
                 return None
             try:
                 return TaskInstanceReference(
                     dag_id=dag_id,
                     run_id=run_id,
                     task_id=task_id,
-                    map_index=int(mapped[1]) if mapped else -1,
+                    map_index=int(indexes.get("mapped", -1)),
+                    iteration=int(indexes["iterations"]) if "iterations" in indexes else None,
+                    region_id=query.get("region_id", [None])[-1],
+                    region_index=int(query["region_index"][-1]) if "region_index" in query else None,
                     try_number=int(try_number),
                     clear_number=int(query.get("clear_number", ["0"])[-1]),
                 )

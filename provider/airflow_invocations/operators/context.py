@@ -1,14 +1,16 @@
-"""Reads a task's context: which try of which task of which DAG run, and what started that run."""
+"""Read a task's context: which try of which task instance it is, and what started its DAG run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from airflow.sdk import Context
 
 from .. import model
-from ..compat import conf
+from ..compat import FIRST_ITERATION, conf
 from ..waiting import TaskIdentity
 from .lineage import parent_and_root_of
 
@@ -16,17 +18,66 @@ if TYPE_CHECKING:
     from ..model import DagRunProvenance
 
 
+#: The region of what is neither mapped nor in a loop.
+_NO_REGION = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopPosition:
+    """Where a task instance is in a task loop (Airflow 3.4).
+
+    The iterations of a loop share DAG, run, task and map index. `region_id` names one execution of the
+    loop, or of a task that is mapped within one of its iterations; a clear that repeats iterations begins a
+    new one. `region_index` is the task instance's index in it, `iteration` the number that Airflow's pages
+    show.
+    """
+
+    region_id: str
+    region_index: int
+    iteration: int
+
+
+def loop_position_of(context: Context) -> LoopPosition | None:
+    """Return where in a loop the task instance is; None for one that is in no loop.
+
+    A triggerer's context has no `loop`, so there the region alone tells; what starts in a triggerer is never
+    mapped, and outside of loops only mapped tasks have regions. `loop.index` is not part of any identity:
+    it counts from 0 in Airflow 3.4's betas, and from 1 in the release.
+    """
+    instance: Any = context["ti"]
+    loop: Any = context.get("loop")
+    region_id = getattr(instance, "region_id", None)
+    in_region = region_id is not None and str(region_id) != str(_NO_REGION)
+    if not in_region or (loop is None and map_index_of(instance) >= 0):
+        return None
+    region_index = instance.region_index
+    return LoopPosition(
+        region_id=str(region_id),
+        region_index=region_index,
+        iteration=FIRST_ITERATION + region_index if loop is None else loop.index,
+    )
+
+
+def map_index_of(instance: Any) -> int:
+    """Return the map index of a task instance, -1 for one that isn't mapped."""
+    return -1 if instance.map_index is None else int(instance.map_index)
+
+
 def provenance_of(context: Context) -> DagRunProvenance:
     """The provenance of whatever this task asks for."""
     run = context["dag_run"]
     instance = context["ti"]
+    position = loop_position_of(context)
     parent, root = parent_and_root_of(instance) or (None, None)
     return model.DagRunProvenance(
         dag_id=instance.dag_id,
         run_id=instance.run_id,
         run_type=str(getattr(run.run_type, "value", run.run_type)),
         task_id=instance.task_id,
-        map_index=-1 if instance.map_index is None else instance.map_index,
+        map_index=map_index_of(instance),
+        iteration=position.iteration if position else None,
+        region_id=position.region_id if position else None,
+        region_index=position.region_index if position else None,
         try_number=instance.try_number,
         clear_number=getattr(run, "clear_number", 0) or 0,
         logical_date=run.logical_date,
@@ -76,13 +127,15 @@ def identity_of(context: Context, incarnation: int | None = None) -> TaskIdentit
     """
     run = context["dag_run"]
     instance = context["ti"]
+    position = loop_position_of(context)
     return TaskIdentity(
         deployment=_base_url(),
         dag_id=instance.dag_id,
         run_id=instance.run_id,
         run_started=run.start_date,
         task_id=instance.task_id,
-        map_index=-1 if instance.map_index is None else instance.map_index,
+        map_index=map_index_of(instance),
+        region=(position.region_id, position.region_index) if position else None,
         incarnation=(
             instance.max_tries - (context["task"].retries or 0) if incarnation is None else incarnation
         ),

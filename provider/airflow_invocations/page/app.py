@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import jinja2
 from airflow.api_fastapi.app import get_auth_manager
@@ -331,7 +331,11 @@ def _shortened(value: object, limit: int = _SHORT) -> str:
 def _task_address(found: Any) -> str:
     """The task instance on Airflow's own pages, seen from this one's."""
     instance = f"../dags/{_part(found.dag_id)}/runs/{_part(found.run_id)}/tasks/{_part(found.task_id)}"
-    return f"{instance}/mapped/{found.map_index}" if found.map_index >= 0 else instance
+    if found.map_index >= 0:
+        instance += f"/mapped/{found.map_index}"
+    if found.region_id is None:
+        return instance
+    return f"{instance}?{urlencode({'region_id': found.region_id, 'region_index': found.region_index})}"
 
 
 def _run_address(found: Any) -> str:

@@ -266,10 +266,13 @@ class InvocationPlatform(Protocol):
         task_id: str | None,
         map_index: int | None,
         limit: int | None = None,
+        iteration: int | None = None,
     ) -> list[InvocationRecord]:
-        """What a DAG, one run of it, one task or one task instance of that has invoked, newest first.
+        """Return what a DAG, one run of it, one task or one task instance of that has invoked, newest first.
 
-        With `limit` the newest so many, and not much more is asked for than that.
+        :param map_index: -1 for a task that isn't mapped; None for every index.
+        :param limit: the largest number of invocations to return; not much more is asked for than that.
+        :param iteration: an iteration of the task loop that the task is in; None for all of them.
 
         Raises:
             UnsupportedError: the platform doesn't keep who asked in a way that can be searched.

@@ -22,8 +22,8 @@ from ..model import (
     InvocationRequest,
     InvocationStatus,
     LogPage,
+    SourceFilter,
     StatusSnapshot,
-    source_id_prefix,
 )
 from .base import (
     CancelReach,
@@ -265,13 +265,14 @@ class PynencPlatform:
         task_id: str | None,
         map_index: int | None,
         limit: int | None = None,
+        iteration: int | None = None,
     ) -> list[InvocationRecord]:
-        """What a DAG, a run or a task of it has invoked, newest first.
+        """Return what a DAG, a run or a task of it has invoked, newest first.
 
         All of it is read whatever the `limit`: pynenc lists in no order.
         """
-        prefix = source_id_prefix(dag_id, run_id, task_id, map_index)
-        return (await self._call(lambda cluster: cluster.asked_by(prefix, task_id)))[:limit]
+        wanted = SourceFilter(dag_id, run_id, task_id, map_index, iteration)
+        return (await self._call(lambda cluster: cluster.asked_by(wanted)))[:limit]
 
     @asynccontextmanager
     async def watch(

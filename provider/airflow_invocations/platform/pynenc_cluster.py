@@ -38,10 +38,10 @@ from ..model import (
     InvocationSource,
     InvocationStatus,
     OpenActionRecord,
+    SourceFilter,
     SourceProvenance,
     StatusRecord,
     StatusSnapshot,
-    task_instance_of,
 )
 from .base import (
     CannotStopError,
@@ -284,20 +284,22 @@ class Cluster:
         cancelled = self._cancelled([one for one, kind in found.items() if kind is _S.Failed])
         return [StatusSnapshot(one, _S.Cancelled if one in cancelled else found[one]) for one in found]
 
-    def asked_by(self, prefix: str, task_id: str | None) -> list[InvocationRecord]:
-        """What task instances have asked for whose URI begins so, newest first."""
+    def asked_by(self, wanted: SourceFilter) -> list[InvocationRecord]:
+        """Return what these task instances have asked for, newest first."""
         backend = self._app.state_backend
-        sources = {one.runner_id for one in backend.get_matching_runner_contexts(prefix)}
+        sources = {
+            one.runner_id
+            for prefix in wanted.prefixes
+            for one in backend.get_matching_runner_contexts(prefix)
+        }
         ids = {
             one
             for source in sources
-            if source.startswith(prefix)
+            if wanted.matches(source)
             for one in backend.get_invocations_by_parent_event(source)
         }
         records = [self.record(one) for one in ids]
-        # The ids of one task may begin like those of another.
-        wanted = [record for record in records if task_id in (None, _task_of(record))]
-        return sorted(wanted, key=lambda record: record.created, reverse=True)
+        return sorted(records, key=lambda record: record.created, reverse=True)
 
     def outputs(self, invocation_id: str) -> Any:
         """What a task has returned."""
@@ -570,11 +572,6 @@ def _duration(steps: Sequence[StatusRecord]) -> datetime.timedelta:
         return datetime.timedelta()
     ended = steps[-1].timestamp if steps[-1].status.is_terminal else datetime.datetime.now(datetime.UTC)
     return ended - min(started)
-
-
-def _task_of(record: InvocationRecord) -> str | None:
-    asker = task_instance_of(record.provenance.source.source_id)
-    return None if asker is None else asker.task_id
 
 
 def _by_kind() -> dict[InvocationStatus, frozenset[Status]]:

@@ -23,9 +23,8 @@ from ..model import (
     InvocationRequest,
     InvocationStatus,
     LogPage,
+    SourceFilter,
     StatusSnapshot,
-    source_id_prefix,
-    task_instance_of,
 )
 from ..model.dataset import DatasetRecord, FileRecord
 from ..model.query import roboql_text
@@ -252,18 +251,15 @@ class RobotoPlatform:
         task_id: str | None,
         map_index: int | None,
         limit: int | None = None,
+        iteration: int | None = None,
     ) -> list[InvocationRecord]:
-        """What a DAG, a run or a task of it has invoked, newest first; with `limit` the newest so many."""
-        begins = {
-            "field": "provenance.source.source_id",
-            "comparator": "BEGINS_WITH",
-            "value": source_id_prefix(dag_id, run_id, task_id, map_index),
-        }
+        """Return what a DAG, a run or a task of it has invoked, newest first, at most `limit`."""
+        wanted = SourceFilter(dag_id, run_id, task_id, map_index, iteration)
+        begins = _any_of("provenance.source.source_id", wanted.prefixes, "BEGINS_WITH")
         size = MAX_PAGE_SIZE if limit is None else min(limit, MAX_PAGE_SIZE)
         found: list[InvocationRecord] = []
         async for page in self._pages(_RecordPage, {"condition": begins}, size):
-            # The ids of one task may begin like those of another.
-            found += [record for record in page.items if task_id in (None, _task_of(record))]
+            found += [one for one in page.items if wanted.matches(one.provenance.source.source_id)]
             if limit is not None and len(found) >= limit:
                 break
         return found[:limit]
@@ -551,11 +547,6 @@ class _Refused(Exception):
         return backoff(attempt) if asked is None else min(asked, MAX_RETRY_AFTER)
 
 
-def _task_of(record: InvocationRecord) -> str | None:
-    asker = task_instance_of(record.provenance.source.source_id)
-    return None if asker is None else asker.task_id
-
-
 def _encoded(body: object) -> bytes:
     content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     if len(content) > MAX_BODY:
@@ -632,9 +623,9 @@ class _FilePage(pydantic.BaseModel):
     next_token: str | None = None
 
 
-def _any_of(field: str, values: Collection[str]) -> dict[str, Any]:
+def _any_of(field: str, values: Collection[str], comparator: str = "EQUALS") -> dict[str, Any]:
     """The condition for a batch: the API has no IN."""
-    each = ({"field": field, "comparator": "EQUALS", "value": value} for value in values)
+    each = ({"field": field, "comparator": comparator, "value": value} for value in values)
     return {"operator": "OR", "conditions": list(each)}
 
 

@@ -40,6 +40,10 @@ class TaskIdentity:
     incarnation: int
     #: Which of several invocations that the task asks for; a task that asks for one has none.
     part: str = ""
+    #: Where a task in a loop is: the region (one execution of the loop, or of a mapped task within one of
+    #: its iterations) and the index in it. None outside of loops: mapped tasks had no regions before
+    #: Airflow 3.4, and an upgrade must not change the identity of what is running.
+    region: tuple[str, int] | None = None
 
     def idempotency_id(self, failures: int) -> str:
         """The idempotency id of the invocation that follows so many failed ones of this incarnation."""
@@ -54,6 +58,7 @@ class TaskIdentity:
             self.incarnation,
             failures,
             *([self.part] if self.part else []),
+            *([list(self.region)] if self.region else []),
         ]
         # As JSON, so that no two lists of parts are one text.
         return f"{_SCHEME}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"

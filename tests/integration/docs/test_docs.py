@@ -233,11 +233,18 @@ def _names_a_task(reader: Reader, text: str) -> None:
     assert (named.dag_id, named.map_index, named.try_number) == ("fleet", 3, 2)
 
 
+def _names_an_iteration(reader: Reader, text: str) -> None:
+    named = task_instance_of(text.strip())
+    assert named is not None
+    assert (named.task_id, named.iteration, named.region_index) == ("refine.check", 2, 2)
+
+
 TEXTS: dict[str, Callable[[Reader, str], None]] = {
     "what airflow dags test prints": _prints,
     "what a refused task says": _refuses,
     "a query for files": _is_understood,
     "a source id": _names_a_task,
+    "a source id in a loop": _names_an_iteration,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,15 +51,19 @@ def record(
     *,
     map_index: int = -1,
     try_number: int = 1,
+    asked_in: Mapping[str, Any] | None = None,
     steps: tuple[tuple[InvocationStatus, float], ...] = ((S.Queued, 0), (S.Processing, 2)),
     action: str = "scan",
     detail: str | None = None,
     **fields: Any,
 ) -> InvocationRecord:
-    """An invocation that a task asked for; `steps` are its statuses and their seconds after noon."""
+    """An invocation that a task asked for; `steps` are its statuses and their seconds after noon.
+
+    `asked_in` are more fields of its provenance.
+    """
     asker = DagRunProvenance(
         dag_id=run.dag_id, run_id=run.run_id, run_type="manual", task_id=task_id, map_index=map_index,
-        try_number=try_number,
+        try_number=try_number, **(asked_in or {}),
     )  # fmt: skip
     provenance = {
         **INVOCATION["provenance"],
@@ -94,7 +98,13 @@ class FakePlatform:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
     async def find(
-        self, dag_id: str, run_id: str | None, task_id: str | None, map_index: int | None, limit: int | None
+        self,
+        dag_id: str,
+        run_id: str | None,
+        task_id: str | None,
+        map_index: int | None,
+        limit: int | None,
+        iteration: int | None = None,
     ) -> list[InvocationRecord]:
         await self._asked("find", dag_id, run_id, limit)
         source_id = DagRunProvenance(

@@ -155,6 +155,14 @@ class TestWhatIsShown:
         assert "Roboto (invocation API)" in shown
         assert 'data-live="no"' in shown
 
+    def test_a_row_names_the_iteration_of_a_loop(self, ada: TestClient, world: World) -> None:
+        region = {"iteration": 2, "region_id": "01999999-0000-7000-8000-00000000000a", "region_index": 2}
+        world.connect("c", record(asked_in=region))
+        shown = ada.get("/run/rows", params=OF_RUN).text
+        assert "ask, iteration 2" in shown
+        address = "/tasks/ask?region_id=01999999-0000-7000-8000-00000000000a&amp;region_index=2"
+        assert address in shown
+
     def test_one_that_goes_on_grows(self, ada: TestClient, world: World) -> None:
         world.connect("c", record())
         shown = ada.get("/run/rows", params=OF_RUN).text

@@ -16,8 +16,8 @@ from ...model import (
     InvocationRecord,
     InvocationRequest,
     LogPage,
+    SourceFilter,
     StatusSnapshot,
-    source_id_prefix,
     task_instance_of,
 )
 from ..base import (
@@ -224,40 +224,33 @@ class FlytePlatform:
         task_id: str | None,
         map_index: int | None,
         limit: int | None = None,
+        iteration: int | None = None,
     ) -> list[InvocationRecord]:
-        """What a DAG, a run or a task of it has invoked, newest first, wherever in Flyte.
+        """Return what a DAG, a run or a task of it has invoked, newest first, wherever in Flyte.
 
         Flyte can't search annotations: runs are found by their names, in pages of 200, by a pattern that no
         index of its database serves; each is then read by itself, also for a task of its DAG run only. With
         `limit` no more are read than it takes to have the newest so many.
         """
         named = _containing("run_name", name_begin(dag_id, run_id))
-        begin = source_id_prefix(dag_id, run_id, task_id, map_index)
+        wanted = SourceFilter(dag_id, run_id, task_id, map_index, iteration)
         mine: list[InvocationRecord] = []
         async for page in self._pages(self._everywhere(), [named]):
             runs = [run_id_of(run.get("action", {})) for run in page]
             step = limit or len(runs)
             for first in range(0, len(runs), step):
-                mine += await self._asked_by(runs[first : first + step], begin, task_id)
+                mine += await self._asked_by(runs[first : first + step], wanted)
                 if limit is not None and len(mine) >= limit:
                     return sorted(mine, key=lambda record: record.created, reverse=True)[:limit]
         return sorted(mine, key=lambda record: record.created, reverse=True)
 
-    async def _asked_by(
-        self, runs: Collection[RunId], begin: str, task_id: str | None
-    ) -> list[InvocationRecord]:
-        """Those of some runs that a task instance has asked for whose URI begins so."""
+    async def _asked_by(self, runs: Collection[RunId], wanted: SourceFilter) -> list[InvocationRecord]:
+        """Return the records of those runs that these task instances have asked for."""
         details = await _at_once(self._details_if_any, runs)
         records = [
             record_of(one, run, self._org) for run, one in zip(runs, details, strict=True) if one is not None
         ]
-        return [
-            record
-            for record in records
-            if record.provenance.source.source_id.startswith(begin)
-            # The ids of one task may begin like those of another.
-            and task_id in (None, _task_id_of(record))
-        ]
+        return [one for one in records if wanted.matches(one.provenance.source.source_id)]
 
     @asynccontextmanager
     async def watch(
@@ -543,8 +536,10 @@ def _reason(record: InvocationRecord) -> str:
     asker = task_instance_of(record.provenance.source.source_id)
     if asker is None:
         return "cancelled from Airflow"
+    looped = f", iteration {asker.iteration}" if asker.iteration is not None else ""
     mapped = f" [{asker.map_index}]" if asker.map_index >= 0 else ""
-    return f"cancelled from Airflow: DAG {asker.dag_id}, run {asker.run_id}, task {asker.task_id}{mapped}"
+    task = f"{asker.task_id}{mapped}{looped}"
+    return f"cancelled from Airflow: DAG {asker.dag_id}, run {asker.run_id}, task {task}"
 
 
 def _refuse_other_than_variables(request: InvocationRequest) -> None:
@@ -558,8 +553,3 @@ def _refuse_other_than_variables(request: InvocationRequest) -> None:
             f"Flyte can't honour {names} of argument 'container_parameters', only 'env_vars'; set them where "
             "the task is defined"
         )
-
-
-def _task_id_of(record: InvocationRecord) -> str | None:
-    asker = task_instance_of(record.provenance.source.source_id)
-    return None if asker is None else asker.task_id

@@ -57,6 +57,7 @@ def run_spec_of(request: InvocationRequest) -> Json:
             "airflow_run_id": asked_by.run_id,
             "airflow_task_id": asked_by.task_id,
             "airflow_map_index": str(asked_by.map_index),
+            "airflow_iteration": None if asked_by.iteration is None else str(asked_by.iteration),
             "airflow_try_number": str(asked_by.try_number),
             "airflow_logical_date": date.isoformat() if date else None,
             "airflow_owner": asked_by.owner,
