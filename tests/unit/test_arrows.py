@@ -26,7 +26,8 @@ BELOW = {
 #: What Airflow imports. None of it imports what is above or beside it.
 FACES = {
     "assets", "check", "compat", "decorators", "exceptions", "hooks", "links", "listeners", "notifications",
-    "operators", "page", "plugin", "retries", "sensors", "stored", "task_log", "transfers", "triggers",
+    "operators", "page", "plugin", "retries", "sdk_calls", "sensors", "stored", "task_log", "transfers",
+    "triggers",
 }  # fmt: skip
 #: The commands: they may import everything but the faces.
 ABOVE = {"cli", "demo"}

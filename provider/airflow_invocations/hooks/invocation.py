@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
@@ -16,9 +17,14 @@ from airflow.sdk import BaseHook, Connection
 from ..compat import read_connection
 from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platform import InvocationPlatform
+from ..sdk_calls import complete
 from ..waiting import cancel_and_confirm, log_pages
 
 T = TypeVar("T")
+
+#: Seconds after which a hook that opens another client reads its connection again: a token may have been
+#: replaced in the meantime.
+CONNECTION_AGE = 30.0
 
 #: For each connection type the module beside this one that has its `platform_of`.
 _CONNECTION_TYPES = {"roboto": "roboto", "flyte": "flyte", "pynenc": "pynenc"}
@@ -29,6 +35,24 @@ class PlatformOf(Protocol):
 
     def __call__(self, connection: Connection, extra: dict[str, Any]) -> InvocationPlatform:
         """Raises ValueError for a connection that makes no sense: which field, what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ConnectionFields:
+    """What a connection says. `extra` is kept too: reading it from a Connection calls the task SDK."""
+
+    connection: Connection
+    extra: dict[str, Any]
+    #: On the monotonic clock.
+    read_at: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def read(cls, conn_id: str) -> _ConnectionFields:
+        connection = BaseHook.get_connection(conn_id)
+        return cls(connection, connection.extra_dejson)
+
+    def platform(self) -> InvocationPlatform:
+        return platform_of(self.connection, self.extra)
 
 
 class InvocationHook(BaseHook):
@@ -43,31 +67,51 @@ class InvocationHook(BaseHook):
     def __init__(self, conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.conn_id = conn_id
+        self._kept: _ConnectionFields | None = None
 
     def get_conn(self) -> InvocationPlatform:
-        """A client of the platform, to be opened with `async with`; the connection is read once.
+        """Return a client of the platform, to be opened with `async with`.
+
+        The hook reads its connection once and keeps it, so after the first call this asks Airflow nothing and
+        can be used in a signal handler.
 
         Raises:
-            ValueError: the connection makes no sense.
+            ValueError: the connection is misconfigured.
         """
-        return platform_of(self._connection, self._connection.extra_dejson)
+        return self._fields().platform()
 
     async def connect(self) -> InvocationPlatform:
-        """A client, to be opened with `async with`; the connection is read anew, without blocking.
+        """Return a client, to be opened with `async with`, without blocking the event loop.
+
+        A hook that keeps its connection (`get_conn`) reads it again once it is `CONNECTION_AGE` seconds old,
+        and goes on with the one it has where that fails; another hook reads it with each call. Either way a
+        caller that is cancelled doesn't interrupt the reading.
 
         Raises:
-            ValueError: the connection makes no sense.
+            ValueError: the connection is misconfigured.
         """
-        return platform_of(*await read_connection(self.conn_id))
+        if self._kept is None:
+            return platform_of(*await complete(lambda: read_connection(self.conn_id)))
+        if time.monotonic() - self._kept.read_at > CONNECTION_AGE:
+            # In a thread: cancelling the await doesn't end it, and asyncio.run waits for it.
+            await asyncio.to_thread(self._read_again)
+        return self._fields().platform()
 
-    @cached_property
-    def _connection(self) -> Connection:
-        return self.get_connection(self.conn_id)
+    def _fields(self) -> _ConnectionFields:
+        if self._kept is None:
+            self._kept = _ConnectionFields.read(self.conn_id)
+        return self._kept
+
+    def _read_again(self) -> None:
+        try:
+            self._kept = _ConnectionFields.read(self.conn_id)
+        except Exception as error:
+            self.log.info("Could not read connection %r again, keeping what it said: %s", self.conn_id, error)
 
     @property
     def connection_type(self) -> str:
         """The connection's type, of this provider or of any other; the connection is read once."""
-        return self._connection.conn_type or ""
+        return self._fields().connection.conn_type or ""
 
     def call(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
         """Run an async operation on an open client, from synchronous code.

@@ -115,6 +115,8 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.outage_limit = outage_limit
         self._under_way: list[str] = []
+        #: The hook of this execution: `on_kill` must not read the connection.
+        self._current_hook: InvocationHook | None = None
         self._check()
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
@@ -153,8 +155,8 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
 
     def on_kill(self) -> None:
         """Cancel what was invoked anew. Airflow calls this from a signal handler."""
-        if self.cancel_on_kill and self._under_way:
-            self._cancel(self._hook())
+        if self.cancel_on_kill and self._under_way and self._current_hook is not None:
+            self._cancel(self._current_hook)
 
     def _cancel(self, hook: InvocationHook) -> None:
         self.log.warning("cancelling %d invocations", len(self._under_way))
@@ -170,6 +172,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
 
         It is the same however often it is asked for in one try. Raises InvocationError.
         """
+        self._current_hook = hook
         values = self._read()
         if not hook.get_conn().capabilities.parameters:
             raise RequestRefusedError(

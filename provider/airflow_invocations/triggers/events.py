@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -15,11 +16,13 @@ from ..compat import asset_states_of
 from ..hooks import InvocationHook
 from ..model import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
 from ..platform.events import EventFilter, InvocationEvent, UnreadableItem
+from ..sdk_calls import complete
 from ..stored import storable_name, storable_text, storable_token, trigger_event
 from ..waiting.feed import Feeds, Subscription, records_of
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor, AssetStateStoreAccessors
+    from pydantic import JsonValue
 
 #: The statuses that an invocation can end with.
 ENDS = tuple(status for status in InvocationStatus if status.is_terminal)
@@ -304,7 +307,7 @@ class _State:
             return
         try:
             for state in self._assets.values():
-                await state.aset(CURSOR_KEY, self.place)
+                await complete(partial(state.aset, CURSOR_KEY, self.place))
         except Exception as error:
             _log.warning("the place can't be noted; after a restart some would be told again: %s", error)
         else:
@@ -347,10 +350,10 @@ class _State:
         kept = {who: taken for who, taken in self._acknowledged.items() if taken >= sent}
         for name, state in self._assets.items():
             try:
-                await state.aset(
-                    ACKNOWLEDGED_KEY,
-                    {dag_id: taken for (asset, dag_id), taken in kept.items() if asset == name},
-                )
+                acknowledged: dict[str, JsonValue] = {
+                    dag_id: taken for (asset, dag_id), taken in kept.items() if asset == name
+                }
+                await complete(partial(state.aset, ACKNOWLEDGED_KEY, acknowledged))
             except Exception as error:
                 _log.warning("the asset's state can't be written: %s", error)
 
@@ -386,7 +389,7 @@ class _State:
     async def _read(self, state: AssetStateStoreAccessor, key: str) -> Any:
         while True:
             try:
-                return await state.aget(key)
+                return await complete(partial(state.aget, key))
             except Exception as error:
                 _log.warning("the asset's state can't be read, trying again: %s", error)
                 await asyncio.sleep(STATE_PAUSE)

@@ -12,6 +12,7 @@ from asgiref.sync import sync_to_async
 from ..compat import TELLS_OF_KILLS
 from ..hooks import InvocationHook
 from ..operators.results import INVOCATION_ID_KEY
+from ..sdk_calls import complete
 from ..waiting import cancel_and_confirm
 
 if TYPE_CHECKING:
@@ -130,22 +131,26 @@ class CancellingTrigger(BaseTrigger):
     async def _task_states(self, instance: TaskInstance) -> set[str]:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-        states = await sync_to_async(RuntimeTaskInstance.get_task_states)(
-            dag_id=instance.dag_id,
-            task_ids=[instance.task_id],
-            run_ids=[instance.run_id],
-            map_index=instance.map_index,
+        states = await complete(
+            lambda: sync_to_async(RuntimeTaskInstance.get_task_states)(
+                dag_id=instance.dag_id,
+                task_ids=[instance.task_id],
+                run_ids=[instance.run_id],
+                map_index=instance.map_index,
+            )
         )
         return {str(state) for run in states.values() for state in run.values()}
 
     async def _is_named_by_xcom(self, instance: TaskInstance) -> bool:
         from airflow.sdk.execution_time.xcom import XCom
 
-        named = await sync_to_async(XCom.get_one)(
-            key=INVOCATION_ID_KEY,
-            dag_id=instance.dag_id,
-            task_id=instance.task_id,
-            run_id=instance.run_id,
-            map_index=instance.map_index,
+        named = await complete(
+            lambda: sync_to_async(XCom.get_one)(
+                key=INVOCATION_ID_KEY,
+                dag_id=instance.dag_id,
+                task_id=instance.task_id,
+                run_id=instance.run_id,
+                map_index=instance.map_index,
+            )
         )
         return bool(named == self._named)

@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
+from ..sdk_calls import complete
 from ..stored import storable
 
 #: Seconds between a trigger's last line and the end of its task. Airflow closes the task's log as soon as it
@@ -19,13 +20,15 @@ async def push_xcom(trigger: BaseTrigger, key: str, value: Any) -> None:
     from airflow.sdk.execution_time.xcom import XCom
 
     instance: Any = trigger.task_instance
-    await XCom.aset(
-        key,
-        storable(value),
-        dag_id=instance.dag_id,
-        task_id=instance.task_id,
-        run_id=instance.run_id,
-        map_index=instance.map_index,
+    await complete(
+        lambda: XCom.aset(
+            key,
+            storable(value),
+            dag_id=instance.dag_id,
+            task_id=instance.task_id,
+            run_id=instance.run_id,
+            map_index=instance.map_index,
+        )
     )
 
 
@@ -34,12 +37,14 @@ async def pull_xcom(trigger: BaseTrigger, key: str) -> Any:
     from airflow.sdk.execution_time.xcom import XCom
 
     instance: Any = trigger.task_instance
-    return await XCom.aget_one(
-        key=key,
-        dag_id=instance.dag_id,
-        task_id=instance.task_id,
-        run_id=instance.run_id,
-        map_index=instance.map_index,
+    return await complete(
+        lambda: XCom.aget_one(
+            key=key,
+            dag_id=instance.dag_id,
+            task_id=instance.task_id,
+            run_id=instance.run_id,
+            map_index=instance.map_index,
+        )
     )
 
 

@@ -1,0 +1,103 @@
+"""A task process on the task SDK's own channel: who asks it, and what a kill does while it is busy."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.model import InvocationStatus
+
+from ...airflow_version import since
+from ..conftest import eventually
+from .conftest import script
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = since("3.3", "the messages of this channel")
+
+
+class Process:
+    """A task process, and what it says."""
+
+    def __init__(self, service: Any, action: str, arguments: dict[str, Any], stops_at: str) -> None:
+        connection = {
+            "conn_type": "roboto",
+            "host": service.endpoint,
+            "password": service.token,
+            "extra": '{"timeout": "20"}',
+        }
+        module = "tests.integration.airflow.task_process"
+        options = [json.dumps(connection), action, json.dumps(arguments), stops_at]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+
+    def next(self, key: str) -> Any:
+        """The next thing it says about `key`; fails the test if it ends without that."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(f'{{"{key}"'):
+                return json.loads(line)[key]
+        raise AssertionError(f"the process ended ({self.process.wait()}) and didn't say {key!r}")
+
+
+@contextmanager
+def started(service: Any, action: str, stops_at: str = "", **arguments: Any) -> Iterator[Process]:
+    process = Process(service, action, {"poll_interval": 0.1, **arguments}, stops_at)
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.communicate()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"deferrable": True, "defer_after": 0.5}], ids=["worker", "deferred"]
+)
+def test_nothing_that_can_be_cancelled_asks_the_sdk(
+    service: Any, hook: RobotoHook, arguments: dict[str, Any]
+) -> None:
+    with started(service, script(hook, "echo a; sleep 1"), **arguments) as process:
+        asked = process.next("asked")
+    assert {"GetConnection", "MaskSecret", "SetXCom"} <= {one["type"] for one in asked}
+    assert [one for one in asked if one["in_task"]] == []
+
+
+def invocations_of(hook: RobotoHook, action: str) -> list[str]:
+    return [one.invocation_id for one in hook.find("fleet") if one.provenance.action.name == action]
+
+
+@pytest.mark.parametrize("key", ["invocation_id", "_link_InvocationLink"])
+def test_a_kill_while_the_channel_is_busy_still_cancels(service: Any, hook: RobotoHook, key: str) -> None:
+    action = script(hook, "sleep 60")
+    with started(service, action, stops_at=key) as process:
+        process.next("held")
+        process.process.send_signal(signal.SIGTERM)
+        (invocation,) = invocations_of(hook, action)
+        # Airflow sends SIGKILL after 5 s; by then the platform must have been asked.
+        status = eventually(
+            lambda: (one := hook.get(invocation).current.status).is_terminal and one, within=5.0
+        )
+    assert status is InvocationStatus.Cancelled
+
+
+def test_a_kill_asks_the_sdk_nothing_in_its_handler(service: Any, hook: RobotoHook) -> None:
+    action = script(hook, "echo begun; sleep 60")
+    with started(service, action) as process:
+        # Its process takes its time to import Airflow.
+        eventually(lambda: any(map(hook.logs, invocations_of(hook, action))), within=60.0)
+        process.process.send_signal(signal.SIGTERM)
+        asked = process.next("asked")
+    assert [one for one in asked if one["in_handler"]] == []
+    # Whether a later try has taken over is asked beside the handler, which waits a second for it at most.
+    beside = [one for one in asked if one["thread"].startswith("invocations-ask")]
+    assert [one["type"] for one in beside] == ["GetXCom"]
