@@ -252,9 +252,13 @@ def _dataset_list(options: argparse.Namespace) -> int:
 def _dataset_add(options: argparse.Namespace) -> int:
     from .service.administration import add_dataset
 
-    return _said(
-        "dataset", lambda: [add_dataset(options.data_dir, options.name, options.folder, options.org)]
-    )
+    def notice(text: str) -> None:
+        print(f"invocations dataset: {text}", file=sys.stderr)  # noqa: T201
+
+    def add() -> list[str]:
+        return [add_dataset(options.data_dir, options.name, options.folder, options.org, notice)]
+
+    return _said("dataset", add)
 
 
 def _secret_list(options: argparse.Namespace) -> int:

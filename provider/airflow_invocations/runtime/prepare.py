@@ -104,6 +104,7 @@ def prepare_invocation_environment(
     input_data: InvocationInput | None,
     catalog: InputCatalog,
     requires_downloaded_inputs: bool,
+    notice: Callable[[str], object] | None = None,
 ) -> PreparedEnvironment:
     """Make what an action finds when it starts. The input folder has to be empty or not there.
 
@@ -120,6 +121,8 @@ def prepare_invocation_environment(
         input_data: what the invocation reads; None: nothing.
         catalog: where that is looked up and downloaded from.
         requires_downloaded_inputs: whether the action wants the files, not only their records.
+        notice: called with each sentence that the reader of the invocation's log should see, such as that
+            the input selects no files; None: with none.
 
     Raises:
         PrepareEnvException: it can't be made; its exit code says whose fault that is.
@@ -131,7 +134,7 @@ def prepare_invocation_environment(
     secrets = _resolved_secrets(parameters, org_id, read_secret)
     write_private(paths.secrets_file, json.dumps(secrets))
     write_private(paths.parameters_file, json.dumps(parameters))
-    inputs = _resolved_inputs(paths.input_dir, input_data, catalog, requires_downloaded_inputs)
+    inputs = _resolved_inputs(paths.input_dir, input_data, catalog, requires_downloaded_inputs, notice)
     write_private(paths.inputs_manifest_file, inputs.model_dump_json())
     for changeset in (paths.dataset_changeset_file, paths.file_changeset_file):
         write_private(changeset, "")
@@ -164,10 +167,11 @@ def _resolved_inputs(
     input_data: InvocationInput | None,
     catalog: InputCatalog,
     requires_downloaded_inputs: bool,
+    notice: Callable[[str], object] | None,
 ) -> ActionInputRecord:
     if input_data is None:
         return ActionInputRecord()
-    resolver = ActionInputResolver(catalog)
+    resolver = ActionInputResolver(catalog, notice)
     try:
         resolved = resolver.resolve(input_data)
         if not requires_downloaded_inputs:

@@ -59,15 +59,21 @@ class InputCatalog(Protocol):
 
 
 class ActionInputResolver:
-    """Resolves what an invocation asks for; `catalog` is where it looks."""
+    """Resolve what an invocation asks for.
+
+    Args:
+        catalog: where it looks.
+        notice: called with each warning, beside the log of this module; None: with none.
+    """
 
     @classmethod
     def from_env(cls, roboto_client: PlatformClient | None = None) -> ActionInputResolver:
         """A resolver that looks in a platform; None: the one that this process's invocation belongs to."""
         return cls(PlatformCatalog(roboto_client or PlatformClient.from_env()))
 
-    def __init__(self, catalog: InputCatalog) -> None:
+    def __init__(self, catalog: InputCatalog, notice: Callable[[str], object] | None = None) -> None:
         self._catalog = catalog
+        self._notice = notice
 
     def resolve_input_spec(
         self, input_spec: InvocationInput, download: bool = False, download_path: Path | None = None
@@ -103,7 +109,7 @@ class ActionInputResolver:
             ("topics", input_spec.topics, topics),
         ):
             if wanted and not found:
-                _log.warning("the input's selectors select no %s", kind)
+                self._warn(f"the input's selectors select no {kind}")
         return ActionInputRecord(files=[(file, None) for file in files], sessions=sessions, topics=topics)
 
     def download(self, resolved: ActionInputRecord, place: Callable[[FileRecord], Path]) -> ActionInputRecord:
@@ -114,7 +120,7 @@ class ActionInputResolver:
             OSError: it can't be written.
         """
         if resolved.topics or resolved.sessions:
-            _log.warning("topics and sessions aren't downloaded: an action reads their data itself")
+            self._warn("topics and sessions aren't downloaded: an action reads their data itself")
         by_dataset: dict[str, list[tuple[FileRecord, Path | None]]] = {}
         for file, _ in resolved.files:
             source = self._catalog.get_file(*link_target(file)) if file.is_link else file
@@ -131,9 +137,9 @@ class ActionInputResolver:
         if selector.paths and dataset_id:
             yield from catalog.list_files(dataset_id, selector.paths, [HIDDEN_FILES])
         elif selector.paths:
-            _log.warning("paths %s select nothing: the selector names no dataset_id", selector.paths)
+            self._warn(f"paths {selector.paths} select nothing: the selector names no dataset_id")
         if dataset_id and (selector.query or selector.ids or selector.names):
-            _log.warning("dataset_id %r narrows paths only: it doesn't narrow query, ids, names", dataset_id)
+            self._warn(f"dataset_id {dataset_id!r} narrows paths only: it doesn't narrow query, ids, names")
         if selector.query:
             yield from catalog.find_files(selector.query)
         for file_id in selector.ids or []:
@@ -142,7 +148,7 @@ class ActionInputResolver:
             yield from catalog.find_files(_any_of("path LIKE", selector.names))
 
     def _topics(self, selector: DataSelector) -> Iterable[TopicRecord]:
-        _warn_of_dataset(selector)
+        self._warn_of_dataset(selector)
         for topic_id in selector.ids or []:
             yield self._catalog.get_topic(topic_id)
         if selector.names:
@@ -151,13 +157,25 @@ class ActionInputResolver:
             yield from self._catalog.find_topics(selector.query)
 
     def _sessions(self, selector: DataSelector) -> Iterable[SessionRecord]:
-        _warn_of_dataset(selector)
+        self._warn_of_dataset(selector)
         for session_id in selector.ids or []:
             yield self._catalog.get_session(session_id)
         if selector.names:
             yield from self._catalog.find_sessions(_any_of("name =", selector.names))
         if selector.query:
             yield from self._catalog.find_sessions(selector.query)
+
+    def _warn_of_dataset(self, selector: DataSelector) -> None:
+        if selector.dataset_id:
+            self._warn(
+                f"dataset_id {selector.dataset_id!r} doesn't narrow topics or sessions: use a query, "
+                "dataset.dataset_id = ..."
+            )
+
+    def _warn(self, warning: str) -> None:
+        _log.warning("%s", warning)
+        if self._notice is not None:
+            self._notice(warning)
 
 
 def _is_there(path: Path, size: int) -> bool:
@@ -192,11 +210,3 @@ def _any_of(comparison: str, values: Iterable[str]) -> str:
 
 def _place_in_store(file: FileRecord) -> tuple[str, str, str]:
     return file.file_id, str(file.version), PurePosixPath(file.relative_path).name
-
-
-def _warn_of_dataset(selector: DataSelector) -> None:
-    if selector.dataset_id:
-        _log.warning(
-            "dataset_id %r doesn't narrow topics or sessions: use a query, dataset.dataset_id = ...",
-            selector.dataset_id,
-        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .datasets import DatasetFiles
 from .errors import ApiError
+from .left_out import summary
 from .opening import StartError, open_store
 from .requests import Role
 from .secrets import Secrets
@@ -54,11 +55,20 @@ def describe_datasets(data_dir: Path, org_id: str) -> list[str]:
         ]
 
 
-def add_dataset(data_dir: Path, name: str, folder: Path, org_id: str) -> str:
-    """Make a dataset of a folder that is there, without copying it; its id. Raises StartError."""
+def add_dataset(
+    data_dir: Path, name: str, folder: Path, org_id: str, notice: Callable[[str], object] | None = None
+) -> str:
+    """Make a dataset of a folder that is there, without copying it; its id.
+
+    :param notice: called with a sentence about what is left out of the folder, where something is.
+    :raises StartError: it can't be made.
+    """
     with _store(data_dir) as store:
         datasets = DatasetFiles(store, ServiceSettings(data_dir).datasets)
-        return datasets.link(name, folder, org_id, LOCAL_USER).dataset_id
+        record, left_out = datasets.link(name, folder, org_id, LOCAL_USER)
+    if left_out and notice is not None:
+        notice(f"left out of {folder}: {summary(left_out)}")
+    return record.dataset_id
 
 
 def describe_secrets(data_dir: Path, org_id: str) -> list[str]:

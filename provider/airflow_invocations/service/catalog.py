@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..model.dataset import FileRecord, SessionRecord, TopicRecord
-from ..runtime.exceptions import PlatformNotFound, PlatformRefused
-from .datasets import DatasetFiles
-from .errors import ApiError, NotFoundError
+from ..runtime.exceptions import PlatformNotFound, PlatformRefused, PlatformUnavailable
+from .datasets import DatasetFiles, Notice
+from .errors import ApiError, NotFoundError, UnavailableError
 from .folders import Folder
 
 
@@ -20,12 +20,14 @@ class LocalCatalog:
     :param datasets: the datasets.
     :param org_id: the organisation that the invocation belongs to.
     :param stop: called before each download; an exception of its ends the work.
+    :param notice: called with what the reader of the invocation's log should know of its input.
     """
 
-    def __init__(self, datasets: DatasetFiles, org_id: str, stop: Callable[[], None]) -> None:
+    def __init__(self, datasets: DatasetFiles, org_id: str, stop: Callable[[], None], notice: Notice) -> None:
         self._datasets = datasets
         self._org_id = org_id
         self._stop = stop
+        self._notice = notice
         #: By dataset: it is looked up once, however many files are copied.
         self._folders: dict[str, Folder] = {}
 
@@ -34,7 +36,9 @@ class LocalCatalog:
     ) -> list[FileRecord]:
         """A dataset's files whose paths match."""
         with _refusals():
-            return self._datasets.files(dataset_id, self._org_id, include_patterns, exclude_patterns)
+            return self._datasets.files(
+                dataset_id, self._org_id, include_patterns, exclude_patterns, self._notice
+            )
 
     def get_file(self, file_id: str, version: int | None = None) -> FileRecord:
         """A file by id."""
@@ -44,7 +48,7 @@ class LocalCatalog:
     def find_files(self, query: str) -> list[FileRecord]:
         """The files that a RoboQL query selects."""
         with _refusals():
-            return self._datasets.find_files(query, self._org_id)
+            return self._datasets.find_files(query, self._org_id, self._notice)
 
     def get_topic(self, topic_id: str) -> TopicRecord:
         """Refused."""
@@ -83,6 +87,8 @@ def _refusals() -> Iterator[None]:
         yield
     except NotFoundError as error:
         raise PlatformNotFound(error.message) from None
+    except UnavailableError as error:
+        raise PlatformUnavailable(error.message) from None
     except ApiError as error:
         raise PlatformRefused(error.message) from None
 

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ..model import Condition, ConditionGroup, Page, QuerySpecification, SortDirection
 from ..model.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileUpdate, NewDataset
-from .errors import InvalidRequestError, NotFoundError
+from .errors import InvalidRequestError, NotFoundError, UnavailableError
 from .file_patterns import FilePatterns, PatternError
-from .folders import Folder, FoundFile, parts_of
+from .folders import Folder, parts_of
+from .left_out import Kind, LeftOut, summary
 from .roboql import read_roboql
 from .store import Store
 
 #: Files in one page, unless it asks for fewer.
 MAX_FILES = 1000
+
+#: Called with a sentence that the reader of an invocation's log should see.
+Notice = Callable[[str], object]
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 
 class DatasetFiles:
@@ -32,6 +43,9 @@ class DatasetFiles:
     def __init__(self, store: Store, root: Path) -> None:
         self._store = store
         self._root = root
+        self._lock = threading.Lock()
+        #: By dataset, what was logged last about it.
+        self._warned: dict[str, str] = {}
 
     def create(self, request: NewDataset, org_id: str, user: str) -> DatasetRecord:
         """Make an empty dataset. Raises InvalidRequestError."""
@@ -44,55 +58,58 @@ class DatasetFiles:
         found = self._store.query_datasets(oldest, org_id).items
         return found[0] if found else self.create(request, org_id, user)
 
-    def link(self, name: str, folder: Path, org_id: str, user: str) -> DatasetRecord:
-        """Make a dataset of a folder that is there; nothing is copied.
+    def link(
+        self, name: str, folder: Path, org_id: str, user: str
+    ) -> tuple[DatasetRecord, Sequence[LeftOut]]:
+        """Make a dataset of a folder that is there; nothing is copied. Also returns what is left out of it.
 
         Raises:
             InvalidRequestError: there is no such folder.
             ConflictError: the name is taken.
+            UnavailableError: the folder can't be read.
         """
         if not folder.is_dir():
             raise InvalidRequestError(f"there is no folder {folder}")
+        with _readable(f"the folder {folder}"):
+            survey = Folder(folder.resolve()).survey()
         record = self._store.create_dataset(NewDataset(name=name), org_id, user, str(folder.resolve()))
-        self.look_at(record.dataset_id, org_id, user)
-        return record
+        self._store.note_files(record.dataset_id, org_id, survey.files, user)
+        return record, survey.left_out
 
-    def look_at(self, dataset_id: str, org_id: str, user: str = "local") -> None:
-        """Record what is in a dataset's folder now. Raises NotFoundError, also for a folder that is gone."""
-        self._note(dataset_id, org_id, user, Folder.scan)
+    def look_at(self, dataset_id: str, org_id: str, user: str = "local") -> Sequence[LeftOut]:
+        """Record what is in a dataset's folder now; return what is left out.
+
+        Raises:
+            NotFoundError: no such dataset.
+            UnavailableError: its folder can't be read.
+        """
+        survey = self._look(dataset_id, org_id, Folder.survey)
+        self._store.note_files(dataset_id, org_id, survey.files, user)
+        # Unfinished uploads come and go.
+        left_out = summary(entry for entry in survey.left_out if entry.kind is not Kind.Draft)
+        self._warn(dataset_id, f"left out of dataset {dataset_id}: {left_out}" if left_out else None)
+        return survey.left_out
 
     def _look_at_file(self, dataset_id: str, path: str, org_id: str) -> None:
         """Record what is at one path now; a whole folder may take long to look at."""
+        found = self._look(dataset_id, org_id, lambda folder: folder.find(path))
+        self._store.note_files(dataset_id, org_id, {} if found is None else {path: found}, "local", [path])
 
-        def find(folder: Folder) -> dict[str, FoundFile]:
-            found = folder.find(path)
-            return {} if found is None else {path: found}
+    def _look(self, dataset_id: str, org_id: str, look: Callable[[Folder], _T]) -> _T:
+        with _readable(f"the folder of dataset {dataset_id!r}"):
+            return look(self.folder(dataset_id, org_id))
 
-        self._note(dataset_id, org_id, "local", find, [path])
-
-    def _note(
-        self,
-        dataset_id: str,
-        org_id: str,
-        user: str,
-        look: Callable[[Folder], Mapping[str, FoundFile]],
-        paths: Sequence[str] | None = None,
-    ) -> None:
-        folder = self.folder(dataset_id, org_id)
-        try:
-            found = look(folder)
-        except FileNotFoundError as error:
-            raise NotFoundError(
-                f"the folder of dataset {dataset_id!r} isn't there: {error.filename}"
-            ) from None
-        except OSError as error:
-            raise InvalidRequestError(
-                f"the folder of dataset {dataset_id!r} can't be read: {error.strerror}: {error.filename}"
-            ) from None
-        self._store.note_files(dataset_id, org_id, found, user, paths)
+    def _warn(self, dataset_id: str, warning: str | None) -> None:
+        """Log a warning about a dataset, unless it is the one that was logged last."""
+        with self._lock:
+            last = self._warned.pop(dataset_id, None)
+            if warning is not None:
+                self._warned[dataset_id] = warning
+        if warning not in (None, last):
+            _log.warning("%s", warning)
 
     def folder(self, dataset_id: str, org_id: str) -> Folder:
-        """Where a dataset's files lie. Raises NotFoundError."""
+        """Where a dataset's files lie. Raises NotFoundError, OSError."""
         linked = self._store.folder_of_dataset(dataset_id, org_id)
         if linked is not None:
             return Folder(Path(linked))
@@ -109,7 +126,13 @@ class DatasetFiles:
         after: str | None,
         limit: int,
     ) -> Page[FileRecord]:
-        """Files by path; the token of the next page is the last path. Raises NotFoundError."""
+        """Files by path; the token of the next page is the last path.
+
+        Raises:
+            NotFoundError: no such dataset.
+            InvalidRequestError: a pattern can't be read.
+            UnavailableError: the folder can't be read.
+        """
         if after is None:
             self.look_at(dataset_id, org_id)
         matching = self._matching(dataset_id, org_id, include, exclude, after)
@@ -119,10 +142,18 @@ class DatasetFiles:
         return Page(items=items[:limit], next_token=items[limit - 1].relative_path if more else None)
 
     def files(
-        self, dataset_id: str, org_id: str, include: Sequence[str], exclude: Sequence[str]
+        self, dataset_id: str, org_id: str, include: Sequence[str], exclude: Sequence[str], notice: Notice
     ) -> list[FileRecord]:
-        """All files whose paths match, by path. Raises NotFoundError, InvalidRequestError."""
-        self.look_at(dataset_id, org_id)
+        """All files whose paths match, by path; `notice` is called if an entry that matches is left out.
+
+        Raises:
+            NotFoundError: no such dataset.
+            InvalidRequestError: a pattern can't be read.
+            UnavailableError: the folder can't be read.
+        """
+        wanted = _wanted(include, exclude)
+        if left_out := [entry for entry in self.look_at(dataset_id, org_id) if wanted(entry.path)]:
+            notice(f"left out of the input from dataset {dataset_id}: {summary(left_out)}")
         return list(self._matching(dataset_id, org_id, include, exclude, None))
 
     def file(self, file_id: str, org_id: str, version: int | None = None) -> FileRecord:
@@ -146,10 +177,14 @@ class DatasetFiles:
             self._look_at_all(org_id)
         return self._store.query_files(spec, org_id)
 
-    def find_files(self, query: str, org_id: str) -> list[FileRecord]:
-        """All files that a RoboQL query selects, by path. Raises InvalidRequestError."""
+    def find_files(self, query: str, org_id: str, notice: Notice) -> list[FileRecord]:
+        """All files that a RoboQL query selects, by path. Raises InvalidRequestError.
+
+        Of a dataset whose folder can't be read the query selects what was known before; `notice` says so.
+        """
         condition = read_roboql(query)
-        self._look_at_all(org_id)
+        for reason in self._look_at_all(org_id):
+            notice(f"the query knows only files that were there earlier: {reason}")
         return list(_every(lambda spec: self._store.query_files(spec, org_id), condition))
 
     def update_file(self, file_id: str, update: FileUpdate, org_id: str, user: str) -> FileRecord:
@@ -172,29 +207,55 @@ class DatasetFiles:
 
     @contextlib.contextmanager
     def content(self, record: FileRecord) -> Iterator[int]:
-        """A file's descriptor, to be read. Raises NotFoundError if it has gone."""
+        """A file's descriptor, to be read. Raises NotFoundError if it has gone, OSError."""
         try:
             with self.folder(record.association_id, record.org_id).opened(record.relative_path) as file:
                 yield file
         except FileNotFoundError:
             raise NotFoundError(f"file {record.relative_path!r} isn't there any more") from None
 
-    def _look_at_all(self, org_id: str) -> None:
+    def _look_at_all(self, org_id: str) -> list[str]:
+        """Look at every dataset; return why some couldn't be looked at."""
+        unreadable: list[str] = []
         for dataset in self._store.list_datasets(org_id):
-            with contextlib.suppress(NotFoundError):  # the folder is away, a disk that isn't mounted, say
+            try:
                 self.look_at(dataset.dataset_id, org_id)
+            except NotFoundError:  # it was deleted in the meantime
+                continue
+            except UnavailableError as error:
+                unreadable.append(error.message)
+                self._warn(
+                    dataset.dataset_id, f"queries know only files that were there earlier: {error.message}"
+                )
+        return unreadable
 
     def _matching(
         self, dataset_id: str, org_id: str, include: Sequence[str], exclude: Sequence[str], after: str | None
     ) -> Generator[FileRecord]:
-        included, excluded = _patterns(include), _patterns(exclude)
+        wanted = _wanted(include, exclude)
         with contextlib.closing(self._store.files_of(dataset_id, org_id, after)) as records:
             for record in records:
-                path = record.relative_path
-                if (included is None or included.match(path)) and not (
-                    excluded is not None and excluded.match(path)
-                ):
+                if wanted(record.relative_path):
                     yield record
+
+
+def _wanted(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a path matches. Raises InvalidRequestError for a pattern that can't be read."""
+    included, excluded = _patterns(include), _patterns(exclude)
+
+    def wanted(path: str) -> bool:
+        return (included is None or included.match(path)) and (excluded is None or not excluded.match(path))
+
+    return wanted
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn an OSError into UnavailableError: it is the disk's trouble, and no fault of the request's."""
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(f"{what} can't be read: {error.strerror}: {error.filename}") from None
 
 
 def _patterns(patterns: Sequence[str]) -> FilePatterns | None:

@@ -67,3 +67,10 @@ class UnsupportedError(ApiError):
 
     code = "RobotoNotImplementedException"
     status = 501
+
+
+class UnavailableError(ApiError):
+    """Something that this service needs can't be had now: a disk, say. It may work later."""
+
+    code = "RobotoServiceUnavailableException"
+    status = 503

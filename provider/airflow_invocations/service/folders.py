@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
+import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from .left_out import Kind, LeftOut, shown
 
 #: Bytes that are read at once where the kernel can't copy by itself.
 _CHUNK = 1024 * 1024
@@ -21,8 +23,10 @@ _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPN
 
 #: How the name of a file that is being written begins: it isn't a file of the dataset yet.
 _DRAFT = ".invocations-part-"
+_IS_DRAFT = re.compile(rf"{re.escape(_DRAFT)}[0-9a-f]{{16}}")
 
-_log = logging.getLogger(__name__)
+#: What the kernel says of a path on which something has gone, or is another kind of thing than it was.
+_HAS_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,19 @@ class FoundFile:
     size: int
     #: When it was last written: nanoseconds since 1970.
     written: int
+
+
+class FolderUnavailableError(OSError):
+    """The folder itself can't be opened: it isn't there, or its disk isn't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is in a folder."""
+
+    #: Every file of the dataset, by its path.
+    files: dict[str, FoundFile] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 class Folder:
@@ -48,49 +65,47 @@ class Folder:
         self._root = root
 
     def scan(self) -> dict[str, FoundFile]:
-        """Every file, by its path. Raises OSError if the folder can't be read."""
-        found: dict[str, FoundFile] = {}
-        below = [""]
-        while below:
-            prefix = below.pop()
-            with os.scandir(self._root / prefix) as entries:
-                for entry in entries:
-                    path = prefix + entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        below.append(f"{path}/")
-                    elif entry.is_file(follow_symlinks=False) and _is_text(path):
-                        if not entry.name.startswith(_DRAFT):
-                            about = entry.stat(follow_symlinks=False)
-                            found[path] = FoundFile(about.st_size, about.st_mtime_ns)
-                    else:
-                        _log.debug("%r in %s is no file of a dataset", path, self._root)
+        """Return every file, by its path. Raises as `survey` does."""
+        return self.survey().files
+
+    def survey(self) -> Survey:
+        """Look at everything in the folder. What goes meanwhile is passed over.
+
+        Raises:
+            FolderUnavailableError: the folder itself can't be opened.
+            OSError: something in it can't be read.
+        """
+        found = Survey()
+        with self._opened_root() as root:
+            below = [""]
+            while below:
+                _look_into(root, below.pop(), found, below)
         return found
 
     def find(self, path: str) -> FoundFile | None:
-        """One file, as `scan` would find it; None: there is none.
+        """Return one file, as `scan` would find it; None: there is none.
 
         Raises:
-            OSError: the folder can't be read.
+            FolderUnavailableError: the folder itself can't be opened.
+            OSError: something on the way can't be read.
             ValueError: the path leads out of it.
         """
-        self._root.stat()  # a folder that is away isn't one without files
-        if path.rpartition("/")[2].startswith(_DRAFT):
+        with self._opened_root() as root:
+            try:
+                with _parent(root, path, create=False) as (parent, name):
+                    about = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            except OSError as error:
+                if error.errno in _HAS_GONE:
+                    return None
+                raise
+        if _why_left_out(about.st_mode, path) is not None:
             return None
-        try:
-            with self._parent(path, create=False) as (parent, name):
-                about = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            if error.errno == errno.ELOOP:  # a link on the way
-                return None
-            raise
-        return FoundFile(about.st_size, about.st_mtime_ns) if stat.S_ISREG(about.st_mode) else None
+        return FoundFile(about.st_size, about.st_mtime_ns)
 
     @contextlib.contextmanager
     def opened(self, path: str) -> Iterator[int]:
         """A file's descriptor, to be read. Raises OSError for what isn't a file, and ValueError for `..`."""
-        with self._parent(path, create=False) as (parent, name):
+        with self._opened_root() as root, _parent(root, path, create=False) as (parent, name):
             file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -113,10 +128,12 @@ class Folder:
 
         Raises:
             OSError: it can't be written, or there is a folder.
-            ValueError: the path leads out of the folder.
+            ValueError: the path leads out of the folder, or has a name that is none of a dataset's files.
         """
         draft = f"{_DRAFT}{secrets.token_hex(8)}"
-        with self._parent(path, create=True) as (parent, name):
+        with self._opened_root() as root, _parent(root, path, create=True) as (parent, name):
+            if _is_draft(path):
+                raise ValueError(f"{path!r} has the name of an unfinished upload; give it another one")
             target = os.open(
                 draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=parent
             )
@@ -134,27 +151,85 @@ class Folder:
                 raise
 
     @contextlib.contextmanager
-    def _parent(self, path: str, *, create: bool) -> Iterator[tuple[int, str]]:
-        """The descriptor of the folder that a path's last part is in, and that part."""
-        *above, name = parts_of(path)
-        folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+    def _opened_root(self) -> Iterator[int]:
         try:
-            for part in above:
-                if create:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(part, dir_fd=folder)
-                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-                os.close(folder)
-                folder = inner
-            yield folder, name
+            root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise FolderUnavailableError(error.errno, error.strerror, error.filename) from None
+        try:
+            yield root
         finally:
+            os.close(root)
+
+
+def _look_into(root: int, prefix: str, found: Survey, below: list[str]) -> None:
+    """Add what is in one folder to what was found, and the folders in it to those that are still to do."""
+    try:
+        with _opened_below(root, prefix.split("/")[:-1]) as folder, os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # it has gone since it was listed
+                    _note(entry, prefix, found, below)
+    except OSError as error:
+        if error.errno not in _HAS_GONE:
+            raise
+
+
+def _note(entry: os.DirEntry[str], prefix: str, found: Survey, below: list[str]) -> None:
+    about = entry.stat(follow_symlinks=False)
+    path = prefix + entry.name
+    if stat.S_ISDIR(about.st_mode):
+        below.append(f"{path}/")
+    elif (kind := _why_left_out(about.st_mode, path)) is not None:
+        found.left_out.append(LeftOut(path, kind))
+    else:
+        found.files[path] = FoundFile(about.st_size, about.st_mtime_ns)
+
+
+def _why_left_out(mode: int, path: str) -> Kind | None:
+    if stat.S_ISLNK(mode):
+        return Kind.Link
+    if not stat.S_ISREG(mode):
+        return Kind.Special
+    if not _is_text(path):
+        return Kind.NotUtf8
+    return Kind.Draft if _is_draft(path) else None
+
+
+@contextlib.contextmanager
+def _parent(root: int, path: str, *, create: bool) -> Iterator[tuple[int, str]]:
+    """The descriptor of the folder that a path's last part is in, and that part."""
+    *above, name = parts_of(path)
+    with _opened_below(root, above, create=create) as folder:
+        yield folder, name
+
+
+@contextlib.contextmanager
+def _opened_below(root: int, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
+    """The descriptor of a folder. Its parts are opened one by one, as none of them may be a link."""
+    folder = os.dup(root)
+    try:
+        for part in parts:
+            if create:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
+            folder = inner
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _is_draft(path: str) -> bool:
+    return _IS_DRAFT.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def parts_of(path: str) -> list[str]:
     """The parts of a path below a folder. Raises ValueError for one that isn't."""
     parts = path.split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in parts) or not _is_text(path):
+    if not _is_text(path):
+        raise ValueError(f"{shown(path)} can't be a path in a dataset: its name isn't UTF-8")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise ValueError(f"{path!r} is no path below a folder; allowed: names with / between, without '..'")
     return parts
 

@@ -319,13 +319,18 @@ class _Execution:
 
     def _prepare(self, workspace: Workspace) -> Verdict | None:
         """Make the workspace; a verdict if nothing is to be run in it any more."""
-        catalog = LocalCatalog(self._datasets, self._record.org_id, self._unless_stopped())
+
+        def notice(text: str) -> None:
+            self._writer.say(LogProcess.Setup, text)
+
+        catalog = LocalCatalog(self._datasets, self._record.org_id, self._unless_stopped(), notice)
         try:
             prepared = workspace.prepare(
                 self._record,
                 catalog,
                 self._secrets.reader(self._record.org_id),
                 self._claim.wants_downloads,
+                notice,
             )
         except PrepareEnvException as error:
             self._writer.say(LogProcess.Setup, error.reason)

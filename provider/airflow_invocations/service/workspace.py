@@ -55,10 +55,12 @@ class Workspace:
         catalog: InputCatalog,
         read_secret: SecretReader,
         wants_downloads: Callable[[], bool],
+        notice: Callable[[str], object],
     ) -> PreparedEnvironment:
-        """Make the workspace anew: an earlier attempt's is removed.
+        """Make the workspace, after removing the one of an earlier attempt.
 
-        `wants_downloads` is asked only where there is an input.
+        `wants_downloads` is asked only where there is an input; `notice` is called with what the reader of
+        the invocation's log should know.
 
         Raises:
             PrepareEnvException: it can't be made; its exit code says whose fault that is.
@@ -76,6 +78,7 @@ class Workspace:
             input_data=input_data,
             catalog=catalog,
             requires_downloaded_inputs=input_data is not None and wants_downloads(),
+            notice=notice,
         )
 
     def environment(self, record: InvocationRecord, access: Access) -> dict[str, str]:

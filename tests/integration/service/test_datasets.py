@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -203,14 +206,36 @@ class TestTheFolder:
         assert answer.status_code == 404
         assert "version 1 of 'notes.txt' isn't kept; the newest is 2" in answer.text
 
-    def test_a_folder_that_is_gone_is_a_clear_answer(
-        self, service: Service, dataset_id: str, folder: Path
+    def test_a_folder_that_is_away_is_an_outage_which_a_later_request_outlives(
+        self, service: Service, client: RobotoClient, dataset_id: str, folder: Path
     ) -> None:
+        file_id = datasets.Dataset.from_id(dataset_id, client).get_file_by_path("notes.txt").file_id
         folder.rename(folder.with_name("elsewhere"))
-        answer = service.request("POST", f"v1/datasets/{dataset_id}/files/query", json={})
-        assert answer.status_code == 404
-        assert "the folder of dataset" in answer.text
+        for method, path in (
+            ("POST", f"v1/datasets/{dataset_id}/files/query"),
+            ("GET", f"v1/files/record/{file_id}"),
+            ("GET", f"v1/files/record/path/notes.txt/association/{dataset_id}"),
+        ):
+            answer = service.request(method, path)
+            assert answer.status_code == 503, path
+            assert answer.json()["error"]["error_code"] == "RobotoServiceUnavailableException"
+            assert f"the folder of dataset '{dataset_id}' can't be read: No such file" in answer.text
         folder.with_name("elsewhere").rename(folder)
+        assert service.request("GET", f"v1/files/record/{file_id}").status_code == 200
+
+    def test_adding_one_says_what_is_left_out(self, service: Service, folder: Path) -> None:
+        (folder / "link").symlink_to(folder / "notes.txt")
+        (folder / os.fsdecode(b"M\xfcnchen.csv")).write_text("")
+        command = [sys.executable, "-m", "airflow_invocations.cli", "dataset"]
+        added = subprocess.run(
+            [*command, "--data-dir", service.data_dir, "add", str(folder), folder],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert added.stdout.startswith("ds_")
+        assert added.stderr == (
+            f"invocations dataset: left out of {folder}: 1 symbolic link ('link'), "
+            "1 name that isn't UTF-8 ('M\\xfcnchen.csv')\n"
+        )
 
 
 class TestSignedAddresses:

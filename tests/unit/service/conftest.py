@@ -54,8 +54,8 @@ def prepare(workspace: Workspace, record: InvocationRecord, store: Store) -> Pre
     """Make a workspace as a runner does."""
     datasets = DatasetFiles(store, workspace.folder.parent / "datasets")
     secrets = Secrets(store, workspace.folder.parent / "secrets.key", environment={})
-    catalog = LocalCatalog(datasets, record.org_id, lambda: None)
-    return workspace.prepare(record, catalog, secrets.reader(record.org_id), lambda: True)
+    catalog = LocalCatalog(datasets, record.org_id, lambda: None, print)
+    return workspace.prepare(record, catalog, secrets.reader(record.org_id), lambda: True, print)
 
 
 def request(**fields: Any) -> InvocationRequest:

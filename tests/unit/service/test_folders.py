@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from airflow_invocations.service.folders import Folder
+from airflow_invocations.service.folders import Folder, FolderUnavailableError
+from airflow_invocations.service.left_out import summary
 
 GIBIBYTE = 1024**3
 
@@ -162,3 +166,76 @@ def test_one_file_is_found_as_all_of_them_are(root: Path, outside: Path) -> None
     found = folder.scan()
     for path in ("a/file", "a", "link", "folder-link/secret", "pipe", "none", "a/none", "a/file/none"):
         assert folder.find(path) == found.get(path), path
+
+
+def test_what_is_made_and_removed_meanwhile_hides_nothing(root: Path, outside: Path) -> None:
+    """Another process keeps its temporary files in the folder, and swaps folders for files and links."""
+    for number in range(300):
+        (root / f"keep-{number}.csv").write_text("kept")
+    until = time.monotonic() + 3
+
+    def disturb(name: str) -> None:
+        below = root / name
+        while time.monotonic() < until:
+            below.mkdir()
+            for number in range(20):
+                (below / f".download-{number}.part").write_text("")
+            shutil.rmtree(below)
+            below.write_text("")
+            below.unlink()
+            below.symlink_to(outside)
+            below.unlink()
+
+    scans = 0
+    with ThreadPoolExecutor() as threads:
+        disturbing = [threads.submit(disturb, name) for name in ("first", "second")]
+        while not all(one.done() for one in disturbing):
+            found = Folder(root).scan()
+            assert sum(path.startswith("keep-") for path in found) == 300
+            assert not any("secret" in path for path in found)
+            scans += 1
+        for one in disturbing:
+            one.result()
+    assert scans > 10
+
+
+def test_a_folder_that_is_away_is_no_file_that_has_gone(root: Path, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "away")
+    (tmp_path / "file").write_text("")
+    for missing in (folder, Folder(tmp_path / "file"), Folder(tmp_path / "file" / "below")):
+        for look in (missing.survey, lambda: missing.find("a"), lambda: missing.copy_out("a", root / "a")):  # noqa: B023
+            with pytest.raises(FolderUnavailableError):
+                look()
+
+
+def test_what_is_left_out_is_counted_by_kind_with_the_first_of_each(root: Path, outside: Path) -> None:
+    (root / "file").write_text("")
+    for name in ("b", "a"):
+        (root / name).symlink_to(outside)
+    os.mkfifo(root / "pipe")
+    (root / os.fsdecode(b"M\xfcnchen.csv")).write_text("")
+    (root / ".invocations-part-0123456789abcdef").write_text("")
+    survey = Folder(root).survey()
+    assert list(survey.files) == ["file"]
+    assert summary(survey.left_out) == (
+        "2 symbolic links (the first: 'a'), 1 name that isn't UTF-8 ('M\\xfcnchen.csv'), "
+        "1 entry that is neither file nor folder ('pipe'), "
+        "1 unfinished upload ('.invocations-part-0123456789abcdef')"
+    )
+    assert summary([]) == ""
+
+
+def test_a_file_whose_name_only_looks_like_an_unfinished_upload_is_a_file(root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "new"
+    source.write_text("new")
+    folder = Folder(root)
+    folder.copy_in(source, ".invocations-part-of-mine")
+    assert list(folder.scan()) == [".invocations-part-of-mine"]
+    assert folder.find(".invocations-part-of-mine") is not None
+    with pytest.raises(ValueError, match="has the name of an unfinished upload"):
+        folder.copy_in(source, "a/.invocations-part-0123456789abcdef")
+
+
+def test_a_name_that_is_not_utf8_is_refused_with_that_reason(root: Path, outside: Path) -> None:
+    with pytest.raises(ValueError, match=r"'M\\xfcnchen.csv' can't be .*: its name isn't UTF-8"):
+        Folder(root).copy_in(outside / "secret", os.fsdecode(b"M\xfcnchen.csv"))
