@@ -1,26 +1,94 @@
-"""Reads those fields of a connection that several connection types have."""
+"""Read the fields of a connection that several connection types have."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
+
+import httpx
 from airflow.sdk import Connection
+
+#: What a token in a header may not have: anything but visible ASCII (RFC 6750, section 2.1).
+_NOT_IN_TOKENS = re.compile(r"[^\x21-\x7e]")
+
+#: What no host has, though httpx would escape some of it and look for a host of that name.
+_NOT_IN_HOSTS = re.compile(r"[\x00-\x20\x7f\s%\\<>\"^`{|}]")
+
+#: What OAuth's client ids and secrets may not have: anything but printable ASCII (RFC 6749, appendix A).
+_NOT_IN_CREDENTIALS = re.compile(r"[^\x20-\x7e]")
 
 
 def endpoint_of(connection: Connection) -> str:
-    """The address that host, schema and port make, https unless it is said. Raises ValueError."""
-    host = str(connection.host).rstrip("/")
+    """Return the address that host, schema and port make, https unless it is said. Raises ValueError."""
+    name = f"connection {connection.conn_id!r}"
+    host = str(connection.host).strip().rstrip("/")
     if "://" not in host:
         host = f"{connection.schema or 'https'}://{host}"
     scheme, _, address = host.partition("://")
     if scheme not in ("http", "https"):
-        raise ValueError(f"connection {connection.conn_id!r}: host begins {scheme}://; allowed: http, https")
+        raise ValueError(f"{name}: host begins {scheme}://; allowed: http, https")
     if set(address) & set("@?#"):
         # Not shown: what is before an @ may be a password.
         raise ValueError(
-            f"connection {connection.conn_id!r}: host isn't only an address; login and password have their "
+            f"{name}: host isn't only an address; login and password have their "
             "fields, and what is behind ? or # has no place in it"
         )
-    has_port = address.partition("/")[0].rpartition("]")[2].count(":") > 0
-    return host if has_port or not connection.port else f"{scheme}://{address}:{connection.port}"
+    where, slash, path = address.partition("/")
+    where = host_in_url(where)
+    if connection.port and ":" not in where.rpartition("]")[2]:
+        where = f"{where}:{connection.port}"
+    endpoint = f"{scheme}://{where}{slash}{path}"
+    if not _is_address(where, endpoint):
+        raise ValueError(
+            f"{name}: host and port make {endpoint!r}; allowed: an address, such as "
+            "https://host.example.org or https://[2001:db8::1]:8085"
+        )
+    return endpoint
+
+
+def _is_address(where: str, endpoint: str) -> bool:
+    if not where or _NOT_IN_HOSTS.search(where):
+        return False
+    try:
+        httpx.URL(endpoint)
+    except httpx.InvalidURL:
+        return False
+    return True
+
+
+def host_in_url(host: str) -> str:
+    """Return a host as URLs have it: an IPv6 address in brackets, which Airflow takes off in a URI."""
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    return f"[{host}]"
+
+
+def token_of(name: str, field: str, value: str) -> str:
+    """Return a token, or whatever else is sent as a header, without white space around it.
+
+    :param name: the connection, for messages.
+    :param field: which of its fields it is.
+    :raises ValueError: it can't be sent; the message names the field and never the value.
+    """
+    return _sendable(name, field, value, _NOT_IN_TOKENS, "visible ASCII characters, without blanks")
+
+
+def credential_of(name: str, field: str, value: str) -> str:
+    """Return OAuth's client id or client secret without white space around it; as `token_of`."""
+    return _sendable(name, field, value, _NOT_IN_CREDENTIALS, "printable ASCII characters")
+
+
+def _sendable(name: str, field: str, value: str, wrong: re.Pattern[str], allowed: str) -> str:
+    stripped = value.strip()
+    if (found := wrong.search(stripped)) is not None:
+        # Not shown: it is a secret, or somebody took it for one.
+        raise ValueError(
+            f"{name}: {field} can't be sent in a header: character {found.start() + 1} of {len(stripped)} "
+            f"isn't allowed there; allowed: {allowed}"
+        )
+    return stripped
 
 
 def verify_of(name: str, value: object) -> bool | str:

@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import Connection
 
 from ..platform.flyte import DEFAULT_TIMEOUT, FlytePlatform, FlyteSettings
-from .fields import endpoint_of, timeout_of, verify_of
+from .fields import credential_of, endpoint_of, timeout_of, token_of, verify_of
 from .invocation import InvocationHook
 
 
@@ -43,15 +43,17 @@ def settings_of(connection: Connection, extra: dict[str, Any]) -> FlyteSettings:
         raise ValueError(
             f"{name}: host is empty; allowed: Flyte's address, such as https://flyte.example.org"
         )
-    secret = (connection.password or "").strip() or None
-    if connection.login and secret is None:
+    client_id = credential_of(name, "login", connection.login or "") or None
+    read_secret = token_of if client_id is None else credential_of
+    secret = read_secret(name, "password", connection.password or "") or None
+    if client_id is not None and secret is None:
         raise ValueError(f"{name}: login is a client id, and its secret, the password, is empty")
     return FlyteSettings(
         endpoint=endpoint_of(connection),
         project=_word(name, extra, "project"),
         domain=_word(name, extra, "domain"),
         org=_word(name, extra, "org"),
-        client_id=connection.login or None,
+        client_id=client_id,
         secret=secret,
         token_url=_url(name, extra.get("token_url")),
         scopes=_scopes(name, extra.get("scopes")),

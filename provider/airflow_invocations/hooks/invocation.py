@@ -51,9 +51,6 @@ class _ConnectionFields:
         connection = BaseHook.get_connection(conn_id)
         return cls(connection, connection.extra_dejson)
 
-    def platform(self) -> InvocationPlatform:
-        return platform_of(self.connection, self.extra)
-
 
 class InvocationHook(BaseHook):
     """Invokes actions on the platform that the connection's type names, and asks about invocations.
@@ -78,7 +75,7 @@ class InvocationHook(BaseHook):
         Raises:
             ValueError: the connection is misconfigured.
         """
-        return self._fields().platform()
+        return self._platform_of(self._fields())
 
     async def connect(self) -> InvocationPlatform:
         """Return a client, to be opened with `async with`, without blocking the event loop.
@@ -91,11 +88,24 @@ class InvocationHook(BaseHook):
             ValueError: the connection is misconfigured.
         """
         if self._kept is None:
-            return platform_of(*await complete(lambda: read_connection(self.conn_id)))
+            return self._platform_of(
+                _ConnectionFields(*await complete(lambda: read_connection(self.conn_id)))
+            )
         if time.monotonic() - self._kept.read_at > CONNECTION_AGE:
             # In a thread: cancelling the await doesn't end it, and asyncio.run waits for it.
             await asyncio.to_thread(self._read_again)
-        return self._fields().platform()
+        return self._platform_of(self._fields())
+
+    def _platform_of(self, fields: _ConnectionFields) -> InvocationPlatform:
+        """Return the client of a connection's platform; a hook of one connection type takes only that."""
+        connection = fields.connection
+        wanted = getattr(self, "conn_type", None)
+        if wanted not in (None, connection.conn_type):
+            raise ValueError(
+                f"connection {connection.conn_id!r}: its conn_type is {connection.conn_type!r}; "
+                f"{type(self).__name__} takes {wanted!r} only, and InvocationHook every type of this provider"
+            )
+        return platform_of(connection, fields.extra)
 
     def _fields(self) -> _ConnectionFields:
         if self._kept is None:

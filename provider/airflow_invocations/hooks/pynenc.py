@@ -11,6 +11,7 @@ from urllib.parse import quote
 from airflow.sdk import Connection
 
 from ..platform.pynenc import PynencPlatform, PynencSettings
+from .fields import host_in_url
 from .invocation import InvocationHook
 
 #: What names an app: `module:attribute`, or `module.attribute`.
@@ -67,7 +68,7 @@ def settings_of(connection: Connection, extra: dict[str, Any]) -> PynencSettings
 
 def _redis(name: str, connection: Connection) -> tuple[str, str]:
     """A Redis's url, which has the password in it, and its address, which hasn't."""
-    scheme, separator, host = str(connection.host).rpartition("://")
+    scheme, separator, host = str(connection.host).strip().rpartition("://")
     scheme = scheme if separator else "redis"
     if scheme not in _SCHEMES:
         raise ValueError(f"{name}: host begins {scheme}://; allowed: {', '.join(_SCHEMES)}, or none")
@@ -79,9 +80,8 @@ def _redis(name: str, connection: Connection) -> tuple[str, str]:
     if not database.isdecimal():
         raise ValueError(f"{name}: schema is {database!r}; allowed: a number, that of the Redis database")
     port = connection.port or 6379
-    address = f"{host}:{port}/{database}"
-    credentials = ""
-    if connection.login or connection.password:
-        login, password = (quote(one or "", safe="") for one in (connection.login, connection.password))
-        credentials = f"{login}:{password}@"
+    address = f"{host_in_url(host)}:{port}/{database}"
+    # As read from a file or a secret of Kubernetes they may end in a line feed.
+    login, password = ((one or "").strip() for one in (connection.login, connection.password))
+    credentials = f"{quote(login, safe='')}:{quote(password, safe='')}@" if login or password else ""
     return f"{scheme}://{credentials}{address}", f"{scheme}://{address}"

@@ -8,7 +8,7 @@ from airflow.sdk import Connection
 
 from ..platform import InvocationPlatform, UnsupportedError
 from ..platform.roboto import DEFAULT_TIMEOUT, RobotoPlatform, RobotoSettings
-from .fields import endpoint_of, timeout_of, verify_of
+from .fields import endpoint_of, timeout_of, token_of, verify_of
 from .invocation import InvocationHook
 
 if TYPE_CHECKING:
@@ -58,12 +58,13 @@ def settings_of(connection: Connection, extra: dict[str, Any]) -> RobotoSettings
     name = f"connection {connection.conn_id!r}"
     if not connection.host:
         raise ValueError(f"{name}: host is empty; allowed: the API's address, such as https://api.roboto.ai")
-    if not connection.password:
+    token = token_of(name, "password", connection.password or "")
+    if not token:
         raise ValueError(f"{name}: password is empty; it must be the platform's access token")
     return RobotoSettings(
         endpoint=endpoint_of(connection),
-        token=connection.password,
-        org_id=extra.get("org_id") or None,
+        token=token,
+        org_id=token_of(name, "extra 'org_id'", str(extra.get("org_id") or "")) or None,
         verify=verify_of(name, extra.get("verify")),
         timeout=timeout_of(name, extra.get("timeout"), DEFAULT_TIMEOUT),
         link_base=extra.get("link_base") or None,

@@ -49,7 +49,18 @@ from .base import (
     backoff,
 )
 from .events import EventFilter, EventStream, UnreadableItem, is_time
-from .http import retry_after_of, tls_for
+from .http import (
+    ACCEPT_ENCODING,
+    NO_ANSWER,
+    UNSENDABLE,
+    TooLargeError,
+    body_of,
+    cause_of,
+    json_of,
+    request_error,
+    retry_after_of,
+    tls_for,
+)
 from .polled_events import PolledEvents
 from .roboto_events import PushedEvents, RobotoListing
 from .server_sent_events import server_sent_events
@@ -161,7 +172,10 @@ class RobotoPlatform:
     async def __aenter__(self) -> Self:
         # In a thread: the first client of a process takes a while to import what it needs, and CA bundles
         # take long to read; both would be felt in a triggerer's loop.
-        self._client = await asyncio.to_thread(self._new_client)
+        try:
+            self._client = await asyncio.to_thread(self._new_client)
+        except UNSENDABLE as error:
+            raise request_error(self.where, error) from cause_of(error)
         return self
 
     def _new_client(self) -> httpx.AsyncClient:
@@ -170,6 +184,7 @@ class RobotoPlatform:
             "Authorization": f"Bearer {settings.token}",
             "X-Roboto-Api-Version": API_VERSION,
             "User-Agent": f"airflow-provider-invocations/{__version__}",
+            "Accept-Encoding": ACCEPT_ENCODING,
         }
         if settings.org_id:
             headers |= {"X-Roboto-Org-Id": settings.org_id, "X-Roboto-Resource-Owner-Id": settings.org_id}
@@ -337,23 +352,22 @@ class RobotoPlatform:
         """Open the local service's stream. Raises UnsupportedError on entering: there is none."""
         client = self._opened()
         silence = httpx.Timeout(self._settings.timeout, read=STREAM_SILENCE)
-        request = client.build_request("POST", _WATCH, json=body, timeout=silence)
         try:
+            request = client.build_request("POST", _WATCH, json=body, timeout=silence)
             async with asyncio.timeout(self._settings.timeout):
                 answer = await client.send(request, stream=True)
             try:
                 if answer.status_code in _NO_WATCH:
                     raise UnsupportedError(f"{self._settings.endpoint} has no such watch")
                 if not answer.is_success:
-                    await answer.aread()
-                    raise _error(answer)
+                    raise _error(answer, await body_of(answer))
                 if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                     raise UnavailableError(f"{request.url} answered with something that is no stream")
                 yield answer
             finally:
                 await answer.aclose()
-        except (httpx.TransportError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        except (*NO_ANSWER, TimeoutError) as error:
+            raise request_error(self.where, error) from cause_of(error)
 
     async def change_watch(
         self,
@@ -415,10 +429,16 @@ class RobotoPlatform:
     async def _pages(
         self, kind: type[PageT], query: dict[str, Any], size: int = MAX_PAGE_SIZE
     ) -> AsyncIterator[PageT]:
-        """All pages of a query over invocations, of up to `size` each."""
+        """All pages of a query over invocations, of up to `size` each; fewer where records are large."""
         body = {**query, "limit": size}
         while True:
-            data = await self._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
+            try:
+                data = await self._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
+            except TooLargeError:
+                if body["limit"] == 1:
+                    raise
+                body["limit"] = max(1, body["limit"] // 4)
+                continue
             page = _read(kind, data)
             yield page
             if page.next_token is None:
@@ -448,26 +468,31 @@ class RobotoPlatform:
 
     async def _send(self, method: str, path: str, content: bytes | None, query: dict[str, str] | None) -> Any:
         headers = {} if content is None else {"Content-Type": "application/json"}
+        client = self._opened()
         try:
-            answer = await self._opened().request(
-                method, path, content=content, params=query, headers=headers
-            )
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+            request = client.build_request(method, path, content=content, params=query, headers=headers)
+            answer = await client.send(request, stream=True)
+            try:
+                received = await body_of(answer)
+            finally:
+                await answer.aclose()
+        except TooLargeError as error:
+            raise _Refused(error, 413) from None
+        except UnavailableError as error:
+            raise _Refused(error, 504) from None
+        except NO_ANSWER as error:
+            failed = request_error(self.where, error)
             sent_nothing = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-            raise _Refused(self._unreachable(error), 503 if sent_nothing else 504) from error
+            status = 400 if isinstance(failed, PermanentError) else 503 if sent_nothing else 504
+            raise _Refused(failed, status) from cause_of(error)
         if answer.is_success:
-            return _data(answer)
-        raise _Refused(_error(answer), answer.status_code)
+            return _data(answer, received)
+        raise _Refused(_error(answer, received), answer.status_code)
 
     def _opened(self) -> httpx.AsyncClient:
         if self._client is None:
             raise RuntimeError("the platform is used outside of 'async with'")
         return self._client
-
-    def _unreachable(self, error: Exception) -> UnavailableError:
-        return UnavailableError(
-            f"{self._settings.endpoint} can't be reached: {str(error) or type(error).__name__}"
-        )
 
 
 class RobotoWatch:
@@ -488,20 +513,30 @@ class RobotoWatch:
         async for name, place, data in self._events():
             if place is not None:
                 self.place = place
-            match name:
-                case "open":
-                    self._watch_id = str(data["watch_id"])
-                case "status":
-                    yield _read(_Snapshot, {**data, "last_status": data.get("status")}).snapshot
-                case "log":
-                    yield NewLines(str(data["invocation_id"]), _read(LogPage, data))
-                case "unreadable":
-                    yield UnreadableLog(str(data["invocation_id"]), str(data["reason"]))
-                case "ready":
-                    yield CaughtUp(int(data["number"]))
-                case "lost":
-                    self.place = int(data["number"])
+            try:
+                told = self._told(name, data)
+            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+                raise _no_event(error) from None
+            if told is not None:
+                yield told
         raise UnavailableError(f"{self._answer.request.url.host} has ended the stream")
+
+    def _told(self, name: str, data: dict[str, Any]) -> Told | None:
+        """Return what an event tells; None: nothing that a wait wants to know."""
+        match name:
+            case "open":
+                self._watch_id = str(data["watch_id"])
+            case "status":
+                return _read(_Snapshot, {**data, "last_status": data.get("status")}).snapshot
+            case "log":
+                return NewLines(str(data["invocation_id"]), _read(LogPage, data))
+            case "unreadable":
+                return UnreadableLog(str(data["invocation_id"]), str(data["reason"]))
+            case "ready":
+                return CaughtUp(int(data["number"]))
+            case "lost":
+                self.place = int(data["number"])
+        return None
 
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
@@ -524,9 +559,14 @@ class RobotoWatch:
     async def _events(self) -> AsyncIterator[tuple[str, int | None, dict[str, Any]]]:
         async for name, place, text in server_sent_events(self._answer):
             try:
-                yield name, place, json.loads(text)
-            except (ValueError, KeyError, TypeError) as error:
-                raise UnavailableError(f"the stream sent something that isn't an event: {error}") from None
+                data = json_of(text)
+            except ValueError as error:
+                raise _no_event(error) from None
+            yield name, place, data
+
+
+def _no_event(error: Exception) -> UnavailableError:
+    return UnavailableError(f"the stream sent something that isn't an event: {type(error).__name__}: {error}")
 
 
 class _Refused(Exception):
@@ -557,18 +597,18 @@ def _encoded(body: object) -> bytes:
     return content
 
 
-def _data(answer: httpx.Response) -> Any:
+def _data(answer: httpx.Response, content: bytes) -> Any:
     try:
-        return answer.json()["data"] if answer.content else None
+        return json_of(content)["data"] if content else None
     except (ValueError, KeyError, TypeError):
         what = f"{answer.request.url} answered {answer.status_code} with something that isn't the API's JSON"
         raise _Refused(UnavailableError(what), 504) from None
 
 
-def _error(answer: httpx.Response) -> PlatformError:
+def _error(answer: httpx.Response, content: bytes) -> PlatformError:
     kind: type[PlatformError] | None
     try:
-        envelope = answer.json()["error"]
+        envelope = json_of(content)["error"]
         code, message = str(envelope["error_code"]), str(envelope["message"])
     except (ValueError, KeyError, TypeError):
         message = f"{answer.reason_phrase}, not in the API's own words"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from ..base import UnauthorizedError, UnavailableError, UnsupportedError
+from ..http import body_of, json_of
 from .settings import FlyteSettings
+
+#: A token and a header's name that can be sent (RFC 6750, section 2.1; RFC 9110, section 5.1).
+_SENDABLE = re.compile(r"[\x21-\x7e]+")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 _METADATA = "flyteidl2.auth.AuthMetadataService"
 
@@ -65,19 +71,19 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
     url, scopes = settings.token_url, settings.scopes
     if url is None:
         url = (await _ask(http, settings, "GetOAuth2Metadata")).get("tokenEndpoint")
-        if not url:
+        if not isinstance(url, str) or not url:
             raise UnsupportedError(f"{settings.endpoint} doesn't say where tokens are; set extra 'token_url'")
         client = await _ask(http, settings, "GetPublicClientConfig")
     if urlsplit(settings.endpoint).scheme == "https" and urlsplit(url).scheme != "https":
         raise UnauthorizedError(f"the client's secret isn't sent to {url}, which is without TLS")
     form = {
         "grant_type": "client_credentials",
-        "scope": " ".join(scopes or client.get("scopes", ())),
-        "audience": client.get("audience", ""),
+        "scope": " ".join(scopes or map(str, client.get("scopes") or ())),
+        "audience": str(client.get("audience") or ""),
     }
     credentials = httpx.BasicAuth(settings.client_id or "", settings.secret or "")
-    answer = await http.post(url, data={name: one for name, one in form.items() if one}, auth=credentials)
-    data = _object(answer)
+    wanted = {name: one for name, one in form.items() if one}
+    answer, data = await _post(http, url, data=wanted, auth=credentials)
     if answer.status_code in (400, 401, 403):
         why = str(data.get("error", answer.reason_phrase))
         raise UnauthorizedError(f"{url} refuses the client credentials: {answer.status_code} {why}")
@@ -88,12 +94,15 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
     except (TypeError, ValueError):
         life = _UNSAID_LIFE
     header = str(client.get("authorizationMetadataKey") or "authorization")
+    if not _SENDABLE.fullmatch(data["access_token"]) or not _HEADER.fullmatch(header):
+        # Not shown: it is a secret.
+        raise UnavailableError(f"{url} answers with a token, or the name of its header, that can't be sent")
     return _Token(header, data["access_token"], time.monotonic() + max(life - _MARGIN, life / 2))
 
 
 async def _ask(http: httpx.AsyncClient, settings: FlyteSettings, method: str) -> dict[str, Any]:
-    answer = await http.post(f"{_METADATA}/{method}", json={}, headers={"Connect-Protocol-Version": "1"})
-    data = _object(answer)
+    headers = {"Connect-Protocol-Version": "1"}
+    answer, data = await _post(http, f"{_METADATA}/{method}", json={}, headers=headers)
     if answer.is_success:
         return data
     if data.get("code") == "unimplemented":
@@ -103,9 +112,12 @@ async def _ask(http: httpx.AsyncClient, settings: FlyteSettings, method: str) ->
     )
 
 
-def _object(answer: httpx.Response) -> dict[str, Any]:
+async def _post(http: httpx.AsyncClient, url: str, **arguments: Any) -> tuple[httpx.Response, dict[str, Any]]:
+    """Return an answer and the JSON object in it, which is empty for anything else."""
+    async with http.stream("POST", url, **arguments) as answer:
+        content = await body_of(answer)
     try:
-        data = answer.json()
+        data = json_of(content)
     except ValueError:
         data = None
-    return data if isinstance(data, dict) else {}
+    return answer, data if isinstance(data, dict) else {}

@@ -25,7 +25,17 @@ from ..base import (
     UnsupportedError,
     backoff,
 )
-from ..http import retry_after_of, tls_for
+from ..http import (
+    ACCEPT_ENCODING,
+    NO_ANSWER,
+    UNSENDABLE,
+    body_of,
+    cause_of,
+    json_of,
+    request_error,
+    retry_after_of,
+    tls_for,
+)
 from .auth import Authorization
 from .settings import FlyteSettings
 
@@ -100,7 +110,10 @@ class Connect:
     async def open(self) -> None:
         """Make the connection pool."""
         # In a thread: CA bundles take long to read, and that would be felt in a triggerer's loop.
-        self._http = await asyncio.to_thread(self._new_client)
+        try:
+            self._http = await asyncio.to_thread(self._new_client)
+        except UNSENDABLE as error:
+            raise request_error(self._settings.endpoint, error) from cause_of(error)
 
     async def close(self) -> None:
         """Close the connection pool, and every stream that is open."""
@@ -112,7 +125,10 @@ class Connect:
         settings = self._settings
         return httpx.AsyncClient(
             base_url=settings.endpoint,
-            headers={"User-Agent": f"airflow-provider-invocations/{__version__}"},
+            headers={
+                "User-Agent": f"airflow-provider-invocations/{__version__}",
+                "Accept-Encoding": ACCEPT_ENCODING,
+            },
             timeout=settings.timeout,
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
             verify=tls_for(settings.endpoint, settings.verify),
@@ -139,25 +155,25 @@ class Connect:
     async def _send(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Connect-Protocol-Version": "1"}
         try:
-            answer = await self._post(method, headers, json.dumps(message).encode())
+            answer, content = await self._post(method, headers, json.dumps(message).encode())
             if answer.status_code == httpx.codes.UNAUTHORIZED and self._auth.renew():
-                answer = await self._post(method, headers, json.dumps(message).encode())
-        except (httpx.RequestError, httpx.InvalidURL) as error:
-            raise self._unreachable(error) from error
+                answer, content = await self._post(method, headers, json.dumps(message).encode())
+        except NO_ANSWER as error:
+            raise request_error(self._settings.endpoint, error) from cause_of(error)
         if not answer.is_success:
-            raise self._error(method, answer)
-        try:
-            data = answer.json()
-        except ValueError:
-            data = None
+            raise self._error(method, answer, content)
+        data = _json(content)
         if not isinstance(data, dict):
             raise UnavailableError(self._foreign(method, answer))
         return data
 
-    async def _post(self, method: str, headers: dict[str, str], content: bytes) -> httpx.Response:
+    async def _post(
+        self, method: str, headers: dict[str, str], content: bytes
+    ) -> tuple[httpx.Response, bytes]:
         http = self._opened()
         headers = headers | await self._auth.headers(http)
-        return await http.post(method, headers=headers, content=content)
+        async with http.stream("POST", method, headers=headers, content=content) as answer:
+            return answer, await body_of(answer)
 
     @asynccontextmanager
     async def stream(
@@ -187,8 +203,7 @@ class Connect:
                     if answer.status_code == httpx.codes.UNAUTHORIZED and not is_last and self._auth.renew():
                         continue
                     if not answer.is_success:
-                        await answer.aread()
-                        raise self._error(method, answer)
+                        raise self._error(method, answer, await body_of(answer))
                     if not answer.headers.get("content-type", "").startswith("application/connect+json"):
                         raise UnavailableError(self._foreign(method, answer))
                     async with aclosing(self._messages(method, answer)) as messages:
@@ -196,8 +211,8 @@ class Connect:
                     return
         except httpx.ReadTimeout as error:
             raise SilentError(f"{method} has been silent for {silence:g} s") from error
-        except (httpx.RequestError, httpx.InvalidURL) as error:
-            raise self._unreachable(error) from error
+        except NO_ANSWER as error:
+            raise request_error(self._settings.endpoint, error) from cause_of(error)
 
     async def _messages(self, method: str, answer: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:
         received = bytearray()
@@ -230,24 +245,19 @@ class Connect:
             raise RuntimeError("the platform is used outside of 'async with'")
         return self._http
 
-    def _unreachable(self, error: Exception) -> UnavailableError:
-        # What can't be sent is shown by httpx, a header with the token for one.
-        said = "" if isinstance(error, httpx.LocalProtocolError) else str(error)
-        what = said or type(error).__name__
-        return UnavailableError(f"{self._settings.endpoint} can't be reached: {what}")
-
     def _foreign(self, method: str, answer: httpx.Response) -> str:
         return (
             f"{self._settings.endpoint} answers {method} with {answer.status_code} {answer.reason_phrase}, "
             "not as Flyte 2 does; is it the address of one?"
         )
 
-    def _error(self, method: str, answer: httpx.Response) -> PlatformError:
-        error = _error_of(_json(answer.content), method, answer)
+    def _error(self, method: str, answer: httpx.Response, content: bytes) -> PlatformError:
+        said = _json(content)
+        error = _error_of(said, method, answer)
         if error is None:
             kind = _BY_FOREIGN_STATUS.get(answer.status_code, UnavailableError)
             # A redirect is not followed with the token; the connection's address has to be corrected.
-            if answer.is_redirect or _is_a_gateway(_json(answer.content)):
+            if answer.is_redirect or _is_a_gateway(said):
                 kind = InvalidRequestError
             error = kind(self._foreign(method, answer))
         if isinstance(error, TransientError):
@@ -279,6 +289,6 @@ def _is_a_gateway(data: Any) -> bool:
 
 def _json(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        return json_of(content)
     except ValueError:
         return None
