@@ -22,6 +22,25 @@ _ICONS = {
 }
 
 
+_VIEWS = [
+    {
+        "name": "Invocations",
+        "href": f"{URL_PREFIX[1:]}/",
+        "url_route": "invocations",
+        "destination": "nav",
+        "category": "browse",
+        **_ICONS,
+    },
+    {
+        "name": "Invocations",
+        "href": f"{URL_PREFIX[1:]}/run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
+        "url_route": "invocations-of-run",
+        "destination": "dag_run",
+        **_ICONS,
+    },
+]
+
+
 class InvocationsPlugin(AirflowPlugin):
     """Adds the page "Invocations" to Airflow's navigation and to the view of a DAG run.
 
@@ -30,23 +49,11 @@ class InvocationsPlugin(AirflowPlugin):
     """
 
     name = "invocations"
-    external_views = [
-        {
-            "name": "Invocations",
-            "href": f"{URL_PREFIX[1:]}/",
-            "url_route": "invocations",
-            "destination": "nav",
-            "category": "browse",
-            **_ICONS,
-        },
-        {
-            "name": "Invocations",
-            "href": f"{URL_PREFIX[1:]}/run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
-            "url_route": "invocations-of-run",
-            "destination": "dag_run",
-            **_ICONS,
-        },
-    ]
+
+    @cached_property
+    def external_views(self) -> list[dict[str, Any]]:  # type: ignore[override]  # a list, but only for who asks
+        """The entries in Airflow's navigation; none where the page can't be imported."""
+        return list(_VIEWS) if self.fastapi_apps else []
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # a list, but only for who asks
@@ -57,6 +64,6 @@ class InvocationsPlugin(AirflowPlugin):
         try:
             from .page.app import create_app
         except ImportError:
-            logging.getLogger(__name__).exception("there is no page of invocations: it can't be imported")
+            logging.getLogger(__name__).exception("Could not import the page of invocations; it is not shown")
             return []
         return [{"app": create_app(), "url_prefix": URL_PREFIX, "name": "invocations"}]

@@ -6,29 +6,34 @@ import hashlib
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 from urllib.parse import quote, urlencode
 
 import jinja2
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
+from airflow.api_fastapi.auth.managers.models.resource_details import (
+    AccessView,
+    DagAccessEntity,
+    DagDetails,
+)
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_access_view
 from airflow.sdk.log import redact  # type: ignore[attr-defined]  # Airflow's own, though not listed
-from airflow.utils.session import create_session
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from ..model import LogProcess
+from ..model import InvocationRecord, LogProcess
 from ..platform import NotFoundError
 from . import runs
-from .platforms import Answer, OutOfReachError, Platforms, Question, started
+from .airflow_api import AirflowApi, MountedApp
+from .platforms import Answer, Found, OutOfReachError, Platforms, Question, started
 from .rows import Row, key_of, rows_of
 from .runs import RunKey
 
@@ -87,9 +92,70 @@ class Listing:
     is_live: bool
 
     @property
+    def problems(self) -> list[Platform]:
+        """The connections whose platform can't be asked now."""
+        return [platform for platform in self.platforms if platform.problem]
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a platform is still being asked."""
+        return any(platform.is_pending for platform in self.platforms)
+
+    @property
     def version(self) -> str:
         """The same for the same content, however long ago its spans began."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
+
+
+async def _airflow_api(request: Request) -> AsyncIterator[AirflowApi]:
+    async with AirflowApi(request) as api:
+        yield api
+
+
+Api = Annotated[AirflowApi, Depends(_airflow_api)]
+
+
+async def _run_of(api: Api, dag_id: DagId, run_id: RunId) -> RunKey:
+    """Return the run that a route is about, if Airflow lets the viewer see it."""
+    run = RunKey(dag_id, run_id)
+    await _has_ended(api, run)
+    return run
+
+
+KnownRun = Annotated[RunKey, Depends(_run_of)]
+
+
+async def _connection_of(run: KnownRun, api: Api, conn_id: ConnId) -> str:
+    """Return the connection, if it is one that the run's list is made of; raise NotFoundError if not."""
+    named = (await runs.named_connections(api, [run])).get(run, [])
+    if conn_id not in _bounded(named, await runs.listed_connections(api)):
+        raise NotFoundError("the DAG run has no such connection")
+    return conn_id
+
+
+KnownConnection = Annotated[str, Depends(_connection_of)]
+
+
+class _Viewer:
+    """Who views the page.
+
+    A status' detail holds the last line that an action wrote, so it is shown to those who may read logs.
+    """
+
+    def __init__(self, user: GetUserDep) -> None:
+        self._user = user
+
+    def may_read_logs(self, dag_id: str) -> bool:
+        """Return whether Airflow lets the viewer read the logs of a DAG's tasks. It may ask a database."""
+        return get_auth_manager().is_authorized_dag(
+            method="GET",
+            user=self._user,
+            access_entity=DagAccessEntity.TASK_LOGS,
+            details=DagDetails(id=dag_id),
+        )
+
+
+Viewer = Annotated[_Viewer, Depends(_Viewer)]
 
 
 def create_app(platforms: Platforms | None = None) -> FastAPI:
@@ -101,7 +167,7 @@ def create_app(platforms: Platforms | None = None) -> FastAPI:
         yield
         asked.close()
 
-    app = FastAPI(
+    app = MountedApp(
         title="Invocations",
         lifespan=until_the_end,
         openapi_url=None,  # its routes are the page's own business, and unguarded it would tell of them
@@ -112,18 +178,11 @@ def create_app(platforms: Platforms | None = None) -> FastAPI:
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(OutOfReachError, _out_of_reach)
 
-    def all_runs(user: GetUserDep) -> Listing:
-        return list_all(asked, get_auth_manager().get_authorized_dag_ids(user=user))
+    async def all_runs(api: Api, viewer: Viewer) -> Listing:
+        return await list_all(asked, api, viewer)
 
-    def one_run(dag_id: DagId, run_id: RunId) -> Listing:
-        return list_run(asked, RunKey(dag_id, run_id))
-
-    def run_of(dag_id: DagId, run_id: RunId) -> RunKey:
-        """The run that a route is about, if Airflow has it: so its DAG is one that Airflow has let pass."""
-        run = RunKey(dag_id, run_id)
-        with _reading() as session:
-            _ended(run, session)
-        return run
+    async def one_run(api: Api, viewer: Viewer, dag_id: DagId, run_id: RunId) -> Listing:
+        return await list_run(asked, api, viewer, RunKey(dag_id, run_id))
 
     @app.get("/", dependencies=_MAY_SEE)
     def page_of_all(listing: Annotated[Listing, Depends(all_runs)]) -> Response:
@@ -143,21 +202,20 @@ def create_app(platforms: Platforms | None = None) -> FastAPI:
 
     @app.get("/facts", dependencies=_MAY_SEE)
     def facts(
-        run: Annotated[RunKey, Depends(run_of)], conn_id: ConnId, invocation_id: InvocationId
+        run: KnownRun, conn_id: KnownConnection, viewer: Viewer, invocation_id: InvocationId
     ) -> Response:
         """What is known of one invocation, but for its log."""
-        opened = asked.open(_connection_of(run, conn_id), run, invocation_id)
+        opened = asked.open(conn_id, run, invocation_id)
+        if not viewer.may_read_logs(run.dag_id):
+            opened = replace(opened, record=_without_details(opened.record))
         return _html("facts.html", opened=opened, record=opened.record, run=run, conn_id=conn_id)
 
     @app.get("/log", dependencies=_MAY_READ_LOGS)
     def log(
-        run: Annotated[RunKey, Depends(run_of)],
-        conn_id: ConnId,
-        invocation_id: InvocationId,
-        cursor: Cursor | None = None,
+        run: KnownRun, conn_id: KnownConnection, invocation_id: InvocationId, cursor: Cursor | None = None
     ) -> Response:
         """The lines from a cursor on, and where to read on."""
-        page = asked.log_page(_connection_of(run, conn_id), run, invocation_id, cursor)
+        page = asked.log_page(conn_id, run, invocation_id, cursor)
         if page is None:
             return JSONResponse({"kept": False}, headers=_HEADERS)
         lines = [
@@ -181,34 +239,37 @@ def create_app(platforms: Platforms | None = None) -> FastAPI:
     return app
 
 
-def list_run(platforms: Platforms, run: RunKey) -> Listing:
-    """What one DAG run has invoked. Raises HTTPException (404): there is no such run."""
-    with _reading() as session:
-        has_ended = _ended(run, session)
-        named = runs.named_connections([run], session).get(run, [])
-        listed = runs.listed_connections(session)
+async def list_run(platforms: Platforms, api: AirflowApi, viewer: _Viewer, run: RunKey) -> Listing:
+    """Return what one DAG run has invoked.
+
+    :raises HTTPException: there is no such run (404), or the viewer may not see it (403).
+    """
+    has_ended = await _has_ended(api, run)
+    named = (await runs.named_connections(api, [run])).get(run, [])
+    listed = await runs.listed_connections(api)
     questions = {
         Question(conn_id, run, MAX_ROWS): partial(_fresh_for, has_ended or conn_id not in named)
         for conn_id in _bounded(named, listed)
     }
-    answers = platforms.answers(questions)
+    answers = await run_in_threadpool(platforms.answers, questions)
     # A connection that no task names is looked at too, as a task may use the hook, but isn't worth a word.
-    return _listing(run, answers, {question.conn_id for question in questions} if not named else set(named))
+    shown = {question.conn_id for question in questions} if not named else set(named)
+    return await _listing(api, viewer, run, answers, shown)
 
 
-def list_all(platforms: Platforms, dag_ids: set[str]) -> Listing:
-    """What the newest runs of these DAGs have invoked."""
-    with _reading() as session:
-        newest = runs.newest_runs(dag_ids, session)
-        named = runs.named_connections(newest, session)
-        listed = runs.listed_connections(session)
+async def list_all(platforms: Platforms, api: AirflowApi, viewer: _Viewer) -> Listing:
+    """Return what the newest runs of the DAGs that the viewer may see have invoked."""
+    newest = await runs.newest_runs(api)
+    named = await runs.named_connections(api, newest)
+    listed = await runs.listed_connections(api)
     questions = {
         Question(conn_id, run, MAX_ROWS_OF_A_RUN): partial(_fresh_for, has_ended)
         for run, has_ended in newest.items()
         for conn_id in _bounded(named.get(run) or listed)
     }
-    answers = platforms.answers(dict(list(questions.items())[:MAX_QUESTIONS]))
-    return _listing(None, answers, {question.conn_id for question in questions})
+    answers = await run_in_threadpool(platforms.answers, dict(list(questions.items())[:MAX_QUESTIONS]))
+    shown = {question.conn_id for question in questions}
+    return await _listing(api, viewer, None, answers, shown)
 
 
 def _fresh_for(is_at_rest: bool, answer: Answer) -> float:
@@ -221,13 +282,18 @@ def _bounded(*conn_ids: Iterable[str]) -> list[str]:
     return list(each_once)[: runs.MAX_CONNECTIONS]
 
 
-def _listing(run: RunKey | None, answers: Mapping[Question, Answer], shown: set[str]) -> Listing:
+async def _listing(
+    api: AirflowApi,
+    viewer: _Viewer,
+    run: RunKey | None,
+    answers: Mapping[Question, Answer],
+    shown: set[str],
+) -> Listing:
     ours = {question: answer for question, answer in answers.items() if answer.is_ours}
     found = [each for answer in ours.values() for each in answer.found]
     found.sort(key=lambda each: (each.created, each.invocation_id), reverse=True)
-    newest = found[:MAX_ROWS]
-    with _reading() as session:
-        tries = runs.tries_of({key_of(each) for each in newest}, session)
+    newest = await run_in_threadpool(_for_viewer, found[:MAX_ROWS], viewer)
+    instances = await runs.task_instances(api, {key_of(each) for each in newest})
     states: dict[str, Platform] = {}
     for question, answer in ours.items():
         if question.conn_id in shown or answer.found:
@@ -235,7 +301,7 @@ def _listing(run: RunKey | None, answers: Mapping[Question, Answer], shown: set[
     full = any(len(answer.found) >= question.limit for question, answer in ours.items())
     return Listing(
         run=run,
-        rows=tuple(rows_of(newest, tries)),
+        rows=tuple(rows_of(newest, instances)),
         platforms=tuple(states[conn_id] for conn_id in sorted(states)),
         is_cut=full or len(found) > MAX_ROWS,
         is_live=any(answer.goes_on or answer.is_pending for answer in ours.values()),
@@ -252,25 +318,23 @@ def _merged(known: Platform | None, conn_id: str, answer: Answer) -> Platform:
     )
 
 
-def _connection_of(run: RunKey, conn_id: str) -> str:
-    """The connection, if it is one that the run's list is made of. Raises NotFoundError."""
-    with _reading() as session:
-        named = runs.named_connections([run], session).get(run, [])
-        if conn_id in _bounded(named, runs.listed_connections(session)):
-            return conn_id
-    raise NotFoundError("the DAG run has no such connection")
+def _for_viewer(found: Iterable[Found], viewer: _Viewer) -> list[Found]:
+    """Return what was found as the viewer may see it."""
+    may_read_logs = cache(viewer.may_read_logs)
+    return [each if may_read_logs(each.asker.dag_id) else replace(each, detail=None) for each in found]
 
 
-def _ended(run: RunKey, session: Any) -> bool:
-    has_ended = runs.run_has_ended(run, session)
+def _without_details(record: InvocationRecord) -> InvocationRecord:
+    return record.model_copy(
+        update={"status": [step.model_copy(update={"detail": None}) for step in record.status]}
+    )
+
+
+async def _has_ended(api: AirflowApi, run: RunKey) -> bool:
+    has_ended = await runs.run_has_ended(api, run)
     if has_ended is None:
         raise HTTPException(404, "There is no such DAG run.")
     return has_ended
-
-
-def _reading() -> AbstractContextManager[Any]:
-    """A session of the metadata database, held for a few queries and never while a platform is asked."""
-    return create_session(scoped=False)
 
 
 # -- answers

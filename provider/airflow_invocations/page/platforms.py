@@ -159,14 +159,19 @@ class Platforms:
         self._known: OrderedDict[Question, _Known] = OrderedDict()
         self._owners: OrderedDict[tuple[str, str], RunKey] = OrderedDict()
         self._connections: dict[str, _Connection] = {}
-        self._lists = ThreadPoolExecutor(THREADS, thread_name_prefix="invocations-page-lists")
-        self._persons = ThreadPoolExecutor(THREADS, thread_name_prefix="invocations-page")
+        self._lists, self._persons = _thread_pools()
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
 
     def close(self) -> None:
-        """Ask nothing any more; what is being asked comes to its end by itself."""
-        self._lists.shutdown(wait=False, cancel_futures=True)
-        self._persons.shutdown(wait=False, cancel_futures=True)
+        """Drop what waits to be asked, and let what is being asked end by itself.
+
+        Airflow keeps the page for as long as its process lives, so a later question starts threads again.
+        """
+        with self._lock:
+            pools = self._lists, self._persons
+            self._lists, self._persons = _thread_pools()
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def answers(
         self, questions: Mapping[Question, Callable[[Answer], float]], patience: float = PAGE_PATIENCE
@@ -333,6 +338,14 @@ class Platforms:
                 return "is a connection that makes no sense"
             case _:
                 return "can't be asked"
+
+
+def _thread_pools() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+    """Return the threads for lists, and those for what a person has opened; each starts when it is needed."""
+    return (
+        ThreadPoolExecutor(THREADS, thread_name_prefix="invocations-page-lists"),
+        ThreadPoolExecutor(THREADS, thread_name_prefix="invocations-page"),
+    )
 
 
 def _keep(mapping: OrderedDict[K, T], key: K, value: T, limit: int) -> None:

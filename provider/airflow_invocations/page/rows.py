@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .platforms import Found
-from .runs import Try, TryKey
+from .runs import Instance, Try, TryKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +35,34 @@ class Row:
     label: str | None = None
 
 
-def rows_of(found: Iterable[Found], tries: Mapping[TryKey, Sequence[Try]]) -> list[Row]:
-    """A row for each invocation, in their order."""
+def rows_of(found: Iterable[Found], instances: Mapping[TryKey, Instance]) -> list[Row]:
+    """Return a row for each invocation, in their order."""
     invocations = list(found)
     later: dict[TryKey, list[int]] = {}
     for each in invocations:
         later.setdefault(key_of(each), []).append(each.asker.try_number)
-    return [_row(each, tries.get(key_of(each), ()), later[key_of(each)]) for each in invocations]
+    return [_row(each, instances.get(key_of(each), Instance()), later[key_of(each)]) for each in invocations]
 
 
 def key_of(found: Found) -> TryKey:
     """The task instance that asked for an invocation."""
     asker = found.asker
-    return TryKey(asker.dag_id, asker.run_id, asker.task_id, asker.map_index)
+    return TryKey(
+        asker.dag_id, asker.run_id, asker.task_id, asker.map_index, asker.region_id, asker.region_index
+    )
 
 
-def _row(found: Found, tries: Sequence[Try], asked_in: Iterable[int]) -> Row:
+def _row(found: Found, instance: Instance, asked_in: Iterable[int]) -> Row:
     ran = None
     if found.started is not None:
         ran = Span(since=found.started) if found.ended is None else Span(found.ended - found.started)
     following = min((number for number in asked_in if number > found.asker.try_number), default=None)
     its_own = [
         each
-        for each in tries
+        for each in instance.tries
         if each.number >= found.asker.try_number and (following is None or each.number < following)
     ]
-    return Row(found, ran, _waited(found, its_own), next((each.label for each in tries if each.label), None))
+    return Row(found, ran, _waited(found, its_own), instance.label)
 
 
 def _waited(found: Found, tries: Sequence[Try]) -> Span | None:

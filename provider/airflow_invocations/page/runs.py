@@ -1,43 +1,53 @@
-"""What Airflow's database knows: DAG runs that invoked something, their tasks' tries, their connections."""
+"""What Airflow knows: DAG runs that invoked something, their tasks' tries, their connections."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import quote
 
-from airflow.models.connection import Connection
-from airflow.models.dagrun import DagRun
-from airflow.models.renderedtifields import RenderedTaskInstanceFields
-from airflow.models.taskinstance import TaskInstance
-from airflow.models.taskinstancehistory import TaskInstanceHistory
-from airflow.models.xcom import XComModel
-from sqlalchemy import select, tuple_
+from starlette.exceptions import HTTPException
 
 from ..operators.results import INVOCATION_ID_KEY
 from ..provider_info import get_provider_info
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+from .airflow_api import PAGE_SIZE, AirflowApi
 
 #: DAG runs that the list of all of Airflow shows invocations of: the newest that have any.
 MAX_RUNS = 20
 
-#: DAG runs among which it looks for those: the newest.
-MAX_RUNS_SEARCHED = 2000
+#: How far back it looks for those: the shortest time in which there are enough, None: for ever.
+WINDOWS = (timedelta(days=1), timedelta(days=30), None)
+
+#: Pages of records that one listing reads at most.
+MAX_PAGES = 5
+
+#: Requests that are under way at once for one viewer's page.
+CONCURRENT_REQUESTS = 4
 
 #: Connections that are asked about one DAG run: those that its tasks name come first.
 MAX_CONNECTIONS = 20
 
+#: Retried task instances of one list whose earlier tries are read.
+MAX_RETRIED = 50
+
 _ENDED = frozenset({"success", "failed"})
 _VARIABLE = "AIRFLOW_CONN_"
+_ALL_INSTANCES = "/dags/~/dagRuns/~/taskInstances"
 
 #: The name that people see of each connection type of ours.
 PLATFORMS: Mapping[str, str] = {
     entry["connection-type"]: entry["hook-name"] for entry in get_provider_info()["connection-types"]
 }
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+_part = partial(quote, safe="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +60,14 @@ class RunKey:
 
 @dataclass(frozen=True, slots=True)
 class TryKey:
-    """Names a task instance; its tries have numbers from 1 on."""
+    """Names a task instance, in a task loop also its iteration; its tries have numbers from 1 on."""
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int
+    region_id: str | None = None
+    region_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,76 +77,101 @@ class Try:
     number: int
     began: datetime | None
     ended: datetime | None
-    #: What the task's `map_index_template` says.
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A task instance: its tries, oldest first, and its name by `map_index_template` (None: it has none)."""
+
+    tries: tuple[Try, ...] = ()
     label: str | None = None
 
 
-def run_has_ended(run: RunKey, session: Session) -> bool | None:
-    """Whether a DAG run has ended; None: there is no such run."""
-    states = select(DagRun.state).where(DagRun.dag_id == run.dag_id, DagRun.run_id == run.run_id)
-    found = session.execute(states).first()
-    return None if found is None else found[0] in _ENDED
+async def run_has_ended(api: AirflowApi, run: RunKey) -> bool | None:
+    """Return whether a DAG run has ended; None where there is no such run.
+
+    :raises HTTPException: the viewer may not see the run.
+    """
+    found = await api.get(_path_of(run))
+    return None if found is None else found["state"] in _ENDED
 
 
-def newest_runs(dag_ids: Collection[str], session: Session) -> dict[RunKey, bool]:
-    """The newest runs of these DAGs in which an operator has invoked something, and whether each has ended.
+async def newest_runs(api: AirflowApi) -> dict[RunKey, bool]:
+    """Return the newest runs in which an operator invoked something, and whether each has ended.
 
     Operators push the XCom `invocation_id` as soon as there is one; what only the hook has invoked isn't
-    known to the database.
+    known to Airflow. A mapped task is found by its first index.
     """
-    searched = (
-        select(DagRun.id)
-        .where(DagRun.dag_id.in_(dag_ids))
-        .order_by(DagRun.id.desc())
-        .limit(MAX_RUNS_SEARCHED)
-        .subquery()
-    )
-    has_invoked = (
-        select(XComModel.dag_run_id)
-        .where(XComModel.dag_run_id == DagRun.id, XComModel.key == INVOCATION_ID_KEY)
-        .exists()
-    )
-    newest = (
-        select(DagRun.dag_id, DagRun.run_id, DagRun.state)
-        .where(DagRun.id.in_(select(searched.c.id)), has_invoked)
-        .order_by(DagRun.id.desc())
-        .limit(MAX_RUNS)
-    )
-    return {RunKey(dag_id, run_id): state in _ENDED for dag_id, run_id, state in session.execute(newest)}
+    pushed: dict[RunKey, str] = {}
+    for window in WINDOWS:
+        pushed = await _runs_with_invocations(api, window)
+        if len(pushed) >= MAX_RUNS:
+            break
+    newest = sorted(pushed, key=lambda run: pushed[run], reverse=True)[:MAX_RUNS]
+    ended = await _each(newest, partial(run_has_ended, api))
+    return {run: has_ended for run, has_ended in zip(newest, ended, strict=True) if has_ended is not None}
 
 
-def named_connections(runs: Collection[RunKey], session: Session) -> dict[RunKey, list[str]]:
-    """The ids that the runs' tasks had for their field `conn_id` when it was rendered, of whatever type.
+async def _runs_with_invocations(api: AirflowApi, window: timedelta | None) -> dict[RunKey, str]:
+    """Return, for each DAG run of a time window, when a task last pushed an invocation's id."""
+    pushed: dict[RunKey, str] = {}
+    since = {} if window is None else {"run_after_gte": (datetime.now(UTC) - window).isoformat()}
+    for map_index in (-1, 0):
+        for page in range(MAX_PAGES):
+            found = await api.get(
+                f"{_ALL_INSTANCES}/~/xcomEntries",
+                xcom_key=INVOCATION_ID_KEY,
+                map_index=map_index,
+                # Airflow 3.1 and 3.2 ignore it, and sort by DAG.
+                order_by="-run_after",
+                limit=PAGE_SIZE,
+                offset=page * PAGE_SIZE,
+                **since,
+            )
+            entries = found["xcom_entries"] if found else []
+            for entry in entries:
+                run = RunKey(entry["dag_id"], entry["run_id"])
+                pushed[run] = max(pushed.get(run, ""), entry["timestamp"])
+            if len(entries) < PAGE_SIZE:
+                break
+    return pushed
+
+
+async def named_connections(api: AirflowApi, runs: Collection[RunKey]) -> dict[RunKey, list[str]]:
+    """Return the ids that the runs' tasks had for their field `conn_id` when it was rendered, of any type.
 
     Airflow keeps rendered fields of a task's newest runs only (`[core] max_num_rendered_ti_fields_per_task`).
+    Of a mapped task the first instances are read.
     """
-    fields = RenderedTaskInstanceFields
-    conn_id = fields.rendered_fields["conn_id"].as_string()
-    named = (
-        select(fields.dag_id, fields.run_id, conn_id)
-        .where(tuple_(fields.dag_id, fields.run_id).in_([(run.dag_id, run.run_id) for run in runs]))
-        .distinct()
-        .limit(MAX_CONNECTIONS * len(runs))
-    )
     found: dict[RunKey, list[str]] = {}
-    for dag_id, run_id, name in session.execute(named) if runs else ():
-        if name:
-            found.setdefault(RunKey(dag_id, run_id), []).append(name)
-    return found
+    for instance in await _instances(api, {"order_by": "map_index"}, runs):
+        name = instance["rendered_fields"].get("conn_id")
+        run = RunKey(instance["dag_id"], instance["dag_run_id"])
+        if isinstance(name, str) and name and name not in found.setdefault(run, []):
+            found[run].append(name)
+    return {run: names for run, names in found.items() if names}
 
 
-def listed_connections(session: Session) -> dict[str, str]:
-    """The type of each connection of ours that can be listed: in the database, or in the environment.
+async def listed_connections(api: AirflowApi) -> dict[str, str]:
+    """Return the type of each connection of ours that the viewer may list, or that the environment has.
 
     Secrets backends can't be listed; their connections are found where a task names them.
     """
-    stored = (
-        select(Connection.conn_id, Connection.conn_type)
-        .where(Connection.conn_type.in_(PLATFORMS))
-        .order_by(Connection.conn_id)
-        .limit(MAX_CONNECTIONS)
-    )
-    return _from_environment() | {row.conn_id: row.conn_type for row in session.execute(stored)}
+    stored: dict[str, str] = {}
+    for page in range(MAX_PAGES):
+        try:
+            found = await api.get("/connections", limit=PAGE_SIZE, offset=page * PAGE_SIZE)
+        except HTTPException as refusal:
+            if refusal.status_code != 403:
+                raise
+            break  # a viewer who may not list connections still sees those that tasks name
+        entries = found["connections"] if found else []
+        stored |= {
+            each["connection_id"]: each["conn_type"] for each in entries if each["conn_type"] in PLATFORMS
+        }
+        if len(entries) < PAGE_SIZE or len(stored) >= MAX_CONNECTIONS:
+            break
+    return _from_environment() | dict(list(stored.items())[:MAX_CONNECTIONS])
 
 
 def _from_environment() -> dict[str, str]:
@@ -164,22 +201,87 @@ def _type_in(conn_id: str, value: str) -> str:
     return str(connection.conn_type or "")
 
 
-def tries_of(instances: Iterable[TryKey], session: Session) -> dict[TryKey, list[Try]]:
-    """All tries of these task instances, oldest first: the present one, and those that Airflow has put by."""
-    keys = {(key.dag_id, key.run_id, key.task_id, key.map_index) for key in instances}
-    found: dict[TryKey, dict[int, Try]] = {}
-    for table in (TaskInstanceHistory, TaskInstance):
-        name = (table.dag_id, table.run_id, table.task_id, table.map_index)
-        label = table.__table__.c.rendered_map_index
-        rows = (
-            select(*name, table.try_number, table.start_date, table.end_date, label)
-            .where(tuple_(*name).in_(keys))
-            .order_by(table.try_number)
-        )
-        for dag_id, run_id, task_id, index, *of_try in session.execute(rows) if keys else ():
-            made = Try(*of_try)
-            of_one = found.setdefault(TryKey(dag_id, run_id, task_id, index), {})
-            # A try that waits for its retry may stand in both tables, and in one of them without its end.
-            if made.number not in of_one or of_one[made.number].ended is None:
-                of_one[made.number] = made
-    return {key: [tries[number] for number in sorted(tries)] for key, tries in found.items()}
+async def task_instances(api: AirflowApi, keys: Iterable[TryKey]) -> dict[TryKey, Instance]:
+    """Return what Airflow knows of these task instances; those that are too many to read are left out."""
+    wanted = set(keys)
+    runs = {RunKey(key.dag_id, key.run_id) for key in wanted}
+    query = {"task_ids": sorted({key.task_id for key in wanted}), "order_by": "-start_date"}
+    listed = await _instances(api, query, runs)
+    found = {key: _instance(each) for each in listed if (key := _key_of(each)) in wanted}
+    retried = [key for key, instance in found.items() if instance.tries[0].number > 1][:MAX_RETRIED]
+    for key, history in zip(retried, await _each(retried, partial(_history_of, api)), strict=True):
+        # The list has the newest try; the history may lag behind it.
+        tries = {each.number: each for each in (*history, *found[key].tries)}
+        found[key] = replace(found[key], tries=tuple(tries[number] for number in sorted(tries)))
+    return found
+
+
+async def _history_of(api: AirflowApi, key: TryKey) -> list[Try]:
+    # A region and the index in it address a task instance alone.
+    mapped = "" if key.map_index < 0 or key.region_id is not None else f"/{key.map_index}"
+    path = f"{_path_of(RunKey(key.dag_id, key.run_id))}/taskInstances/{_part(key.task_id)}{mapped}/tries"
+    region: dict[str, str | int] = {}
+    if key.region_id is not None and key.region_index is not None:
+        region = {"region_id": key.region_id, "region_index": key.region_index}
+    found = await api.get(path, **region)
+    tries = [_try_of(each) for each in found["task_instances"]] if found else []
+    # A try that waits for its retry may be listed twice, once without its end.
+    return sorted(tries, key=lambda each: each.ended is not None)
+
+
+async def _instances(
+    api: AirflowApi, query: Mapping[str, object], runs: Collection[RunKey]
+) -> list[dict[str, Any]]:
+    """Return the task instances of some DAG runs that a query selects, up to MAX_PAGES pages of them."""
+    if not runs:
+        return []
+    ids = {
+        "dag_ids": sorted({run.dag_id for run in runs}),
+        "dag_run_ids": sorted({run.run_id for run in runs}),
+    }
+    listed: list[dict[str, Any]] = []
+    for page in range(MAX_PAGES):
+        body = {**ids, **query, "page_limit": PAGE_SIZE, "page_offset": page * PAGE_SIZE}
+        found = await api.post(f"{_ALL_INSTANCES}/list", body)
+        instances = found["task_instances"] if found else []
+        listed += instances
+        if len(instances) < PAGE_SIZE:
+            break
+    # Two DAGs may have runs of the same id, of which only one is asked about.
+    return [each for each in listed if RunKey(each["dag_id"], each["dag_run_id"]) in runs]
+
+
+async def _each(items: Iterable[Item], ask: Callable[[Item], Awaitable[Found]]) -> list[Found]:
+    """Ask about each item, a few at a time; return the answers in the items' order."""
+    turns = asyncio.Semaphore(CONCURRENT_REQUESTS)
+
+    async def one(item: Item) -> Found:
+        async with turns:
+            return await ask(item)
+
+    return await asyncio.gather(*(one(item) for item in items))
+
+
+def _path_of(run: RunKey) -> str:
+    return f"/dags/{_part(run.dag_id)}/dagRuns/{_part(run.run_id)}"
+
+
+def _key_of(instance: Mapping[str, Any]) -> TryKey:
+    # Since 3.4 mapped task instances have regions too, which do not tell them apart.
+    region = (instance["region_id"], instance["region_index"]) if instance.get("in_loop") else (None, None)
+    return TryKey(
+        instance["dag_id"], instance["dag_run_id"], instance["task_id"], instance["map_index"], *region
+    )
+
+
+def _try_of(instance: Mapping[str, Any]) -> Try:
+    started, ended = (
+        None if instance[name] is None else datetime.fromisoformat(instance[name])
+        for name in ("start_date", "end_date")
+    )
+    return Try(instance["try_number"], started, ended)
+
+
+def _instance(listed: Mapping[str, Any]) -> Instance:
+    label = listed["rendered_map_index"]
+    return Instance((_try_of(listed),), None if label == str(listed["map_index"]) else label)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from airflow.api_fastapi.app import init_auth_manager
+from airflow.api_fastapi.app import create_app, init_auth_manager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
@@ -19,13 +19,16 @@ from airflow.models.connection import Connection
 from airflow.sdk import DAG
 from airflow.utils import db
 from airflow.utils.session import create_session
+from fastapi import Request
 from fastapi.testclient import TestClient
+from starlette.routing import Mount
 
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.page.app import create_app
-from airflow_invocations.page.platforms import Platforms
+from airflow_invocations.page import app as page_app
+from airflow_invocations.page.airflow_api import AirflowApi
 from airflow_invocations.page.runs import RunKey
+from airflow_invocations.plugin import URL_PREFIX
 
 from ..airflow.conftest import connect_to, script
 
@@ -80,13 +83,14 @@ def stored_connections(database: None) -> Iterator[None]:
 
 @pytest.fixture
 def client(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """A browser at the page, without a login; Airflow's own simple auth manager decides."""
+    """A browser at the page in a whole API server, without a login; Airflow's simple auth manager decides."""
     monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", secrets.token_hex(32))
-    init_auth_manager()
-    platforms = Platforms()
-    with TestClient(create_app(platforms)) as client:
+    server = create_app(apps="core")
+    (mount,) = [route for route in server.routes if isinstance(route, Mount) and route.path == URL_PREFIX]
+    # Airflow keeps one page for the life of its process, and with it what another test's platforms said.
+    mount.app = page_app.create_app()
+    with TestClient(server, base_url=f"http://testserver{URL_PREFIX}") as client:
         yield client
-    platforms.close()
 
 
 @pytest.fixture
@@ -95,6 +99,28 @@ def viewer(client: TestClient) -> TestClient:
     user = SimpleAuthManagerUser(username="vera", role="VIEWER")
     client.cookies.set("_token", init_auth_manager().generate_jwt(user))
     return client
+
+
+@pytest.fixture
+def ask(client: TestClient) -> Callable[..., Any]:
+    """Call a coroutine function with the REST API of that server, as somebody with a role."""
+
+    def call(about: Callable[..., Any], *arguments: Any, role: str = "VIEWER") -> Any:
+        token = init_auth_manager().generate_jwt(SimpleAuthManagerUser(username="vera", role=role))
+        scope = {
+            "type": "http", "method": "GET", "scheme": "http", "server": ("testserver", 80), "path": "/",
+            "query_string": b"", "headers": [(b"authorization", f"Bearer {token}".encode())],
+            "airflow_invocations.parent": client.app,
+        }  # fmt: skip
+
+        async def with_api() -> Any:
+            async with AirflowApi(Request(scope)) as api:
+                return await about(api, *arguments)
+
+        assert client.portal is not None
+        return client.portal.call(with_api)
+
+    return call
 
 
 @pytest.fixture

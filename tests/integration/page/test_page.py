@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from airflow.models.taskinstance import TaskInstance
-from airflow.models.taskinstancehistory import TaskInstanceHistory
+from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.session import create_session
 from fastapi.testclient import TestClient
 from sqlalchemy import select
@@ -32,59 +31,60 @@ def invocations_in(shown: str) -> list[str]:
     return re.findall(r'data-id="(\w+)"', shown)
 
 
-class TestWhatTheDatabaseKnows:
-    def test_runs_that_have_invoked_and_the_connections_that_they_named(self, run_dag: RunDag) -> None:
+class TestWhatAirflowKnows:
+    def test_runs_that_have_invoked_and_the_connections_that_they_named(
+        self, run_dag: RunDag, ask: Callable[..., Any]
+    ) -> None:
         run = run_dag("true", conn_id="{{ 'roboto_' + 'default' }}")
-        with create_session(scoped=False) as session:
-            assert runs.run_has_ended(run, session) is True
-            assert runs.run_has_ended(RunKey(run.dag_id, "none"), session) is None
-            assert runs.newest_runs({run.dag_id}, session) == {run: True}
-            assert runs.newest_runs({"another"}, session) == {}
-            assert runs.newest_runs(set(), session) == {}
-            assert runs.named_connections([run], session) == {run: ["roboto_default"]}
-            assert runs.named_connections([], session) == {}
+        assert ask(runs.run_has_ended, run) is True
+        assert ask(runs.run_has_ended, RunKey(run.dag_id, "none")) is None
+        assert ask(runs.newest_runs)[run] is True
+        assert ask(runs.named_connections, [run]) == {run: ["roboto_default"]}
+        assert ask(runs.named_connections, []) == {}
 
     def test_the_newest_come_first_and_no_more_than_fit(
-        self, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+        self, run_dag: RunDag, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first, second = run_dag("true"), run_dag("true")
-        both = {first.dag_id, second.dag_id}
-        with create_session(scoped=False) as session:
-            assert list(runs.newest_runs(both, session)) == [second, first]
-            monkeypatch.setattr(runs, "MAX_RUNS", 1)
-            assert list(runs.newest_runs(both, session)) == [second]
-            monkeypatch.setattr(runs, "MAX_RUNS_SEARCHED", 0)
-            assert list(runs.newest_runs(both, session)) == []
+        assert list(ask(runs.newest_runs))[:2] == [second, first]
+        monkeypatch.setattr(runs, "MAX_RUNS", 1)
+        assert list(ask(runs.newest_runs)) == [second]
 
     def test_connections_that_can_be_listed(
-        self, stored_connections: None, hook: RobotoHook, environment: Callable[..., None]
+        self,
+        stored_connections: None,
+        hook: RobotoHook,
+        environment: Callable[..., None],
+        ask: Callable[..., Any],
     ) -> None:
         environment("by_uri", "roboto://:s3cret@127.0.0.1:9")
         environment("other", {"conn_type": "http", "host": "x"})
         environment("broken", "{not json")
         environment("_team___x", {"conn_type": "roboto"})
-        with create_session(scoped=False) as session:
-            listed = runs.listed_connections(session)
-        assert listed == dict.fromkeys(("roboto_default", "by_uri", "stored"), "roboto")
+        in_environment = dict.fromkeys(("roboto_default", "by_uri"), "roboto")
+        assert ask(runs.listed_connections, role="ADMIN") == {**in_environment, "stored": "roboto"}
+        assert ask(runs.listed_connections, role="VIEWER") == in_environment
 
-    def test_tries_those_that_were_put_by_too(self, run_dag: RunDag) -> None:
+    def test_tries_of_a_task_that_was_cleared_too(self, run_dag: RunDag, ask: Callable[..., Any]) -> None:
         run = run_dag("true")
         key = TryKey(run.dag_id, run.run_id, "ask", -1)
+        (first,) = ask(runs.task_instances, [key])[key].tries
+        assert first.number == 1
+        assert first.began is not None
+        assert first.ended is not None
+        assert first.began < first.ended
+        assert ask(runs.task_instances, []) == {}
         with create_session(scoped=False) as session:
-            (first,) = runs.tries_of([key], session)[key]
-            assert first.number == 1
-            assert first.began is not None
-            assert first.ended is not None
-            assert first.began < first.ended
-            assert runs.tries_of([], session) == {}
             task = session.scalar(select(TaskInstance).where(TaskInstance.run_id == run.run_id))
             assert task is not None
-            TaskInstanceHistory.record_ti(task, session=session)
-            task.try_number, task.end_date = 2, None
+            clear_task_instances([task], session)
             session.flush()
-            tries = runs.tries_of([key], session)[key]
-            assert [each.number for each in tries] == [1, 2]
-            assert [each.ended for each in tries] == [first.ended, None]
+            task.try_number = 2
+            task.start_date = first.ended
+            task.end_date = None
+        tries = ask(runs.task_instances, [key])[key].tries
+        assert [each.number for each in tries] == [1, 2]
+        assert [each.ended for each in tries] == [first.ended, None]
 
 
 class TestThePage:

@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from airflow.api_fastapi import app as airflow_app
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.models.dag import DagModel
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
 
 from airflow_invocations.compat import VERSION
@@ -28,9 +28,8 @@ from airflow_invocations.model import (
     LogRecord,
 )
 from airflow_invocations.page import app as page_app
-from airflow_invocations.page import runs
 from airflow_invocations.page.platforms import Platforms
-from airflow_invocations.page.runs import RunKey, Try, TryKey
+from airflow_invocations.page.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.platform import Capabilities, NotFoundError
 
 from ..platform.test_roboto import INVOCATION
@@ -136,7 +135,7 @@ class FakePlatform:
 
 
 class World:
-    """Connections by id, and everything that Airflow's database would know."""
+    """Connections by id, and everything that Airflow's REST API would say."""
 
     def __init__(self) -> None:
         self.platforms: dict[str, FakePlatform] = {}
@@ -146,8 +145,9 @@ class World:
         #: The DAG runs that there are, and whether each has ended.
         self.runs: dict[RunKey, bool] = {RUN: False}
         self.named: dict[RunKey, list[str]] = {}
-        self.listed: dict[str, str] = {}
-        self.tries: dict[TryKey, list[Try]] = {}
+        #: None: the viewer may not list connections.
+        self.listed: dict[str, str] | None = {}
+        self.instances: dict[TryKey, Instance] = {}
 
     def connect(self, conn_id: str, *records: InvocationRecord, kind: str = "roboto") -> FakePlatform:
         """A connection that RUN's tasks name."""
@@ -233,22 +233,98 @@ def auth(monkeypatch: pytest.MonkeyPatch) -> Auth:
     return auth
 
 
+def _instance_json(key: TryKey, made: Try, label: str | None, conn_id: str | None) -> dict[str, Any]:
+    """A task instance as Airflow's API has it, as far as the page reads it."""
+    return {
+        "dag_id": key.dag_id,
+        "dag_run_id": key.run_id,
+        "task_id": key.task_id,
+        "map_index": key.map_index,
+        "in_loop": key.region_id is not None,
+        "region_id": key.region_id,
+        "region_index": key.region_index,
+        "try_number": made.number,
+        "start_date": made.began and made.began.isoformat(),
+        "end_date": made.ended and made.ended.isoformat(),
+        "rendered_map_index": label,
+        "rendered_fields": {} if conn_id is None else {"conn_id": conn_id},
+    }
+
+
+def airflow_of(world: World, auth: Auth) -> FastAPI:
+    """An API server with the routes that the page asks, each with the asker's own rights."""
+    airflow = FastAPI()
+
+    async def readable(request: Request) -> set[str]:
+        token = request.cookies.get("_token") or request.headers.get("authorization", "")[len("Bearer ") :]
+        return (await auth.get_user_from_token(token)).dags
+
+    readers = Depends(readable)
+
+    @airflow.get("/api/v2/dags/~/dagRuns/~/taskInstances/~/xcomEntries")
+    def xcoms(xcom_key: str, map_index: int, dags: set[str] = readers) -> dict[str, Any]:
+        assert xcom_key == "invocation_id"
+        runs = [run for run in world.runs if run.dag_id in dags and map_index == -1]
+        entries = [
+            {"dag_id": run.dag_id, "run_id": run.run_id, "timestamp": at(number).isoformat()}
+            for number, run in enumerate(runs)
+        ]
+        return {"xcom_entries": entries}
+
+    @airflow.post("/api/v2/dags/~/dagRuns/~/taskInstances/list")
+    async def instances(request: Request, dags: set[str] = readers) -> dict[str, Any]:
+        body = await request.json()
+        listed = [
+            _instance_json(TryKey(run.dag_id, run.run_id, f"task_{name}", -1), Try(1, None, None), None, name)
+            for run, names in world.named.items()
+            for name in names
+        ]
+        listed += [
+            _instance_json(key, instance.tries[-1], instance.label, None)
+            for key, instance in world.instances.items()
+        ]
+        wanted = [
+            each
+            for each in listed
+            if each["dag_id"] in {*body["dag_ids"]} & dags
+            and each["dag_run_id"] in body["dag_run_ids"]
+            and each["task_id"] in body.get("task_ids", [each["task_id"]])
+        ]
+        begin = body["page_offset"]
+        return {"task_instances": wanted[begin : begin + body["page_limit"]]}
+
+    @airflow.get("/api/v2/connections")
+    def connections(dags: set[str] = readers) -> dict[str, Any]:
+        if world.listed is None:
+            raise HTTPException(403)
+        return {
+            "connections": [{"connection_id": name, "conn_type": kind} for name, kind in world.listed.items()]
+        }
+
+    @airflow.get("/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/tries")
+    def tries(dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        key = TryKey(dag_id, run_id, task_id, -1)
+        return {
+            "task_instances": [_instance_json(key, each, None, None) for each in world.instances[key].tries]
+        }
+
+    @airflow.get("/api/v2/dags/{dag_id}/dagRuns/{run_id:path}")
+    def dag_run(dag_id: str, run_id: str, dags: set[str] = readers) -> dict[str, Any]:
+        if dag_id not in dags:
+            raise HTTPException(403)
+        if RunKey(dag_id, run_id) not in world.runs:
+            raise HTTPException(404)
+        return {"state": "success" if world.runs[RunKey(dag_id, run_id)] else "running"}
+
+    return airflow
+
+
 @pytest.fixture
-def client(
-    world: World, platforms: Platforms, auth: Auth, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TestClient]:
-    """A browser without a login, at an Airflow whose database is the world's."""
-    monkeypatch.setattr(page_app, "create_session", lambda scoped: nullcontext())
-    monkeypatch.setattr(runs, "run_has_ended", lambda run, _: world.runs.get(run))
-    monkeypatch.setattr(
-        runs, "newest_runs", lambda dag_ids, _: {k: v for k, v in world.runs.items() if k.dag_id in dag_ids}
-    )
-    monkeypatch.setattr(
-        runs, "named_connections", lambda of, _: {k: v for k, v in world.named.items() if k in of}
-    )
-    monkeypatch.setattr(runs, "listed_connections", lambda _: world.listed)
-    monkeypatch.setattr(runs, "tries_of", lambda keys, _: {k: v for k, v in world.tries.items() if k in keys})
-    with TestClient(page_app.create_app(platforms)) as client:
+def client(world: World, platforms: Platforms, auth: Auth) -> Iterator[TestClient]:
+    """A browser without a login, at the page of an Airflow that knows what the world says."""
+    airflow = airflow_of(world, auth)
+    airflow.mount("/invocations", page_app.create_app(platforms))
+    with TestClient(airflow, base_url="http://testserver/invocations") as client:
         yield client
 
 

@@ -13,7 +13,7 @@ from airflow.sdk.log import mask_secret
 from fastapi.testclient import TestClient
 
 from airflow_invocations.page import app as page_app
-from airflow_invocations.page.runs import RunKey, Try, TryKey
+from airflow_invocations.page.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.platform import UnavailableError
 
 from .conftest import RUN, Auth, Person, S, World, at, page_of, record
@@ -114,6 +114,37 @@ class TestWhoIsLetIn:
         refused = {path for path in ROUTES if ada.get(path, params=ROUTES[path]).status_code == 403}
         assert refused == paths
 
+    def test_a_detail_holds_an_action_s_last_line_so_only_readers_of_logs_see_it(
+        self, ada: TestClient, auth: Auth, one: World
+    ) -> None:
+        steps = ((S.Queued, 1), (S.Processing, 3), (S.Failed, 63))
+        one.platforms["c"].records = [record(steps=steps, detail="exit code 1: no such topic")]
+        shown = ("/", "/rows", "/run", "/run/rows", "/facts")
+        assert [path for path in shown if "no such topic" in ada.get(path, params=ROUTES[path]).text] == [
+            *shown
+        ]
+        auth.people["ada"] = Person({"fleet"}, may_not=frozenset({DagAccessEntity.TASK_LOGS}))
+        for path in shown:
+            answer = ada.get(path, params=ROUTES[path])
+            assert "Failed" in answer.text
+            assert "no such topic" not in answer.text
+
+    def test_a_viewer_who_may_not_list_connections_sees_what_tasks_name(
+        self, ada: TestClient, one: World
+    ) -> None:
+        one.connect("of_a_hook", record("iv_2"))
+        one.named[RUN] = ["c"]
+        one.listed = {"of_a_hook": "roboto"}
+        assert 'data-id="iv_2"' in ada.get("/run/rows", params=OF_RUN).text
+        one.listed = None
+        shown = ada.get("/run/rows", params=OF_RUN).text
+        assert 'data-id="iv_1"' in shown
+        assert 'data-id="iv_2"' not in shown
+        assert (
+            ada.get("/facts", params={**ONE, "conn_id": "of_a_hook", "invocation_id": "iv_2"}).status_code
+            == 404
+        )
+
     @pytest.mark.parametrize("path", ROUTES)
     def test_who_may_see_no_plugins_sees_nothing(
         self, ada: TestClient, auth: Auth, one: World, path: str
@@ -141,15 +172,16 @@ class TestWhatIsShown:
 
     def test_a_row(self, ada: TestClient, world: World) -> None:
         steps = ((S.Queued, 1), (S.Processing, 3), (S.Completed, 63))
-        world.connect("c", record(steps=steps, map_index=4, task_id="the task", try_number=2))
-        world.tries[TryKey(RUN.dag_id, RUN.run_id, "the task", 4)] = [Try(2, at(0), at(70), "a.csv")]
+        world.connect("c", record(steps=steps, map_index=4, task_id="the task"))
+        key = TryKey(RUN.dag_id, RUN.run_id, "the task", 4)
+        world.instances[key] = Instance((Try(1, at(0), at(70)),), "a.csv")
         shown = ada.get("/run/rows", params=OF_RUN).text
         assert 'data-status="Completed"' in shown
         assert (
             "../dags/fleet/runs/manual__2026-01-31T12%3A00%3A00%2B00%3A00/tasks/the%20task/mapped/4" in shown
         )
         assert "the task [4]" in shown
-        assert "a.csv, try 2" in shown
+        assert "a.csv, try 1" in shown
         assert re.findall(r'data-seconds="([\d.]+)"', shown) == ["60.0", "10.0"]
         assert "going" not in shown
         assert "Roboto (invocation API)" in shown
@@ -157,11 +189,39 @@ class TestWhatIsShown:
 
     def test_a_row_names_the_iteration_of_a_loop(self, ada: TestClient, world: World) -> None:
         region = {"iteration": 2, "region_id": "01999999-0000-7000-8000-00000000000a", "region_index": 2}
-        world.connect("c", record(asked_in=region))
+        world.connect(
+            "c", record(asked_in=region, steps=((S.Queued, 1), (S.Processing, 3), (S.Completed, 63)))
+        )
+        for index, end in ((1, 999), (2, 70), (3, 888)):
+            key = TryKey(RUN.dag_id, RUN.run_id, "ask", -1, region["region_id"], index)
+            world.instances[key] = Instance((Try(1, at(0), at(end)),))
         shown = ada.get("/run/rows", params=OF_RUN).text
         assert "ask, iteration 2" in shown
+        assert re.findall(r'data-seconds="([\d.]+)"', shown) == ["60.0", "10.0"]
         address = "/tasks/ask?region_id=01999999-0000-7000-8000-00000000000a&amp;region_index=2"
         assert address in shown
+
+    def test_a_retried_task_keeps_its_name_and_waited_from_its_first_try_on(
+        self, ada: TestClient, world: World
+    ) -> None:
+        steps = ((S.Queued, 1), (S.Processing, 3), (S.Completed, 63))
+        world.connect("c", record(steps=steps, task_id="ask"))
+        key = TryKey(RUN.dag_id, RUN.run_id, "ask", -1)
+        world.instances[key] = Instance((Try(1, at(0), at(20)), Try(2, at(50), at(75))), "rec-27.mcap")
+        for path, about in (("/rows", {}), ("/run/rows", OF_RUN)):
+            shown = ada.get(path, params=about).text
+            assert "rec-27.mcap" in shown
+            assert re.findall(r'data-seconds="([\d.]+)"', shown) == ["60.0", "15.0"]
+
+    def test_a_platform_that_does_not_answer_is_named_where_the_rows_would_be(
+        self, ada: TestClient, world: World
+    ) -> None:
+        world.connect("down").error = UnavailableError("down")
+        for path, about in (("/rows", {}), ("/run/rows", OF_RUN)):
+            shown = ada.get(path, params=about).text
+            assert "The platform of connection down is out of reach." in shown
+            assert "invoked nothing" not in shown
+            assert "has invoked anything" not in shown
 
     def test_one_that_goes_on_grows(self, ada: TestClient, world: World) -> None:
         world.connect("c", record())

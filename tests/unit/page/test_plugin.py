@@ -59,7 +59,7 @@ def test_a_task_pays_next_to_nothing_for_it() -> None:
 
 
 def test_its_views_are_what_the_ui_takes() -> None:
-    nav, of_run = (ExternalViewResponse.model_validate(view) for view in InvocationsPlugin.external_views)
+    nav, of_run = (ExternalViewResponse.model_validate(view) for view in InvocationsPlugin().external_views)
     assert (nav.destination, of_run.destination) == ("nav", "dag_run")
     assert nav.url_route != of_run.url_route  # the UI finds a view by nothing else
     # Relative, so that they hold under a path of [api] base_url; with the slash that Airflow's mount needs.
@@ -82,5 +82,7 @@ def test_an_airflow_that_lacks_something_starts_without_the_page(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delattr(page_app, "create_app")
-    assert InvocationsPlugin().fastapi_apps == []
-    assert "there is no page of invocations" in caplog.text
+    plugin = InvocationsPlugin()
+    assert plugin.fastapi_apps == []
+    assert plugin.external_views == []  # an entry in the navigation would lead nowhere
+    assert "Could not import the page of invocations" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_invocations.page.platforms import Found, found_of
 from airflow_invocations.page.rows import Span, key_of, rows_of
-from airflow_invocations.page.runs import Try
+from airflow_invocations.page.runs import Instance, Try
 
 from .conftest import FakePlatform, S, at, record
 
@@ -56,7 +56,7 @@ def test_a_row(
 ) -> None:
     each = found(steps=steps)
     of_it = [Try(number, *(None if t is None else at(t) for t in times)) for number, *times in tries]
-    (row,) = rows_of([each], {key_of(each): of_it})
+    (row,) = rows_of([each], {key_of(each): Instance(tuple(of_it))})
     assert (row.ran, row.waited) == (ran, waited)
 
 
@@ -67,7 +67,7 @@ def test_an_invocation_has_the_tries_up_to_the_one_that_asked_anew() -> None:
     )
     other = found(invocation_id="iv_3", task_id="other", try_number=2)
     tries = [Try(1, at(0), at(5)), Try(2, at(8), at(15)), Try(3, at(99), at(135))]
-    rows = rows_of([second, failed, other], {key_of(failed): tries})
+    rows = rows_of([second, failed, other], {key_of(failed): Instance(tuple(tries))})
     waited = [row.waited for row in rows]
     assert waited == [Span(timedelta(seconds=6)), Span(timedelta(seconds=5)), None]
 

@@ -105,7 +105,8 @@ async function keepTrue() {
     }
     try {
       await look();
-      say("live", "Live");
+      if (platforms.querySelector("[data-state=wrong]")) say("lost", "A platform is out of reach, trying again…");
+      else say("live", "Live");
       wait = isLive ? LIVE : AT_REST;
     } catch (error) {
       if (error instanceof Ended) return say("ended", "Your session has ended: log in to Airflow again.");
