@@ -75,13 +75,16 @@ class TestWhatAirflowKnows:
         assert first.began < first.ended
         assert ask(runs.task_instances, []) == {}
         with create_session(scoped=False) as session:
-            task = session.scalar(select(TaskInstance).where(TaskInstance.run_id == run.run_id))
-            assert task is not None
-            clear_task_instances([task], session)
+            newest = select(TaskInstance).where(TaskInstance.run_id == run.run_id)
+            cleared = session.scalar(newest)
+            assert cleared is not None
+            clear_task_instances([cleared], session)
             session.flush()
-            task.try_number = 2
-            task.start_date = first.ended
-            task.end_date = None
+            again = session.scalar(newest)  # since 3.4 another row than the one that was cleared
+            assert again is not None
+            again.try_number = 2
+            again.start_date = first.ended
+            again.end_date = None
         tries = ask(runs.task_instances, [key])[key].tries
         assert [each.number for each in tries] == [1, 2]
         assert [each.ended for each in tries] == [first.ended, None]
