@@ -377,7 +377,7 @@ async def time_spawns(folder: Path, count: int) -> list[tuple[float, float]]:
     for _ in range(count):
         bare_one = spawn_bare(folder)
         began = time.perf_counter()
-        process = processes.start(["true"], folder, environment, lambda _: None, lambda _: None)
+        process = processes.start(["true"], folder, environment, lambda _: True, lambda _: True)
         durations.append((bare_one, time.perf_counter() - began))
         await process.exit_code
         await process.last_output(1)

@@ -110,7 +110,7 @@ def _content(path: Path) -> bytes:
                 raise ActionRuntimeException(f"{path} is no file")
             content = file.read(MAX_SIZE + 1)
     except OSError as error:
-        raise ActionRuntimeException(f"{path} can't be read: {error.strerror}") from None
+        raise ActionRuntimeException(f"{path} can't be read: {error.strerror}") from error
     if len(content) > MAX_SIZE:
         raise ActionRuntimeException(f"{path} has more than {MAX_SIZE} bytes")
     return content

@@ -4,12 +4,15 @@
 
 import asyncio
 import datetime
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -28,9 +31,10 @@ from .answers import answered, answered_page
 from .body_limit import BodyLimit
 from .dataset_routes import dataset_routes, file_routes, org_routes, query_routes
 from .datasets import DatasetFiles
-from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError
+from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnavailableError
 from .logs import InvalidCursorError, LogFiles
 from .metrics import CountRequests, Metrics
+from .outages import is_outage
 from .page import Sessions, page_routes
 from .requests import (
     MAX_IDS,
@@ -52,11 +56,16 @@ from .times import microseconds
 from .tokens import Tokens
 from .watching import Watch, Watches
 
+#: Seconds after which a client may ask again during an outage.
+RETRY_AFTER = 2
+
 Json = dict[str, Any]
 ActionName = Annotated[str, Path(max_length=256)]
 InvocationId = Annotated[str, Path(max_length=64)]
 WatchId = Annotated[str, Path(max_length=64)]
 Allows = Callable[[Role], Any]
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -82,6 +91,8 @@ def create_app(
     app.add_exception_handler(InvalidCursorError, _cursor_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(StarletteHTTPException, _http_error)
+    for outage in (OSError, MemoryError, OperationalError, PoolTimeoutError):
+        app.add_exception_handler(outage, _outage)
     app.add_exception_handler(Exception, _internal_error)
 
     sessions = Sessions()
@@ -321,6 +332,8 @@ def _probe_routes(store: Store, metrics: Metrics) -> APIRouter:
 
 def _answer(error: ApiError) -> JSONResponse:
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, UnauthorizedError) else None
+    if isinstance(error, UnavailableError):
+        headers = {"Retry-After": str(RETRY_AFTER)}
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
@@ -345,6 +358,13 @@ def _http_error(_: Request, error: Exception) -> JSONResponse:
         return _answer(NotFoundError("there is no such endpoint in this service"))
     invalid = InvalidRequestError(str(error.detail))
     return JSONResponse(invalid.body(), status_code=error.status_code, headers=error.headers)
+
+
+def _outage(request: Request, error: Exception) -> JSONResponse:
+    if not is_outage(error):
+        raise error
+    _log.warning("cannot answer %s %s: %s", request.method, request.url.path, error)
+    return _answer(UnavailableError("the service cannot answer for the moment; its own log has the reason"))
 
 
 def _internal_error(_: Request, __: Exception) -> JSONResponse:

@@ -16,6 +16,7 @@ from .errors import InvalidRequestError, NotFoundError, UnavailableError
 from .file_patterns import FilePatterns, PatternError
 from .folders import Folder, parts_of
 from .left_out import Kind, LeftOut, summary
+from .outages import is_outage
 from .roboql import read_roboql
 from .store import Store
 
@@ -255,6 +256,8 @@ def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_outage(error):
+            raise
         raise UnavailableError(f"{what} can't be read: {error.strerror}: {error.filename}") from None
 
 

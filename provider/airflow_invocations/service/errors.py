@@ -70,7 +70,7 @@ class UnsupportedError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """Something that this service needs can't be had now: a disk, say. It may work later."""
+    """Something that the service needs cannot be had for now, such as a disk; it may work later."""
 
     code = "RobotoServiceUnavailableException"
     status = 503

@@ -7,10 +7,12 @@ Lines are split when they are read, so that keeping up with an action costs a wr
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +36,8 @@ _MARK = 0xA10F
 _MAX_PAYLOAD = 3 * MAX_LINE
 _PROCESSES = tuple(LogProcess)
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})")
+
+_log = logging.getLogger(__name__)
 
 
 class InvalidCursorError(ValueError):
@@ -168,11 +172,18 @@ def _frames(file: BinaryIO, offset: int) -> Iterator[_Frame]:
 
 
 class LogWriter:
-    """Appends to one log file. Use `stream` once for each pipe that lines come from, then `close`."""
+    """Appends to one log file. Use `stream` once for each pipe that lines come from, then `close`.
+
+    What the disk refuses waits in memory, in order, until `flush` finds room for it: nothing is left out, and
+    whoever feeds the streams should stop until then.
+    """
 
     def __init__(self, path: Path, grew: Callable[[int], None] = lambda _: None) -> None:
         self._grew = grew
         self._file = path.open("ab+", buffering=0)
+        #: Frames that aren't written yet, each with the size of its lines.
+        self._waiting: deque[tuple[bytes, int]] = deque()
+        self._refused = False
         self._end = 0
         with contextlib.suppress(InvalidCursorError):  # zeros, say, that a power cut left at the end
             for frame in _frames(self._file, 0):
@@ -190,13 +201,33 @@ class LogWriter:
         stream.finish()
 
     def append(self, process: LogProcess, payload: bytes, part_of: int) -> None:
-        """Append one frame: whole lines, or a part of the long line that began at `part_of`.
-
-        Raises:
-            OSError: it can't be written; then none of it is.
-        """
+        """Append one frame: whole lines, or a part of the long line that began at `part_of`."""
         now = time.time_ns() // 1000
         frame = _HEADER.pack(_MARK, len(payload), now, _PROCESSES.index(process), part_of) + payload
+        self._waiting.append((frame, len(payload)))
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what waits; False if the disk takes no more, and something waits still."""
+        try:
+            self.write_waiting()
+        except OSError as error:
+            if not self._refused:
+                _log.warning("cannot write %s: %s; trying again until it can", self._file.name, error)
+            self._refused = True
+            return False
+        self._refused = False
+        return True
+
+    def write_waiting(self) -> None:
+        """Write what waits. Raises OSError if the disk takes no more, and something waits still."""
+        while self._waiting:
+            frame, size = self._waiting[0]
+            self._write(frame)
+            self._waiting.popleft()
+            self._grew(size)
+
+    def _write(self, frame: bytes) -> None:
         written = 0
         try:
             while written < len(frame):  # a disk that is nearly full takes less than it is given
@@ -205,14 +236,13 @@ class LogWriter:
             self._file.truncate(self._end)
             raise
         self._end += len(frame)
-        self._grew(len(payload))
 
     def number_for_long_line(self) -> int:
         """A number that no other long line of this log has: where its first part starts, plus one."""
-        return self._end + 1
+        return self._end + sum(len(frame) for frame, _ in self._waiting) + 1
 
     def close(self) -> None:
-        """Close the file; the streams must have been finished."""
+        """Close the file; the streams must have been finished, and what still waits is lost."""
         self._file.close()
 
 
@@ -228,10 +258,14 @@ class LineStream:
         #: The last line that isn't blank, as far as it is known; at most MAX_LINE bytes of it.
         self.last_line = b""
 
-    def feed(self, data: bytes) -> None:
-        """Take the next piece."""
+    def feed(self, data: bytes) -> bool:
+        """Take the next piece; False if it waits in memory, as the disk takes no more for now.
+
+        An empty piece only tries to write what waits.
+        """
         for start in range(0, len(data), MAX_LINE):
             self._take(data[start : start + MAX_LINE])
+        return self._writer.flush()
 
     def _take(self, data: bytes) -> None:
         data = self._tail + data

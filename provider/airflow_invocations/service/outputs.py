@@ -13,6 +13,7 @@ from ..runtime.exceptions import ActionRuntimeException
 from ..runtime.prepare import InvocationPaths
 from .datasets import DatasetFiles
 from .errors import ApiError
+from .outages import is_outage
 
 
 class UploadError(Exception):
@@ -48,12 +49,15 @@ def upload(
 
     Raises:
         UploadError: something can't be read or written; nothing that was noted is applied then.
+        OSError, SQLAlchemyError: an outage; the whole upload may be repeated.
     """
     try:
         files = _outputs(paths.output_dir)
         noted = read_file_changesets(paths.file_changeset_file)
         of_dataset = read_dataset_changeset(paths.dataset_changeset_file)
     except ActionRuntimeException as error:
+        if is_outage(error.__cause__):
+            raise error.__cause__ from None
         raise UploadError(str(error)) from None
     dataset_id = destination_of(record)
     if dataset_id is None:
@@ -84,6 +88,8 @@ def _put(write: Callable[[], None], path: str) -> None:
     try:
         write()
     except OSError as error:
+        if is_outage(error):
+            raise
         raise UploadError(f"output {path!r} can't be uploaded: {error.strerror}") from None
     except ValueError as error:
         raise UploadError(str(error)) from None
@@ -113,4 +119,6 @@ def _outputs(folder: Path) -> dict[str, Path]:
 
 
 def _refuse_unreadable(error: OSError) -> None:
+    if is_outage(error):
+        raise error
     raise UploadError(f"output {error.filename} can't be read: {error.strerror}")

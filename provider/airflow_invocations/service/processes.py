@@ -8,11 +8,18 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import psutil
+
+from .outages import is_outage, pause_after
+
+#: Takes what a process wrote; answers False while it can keep no more.
+Feed = Callable[[bytes], bool]
+
+_T = TypeVar("_T")
 
 #: Seconds by which two readings of one process's start may differ.
 _SAME_START = 1.0
@@ -28,16 +35,16 @@ class Process:
     the last pipe is closed: a child that the process leaves behind in the background holds them open.
     """
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], out: Callable[[bytes], None], err: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], out: Feed, err: Feed) -> None:
         self._loop = asyncio.get_running_loop()
-        #: Negative: the signal that ended it. An OSError instead: what it wrote could not be kept.
+        #: Negative: the signal that ended it.
         self.exit_code: asyncio.Future[int] = self._loop.create_future()
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._pipes_closed: asyncio.Future[None] = self._loop.create_future()
         self._process = process
         self._pipes: set[IO[bytes]] = set()
+        #: Pipes that aren't read for now, as nothing more can be kept.
+        self._held: set[IO[bytes]] = set()
         for pipe, feed in ((process.stdout, out), (process.stderr, err)):
             if pipe is not None:
                 self._pipes.add(pipe)
@@ -55,9 +62,14 @@ class Process:
         """Its process id, and its group's."""
         return self._process.pid
 
-    async def last_output(self, patience: float) -> None:
-        """Once its group is gone: wait until its pipes are closed, at most `patience` seconds."""
+    async def last_output(self, patience: float, give_up: asyncio.Event | None = None) -> None:
+        """Once its group is gone: wait until its pipes are closed, at most `patience` seconds.
+
+        While what it wrote cannot be kept, the wait goes on until it can, or until `give_up` is set.
+        """
         await asyncio.wait({self._pipes_closed}, timeout=patience)
+        while self._held and not (give_up is not None and give_up.is_set()):
+            await asyncio.wait({self._pipes_closed}, timeout=patience)
         await self._exited
         for pipe in tuple(self._pipes):
             self._close(pipe)
@@ -74,10 +86,9 @@ class Process:
 
     def _ended(self, code: int) -> None:
         self._exited.set_result(None)
-        if not self.exit_code.done():
-            self.exit_code.set_result(code)
+        self.exit_code.set_result(code)
 
-    def _read(self, pipe: IO[bytes], feed: Callable[[bytes], None]) -> None:
+    def _read(self, pipe: IO[bytes], feed: Feed) -> None:
         try:
             data = os.read(pipe.fileno(), _CHUNK)
         except BlockingIOError:
@@ -85,14 +96,25 @@ class Process:
         if not data:
             self._close(pipe)
             return
-        try:
-            feed(data)
-        except OSError as error:
-            if not self.exit_code.done():
-                self.exit_code.set_exception(error)
+        if not feed(data):
+            # The process waits at its full pipe, as at a disk that is full for itself.
+            self._loop.remove_reader(pipe)
+            self._held.add(pipe)
+            self._loop.call_later(pause_after(1), self._feed_again, pipe, feed, 1)
+
+    def _feed_again(self, pipe: IO[bytes], feed: Feed, failures: int) -> None:
+        if pipe not in self._held:
+            return
+        if feed(b""):
+            self._held.remove(pipe)
+            self._loop.add_reader(pipe, self._read, pipe, feed)
+        else:
+            failures += 1
+            self._loop.call_later(pause_after(failures), self._feed_again, pipe, feed, failures)
 
     def _close(self, pipe: IO[bytes]) -> None:
         self._loop.remove_reader(pipe)
+        self._held.discard(pipe)
         pipe.close()
         self._pipes.remove(pipe)
         if not self._pipes and not self._pipes_closed.done():
@@ -103,10 +125,12 @@ def start(
     command: Sequence[str],
     folder: Path,
     environment: Mapping[str, str],
-    out: Callable[[bytes], None],
-    err: Callable[[bytes], None],
+    out: Feed,
+    err: Feed,
 ) -> Process:
     """Start a process in `folder`, with nothing but `environment`; `out` and `err` are fed what it writes.
+
+    A feed that answers False is given no more until it takes an empty piece and answers True.
 
     The running event loop follows it.
 
@@ -114,19 +138,25 @@ def start(
         OSError: it can't be started.
         ValueError: the command or the environment has something in it that no process can be given.
     """
-    return Process(
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=environment,
-            start_new_session=True,
-        ),
-        out,
-        err,
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
     )
+    try:
+        return Process(process, out, err)
+    except BaseException:
+        send(process.pid, signal.SIGKILL)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                asyncio.get_running_loop().remove_reader(pipe)
+                pipe.close()
+        process.wait()
+        raise
 
 
 def began(pid: int) -> float | None:
@@ -172,7 +202,7 @@ async def end_marked(variable: str, values: Collection[str]) -> None:
     That finds what no group leads to: what was started in the instant before its group was recorded, and
     what has left its group.
     """
-    while strays := await asyncio.to_thread(_marked, variable, values):
+    while strays := await _repeated(lambda: asyncio.to_thread(_marked, variable, values)):
         for stray in strays:
             with contextlib.suppress(psutil.NoSuchProcess):
                 stray.kill()
@@ -186,19 +216,36 @@ def _marked(variable: str, values: Collection[str]) -> list[psutil.Process]:
 def _environment(process: psutil.Process) -> Mapping[str, str]:
     try:
         return process.environ() if _is_running(process) else {}
-    except (psutil.Error, OSError):  # gone, or somebody else's
+    except psutil.Error:  # gone, or another user's
+        return {}
+    except OSError as error:
+        if is_outage(error):  # it may be marked, and could not be looked at
+            raise
         return {}
 
 
 async def _gone(group: int) -> None:
     # No system call waits for a process group to be empty, so this looks, a little less often each time.
     pause = 0.01
-    while _lives(group):
+    while await _repeated(lambda: _lives(group)):
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, 0.25)
 
 
-def _lives(group: int) -> bool:
+async def _repeated(look: Callable[[], Awaitable[_T]]) -> _T:
+    """What `look` answers, once there are descriptors and memory to look with."""
+    failures = 0
+    while True:
+        try:
+            return await look()
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not is_outage(error):
+                raise
+            failures += 1
+            await asyncio.sleep(pause_after(failures))
+
+
+async def _lives(group: int) -> bool:
     if not send(group, 0):
         return False
     # Zombies take signals too, so what is left must be looked at.

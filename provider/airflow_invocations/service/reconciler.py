@@ -7,11 +7,12 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ..model import MAX_PAGE_SIZE
 from . import processes
 from .errors import ConditionError, NotFoundError
+from .outages import log_failure
 from .settings import ServiceSettings
 from .store import ID_PREFIX, LeftOver, Store
 from .times import now
@@ -43,16 +44,25 @@ class Reconciler:
 
     :param store: the repository.
     :param runner: the id of the one runner that is alive for certain: this process's own.
+    :param claims: the invocations that this runner works on now.
     :param stop: asks that runner to look whether an invocation is to be stopped.
     :param settings: where workspaces are, and how long they are kept.
     """
 
     def __init__(
-        self, store: Store, runner: str, stop: Callable[[str], None], settings: ServiceSettings
+        self,
+        store: Store,
+        runner: str,
+        claims: Callable[[], Collection[str]],
+        stop: Callable[[str], None],
+        settings: ServiceSettings,
     ) -> None:
         self._store = store
         self._runner = runner
+        self._claims = claims
         self._stop = stop
+        #: What the runner owned at the last round without working on it, as just before it begins.
+        self._idle: set[str] = set()
         self._settings = settings
         self._next_cleaning = 0.0
 
@@ -67,12 +77,13 @@ class Reconciler:
             try:
                 await self.round()
             except Exception:
-                _log.exception("a round of the reconciler failed; the next one is in %s s", INTERVAL)
+                log_failure(_log, "a round of the reconciler failed; the next one is in %s s", INTERVAL)
 
     async def round(self) -> None:
         """Take what runners without a heartbeat own, and try the aborts that are due."""
         dead_since = now() - int(DEAD_AFTER * _SECOND)
         await self._take(await asyncio.to_thread(self._store.left_over, [self._runner], dead_since))
+        await self._take(await self._lost())
         for pending in await asyncio.to_thread(self._store.pending_aborts, now()):
             longest = min(ABORT_CAP, ABORT_BASE * 2 ** min(pending.attempts, 30))
             again_at = now() + int(random.uniform(0, longest) * _SECOND)  # noqa: S311
@@ -81,6 +92,15 @@ class Reconciler:
         if time.monotonic() >= self._next_cleaning:
             self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
             await asyncio.to_thread(self._clean)
+
+    async def _lost(self) -> list[LeftOver]:
+        """What this process's own runner owns, and hasn't worked on for a whole round."""
+        owned = await asyncio.to_thread(self._store.owned_by, self._runner)
+        claims = self._claims()
+        idle = [left for left in owned if left.invocation_id not in claims]
+        lost = [left for left in idle if left.invocation_id in self._idle]
+        self._idle = {left.invocation_id for left in idle}
+        return lost
 
     def _clean(self) -> None:
         """Remove the workspaces of invocations that ended long enough ago; any other folder is left alone."""
@@ -98,7 +118,11 @@ class Reconciler:
                 await processes.end_left_over(left.process_group, left.process_began)
         await processes.end_marked(INVOCATION_VARIABLE, {left.invocation_id for left in left_over})
         for left in left_over:
-            detail = "the service ended while this ran"
+            detail = (
+                "the service lost track of this"
+                if left.owner == self._runner
+                else "the service ended while this ran"
+            )
             try:
                 await asyncio.to_thread(
                     self._store.requeue, left.invocation_id, left.owner, detail, lost=True

@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from .catalog import LocalCatalog
 from .datasets import DatasetFiles
 from .errors import ConditionError, InvalidStateTransitionError, NotFoundError
 from .logs import LineStream, LogFiles, LogWriter
+from .outages import is_outage, log_failure, pause_after
 from .outputs import UploadError, upload
 from .reconciler import Reconciler
 from .redaction import Redaction
@@ -37,9 +38,6 @@ HEARTBEAT_INTERVAL = 5.0
 
 #: Seconds between two looks, while files are copied, at whether it is to be stopped.
 LOOK_INTERVAL = 0.5
-
-#: Seconds until something that the database refused is tried again.
-RETRY_PAUSE = 1.0
 
 #: Seconds that output may still come after the process group is gone: somebody else may hold the pipe.
 LAST_OUTPUT = 2.0
@@ -58,7 +56,7 @@ _log = logging.getLogger(__name__)
 Verdict = tuple[InvocationStatus, str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Claim:
     """What this runner knows of an invocation that it owns."""
 
@@ -69,30 +67,57 @@ class _Claim:
     stopping: asyncio.Event
     #: Set when there may be a reason to stop that wasn't there before.
     touched: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Set when an attempt broke for a reason that nobody expected, so that it isn't repeated for ever.
+    lost: bool = False
 
     async def move(self, status: InvocationStatus) -> None:
-        """Set the status. Raises ConditionError if the invocation isn't ours any more."""
-        await asyncio.to_thread(self.store.advance, self.record.invocation_id, status, None, self.owner)
+        """Set the status, as often as that takes. Raises ConditionError if it isn't ours any more."""
 
-    def set_processing(self, pid: int) -> None:
+        def record() -> None:
+            self.store.advance(self.record.invocation_id, status, None, self.owner)
+
+        await self.repeat(f"record that it is {status.name}", record)
+
+    async def set_processing(self, pid: int) -> None:
         """Set the status to Processing, by this process. Raises ConditionError if it isn't ours any more."""
-        self.store.set_processing(self.record.invocation_id, self.owner, pid, processes.began(pid))
+
+        def record() -> None:
+            self.store.set_processing(self.record.invocation_id, self.owner, pid, processes.began(pid))
+
+        await self.repeat("record its process", record)
 
     async def end(self, status: InvocationStatus, detail: str | None) -> None:
-        """Record how it ended, however often that takes: what ended without a record would run again.
+        """Record how it ended, as often as that takes: what ended without a record would run again.
 
         Raises:
             ConditionError: the invocation isn't ours any more.
             InvalidStateTransitionError: it has come to an end already.
         """
+        await self.repeat(f"record that it is {status.name}", lambda: self._record(status, detail))
+
+    async def repeat(self, what: str, call: Callable[[], _T]) -> _T:
+        """What a call in a thread answers, once no outage of the service's own keeps it from answering.
+
+        Pauses between attempts grow up to LONGEST_PAUSE. The outage itself is raised when the service stops.
+        """
+        failures = 0
         while True:
             try:
-                return await asyncio.to_thread(self._record, status, detail)
-            except SQLAlchemyError:
-                _log.exception("could not record that %s is %s", self.record.invocation_id, status)
-                if self.stopping.is_set():
+                return await asyncio.to_thread(call)
+            except Exception as error:
+                if not is_outage(error) or self.stopping.is_set():
                     raise
-                await asyncio.sleep(RETRY_PAUSE)
+                failures += 1
+                pause = pause_after(failures)
+                _log.warning("cannot %s: %s; trying again in %g s", what, error, pause, extra=self.named)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self.stopping.wait()
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What log records say of it."""
+        return {"invocation_id": self.record.invocation_id}
 
     def stopped(self) -> Verdict | None:
         """The verdict that doesn't wait for the action; None: go on."""
@@ -117,14 +142,38 @@ class _Claim:
         while True:
             await self.touched.wait()
             self.touched.clear()
-            if (verdict := await asyncio.to_thread(self.stopped)) is not None:
+            if (verdict := await self.repeat("see whether it is to be stopped", self.stopped)) is not None:
                 return verdict
 
     def _record(self, status: InvocationStatus, detail: str | None) -> None:
         if status is InvocationStatus.Queued:
-            self.store.requeue(self.record.invocation_id, self.owner, detail, lost=False)
+            self.store.requeue(self.record.invocation_id, self.owner, detail, lost=self.lost)
         else:
             self.store.advance(self.record.invocation_id, status, detail, self.owner)
+
+
+class _Outages:
+    """Which invocations met an outage of the service, and until when each of them waits."""
+
+    def __init__(self) -> None:
+        #: By invocation: how often in a row, and until when it waits (`time.monotonic`).
+        self._met: dict[str, tuple[int, float]] = {}
+
+    def met(self, invocation_id: str) -> float:
+        """Note one more; for how many seconds the invocation waits now."""
+        times = self._met.get(invocation_id, (0, 0.0))[0] + 1
+        pause = pause_after(times)
+        self._met[invocation_id] = (times, time.monotonic() + pause)
+        return pause
+
+    def over(self, invocation_id: str) -> None:
+        """Forget what an invocation met: it has ended."""
+        self._met.pop(invocation_id, None)
+
+    def pausing(self) -> list[str]:
+        """Those that wait."""
+        present = time.monotonic()
+        return [invocation_id for invocation_id, (_, until) in self._met.items() if until > present]
 
 
 class _Stopped(Exception):
@@ -154,11 +203,12 @@ class Runner:
         self._tokens = tokens
         self._settings = settings
         self._owner = f"{RUNNER_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-        self._reconciler = Reconciler(store, self._owner, self._touch, settings)
+        self._reconciler = Reconciler(store, self._owner, self._claims_of_now, self._touch, settings)
         self._endpoint = ""
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._claims: dict[str, _Claim] = {}
+        self._outages = _Outages()
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, endpoint: str) -> None:
@@ -196,19 +246,29 @@ class Runner:
         if claim := self._claims.get(invocation_id):
             claim.touched.set()
 
+    def _claims_of_now(self) -> Collection[str]:
+        return self._claims.keys()
+
     async def _claim_until_stopped(self) -> None:
+        failures = 0
         while not self._stopping.is_set():
             await self._work.wait()
             self._work.clear()
             try:
                 while len(self._running) < self._settings.slots and not self._stopping.is_set():
-                    record = await asyncio.to_thread(self._store.claim, self._owner, list(self._running))
+                    busy = [*self._running, *self._outages.pausing()]
+                    record = await asyncio.to_thread(self._store.claim, self._owner, busy)
                     if record is None:
                         break
                     self._begin(record)
+                failures = 0
             except Exception:
-                _log.exception("could not claim an invocation; trying again in %s s", RETRY_PAUSE)
-                await asyncio.sleep(RETRY_PAUSE)
+                failures += 1
+                pause = pause_after(failures)
+                log_failure(_log, "could not claim an invocation; trying again in %g s", pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
                 self._work.set()
 
     def _begin(self, record: InvocationRecord) -> None:
@@ -228,34 +288,48 @@ class Runner:
             if self._running:
                 try:
                     await asyncio.to_thread(self._store.heartbeat, self._owner)
-                except SQLAlchemyError:
-                    _log.exception("could not record a sign of life")
+                except Exception:
+                    log_failure(_log, "could not record a sign of life")
 
     async def _run(self, claim: _Claim) -> None:
-        invocation_id = claim.record.invocation_id
+        """Run an invocation to its end, or put it back into the queue; whatever else happens, end."""
         try:
             status, detail = await self._attempt(claim)
             await claim.end(status, detail)
-            _log.info("ended", extra={"invocation_id": invocation_id, "status": status.name})
+            _log.info("ended", extra={**claim.named, "status": status.name})
         except (ConditionError, InvalidStateTransitionError):
-            _log.info("came to its end from outside", extra={"invocation_id": invocation_id})
-        except SQLAlchemyError:
-            _log.warning("%s is left to the next start of the service", invocation_id)
+            _log.info("came to its end from outside", extra=claim.named)
+        except Exception:
+            # It is owned, and nothing works on it: the reconciler takes that for lost.
+            log_failure(_log, "%s is left to the reconciler", claim.record.invocation_id)
 
     async def _attempt(self, claim: _Claim) -> Verdict:
+        invocation_id = claim.record.invocation_id
         try:
             with (
-                contextlib.closing(self._logs.writer(claim.record.invocation_id)) as writer,
+                contextlib.closing(self._logs.writer(invocation_id)) as writer,
                 self._lent_token(claim.record) as token,
             ):
                 access = Access(self._endpoint, token)
                 execution = _Execution(claim, writer, self._settings, access, self._datasets, self._secrets)
-                return await execution.run()
+                verdict = await execution.run()
         except (ConditionError, InvalidStateTransitionError):
             raise
         except Exception as error:
-            _log.exception("could not run %s", claim.record.invocation_id)
-            return InvocationStatus.Failed, f"the service could not run this: {error}"[:MAX_DETAIL]
+            # What an action can do wrong has a verdict of its own: an OSError that comes to here is about the
+            # service's own files. Anything else that nobody expected is counted, as a crash is.
+            claim.lost = not (isinstance(error, OSError) or is_outage(error))
+            pause = self._pause(invocation_id)
+            log_failure(_log, "could not run %s; it is queued again, for %g s from now", invocation_id, pause)
+            return InvocationStatus.Queued, f"the service could not run this: {error}"[:MAX_DETAIL]
+        self._outages.over(invocation_id)
+        return verdict
+
+    def _pause(self, invocation_id: str) -> float:
+        """Have an invocation wait before it is claimed again; for how many seconds."""
+        pause = self._outages.met(invocation_id)
+        asyncio.get_running_loop().call_later(pause, self._work.set)
+        return pause
 
     @contextlib.contextmanager
     def _lent_token(self, record: InvocationRecord) -> Iterator[str]:
@@ -297,6 +371,8 @@ class _Execution:
         try:
             process = self._start(workspace, out, err)
         except (OSError, ValueError) as error:
+            if is_outage(error):
+                raise
             detail = f"can't start {_command(self._record.container_parameters)[0]!r}: {error}"[:MAX_DETAIL]
             self._writer.say(LogProcess.Setup, detail)
             return InvocationStatus.Failed, detail
@@ -307,15 +383,28 @@ class _Execution:
             await processes.end(process.pid, self._settings.grace)
             # And what has left the group: nobody would look for it once the invocation has ended.
             await processes.end_marked(INVOCATION_VARIABLE, {self._record.invocation_id})
-            await process.last_output(LAST_OUTPUT)
+            await process.last_output(LAST_OUTPUT, self._claim.stopping)
         out.finish()
         err.finish()
+        await self._claim.repeat("write its last lines", self._writer.write_waiting)
         if verdict is None:
             verdict = _ended_by_itself(await process.exit_code, err)
         if verdict[0] is InvocationStatus.Completed:
             await self._claim.move(InvocationStatus.Uploading)
-            return await asyncio.to_thread(self._upload, workspace) or verdict
+            return await self._uploaded(workspace) or verdict
         return verdict
+
+    async def _uploaded(self, workspace: Workspace) -> Verdict | None:
+        """Upload the outputs, as often as an outage makes it take; a verdict if that isn't done."""
+        attempts = 0
+
+        def upload_unless_stopped() -> Verdict | None:
+            nonlocal attempts
+            attempts += 1
+            stopped = self._claim.stopped() if attempts > 1 else None
+            return stopped or self._upload(workspace)
+
+        return await self._claim.repeat("upload its outputs", upload_unless_stopped)
 
     def _prepare(self, workspace: Workspace) -> Verdict | None:
         """Make the workspace; a verdict if nothing is to be run in it any more."""
@@ -333,6 +422,9 @@ class _Execution:
                 notice,
             )
         except PrepareEnvException as error:
+            if is_outage(error.__cause__):
+                workspace.remove_input()
+                raise error.__cause__ from None
             self._writer.say(LogProcess.Setup, error.reason)
             return InvocationStatus.Failed, f"exit code {int(error.exit_code)}: {error.reason}"[:MAX_DETAIL]
         except _Stopped as stopped:
@@ -363,9 +455,10 @@ class _Execution:
             nonlocal next_look
             if time.monotonic() < next_look:
                 return
-            if (verdict := self._claim.stopped()) is not None:
-                raise _Stopped(verdict)
             next_look = time.monotonic() + LOOK_INTERVAL
+            with contextlib.suppress(SQLAlchemyError):  # the next look may be answered
+                if (verdict := self._claim.stopped()) is not None:
+                    raise _Stopped(verdict)
 
         return look
 
@@ -377,7 +470,7 @@ class _Execution:
 
     async def _attend(self, process: processes.Process) -> Verdict | None:
         """Follow a process until it ends by itself (None), or has to be stopped."""
-        await asyncio.to_thread(self._claim.set_processing, process.pid)
+        await self._claim.set_processing(process.pid)
         stopped = asyncio.create_task(self._claim.until_stopped())
         ends: set[asyncio.Future[Any]] = {process.exit_code, stopped}
         minutes = self._record.timeout

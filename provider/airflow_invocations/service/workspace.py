@@ -81,6 +81,10 @@ class Workspace:
             notice=notice,
         )
 
+    def remove_input(self) -> None:
+        """Give back the room that input files take, as far as that can be done."""
+        shutil.rmtree(self.paths.input_dir, ignore_errors=True)
+
     def environment(self, record: InvocationRecord, access: Access) -> dict[str, str]:
         """All that the action's process finds: nothing of the service's own environment but the PATH."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

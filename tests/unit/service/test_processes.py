@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from airflow_invocations.service import processes
+from airflow_invocations.service import outages, processes
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +33,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         err: Callable[[bytes], None] = lambda _: None,
         **environment: str,
     ) -> processes.Process:
-        process = processes.start(["sh", "-c", script], tmp_path, PATH | environment, out, err)
+        command = ["sh", "-c", script]
+        process = processes.start(command, tmp_path, PATH | environment, keeping(out), keeping(err))
         started.append(process)
         return process
 
@@ -40,6 +42,16 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     for process in started:
         processes.send(process.pid, signal.SIGKILL)
         await process.last_output(5)
+
+
+def keeping(take: Callable[[bytes], None]) -> processes.Feed:
+    """What takes all that a process writes."""
+
+    def feed(data: bytes) -> bool:
+        take(data)
+        return True
+
+    return feed
 
 
 async def exit_code(process: processes.Process) -> int:
@@ -127,7 +139,7 @@ async def test_what_can_not_be_started_is_an_error(
     tmp_path: Path, command: list[str], environment: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        processes.start(command, tmp_path, environment, lambda _: None, lambda _: None)
+        processes.start(command, tmp_path, environment, lambda _: True, lambda _: True)
 
 
 async def test_the_end_is_known_though_a_child_holds_the_pipes(
@@ -189,15 +201,43 @@ async def test_ending_a_group_that_is_gone_returns_at_once(start: Callable[..., 
     await process.last_output(5)
 
 
-async def test_output_that_can_not_be_kept_is_the_end(start: Callable[..., Any]) -> None:
-    def refuse(_: bytes) -> None:
-        raise OSError(28, "No space left on device")
+async def test_a_process_waits_while_its_output_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.01)
+    kept, refused = bytearray(), asyncio.Event()
+    has_room = False
 
-    process = await start("echo one; sleep 60", refuse)
-    with pytest.raises(OSError, match="No space left"):
-        await exit_code(process)
-    await processes.end(process.pid, grace=5)
+    def feed(data: bytes) -> bool:
+        kept.extend(data)
+        if not has_room:
+            refused.set()
+        return has_room
+
+    size = 4 * processes._CHUNK
+    command = ["sh", "-c", f"head -c {size} /dev/zero; echo end"]
+    process = processes.start(command, tmp_path, PATH, feed, lambda _: True)
+    async with asyncio.timeout(10):
+        await refused.wait()
+    # Nobody reads, so the pipe is full, and the process waits.
+    assert not process.exit_code.done()
+    assert len(kept) <= processes._CHUNK
+    has_room = True
+    assert await exit_code(process) == 0
     await process.last_output(5)
+    assert kept == bytes(size) + b"end\n"
+
+
+async def test_a_process_that_cannot_be_followed_does_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "set_blocking", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        processes.start(["sh", "-c", "sleep 60"], tmp_path, PATH, lambda _: True, lambda _: True)
+    assert not [child for child in psutil.Process().children() if "sleep 60" in child.cmdline()]
 
 
 class TestLeftOvers:

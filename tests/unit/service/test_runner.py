@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 import random
 import signal
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from airflow_invocations.model import ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
-from airflow_invocations.service import processes, runner
+from airflow_invocations.service import outages, processes, reconciler, runner
 from airflow_invocations.service.logs import LogFiles, LogWriter
 from airflow_invocations.service.runner import Runner, in_loop
 from airflow_invocations.service.settings import ServiceSettings
 from airflow_invocations.service.store import CheckedInvocation, Store
+from airflow_invocations.service.workspace import Workspace
 
 from .conftest import ORG, create, invoke, runner_of
 
@@ -92,6 +95,29 @@ async def said(logs: LogFiles, invocation_id: str, text: str) -> None:
 
 def lines(logs: LogFiles, invocation_id: str) -> list[str]:
     return [record.log for record in logs.read(CheckedInvocation(invocation_id, ORG)).items]
+
+
+def all_lines(logs: LogFiles, invocation_id: str) -> Iterator[str]:
+    cursor = None
+    while True:
+        page = logs.read(CheckedInvocation(invocation_id, ORG), cursor)
+        yield from (record.log for record in page.items)
+        if not page.has_next:
+            return
+        cursor = page.last_read
+
+
+async def reached_again(store: Store, invocation_id: str, status: InvocationStatus) -> InvocationRecord:
+    """Wait until an invocation takes a status for the second time."""
+    changed = asyncio.Event()
+    store.listen(in_loop(asyncio.get_running_loop(), lambda _: changed.set()))
+    async with asyncio.timeout(15):
+        while True:
+            record = store.get_invocation(invocation_id)
+            if record.last_status is status and steps(record).count(status) > 1:
+                return record
+            await changed.wait()
+            changed.clear()
 
 
 def steps(record: InvocationRecord) -> list[InvocationStatus]:
@@ -199,30 +225,234 @@ async def test_a_cancel_before_the_process_starts_starts_none(
     assert lines(logs, one) == []
 
 
-async def test_a_log_that_can_not_be_written_fails_the_action_and_does_not_hang(
-    store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(LogWriter, "append", refuse)
-    one = script(store, "echo up; sleep 60")
-    async with run():
-        record = await reached(store, one, *TERMINAL)
+
+class Failing:
+    """A call that fails with an error until it is told to work."""
+
+    def __init__(self, call: Callable[..., Any], error: Exception) -> None:
+        self.call, self.error, self.works = call, error, False
+        self.failed = threading.Event()
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if self.works:
+            return self.call(*arguments, **named)
+        self.failed.set()
+        raise self.error
+
+    async def until_it_fails(self) -> None:
+        assert await asyncio.to_thread(self.failed.wait, 15)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(outages, "LONGEST_PAUSE", 0.05)
+
+
+@pytest.mark.usefixtures("quick_retries")
+class TestOutages:
+    """The service's own troubles are never an action's verdict."""
+
+    async def test_an_action_waits_while_its_log_cannot_be_written_and_no_line_is_lost(
+        self, store: Store, logs: LogFiles, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failing = Failing(LogWriter._write, NO_ROOM)
+        monkeypatch.setattr(LogWriter, "_write", lambda *given: failing(*given))
+        one = script(store, "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; echo last >&2")
+        async with run():
+            await failing.until_it_fails()
+            await reached(store, one, S.Processing)
+            failing.works = True
+            record = await reached(store, one, *TERMINAL)
+        assert (record.last_status, record.current.detail) == (S.Completed, None)
+        written = list(all_lines(logs, one))
+        assert [line for line in written if line != "last"] == [str(number) for number in range(20000)]
+        assert "last" in written
+
+    async def test_an_action_that_ends_while_its_log_cannot_be_written_keeps_its_end_and_its_lines(
+        self, store: Store, logs: LogFiles, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        failing = Failing(LogWriter._write, NO_ROOM)
+        monkeypatch.setattr(LogWriter, "_write", lambda *given: failing(*given))
+        one = script(store, f"echo ran >> {tmp_path}/ran; echo the reason >&2; exit 3")
+        async with run():
+            await failing.until_it_fails()
+            failing.works = True
+            record = await reached(store, one, *TERMINAL)
+        assert (record.last_status, record.current.detail) == (S.Failed, "exit code 3: the reason")
+        assert lines(logs, one) == ["the reason"]
+        assert (tmp_path / "ran").read_text() == "ran\n"
+
+    async def test_a_stop_while_the_log_cannot_be_written_does_not_wait_for_room(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failing = Failing(LogWriter._write, NO_ROOM)
+        monkeypatch.setattr(LogWriter, "_write", lambda *given: failing(*given))
+        one = script(store, "echo up; exec sleep 60")
+        async with run():
+            await failing.until_it_fails()
+        assert store.get_invocation(one).last_status is S.Queued
         assert running(one) == []
-    assert record.last_status is S.Failed
-    assert "No space left on device" in str(record.current.detail)
+
+    async def test_a_log_that_cannot_be_opened_has_the_invocation_wait(
+        self, store: Store, settings: ServiceSettings, run: Any
+    ) -> None:
+        settings.logs.write_text("not a folder")
+        one = script(store, "true")
+        async with run():
+            queued_again = await reached_again(store, one, S.Queued)
+            assert "the service could not run this" in str(queued_again.current.detail)
+            settings.logs.unlink()
+            record = await reached(store, one, *TERMINAL)
+        assert record.last_status is S.Completed
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.EMFILE, "Too many open files"),
+            OSError(errno.EAGAIN, "Resource temporarily unavailable"),
+            MemoryError(),
+            OperationalError("SELECT", {}, Exception("disk I/O error")),
+            RuntimeError("can't start new thread"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    async def test_what_the_service_lacks_to_start_a_process_has_the_invocation_wait(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        failing = Failing(processes.start, error)
+        monkeypatch.setattr(processes, "start", failing)
+        one = script(store, "true")
+        async with run():
+            # More often than a runner may be lost: outages aren't counted.
+            for _ in range(5):
+                await failing.until_it_fails()
+                failing.failed.clear()
+            failing.works = True
+            record = await reached(store, one, *TERMINAL)
+        assert record.last_status is S.Completed
+
+    async def test_others_run_while_one_waits_for_an_outage_to_end(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(outages, "FIRST_PAUSE", 600.0)
+        monkeypatch.setattr(outages, "LONGEST_PAUSE", 600.0)
+        failing = Failing(processes.start, NO_ROOM)
+        monkeypatch.setattr(processes, "start", failing)
+        one = script(store, "true")
+        async with run():
+            await reached_again(store, one, S.Queued)
+            failing.works = True
+            assert (await reached(store, script(store, "true"), *TERMINAL)).last_status is S.Completed
+            assert store.get_invocation(one).last_status is S.Queued
+
+    @pytest.mark.parametrize("status", [S.Processing, S.Uploading, S.Completed], ids=str)
+    async def test_a_status_that_the_database_refuses_is_recorded_when_it_does_not(
+        self,
+        store: Store,
+        run: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        status: InvocationStatus,
+    ) -> None:
+        name = "set_processing" if status is S.Processing else "advance"
+        when = {"set_processing": lambda *_: True, "advance": lambda _, given, *__: given is status}[name]
+        refusing = Refusing(getattr(store, name), 3, when)
+        monkeypatch.setattr(store, name, refusing)
+        one = script(store, f"echo ran >> {tmp_path}/ran")
+        async with run():
+            record = await reached(store, one, *TERMINAL)
+        assert record.last_status is S.Completed
+        assert (refusing.left, (tmp_path / "ran").read_text()) == (0, "ran\n")
+
+    async def test_a_claim_that_the_database_refuses_is_tried_again(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refusing = Refusing(store.claim, 3, lambda *_: True)
+        monkeypatch.setattr(store, "claim", refusing)
+        one = script(store, "true")
+        async with run():
+            assert (await reached(store, one, *TERMINAL)).last_status is S.Completed
+        assert refusing.left == 0
+
+    async def test_a_question_whether_to_stop_that_the_database_refuses_stops_nothing(
+        self, store: Store, logs: LogFiles, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one = script(store, "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done")
+        async with run():
+            await said(logs, one, "up")
+            refusing = Refusing(store.stop_reason, 3, lambda *_: True)
+            monkeypatch.setattr(store, "stop_reason", refusing)
+            store.request_abort(one, "cancelled by ada", ORG)
+            record = await reached(store, one, *TERMINAL)
+        assert (record.last_status, refusing.left) == (S.Cancelled, 0)
 
 
-async def test_a_log_that_can_not_be_opened_fails_the_action(
-    store: Store, settings: ServiceSettings, run: Any
-) -> None:
-    settings.logs.write_text("not a folder")
-    one = script(store, "true")
-    async with run():
-        record = await reached(store, one, *TERMINAL)
-    assert (record.last_status, record.status[-2].status) == (S.Failed, S.Downloading)
-    assert "the service could not run this" in str(record.current.detail)
+@pytest.mark.usefixtures("quick_retries")
+class TestWhatNobodyExpected:
+    """An exception that is no outage and no verdict."""
+
+    async def test_one_that_repeats_ends_the_invocation_after_a_few_attempts(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failing = Failing(Workspace.prepare, ZeroDivisionError("a mistake in the service"))
+        monkeypatch.setattr(Workspace, "prepare", lambda *given: failing(*given))
+        one = script(store, "true")
+        async with run():
+            record = await reached(store, one, S.Deadly)
+        assert record.current.detail == (
+            "lost 3 times: the service could not run this: a mistake in the service"
+        )
+
+    async def test_one_that_cannot_even_be_logged_leaves_nothing_stuck(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Deep(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if record.exc_info:
+                    raise RecursionError
+
+        handler = Deep()
+        monkeypatch.setattr(runner._log, "handlers", [handler])
+        failing = Failing(Workspace.prepare, RecursionError("too deep"))
+        monkeypatch.setattr(Workspace, "prepare", lambda *given: failing(*given))
+        one = script(store, "true")
+        async with run():
+            assert (await reached(store, one, *TERMINAL)).last_status is S.Deadly
+
+    async def test_what_the_runner_owns_and_does_not_work_on_runs_again(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reconciler, "INTERVAL", 0.02)
+        failing = Failing(store.requeue, ZeroDivisionError())
+        monkeypatch.setattr(store, "requeue", failing)
+        unprepared = Failing(Workspace.prepare, ZeroDivisionError())
+        monkeypatch.setattr(Workspace, "prepare", lambda *given: unprepared(*given))
+        one = script(store, "true")
+        async with run():
+            await failing.until_it_fails()
+            failing.works = unprepared.works = True
+            record = await reached(store, one, *TERMINAL)
+        assert record.last_status is S.Completed
+        assert "the service lost track of this" in [step.detail for step in record.status]
+
+    async def test_a_cancel_of_what_nobody_works_on_is_carried_out(
+        self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reconciler, "INTERVAL", 0.02)
+        failing = Failing(store.requeue, ZeroDivisionError())
+        monkeypatch.setattr(store, "requeue", failing)
+        unprepared = Failing(Workspace.prepare, ZeroDivisionError())
+        monkeypatch.setattr(Workspace, "prepare", lambda *given: unprepared(*given))
+        one = script(store, "true")
+        async with run():
+            await failing.until_it_fails()
+            store.request_abort(one, "cancelled by ada", ORG)
+            failing.works = True
+            record = await reached(store, one, *TERMINAL)
+        assert (record.last_status, record.current.detail) == (S.Cancelled, "cancelled by ada")
 
 
 class Refusing:
@@ -236,31 +466,6 @@ class Refusing:
             self.left -= 1
             raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
         return self.call(*arguments, **named)
-
-
-async def test_a_verdict_that_the_database_refuses_is_recorded_when_it_does_not(
-    store: Store, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(runner, "RETRY_PAUSE", 0.01)
-    refusing = Refusing(store.advance, 3, lambda _, status, *__: status is S.Completed)
-    monkeypatch.setattr(store, "advance", refusing)
-    one = script(store, f"echo ran >> {tmp_path}/ran")
-    async with run():
-        record = await reached(store, one, *TERMINAL)
-    assert record.last_status is S.Completed
-    assert (refusing.left, (tmp_path / "ran").read_text()) == (0, "ran\n")
-
-
-async def test_a_claim_that_the_database_refuses_is_tried_again(
-    store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "RETRY_PAUSE", 0.01)
-    refusing = Refusing(store.claim, 3, lambda *_: True)
-    monkeypatch.setattr(store, "claim", refusing)
-    one = script(store, "true")
-    async with run():
-        assert (await reached(store, one, *TERMINAL)).last_status is S.Completed
-    assert refusing.left == 0
 
 
 class Held:

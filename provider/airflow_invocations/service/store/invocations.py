@@ -304,10 +304,18 @@ class Invocations(Lives):
         )
         if dead_since is not None:
             lost &= invocations.c.last_heartbeat < dead_since
+        return self._claimed(lost)
+
+    def owned_by(self, runner: str) -> list[LeftOver]:
+        """What a runner has claimed, oldest first."""
+        return self._claimed(invocations.c.last_status.in_(_CLAIMED) & (invocations.c.owner == runner))
+
+    def _claimed(self, wanted: sa.ColumnElement[bool]) -> list[LeftOver]:
+        statement = sa.select(invocations).where(wanted).order_by(invocations.c.number)
         with self._read() as connection:
-            rows = connection.execute(sa.select(invocations).where(lost).order_by(invocations.c.number))
             return [
-                LeftOver(row.invocation_id, row.owner, row.process_group, row.process_began) for row in rows
+                LeftOver(row.invocation_id, row.owner, row.process_group, row.process_began)
+                for row in connection.execute(statement)
             ]
 
     def requeue(self, invocation_id: str, runner: str, detail: str | None, *, lost: bool) -> InvocationStatus:
