@@ -33,6 +33,11 @@ VERSION = tuple(int(part) for part in __version__.split(".")[:2])
 #: stops, and has to ask for its task's state.
 TELLS_OF_KILLS = VERSION >= (3, 3)
 
+#: Seconds that a deferral lasts at least. Up to about 6 s after a task has deferred, the executor may report
+#: that the task's process ended. Before 3.4 the scheduler takes that for a crash if the task is queued again
+#: by then, and fails the task (https://github.com/apache/airflow/issues/71580).
+SHORTEST_DEFERRAL = 0.0 if VERSION >= (3, 4) else 8.0
+
 #: The number of a task loop's first iteration on Airflow's pages and in `loop.index` (loops came with 3.4):
 #: 1, but 0 in the betas.
 FIRST_ITERATION = 0 if __version__.startswith("3.4.0b") else 1
@@ -118,6 +123,11 @@ def has_retry_policies() -> bool:
         "`retry_delay` say"
     )
     return False
+
+
+def has_reschedules() -> bool:
+    """Return whether a retry policy can have a task run again without using up a retry (since 3.4)."""
+    return VERSION >= (3, 4)
 
 
 def known_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

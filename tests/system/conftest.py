@@ -33,6 +33,10 @@ ACTIONS = {
             ]
         },
     },
+    "greet": {
+        "parameters": [{"name": "who", "required": True}],
+        "container_parameters": {"command": ["sh", "-c", "echo hello $ROBOTO_PARAM_who; sleep 1"]},
+    },
     "tick": {"container_parameters": {"command": ["sleep", "2"]}},
     "tock": {"container_parameters": {"command": ["true"]}},
     "misuse": {"container_parameters": {"command": ["sh", "-c", "exit 64"]}},

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 
-from ..compat import conf, starts_tasks_in_triggerer
+from ..compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
 from ..exceptions import (
     InvocationTimedOutError,
     at,
@@ -69,11 +69,6 @@ TRY_KEY = "invocation_try"
 
 #: Seconds that a worker which is being killed waits to be told whether a later try has taken over.
 _TAKEOVER_PATIENCE = 1.0
-
-#: Seconds that a deferral lasts at least. After a task has deferred, the executor may report up to about
-#: 6 s later that its process ended; if the task is queued again by then, the scheduler takes that for a
-#: crash of the second run and fails the task (facts/airflow.md, trap T1; apache/airflow #71580, #72716).
-SHORTEST_DEFERRAL = 8.0
 
 #: Seconds that a worker which is being killed waits for its invocation's id, where that is still on its way,
 #: and tries to have it cancelled. Airflow sends SIGKILL after 5 s; a platform that has taken the request for

@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 
 from .. import model
-from ..compat import conf
+from ..compat import SHORTEST_DEFERRAL, conf
 from ..exceptions import (
     InvocationError,
     InvocationTimedOutError,
@@ -36,7 +36,6 @@ from ..waiting import (
     find_or_create,
     outlast,
 )
-from .action import SHORTEST_DEFERRAL
 from .arguments import place_of
 from .cancel import cancel_all
 from .checked import CheckedTask

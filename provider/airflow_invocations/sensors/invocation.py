@@ -11,11 +11,10 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.bases.sensor import PokeReturnValue
 
-from ..compat import AirflowSkipException, conf, starts_tasks_in_triggerer
+from ..compat import SHORTEST_DEFERRAL, AirflowSkipException, conf, starts_tasks_in_triggerer
 from ..exceptions import InvocationError, RequestRefusedError, error_of
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
-from ..operators.action import SHORTEST_DEFERRAL
 from ..operators.arguments import check_arguments, ids_of, is_late, place_of, read_arguments
 from ..operators.checked import CheckedTask
 from ..operators.workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments

@@ -38,7 +38,7 @@ class InvocationTrigger(CancellingTrigger):
     :param poll_interval: seconds between two looks, where the platform doesn't push.
     :param stream_logs: write the action's log lines to the task's log.
     :param not_before: the event isn't fired before this time (seconds since 1970), so that Airflow has
-        digested the deferral (see `SHORTEST_DEFERRAL` in operators/action.py).
+        finished with the deferral (see `compat.SHORTEST_DEFERRAL`).
     :param cancel_on_kill: cancel the invocation when the task is killed or its time is over; False for
         those that only watch.
     :param outage_limit: seconds for which the platform may be out of reach.
