@@ -79,6 +79,14 @@ sa.Index(
 )
 sa.Index("invocations_source", invocations.c.source_id)
 
+#: What an invocation with an idempotency id was asked for, to compare a repeated request to.
+first_requests = sa.Table(
+    "first_requests",
+    metadata,
+    sa.Column("invocation_id", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.JSON, nullable=False),
+)
+
 #: One row a change of an invocation's status, in the order in which they were committed.
 events = sa.Table(
     "events",

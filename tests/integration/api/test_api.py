@@ -138,9 +138,9 @@ class TestInvocations:
         action = create(client)
         barrier = threading.Barrier(50)
 
-        def ask(number: int) -> str:
+        def ask(_: int) -> str:
             barrier.wait()
-            answer = invoke(action, idempotency_id=f"key-{action.name}", parameter_values={"try": number})
+            answer = invoke(action, idempotency_id=f"key-{action.name}", parameter_values={"n": 1})
             return str(answer.id)
 
         with ThreadPoolExecutor(50) as threads:
@@ -148,7 +148,9 @@ class TestInvocations:
         assert len(ids) == 1
         other = create(client)
         with pytest.raises(exceptions.RobotoConflictException, match="belongs to"):
-            invoke(other, idempotency_id=f"key-{action.name}")
+            invoke(other, idempotency_id=f"key-{action.name}", parameter_values={"n": 1})
+        with pytest.raises(exceptions.RobotoConflictException, match="Different: parameter 'n'"):
+            invoke(action, idempotency_id=f"key-{action.name}", parameter_values={"n": 2})
 
     def test_an_idempotency_id_holds_across_a_restart(self, start_service: Callable[..., Service]) -> None:
         service = start_service("--slots", "0")

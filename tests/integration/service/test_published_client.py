@@ -148,8 +148,10 @@ def test_it_finds_actions(client: Any) -> None:
 def test_one_idempotency_id_is_one_invocation(client: Any) -> None:
     action = script(client, "true")
     first = invoke(action, idempotency_id=action.name, parameter_values={"try": 1})
-    again = invoke(action, idempotency_id=action.name, parameter_values={"try": 2})
+    again = invoke(action, idempotency_id=action.name, parameter_values={"try": 1})
     assert again.id == first.id
+    with pytest.raises(exceptions.RobotoConflictException, match="Different: parameter 'try'"):
+        invoke(action, idempotency_id=action.name, parameter_values={"try": 2})
     other = script(client, "true")
     with pytest.raises(exceptions.RobotoConflictException, match=first.id):
         invoke(other, idempotency_id=action.name)

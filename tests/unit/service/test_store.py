@@ -10,19 +10,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
 from airflow_invocations.model import (
     ActionParameter,
+    ActionParameterChangeset,
     ActionReference,
     ComputeRequirements,
     ContainerParameters,
+    FileSelector,
     InvocationInput,
     InvocationRecord,
     InvocationSource,
     InvocationStatus,
+    QuerySpecification,
+    UpdateActionRequest,
     UploadDestination,
 )
 from airflow_invocations.service.errors import (
@@ -226,12 +230,14 @@ class TestInvoking:
 
     def test_what_was_acknowledged_is_there_after_a_restart(self, store: Store, database: Path) -> None:
         create(store)
-        record = invoke(store, parameter_values={"a": "é", "b": {"c": [1, None]}}, idempotency_id="once")
+        values = {"a": "é", "b": {"c": [1, None]}}
+        record = invoke(store, parameter_values=values, idempotency_id="once")
         store.close()
         reopened = Store(database)
         again = reopened.get_invocation(record.invocation_id)
         assert again.model_copy(update={"duration": record.duration}) == record
-        assert invoke(reopened, idempotency_id="once").invocation_id == record.invocation_id
+        same = invoke(reopened, parameter_values=values, idempotency_id="once")
+        assert same.invocation_id == record.invocation_id
         reopened.close()
 
 
@@ -301,14 +307,98 @@ class TestInheritance:
 
 
 class TestIdempotency:
-    def test_the_first_invocation_comes_back_whatever_else_is_asked(self, store: Store) -> None:
+    #: All that counts.
+    WHOLE: ClassVar[dict[str, Any]] = {
+        "parameter_values": {"n": 1, "key": "s3cret", "list": [1, {"a": None}]},
+        "rich_input_data": InvocationInput(files=FileSelector(query="size > 0")),
+        "container_parameter_overrides": ContainerParameters(command=["true"], env_vars={"TRY": "1"}),
+    }
+
+    def test_the_same_request_gets_the_first_invocation_whatever_changes_between_tries(
+        self, store: Store
+    ) -> None:
+        create(store)
+        first = invoke(store, idempotency_id="once", invocation_source_id="try 1", **self.WHOLE)
+        environment = ContainerParameters(command=["true"], env_vars={"TRY": "2"})
+        again = invoke(
+            store, idempotency_id="once", invocation_source_id="try 2", timeout=1,
+            **{**self.WHOLE, "container_parameter_overrides": environment},
+        )  # fmt: skip
+        assert again.invocation_id == first.invocation_id
+        assert again.timeout == first.timeout
+
+    @pytest.mark.parametrize(
+        ("changed", "difference"),
+        [
+            ({"parameter_values": {"n": 2, "key": "s3cret"}},
+             "parameter 'n' (another value); parameter 'list' (given first, not now)"),
+            ({"parameter_values": {**WHOLE["parameter_values"], "n": True}}, "parameter 'n' (another value)"),
+            ({"parameter_values": {**WHOLE["parameter_values"], "key": "0ther"}},
+             "parameter 'key' (another value)"),
+            ({"parameter_values": {**WHOLE["parameter_values"], "more": None}},
+             "parameter 'more' (given now, not first)"),
+            ({"data_source_id": "ds_1", "input_data": ["*.csv"]}, "data_source_id; input_data"),
+            ({"rich_input_data": InvocationInput(files=FileSelector(query="size > 1"))}, "rich_input_data"),
+            ({"rich_input_data": None}, "rich_input_data"),
+            ({"upload_destination": UploadDestination(destination_id="ds_1")}, "upload_destination"),
+            ({"container_parameter_overrides": None}, "container_parameter_overrides"),
+        ],
+    )  # fmt: skip
+    def test_another_request_with_the_same_id_is_a_conflict_that_says_what_differs(
+        self, store: Store, changed: dict[str, Any], difference: str
+    ) -> None:
+        create(store)
+        first = invoke(store, idempotency_id="once", **self.WHOLE)
+        with pytest.raises(ConflictError) as refused:
+            invoke(store, idempotency_id="once", **{**self.WHOLE, **changed})
+        assert refused.value.message == (
+            f"idempotency_id 'once' belongs to {first.invocation_id}, which was invoked with something else. "
+            f"Different: {difference}. Send the first request again, or use another idempotency_id"
+        )
+        assert "s3cret" not in refused.value.message
+        assert len(store.query_invocations(QuerySpecification(), ORG).items) == 1
+
+    def test_many_differences_are_counted(self, store: Store) -> None:
+        create(store)
+        invoke(store, idempotency_id="once", parameter_values={f"p{n}": n for n in range(100)})
+        with pytest.raises(ConflictError, match=r"'p9' \(given first, not now\); and 90 more\. Send"):
+            invoke(store, idempotency_id="once")
+
+    @pytest.mark.parametrize("change", ["default", "command", "deleted", "made again"])
+    def test_a_change_of_the_action_between_two_tries_is_no_difference(
+        self, store: Store, change: str
+    ) -> None:
+        create(store, parameters=[ActionParameter(name="n", default="1")])
+        first = invoke(store, idempotency_id="once", parameter_values={"m": 2})
+        if change == "default":
+            new = UpdateActionRequest(
+                parameter_changeset=ActionParameterChangeset(
+                    put_parameters=[ActionParameter(name="n", default="2")]
+                )
+            )
+            assert store.update_action("act", new, ORG, USER).digest != first.provenance.action.digest
+        elif change == "command":
+            new = UpdateActionRequest(container_parameters=ContainerParameters(command=["false"]))
+            assert store.update_action("act", new, ORG, USER).digest != first.provenance.action.digest
+        else:
+            store.delete_action("act", ORG)
+            if change == "made again":
+                create(store, parameters=[ActionParameter(name="other", required=True)])
+        again = invoke(store, idempotency_id="once", parameter_values={"m": 2})
+        assert (again.invocation_id, again.parameter_values) == (first.invocation_id, {"n": "1", "m": 2})
+
+    def test_an_invocation_of_an_earlier_version_of_the_service_comes_back(
+        self, store: Store, database: Path
+    ) -> None:
         create(store)
         first = invoke(store, idempotency_id="once", parameter_values={"n": 1})
-        again = invoke(
-            store, idempotency_id="once", parameter_values={"n": 2}, timeout=1, input_data=["refused"]
-        )
+        store.close()
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("DROP TABLE first_requests")
+        reopened = Store(database)
+        again = invoke(reopened, idempotency_id="once", parameter_values={"n": 2})
         assert again.invocation_id == first.invocation_id
-        assert again.parameter_values == {"n": 1}
+        reopened.close()
 
     def test_it_comes_back_after_its_end_too(self, store: Store) -> None:
         create(store)
@@ -324,7 +414,8 @@ class TestIdempotency:
         first = invoke(store, idempotency_id="once")
         with pytest.raises(ConflictError) as refused:
             invoke(store, "other", idempotency_id="once")
-        assert f"belongs to {first.invocation_id}, an invocation of action 'act'" in refused.value.message
+        assert f"belongs to {first.invocation_id}, which" in refused.value.message
+        assert "Different: the action: 'act' first, 'other' now." in refused.value.message
 
     def test_no_id_is_a_new_invocation_each_time(self, store: Store) -> None:
         create(store)
@@ -332,11 +423,23 @@ class TestIdempotency:
 
     def test_twenty_at_once_get_one_invocation(self, store: Store) -> None:
         create(store)
-        records = at_once(20, lambda n: invoke(store, idempotency_id="once", parameter_values={"n": n}))
+        records = at_once(20, lambda n: invoke(store, idempotency_id="once", parameter_values={"n": 1}))
         assert len({record.invocation_id for record in records}) == 1
-        assert len({record.parameter_values["n"] for record in records}) == 1
         assert store.claim(RUNNER) is not None
         assert store.claim(RUNNER) is None
+
+    def test_of_twenty_different_requests_at_once_one_is_taken(self, store: Store) -> None:
+        create(store)
+
+        def ask(number: int) -> InvocationRecord | None:
+            try:
+                return invoke(store, idempotency_id="once", parameter_values={"n": number % 5})
+            except ConflictError:
+                return None
+
+        taken = [record for record in at_once(20, ask) if record is not None]
+        assert len(taken) == 4
+        assert len({(record.invocation_id, record.parameter_values["n"]) for record in taken}) == 1
 
 
 class TestOwnership:

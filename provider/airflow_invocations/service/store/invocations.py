@@ -31,7 +31,7 @@ from ...model import (
     StatusRecord,
 )
 from ...runtime.secret_uri import is_secret_uri, parse_secret_uri
-from ..errors import ConditionError, ConflictError, InvalidRequestError
+from ..errors import ConditionError, InvalidRequestError
 from ..query import Queryable, next_token, page_of
 from ..settings import DEFAULT_TIMEOUT
 from ..tables import FIRST_END, events, invocations, log_locations
@@ -47,6 +47,7 @@ from .lives import (
     require_invocation,
     update_invocation,
 )
+from .repeats import note_first_request, refuse_another_request
 
 #: An invocation that was lost with its runner so often is Deadly (facts: Status).
 MAX_LOSSES = 3
@@ -158,7 +159,7 @@ class Invocations(Lives):
             InvalidRequestError: a required parameter is missing, its input or destination can't be had, or
                 this machine can't run the action.
             UnsupportedError: it wants topics or sessions.
-            ConflictError: the `idempotency_id` belongs to an invocation of another action.
+            ConflictError: the `idempotency_id` belongs to an invocation that was asked for something else.
         """
         with self._write() as connection:
             if (first := _first_of(connection, name, request, org_id)) is not None:
@@ -171,6 +172,7 @@ class Invocations(Lives):
             row["root_id"] = record.invocation_id if parent is None else parent.root_id
             created = row["created"] = now()
             connection.execute(_INSERT, row)
+            note_first_request(connection, record.invocation_id, request)
             subject = Subject(record.invocation_id, org_id, name, row["root_id"])
             self._add_event(connection, subject, InvocationStatus.Queued, None, created, 1, previous=None)
         status = StatusRecord(status=InvocationStatus.Queued, detail=None, timestamp=moment(created))
@@ -427,17 +429,17 @@ def _require_owned(connection: sa.Connection, invocation_id: str, runner: str) -
 def _first_of(
     connection: sa.Connection, name: str, request: InvocationRequest, org_id: str
 ) -> InvocationRecord | None:
-    """The one that has the request's idempotency id already. Raises ConflictError: another action's."""
+    """The one that has the request's idempotency id already.
+
+    Raises:
+        ConflictError: it was asked for something else.
+    """
     if request.idempotency_id is None:
         return None
     first = connection.execute(_BY_IDEMPOTENCY_ID, {"org": org_id, "once": request.idempotency_id}).first()
     if first is None:
         return None
-    if first.action_name != name:
-        raise ConflictError(
-            f"idempotency_id {request.idempotency_id!r} belongs to {first.invocation_id}, "
-            f"an invocation of action {first.action_name!r}, not of {name!r}"
-        )
+    refuse_another_request(connection, first, name, request)
     return _invocation_record(connection, first)
 
 

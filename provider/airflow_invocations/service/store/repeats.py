@@ -1,0 +1,94 @@
+"""Whether a request that brings a known `idempotency_id` asks for what that id was first used for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...model import ContainerParameters, InvocationRequest
+from ..errors import ConflictError
+from ..tables import first_requests
+
+#: Differences that an error names.
+_SHOWN = 10
+
+# What every invocation takes is built once: building a statement takes longer than running it.
+_INSERT = first_requests.insert()
+_OF = sa.select(first_requests.c.fingerprint).where(first_requests.c.invocation_id == sa.bindparam("which"))
+
+#: Hashes of all that counts: by the request's field, and for the parameters by their names.
+Fingerprint = dict[str, dict[str, str]]
+
+
+def note_first_request(connection: sa.Connection, invocation_id: str, request: InvocationRequest) -> None:
+    """Store what a later request with the same `idempotency_id` must ask for. Without an id nothing is."""
+    if request.idempotency_id is not None:
+        connection.execute(_INSERT, {"invocation_id": invocation_id, "fingerprint": _fingerprint(request)})
+
+
+def refuse_another_request(
+    connection: sa.Connection, first: sa.Row[Any], action_name: str, request: InvocationRequest
+) -> None:
+    """Check that a request asks for what the invocation with its `idempotency_id` was made for.
+
+    What counts is the action's name, the parameters, the input, the upload destination, and the command of
+    an override. The rest may change between two tries of one task: who asks, the environment, the timeout,
+    the computing requirements, and the version of the action.
+
+    :param first: the invocation's row.
+    :raises ConflictError: it asks for something else. The message names what differs and shows no value.
+    """
+    differences = []
+    if first.action_name != action_name:
+        differences.append(f"the action: {first.action_name!r} first, {action_name!r} now")
+    known: Fingerprint | None = connection.execute(_OF, {"which": first.invocation_id}).scalar()
+    if known is not None:  # an invocation of a version of this service that didn't note it has none
+        differences += _differences(known, _fingerprint(request))
+    if differences:
+        more = len(differences) - _SHOWN
+        shown = "; ".join([*differences[:_SHOWN], *([f"and {more} more"] if more > 0 else [])])
+        raise ConflictError(
+            f"idempotency_id {request.idempotency_id!r} belongs to {first.invocation_id}, which was invoked "
+            f"with something else. Different: {shown}. Send the first request again, or use another "
+            "idempotency_id"
+        )
+
+
+def _fingerprint(request: InvocationRequest) -> Fingerprint:
+    overrides = request.container_parameter_overrides or ContainerParameters()
+    fields: dict[str, Any] = {
+        "data_source_id": request.data_source_id,
+        "input_data": request.input_data,
+        "rich_input_data": request.rich_input_data and request.rich_input_data.model_dump(exclude_none=True),
+        "upload_destination": request.upload_destination
+        and request.upload_destination.model_dump(mode="json", exclude_none=True),
+        "container_parameter_overrides": overrides.model_dump(exclude={"env_vars"}, exclude_none=True),
+    }
+    return {
+        "fields": {name: _hash(value) for name, value in fields.items()},
+        "parameters": {name: _hash(value) for name, value in (request.parameter_values or {}).items()},
+    }
+
+
+def _hash(value: object) -> str:
+    written = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.blake2b(written, digest_size=16).hexdigest()
+
+
+def _differences(first: Fingerprint, now: Fingerprint) -> list[str]:
+    parameters = _changed(first["parameters"], now["parameters"])
+    return [
+        *_changed(first["fields"], now["fields"]),
+        *(f"parameter {name!r} ({how})" for name, how in parameters.items()),
+    ]
+
+
+def _changed(first: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """By name, how one differs that isn't the same in both."""
+    how = {name: "another value" for name in first if name in now and first[name] != now[name]}
+    how |= {name: "given first, not now" for name in first if name not in now}
+    return how | {name: "given now, not first" for name in now if name not in first}
