@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -40,6 +41,7 @@ from ..waiting import (
     was_cancelled_by_clear,
 )
 from .arguments import REQUEST_ARGUMENTS, destination_of, place_of
+from .cancel import cancelled_on_failure
 from .checked import CheckedTask
 from .context import identity_of, provenance_of
 from .in_worker import ends_within, wait_for_end
@@ -217,10 +219,11 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         provenance = provenance_of(context)
         record = self._invoke(hook, context, provenance)
         self._name(hook, record.invocation_id)
-        push_xcom(context["ti"], INVOCATION_ID_KEY, record.invocation_id)
-        push_xcom(context["ti"], TRY_KEY, provenance.try_number)
-        for key, link in links_of(self).items():
-            push_xcom(context["ti"], key, link)
+        with cancelled_on_failure(self, context, hook, [record.invocation_id], is_adopted=self.durable):
+            push_xcom(context["ti"], INVOCATION_ID_KEY, record.invocation_id)
+            push_xcom(context["ti"], TRY_KEY, provenance.try_number)
+            for key, link in links_of(self).items():
+                push_xcom(context["ti"], key, link)
         what = (
             "an earlier try invoked" if started_by_earlier_try(record, provenance.try_number) else "invoked"
         )
@@ -232,8 +235,15 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             self._defer(hook, context, record)
         return self._finish(hook, context, record.invocation_id)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Go on after the deferral: read the rest of the log and the verdict from the platform itself."""
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Go on after the deferral: read the rest of the log and the verdict from the platform itself.
+
+        Without an event it starts over, and so goes on with the same invocation. Airflow resumes a task
+        without one that was cleared while it was deferring, or that was missing from its DAG for a while.
+        """
+        if event is None:
+            self.log.warning("Resumed without the trigger's event; looking for the invocation again")
+            return self.execute(context)
         hook, invocation_id = self._hook(), event["invocation_id"]
         if invocation_id is not None:
             self._name(hook, invocation_id)
@@ -357,6 +367,9 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         )
 
     def _idempotency_ids(self, context: Context, tries: int) -> list[str]:
+        if tries == 0:
+            # `airflow tasks test`: never the invocation of a real try, which a kill would cancel too.
+            return [f"airflow-test-{uuid.uuid4()}"]
         identity = identity_of(context)
         return identity.idempotency_ids(tries) if self.durable else [str(context["ti"].id)]
 
@@ -366,7 +379,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         """Find this try's invocation, or start it. Raises an InvocationError; it says whether it is known."""
         where = f"connection {self.conn_id!r}, {hook.get_conn().where}"
         tries = provenance.try_number
-        sees_to_earlier = self.wait and self.durable and self.cancel_on_kill
+        sees_to_earlier = self.wait and self.durable and self.cancel_on_kill and tries > 0
         submission = Submission(
             place=place_of(self),
             arguments=self._arguments,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,10 +19,15 @@ from .checked import CheckedTask
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from ..hooks import InvocationHook
     from ..model import InvocationRecord
 
 #: Cancels under way at a time.
 _AT_ONCE = 8
+
+
+#: Seconds for which a task that fails right after it has invoked tries to cancel what it invoked.
+_FAILURE_PATIENCE = 30.0
 
 
 class CancelInvocationOperator(CheckedTask, BaseOperator):
@@ -88,6 +94,36 @@ class CancelInvocationOperator(CheckedTask, BaseOperator):
             invocation_id=invocation_id,
             url=url,
         )
+
+
+@contextmanager
+def cancelled_on_failure(
+    operator: BaseOperator,
+    context: Context,
+    hook: InvocationHook,
+    invocation_ids: Sequence[str],
+    *,
+    is_adopted: bool,
+) -> Iterator[None]:
+    """Cancel a task's invocations if the block fails, unless a retry will go on with them.
+
+    :param is_adopted: whether a retry of the task goes on with the invocations of the try before.
+    """
+    try:
+        yield
+    except Exception:
+        instance = context["ti"]
+        named = ", ".join(invocation_ids)
+        if is_adopted and instance.max_tries and instance.try_number <= instance.max_tries:
+            operator.log.warning("The task fails after it has invoked; its retry goes on with %s", named)
+        elif getattr(operator, "cancel_on_kill", True):
+            operator.log.warning("The task fails after it has invoked; cancelling %s", named)
+            outcomes = hook.call(partial(cancel_all, ids=invocation_ids, patience=_FAILURE_PATIENCE))
+            for invocation_id, outcome in outcomes.items():
+                if isinstance(outcome, Exception):
+                    why = outcome or "no answer"
+                    operator.log.error("Could not cancel invocation %s: %s", invocation_id, why)
+        raise
 
 
 async def cancel_all(

@@ -37,11 +37,11 @@ from ..waiting import (
     outlast,
 )
 from .arguments import place_of
-from .cancel import cancel_all
+from .cancel import cancel_all, cancelled_on_failure
 from .checked import CheckedTask
 from .context import identity_of, provenance_of
 from .results import INVOCATION_ID_KEY, result_of
-from .submitting import SUBMIT_PATIENCE
+from .submitting import SUBMIT_PATIENCE, run_id_problems
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -123,13 +123,20 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
         hook = self._hook()
         pairs = self._invoke(hook, context)
         ids = self._under_way = [new.invocation_id for _, new in pairs if new is not None]
-        push_xcom(context["ti"], INVOCATION_ID_KEY, ids)
+        with cancelled_on_failure(self, context, hook, ids, is_adopted=True):
+            push_xcom(context["ti"], INVOCATION_ID_KEY, ids)
         if self.deferrable and any(new and not new.current.status.is_terminal for _, new in pairs):
             self._defer(context, ids)
         return self._finish(hook, context, pairs)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> list[dict[str, Any]]:
-        """Take the verdict from the platform itself; what was invoked before is derived again."""
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Take the verdict from the platform itself; what was invoked before is derived again.
+
+        Without an event it starts over (see `InvokeActionOperator.execute_complete`).
+        """
+        if event is None:
+            self.log.warning("Resumed without the trigger's event; looking for the invocations again")
+            return self.execute(context)
         hook = self._hook()
         pairs = self._invoke(hook, context)
         if event["given_up"] is not None:
@@ -181,6 +188,8 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
         ids: list[str] = values["invocations"]
         if not ids:
             return []
+        if problems := run_id_problems(context["ti"].run_id):
+            raise RequestRefusedError(f"{place_of(self)}: {'; '.join(problems)}")
         provenance, identity = provenance_of(context), identity_of(context)
         patience = min(SUBMIT_PATIENCE, self.outage_limit)
 

@@ -61,6 +61,7 @@ async def submit(
     """
     provenance, patience = submission.provenance, submission.patience
     values, problems = read_arguments(submission.arguments)
+    problems += run_id_problems(provenance.run_id)
     if "action" in values:
         name = values["action"]
         try:
@@ -93,6 +94,18 @@ async def submit(
     )
     tell(record.invocation_id)
     return record
+
+
+def run_id_problems(run_id: str) -> list[str]:
+    """Return what keeps a run from having XComs: a task that can't push its invocation's id mustn't invoke.
+
+    Airflow's client puts the run id into a URL as it is, so that Airflow answers such a push with 404.
+    """
+    wrong = sorted(set(run_id) & set("?#/"))
+    if not wrong:
+        return []
+    named = " or ".join(wrong)
+    return [f"run id {run_id!r}: Airflow can't store XComs of a run with {named} in its id; use another id"]
 
 
 def error_of_submission(error: PlatformError, action: str, where: str) -> InvocationError:

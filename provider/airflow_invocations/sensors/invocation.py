@@ -101,9 +101,12 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
             return done.xcom_value
         return self._defer(context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Take the verdict from the platform itself, whatever the event says."""
-        if event.get("given_up") is not None:
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
+        """Take the verdict from the platform itself, whatever the event says; without one, look again.
+
+        Airflow resumes a task without an event that was cleared while it was deferring.
+        """
+        if event is not None and event.get("given_up") is not None:
             given_up = GivenUp(Reason(event["given_up"]), event["detail"])
             subject = event.get("invocation_id") or self._subject
             raise error_of(given_up, None, subject, self._hook().url(subject))

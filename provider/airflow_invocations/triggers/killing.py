@@ -18,16 +18,20 @@ from ..waiting import cancel_and_confirm
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
 
-#: States of a task that has come to its end: whoever gave it one of these means its invocation too.
-_FINAL_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+#: States of a task that doesn't want its invocation: it has ended, or was cleared while a worker ran it
+#: ("restarting"), for instance in the moment of its deferral.
+_UNWANTING_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed", "restarting"})
 
-#: States of a task that sees to its invocation itself: it has resumed, or was cleared and begins anew, and
-#: then it cancels what it had invoked before.
-_SELF_RELIANT_STATES = frozenset({"running", "restarting", "up_for_retry"})
+#: States of a task that handles its invocation itself: it has resumed, or was cleared and starts again; then
+#: it cancels what it had invoked before, or goes on with it.
+_SELF_RELIANT_STATES = frozenset({"running", "up_for_retry"})
 
 #: Seconds between two looks at a task that is on its way to a new state, and how often it is looked at.
 _LOOK_PAUSE = 0.5
 _LOOKS = 8
+
+#: Seconds for one look at the invocations of a task that was killed.
+_LOOK_TIME = 5.0
 
 #: Seconds in which a triggerer that stops is gone.
 _STOP_TIME = 1.0
@@ -85,8 +89,25 @@ class CancellingTrigger(BaseTrigger):
         if await self._is_still_wanted():
             self.log.info("this trigger is being moved, invocation %s goes on", ", ".join(ids))
             return
-        self.log.warning("the task was killed, cancelling invocation %s", ", ".join(ids))
-        await self._cancel(ids)
+        active = await self._active(ids)
+        if not active:
+            self.log.info("Nothing to cancel: invocation %s has ended", ", ".join(ids))
+            return
+        self.log.warning("the task was killed, cancelling invocation %s", ", ".join(active))
+        await self._cancel(active)
+
+    async def _active(self, ids: Sequence[str]) -> Sequence[str]:
+        """Return those that haven't ended; all of them where the platform doesn't answer.
+
+        A task that ended by itself, in another triggerer or a worker, has nothing left to cancel.
+        """
+        try:
+            async with asyncio.timeout(_LOOK_TIME), await InvocationHook(self.conn_id).connect() as platform:
+                statuses = await platform.statuses(ids)
+        except Exception:
+            return ids
+        ended = {one.invocation_id for one in statuses if one.status.is_terminal}
+        return [one for one in ids if one not in ended]
 
     async def _cancel(self, ids: Sequence[str]) -> None:
         for invocation_id in ids:
@@ -114,7 +135,7 @@ class CancellingTrigger(BaseTrigger):
         try:
             for _ in range(_LOOKS):
                 states = await self._task_states(self.task_instance)
-                if states & _FINAL_STATES:
+                if states & _UNWANTING_STATES:
                     return False
                 if states & _SELF_RELIANT_STATES:
                     return True

@@ -64,11 +64,13 @@ class TaskIdentity:
         return f"{_SCHEME}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
     def idempotency_ids(self, try_number: int) -> list[str]:
-        """The ids that this incarnation can have used by its try `try_number` (from 1), in order.
+        """Return the ids that this incarnation can have used by its try `try_number`, in order.
 
         Each earlier try has left one failed invocation behind at most.
+
+        :param try_number: from 1; 0, as `airflow tasks test` has it, counts as the first.
         """
-        return [self.idempotency_id(failures) for failures in range(try_number)]
+        return [self.idempotency_id(failures) for failures in range(max(1, try_number))]
 
     def earlier_ids(self, try_number: int) -> list[str]:
         """The ids that the incarnations before this one can have used: there are some after a clear."""

@@ -23,6 +23,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.action import TRY_KEY
 from airflow_invocations.platform.roboto import RobotoPlatform
 
+from ..conftest import eventually
 from .conftest import Task, connect_to, end_of, run_deferred, script
 
 S = InvocationStatus
@@ -309,3 +310,62 @@ async def test_an_absolute_deadline_ends_a_deferred_task_and_its_invocation(hook
     _, again = instance.start()
     assert again != event["invocation_id"]
     hook.cancel(again)
+
+
+@pytest.mark.anyio
+async def test_a_resume_without_an_event_goes_on_with_the_invocation(hook: RobotoHook) -> None:
+    instance = Instance(await anyio.to_thread.run_sync(script, hook, "sleep 1"), deferrable=True)
+    task = instance.next_try()
+    with pytest.raises(TaskDeferred) as deferred:
+        await anyio.to_thread.run_sync(instance.operator().execute, task.context)
+    invoked = deferred.value.trigger.invocation_id
+    # Airflow calls the method that the deferral named, with nothing but the context.
+    resumed = instance.operator(deferrable=False)
+    result = await anyio.to_thread.run_sync(
+        resumed.resume_execution, deferred.value.method_name, {}, task.context
+    )
+    assert (result["invocation_id"], result["status"]) == (invoked, "Completed")
+
+
+@pytest.mark.parametrize(("retries", "status"), [(0, S.Cancelled), (2, S.Processing)])
+def test_a_task_that_fails_right_after_it_has_invoked_leaves_nothing_behind(
+    hook: RobotoHook, retries: int, status: S
+) -> None:
+    action = script(hook, "sleep 60")
+    instance = Instance(action)
+    instance.max_tries = instance.retries = retries
+    task = instance.next_try()
+
+    def push(key: str, value: Any) -> None:
+        raise AirflowException(f"the push of {key} = {value} fails")
+
+    task.context["ti"].xcom_push = push
+    with pytest.raises(AirflowException, match="the push of invocation_id") as failed:
+        instance.operator().execute(task.context)
+    invocation_id = str(failed.value).split()[5]
+    waiting = {S.Queued, S.Scheduled, S.Downloading}
+    end = eventually(lambda: (one := hook.get(invocation_id).current.status) not in waiting and one)
+    assert end is status
+    if retries:  # and the retry goes on with it
+        _, again = instance.start()
+        assert again == invocation_id
+        hook.cancel(again)
+
+
+@pytest.mark.parametrize("run_id", ["manual__what?", "backfill#1", "a/b"])
+def test_a_run_whose_xcoms_airflow_cannot_store_invokes_nothing(hook: RobotoHook, run_id: str) -> None:
+    instance = Instance(script(hook, "true"))
+    instance.run_id = run_id
+    _, error = instance.run()
+    assert type(error) is RequestRefusedError
+    assert f"run id {run_id!r}: Airflow can't store XComs" in str(error)
+    assert count(hook, instance.arguments["action"]) == 0
+
+
+def test_airflow_tasks_test_never_touches_the_invocation_of_a_real_try(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "true"))
+    _, real = instance.run()
+    instance.try_number = -1  # the next one is 0, as `airflow tasks test` has it
+    _, tested = instance.run()
+    assert tested["status"] == "Completed"
+    assert tested["invocation_id"] != real["invocation_id"]

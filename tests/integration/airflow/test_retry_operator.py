@@ -231,3 +231,20 @@ async def test_a_trigger_that_is_late_or_broke(hook: RobotoHook, task: Task, beg
         await anyio.to_thread.run_sync(
             made.resume_execution, "__fail__", {"error": "Trigger failure"}, task.context
         )
+
+
+async def test_resumed_without_an_event_it_goes_on_with_what_it_had_invoked(flaky: Flaky, task: Task) -> None:
+    def begin() -> str:
+        flaky.break_for("b")
+        return flaky.invoke("b")
+
+    failed = await anyio.to_thread.run_sync(begin)
+    flaky.mend("b")
+    with pytest.raises(TaskDeferred) as deferral:
+        await anyio.to_thread.run_sync(operator([failed], deferrable=True).execute, task.context)
+    made = operator([failed])
+    (result,) = await anyio.to_thread.run_sync(
+        made.resume_execution, deferral.value.method_name, {}, task.context
+    )
+    assert result["invocation_id"] == deferral.value.trigger.invocation_ids[0]
+    assert await anyio.to_thread.run_sync(count, flaky.hook, flaky.action) == 2

@@ -329,3 +329,11 @@ async def test_a_cancelled_invocation_is_no_retry_matter(hook: RobotoHook, task:
     await anyio.to_thread.run_sync(hook.cancel, slow)
     with pytest.raises(InvocationCancelledError):
         await poking(sensor(invocation_id=slow), task)
+
+
+async def test_a_sensor_resumed_without_an_event_looks_again(hook: RobotoHook, task: Task) -> None:
+    started = await anyio.to_thread.run_sync(invoke, hook, "true")
+    await anyio.to_thread.run_sync(end_of, hook, started)
+    made = sensor(invocation_id=started, deferrable=True)
+    found = await anyio.to_thread.run_sync(made.resume_execution, "execute_complete", {}, task.context)
+    assert found == started

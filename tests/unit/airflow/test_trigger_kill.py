@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from airflow_invocations.triggers import InvocationTrigger, killing
 
@@ -22,6 +23,7 @@ class Trigger(InvocationTrigger):
         self.looks = list(looks)
         self.task_instance = SimpleNamespace(task_id="ask")
         self.cancels = 0
+        self.is_active = True
 
     async def _task_states(self, instance: object) -> set[str]:
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
@@ -32,6 +34,9 @@ class Trigger(InvocationTrigger):
 
     async def _is_named_by_xcom(self, instance: object) -> bool:
         return bool(self.named == self._named)
+
+    async def _active(self, ids: Sequence[str]) -> Sequence[str]:
+        return ids if self.is_active else []
 
     async def _cancel(self, ids: Sequence[str]) -> None:
         self.cancels += len(ids)
@@ -50,6 +55,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param([({"success"}, "iv_1")], True, id="marked success"),
         pytest.param([({"skipped"}, "iv_1")], True, id="the DAG run timed out"),
         pytest.param([({"deferred"}, "iv_1")], False, id="moved to another triggerer"),
+        pytest.param([({"restarting"}, "iv_1")], True, id="cleared while it was deferring"),
         pytest.param([({"running"}, "iv_1")], False, id="moved, and resumed in a worker"),
         pytest.param([({"up_for_retry"}, "iv_1")], False, id="moved, and about to be retried"),
         pytest.param([({"running"}, "iv_2")], False, id="cleared, the new try sees to it"),
@@ -83,3 +89,15 @@ async def test_after_its_event_a_trigger_cancels_nothing() -> None:
     trigger._has_fired = True
     await trigger.on_kill()
     assert trigger.cancels == 0
+
+
+async def test_a_task_whose_invocation_has_ended_is_not_called_killed() -> None:
+    """A triggerer that stood still, and goes on after another one has ended the task in success."""
+    trigger = Trigger(({"success"}, "iv_1"))
+    trigger.is_active = False
+    with capture_logs() as said:
+        await trigger.on_kill()
+    assert trigger.cancels == 0
+    assert [(one["log_level"], one["event"]) for one in said] == [
+        ("info", "Nothing to cancel: invocation iv_1 has ended")
+    ]
