@@ -23,6 +23,7 @@ from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.sensors import invocation
 from airflow_invocations.waiting import Waiting, follow, record_of
 
+from ...metadata_database import DATABASES, metadata_database
 from ...unit.airflow.conftest import context as unit_context
 
 
@@ -109,13 +110,14 @@ def task() -> Task:
 
 
 @pytest.fixture(scope="session")
-def database() -> None:
-    """Airflow's own, in the tests' home."""
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.utils.db import initdb
+def database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Airflow's tables: in a SQLite in the tests' home, or where `on_every_database` says."""
+    with metadata_database(getattr(request, "param", "sqlite")):
+        yield
 
-    initdb()
-    DagBundlesManager().sync_bundles_to_db()
+
+#: Runs a test on each database that Airflow may have.
+on_every_database = pytest.mark.parametrize("database", DATABASES, indirect=True, scope="session")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, task
 
 from airflow_invocations.hooks import RobotoHook
 
-from .conftest import script
+from .conftest import on_every_database, script
 from .dag_runs import run
 
 
@@ -20,6 +20,7 @@ def results(dag_run: Any) -> list[Any]:
     ]
 
 
+@on_every_database
 @pytest.mark.usefixtures("database")
 def test_functions_say_what_to_invoke_with(hook: RobotoHook) -> None:
     action = script(hook, "sleep 0.2; echo $ROBOTO_PARAM_file")

@@ -12,10 +12,11 @@ from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retries import invocation_retry_policy
 
-from .conftest import script
+from .conftest import on_every_database, script
 from .dag_runs import run
 
 
+@on_every_database
 @pytest.mark.usefixtures("database")
 def test_a_failure_is_invoked_anew_and_what_a_retry_can_not_mend_is_not(hook: RobotoHook) -> None:
     soon = timedelta(seconds=0.1)
