@@ -72,6 +72,12 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="register every subfolder of DIR that holds an action.json",
     )
     parser.add_argument(
+        "--allow-overrides",
+        action="store_true",
+        help="let tokens with the role invoke change the command, working directory and every environment "
+        "variable of the actions that they invoke, which is as good as running any program as this user",
+    )
+    parser.add_argument(
         "--grace",
         type=_seconds,
         default=5.0,
@@ -123,7 +129,8 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "token",
         help="list, add and revoke the service's tokens",
         description="The tokens of a local service's data folder; it may be running. Roles: read looks at "
-        "everything, invoke may also invoke and cancel, admin may also change actions.",
+        "everything, invoke may also invoke actions as they are registered, and cancel, admin may also "
+        "change actions and what an invocation runs, so any program as this user.",
     )
     verbs = _about_data_folder(parser)
     listing = verbs.add_parser("list", help="names, organisations and roles; never the tokens themselves")
@@ -214,6 +221,7 @@ def _serve(options: argparse.Namespace) -> int:
         port=options.port,
         actions_dir=options.actions,
         grace=options.grace,
+        allow_overrides=options.allow_overrides,
         keep_workspaces=options.keep_workspaces,
         **chosen,
     )

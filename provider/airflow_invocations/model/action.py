@@ -135,13 +135,18 @@ class ContainerParameters(WireModel):
 
 
 class CreateActionRequest(WireModel):
-    """`POST v1/actions`. `timeout` is in minutes, `short_description` at most 140 characters."""
+    """`POST v1/actions`. `timeout` is in minutes, `short_description` at most 140 characters.
+
+    `may_invoke`: whether the action's process may invoke actions itself; the local service knows this, the
+    platform doesn't.
+    """
 
     name: str
     compute_requirements: ComputeRequirements | None = None
     container_parameters: ContainerParameters | None = None
     description: str | None = None
     inherits: ActionReference | None = None
+    may_invoke: bool = pydantic.Field(default=False, exclude_if=lambda may: not may)
     metadata: dict[str, Any] = {}
     parameters: list[ActionParameter] = []
     requires_downloaded_inputs: bool | None = None
@@ -152,7 +157,10 @@ class CreateActionRequest(WireModel):
 
 
 class ActionRecord(WireModel):
-    """An action as the platform answers it. `digest` names this version of it; `timeout` is in minutes."""
+    """An action as the platform answers it. `digest` names this version of it; `timeout` is in minutes.
+
+    `may_invoke` is the local service's, see CreateActionRequest.
+    """
 
     created: datetime.datetime
     created_by: str
@@ -166,6 +174,7 @@ class ActionRecord(WireModel):
     description: str | None = None
     digest: str | None = None
     inherits: ActionReference | None = None
+    may_invoke: bool = pydantic.Field(default=False, exclude_if=lambda may: not may)
     metadata: dict[str, Any] = {}
     parameters: list[ActionParameter] = []
     published: datetime.datetime | None = None

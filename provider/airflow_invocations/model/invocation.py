@@ -100,6 +100,13 @@ class InvocationInput(WireModel):
             raise ValueError("an input needs at least one of: files, sessions, topics")
         return self
 
+    @property
+    def file_selectors(self) -> list[FileSelector]:
+        """The selectors of files; empty if none were given."""
+        if self.files is None:
+            return []
+        return self.files if isinstance(self.files, list) else [self.files]
+
 
 class InvocationRequest(WireModel):
     """`POST v1/actions/{name}/invoke`.

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from ..model import (
     CancelAllRequest,
     ContainerInfo,
+    InvocationStatus,
     LogRecord,
     LogsLocation,
     Page,
@@ -27,6 +28,7 @@ from ..model import (
     StatusUpdate,
 )
 from ..model.wire import problems_of
+from .access import Guard, GuardedRoute, OwnCheck, open_to_all, own_action, own_identity, own_invocation
 from .answers import answered, answered_page
 from .body_limit import BodyLimit
 from .dataset_routes import dataset_routes, file_routes, org_routes, query_routes
@@ -35,6 +37,7 @@ from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedEr
 from .logs import InvalidCursorError, LogFiles
 from .metrics import CountRequests, Metrics
 from .outages import is_outage
+from .overrides import accept_overrides, require_as_registered
 from .page import Sessions, page_routes
 from .requests import (
     MAX_IDS,
@@ -48,7 +51,7 @@ from .requests import (
     WatchRequest,
 )
 from .roboql_queries import RoboqlQueries
-from .settings import MAX_BODY
+from .settings import MAX_BODY, ServiceSettings
 from .signed_urls import SignedUrls
 from .sse import server_sent_events
 from .store import Store
@@ -63,7 +66,7 @@ Json = dict[str, Any]
 ActionName = Annotated[str, Path(max_length=256)]
 InvocationId = Annotated[str, Path(max_length=64)]
 WatchId = Annotated[str, Path(max_length=64)]
-Allows = Callable[[Role], Any]
+Allows = Callable[..., Any]
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ def create_app(
     urls: SignedUrls,
     watches: Watches,
     metrics: Metrics,
+    settings: ServiceSettings,
 ) -> FastAPI:
     """The API over a store, its datasets and log files.
 
@@ -97,27 +101,20 @@ def create_app(
 
     sessions = Sessions()
 
-    def allows(role: Role) -> Any:
-        """A dependency: the caller, if its token may do what takes `role`."""
+    async def authenticate(request: Request) -> Caller:
+        authorization = sessions.authorization(request)
+        if tokens.needs_look_up(authorization):
+            return await run_in_threadpool(tokens.caller, authorization, request.headers)
+        return tokens.caller(authorization, request.headers)
 
-        async def caller(request: Request) -> Caller:
-            authorization = sessions.authorization(request)
-            if tokens.needs_look_up(authorization):
-                who = await run_in_threadpool(tokens.caller, authorization, request.headers)
-            else:
-                who = tokens.caller(authorization, request.headers)
-            if who.role < role:
-                raise UnauthorizedError(
-                    f"this takes the role {role.name.lower()}; the token has the role {who.role.name.lower()}"
-                )
-            return who
-
-        return Depends(caller)
+    def allows(role: Role, own: OwnCheck | None = None) -> Any:
+        """A dependency: the caller, if its token has the role, or is an action's and `own` says so."""
+        return Depends(Guard(authenticate, role, own))
 
     # Invocations first: `v1/actions/{name}` would take `invocations` for an action's name.
     app.include_router(_watch_routes(watches, allows), prefix="/v1/actions/invocations/watch")
-    app.include_router(_invocation_routes(store, logs, allows), prefix="/v1/actions/invocations")
-    app.include_router(_action_routes(store, allows), prefix="/v1/actions")
+    app.include_router(_invocation_routes(store, logs, settings, allows), prefix="/v1/actions/invocations")
+    app.include_router(_action_routes(store, settings, allows), prefix="/v1/actions")
     app.include_router(dataset_routes(store, datasets, allows), prefix="/v1/datasets")
     app.include_router(file_routes(datasets, urls, allows), prefix="/v1/files")
     app.include_router(query_routes(RoboqlQueries(store, datasets), allows), prefix="/v1/query")
@@ -128,9 +125,10 @@ def create_app(
     return app
 
 
-def _action_routes(store: Store, allows: Allows) -> APIRouter:
-    router = APIRouter(tags=["actions"])
+def _action_routes(store: Store, settings: ServiceSettings, allows: Allows) -> APIRouter:
+    router = APIRouter(tags=["actions"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    OwnReader = Annotated[Caller, allows(Role.Read, own_action)]  # noqa: N806
     Invoker = Annotated[Caller, allows(Role.Invoke)]  # noqa: N806
     Admin = Annotated[Caller, allows(Role.Admin)]  # noqa: N806
 
@@ -147,7 +145,7 @@ def _action_routes(store: Store, allows: Allows) -> APIRouter:
         return answered(store.query_hub(spec))
 
     @router.get("/{name}")
-    def get(name: ActionName, who: Reader, digest: str | None = None) -> Response:
+    def get(name: ActionName, who: OwnReader, digest: str | None = None) -> Response:
         return answered(store.get_action(name, who.org_id, digest))
 
     @router.put("/{name}")
@@ -165,16 +163,20 @@ def _action_routes(store: Store, allows: Allows) -> APIRouter:
 
     @router.post("/{name}/invoke")
     def invoke(name: ActionName, request: NewInvocation, who: Invoker, digest: str | None = None) -> Response:
-        return answered(store.invoke(name, request, who.org_id, who.user, digest))
+        as_asked = who.role >= Role.Admin or settings.allow_overrides
+        check = accept_overrides if as_asked else require_as_registered
+        return answered(store.invoke(name, request, who.org_id, who.user, digest, check))
 
     return router
 
 
-def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRouter:
-    router = APIRouter(tags=["invocations"])
+def _invocation_routes(store: Store, logs: LogFiles, settings: ServiceSettings, allows: Allows) -> APIRouter:
+    router = APIRouter(tags=["invocations"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
-    Invoker = Annotated[Caller, allows(Role.Invoke)]  # noqa: N806
+    OwnReader = Annotated[Caller, allows(Role.Read, own_invocation)]  # noqa: N806
+    OwnInvoker = Annotated[Caller, allows(Role.Invoke, own_invocation)]  # noqa: N806
     Admin = Annotated[Caller, allows(Role.Admin)]  # noqa: N806
+    Reporter = Annotated[Caller, allows(Role.Admin, own_invocation)]  # noqa: N806
     Place = Annotated[str | None, Query(max_length=64)]  # noqa: N806
 
     @router.post("/query")
@@ -195,27 +197,36 @@ def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRoute
         return answered(Page(items=counted))
 
     @router.get("/{invocation_id}")
-    def get(invocation_id: InvocationId, who: Reader) -> Response:
+    def get(invocation_id: InvocationId, who: OwnReader) -> Response:
         return answered(store.get_invocation(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/cancel")
-    def cancel(invocation_id: InvocationId, who: Invoker) -> Response:
+    def cancel(invocation_id: InvocationId, who: OwnInvoker) -> Response:
         store.request_abort(invocation_id, f"cancelled by {who.user}", who.org_id)
         return answered(store.get_invocation(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/status")
-    def update_status(invocation_id: InvocationId, update: StatusUpdate, who: Invoker) -> Response:
-        store.set_status(invocation_id, update.status, update.detail, f"user-{who.user}", who.org_id)
+    def update_status(invocation_id: InvocationId, update: StatusUpdate, who: Reporter) -> Response:
+        # What waits for this service's runner isn't done because somebody says so.
+        unless = {InvocationStatus.Queued} if update.status is InvocationStatus.Completed else set()
+        store.set_status(
+            invocation_id,
+            update.status,
+            update.detail,
+            f"user-{who.user}",
+            who.org_id,
+            unless=unless if settings.slots else (),
+        )
         return answered(store.get_invocation(invocation_id, who.org_id))
 
     @router.get("/{invocation_id}/logs")
-    def get_logs(invocation_id: InvocationId, who: Reader, page_token: Place = None) -> Response:
+    def get_logs(invocation_id: InvocationId, who: OwnReader, page_token: Place = None) -> Response:
         page = logs.read(store.check_invocation(invocation_id, who.org_id), page_token)
         next_token = page.last_read if page.has_next else None
         return answered(Page[LogRecord](items=page.items, next_token=next_token))
 
     @router.get("/{invocation_id}/logs/stream")
-    def stream_logs(invocation_id: InvocationId, who: Reader, last_read: Place = None) -> Response:
+    def stream_logs(invocation_id: InvocationId, who: OwnReader, last_read: Place = None) -> Response:
         return answered(logs.read(store.check_invocation(invocation_id, who.org_id), last_read))
 
     @router.put("/{invocation_id}/logs")
@@ -227,11 +238,11 @@ def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRoute
         return answered(store.set_image_digest(invocation_id, info.image_digest, who.org_id))
 
     @router.get("/{invocation_id}/state")
-    def get_state(invocation_id: InvocationId, who: Reader) -> Json:
+    def get_state(invocation_id: InvocationId, who: OwnReader) -> Json:
         return {"data": {"state": store.get_state(invocation_id, who.org_id)}}
 
     @router.put("/{invocation_id}/state")
-    def set_state(invocation_id: InvocationId, update: StateUpdate, who: Invoker) -> Json:
+    def set_state(invocation_id: InvocationId, update: StateUpdate, who: OwnInvoker) -> Json:
         store.update_state(invocation_id, update.state, who.org_id)
         return {"data": {"state": update.state}}
 
@@ -239,7 +250,7 @@ def _invocation_routes(store: Store, logs: LogFiles, allows: Allows) -> APIRoute
 
 
 def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
-    router = APIRouter(tags=["watch"])
+    router = APIRouter(tags=["watch"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
 
     def stream(request: WatchRequest, who: Caller, last_event_id: int | None) -> StreamingResponse:
@@ -297,8 +308,8 @@ def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
 
 def _user_routes(allows: Allows) -> APIRouter:
     """Who asks, as far as a service of one machine knows people: by name."""
-    router = APIRouter(tags=["users"])
-    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    router = APIRouter(tags=["users"], route_class=GuardedRoute)
+    Reader = Annotated[Caller, allows(Role.Read, own_identity)]  # noqa: N806
 
     @router.get("")
     def caller(who: Reader) -> Json:
@@ -308,7 +319,7 @@ def _user_routes(allows: Allows) -> APIRouter:
 
 
 def _probe_routes(store: Store, metrics: Metrics) -> APIRouter:
-    router = APIRouter(tags=["probes"])
+    router = APIRouter(tags=["probes"], route_class=GuardedRoute, dependencies=[Depends(open_to_all)])
 
     @router.get("/healthz")
     async def healthz() -> PlainTextResponse:

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from ..model import QuerySpecification
 from ..model.dataset import FileRecord, OrgRecord
+from .access import GuardedRoute, open_to_all, own_dataset, own_identity
 from .answers import answered, answered_data
 from .datasets import MAX_FILES, DatasetFiles
 from .errors import NotFoundError
@@ -22,6 +23,7 @@ from .requests import (
     FilesQuery,
     NewDatasetRequest,
     NewDatasetUnlessThereRequest,
+    Own,
     RoboqlQuery,
     Role,
 )
@@ -33,7 +35,7 @@ from .times import moment
 DatasetId = Annotated[str, Path(max_length=64)]
 FileId = Annotated[str, Path(max_length=64)]
 Version = Annotated[int | None, Query(ge=0, le=2**31)]
-Allows = Callable[[Role], Any]
+Allows = Callable[..., Any]
 #: What may stand in a header.
 Plain = Annotated[str | None, Query(max_length=1000, pattern=r"^[\x20-\x7e]*$")]
 
@@ -43,9 +45,11 @@ _CHUNK = 256 * 1024
 
 def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIRouter:
     """Datasets: create, get, query, update, delete, and their files."""
-    router = APIRouter(tags=["datasets"])
+    router = APIRouter(tags=["datasets"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    OwnReader = Annotated[Caller, allows(Role.Read, own_dataset)]  # noqa: N806
     Invoker = Annotated[Caller, allows(Role.Invoke)]  # noqa: N806
+    OwnInvoker = Annotated[Caller, allows(Role.Invoke, own_dataset)]  # noqa: N806
     Admin = Annotated[Caller, allows(Role.Admin)]  # noqa: N806
 
     @router.post("")
@@ -62,11 +66,11 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
         return answered(store.query_datasets(spec, who.org_id))
 
     @router.get("/{dataset_id}")
-    def get(dataset_id: DatasetId, who: Reader) -> Response:
+    def get(dataset_id: DatasetId, who: OwnReader) -> Response:
         return answered(store.get_dataset(dataset_id, who.org_id))
 
     @router.put("/{dataset_id}")
-    def update(dataset_id: DatasetId, request: ChangedDataset, who: Invoker) -> Response:
+    def update(dataset_id: DatasetId, request: ChangedDataset, who: OwnInvoker) -> Response:
         return answered(store.update_dataset(dataset_id, [request], who.org_id, who.user))
 
     @router.delete("/{dataset_id}", status_code=204)
@@ -76,7 +80,7 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
         return Response(status_code=204)
 
     @router.post("/{dataset_id}/files/query")
-    def query_files(dataset_id: DatasetId, who: Reader, request: FilesQuery | None = None) -> Response:
+    def query_files(dataset_id: DatasetId, who: OwnReader, request: FilesQuery | None = None) -> Response:
         wanted = request or FilesQuery()
         page = datasets.page_of_files(
             dataset_id,
@@ -93,30 +97,38 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
 
 def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> APIRouter:
     """Files: by id, by path, query, update, and their content behind signed addresses."""
-    router = APIRouter(tags=["files"])
+    router = APIRouter(tags=["files"], route_class=GuardedRoute)
+
+    def own_file(request: Request, own: Own) -> bool:
+        """Whether a request's path names a file of a dataset of the action's invocation."""
+        file = datasets.file(request.path_params["file_id"], own.org_id)
+        return file.association_id in own.datasets
+
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
-    Invoker = Annotated[Caller, allows(Role.Invoke)]  # noqa: N806
+    OwnReader = Annotated[Caller, allows(Role.Read, own_file)]  # noqa: N806
+    OwnPath = Annotated[Caller, allows(Role.Read, own_dataset)]  # noqa: N806
+    OwnInvoker = Annotated[Caller, allows(Role.Invoke, own_file)]  # noqa: N806
 
     @router.post("/query")
     def query(spec: QuerySpecification, who: Reader) -> Response:
         return answered(datasets.query_files(spec, who.org_id))
 
     @router.get("/record/{file_id}")
-    def get(file_id: FileId, who: Reader, version_id: Version = None) -> Response:
+    def get(file_id: FileId, who: OwnReader, version_id: Version = None) -> Response:
         return answered(datasets.file(file_id, who.org_id, version_id))
 
     @router.put("/record/{file_id}")
-    def update(file_id: FileId, request: ChangedFile, who: Invoker) -> Response:
+    def update(file_id: FileId, request: ChangedFile, who: OwnInvoker) -> Response:
         return answered(datasets.update_file(file_id, request, who.org_id, who.user))
 
     @router.get("/record/path/{path:path}/association/{dataset_id}")
-    def get_by_path(path: str, dataset_id: DatasetId, who: Reader, version_id: Version = None) -> Response:
+    def get_by_path(path: str, dataset_id: DatasetId, who: OwnPath, version_id: Version = None) -> Response:
         return answered(datasets.file_by_path(dataset_id, path, who.org_id, version_id))
 
     @router.get("/{file_id}/signed-url")
     def sign(
         file_id: FileId,
-        who: Reader,
+        who: OwnReader,
         request: Request,
         version_id: Version = None,
         override_content_type: Plain = None,
@@ -128,7 +140,7 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
         path = urls.sign(file_id, who.org_id, headers)
         return answered_data({"url": f"{str(request.base_url).rstrip('/')}{path}", "version": record.version})
 
-    @router.get("/{file_id}/content")
+    @router.get("/{file_id}/content", dependencies=[Depends(open_to_all)])
     def download(file_id: FileId, request: Request) -> StreamingResponse:
         """A file's content, for whoever has an address that `signed-url` gave."""
         signed = urls.read(file_id, request.query_params)
@@ -152,7 +164,7 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
 
 def query_routes(queries: RoboqlQueries, allows: Allows) -> APIRouter:
     """RoboQL: submit a query, look at it, read its results."""
-    router = APIRouter(tags=["queries"])
+    router = APIRouter(tags=["queries"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
     QueryId = Annotated[str, Path(max_length=64)]  # noqa: N806
 
@@ -177,8 +189,8 @@ def query_routes(queries: RoboqlQueries, allows: Allows) -> APIRouter:
 
 def org_routes(allows: Allows) -> APIRouter:
     """The one organisation that a token belongs to."""
-    router = APIRouter(tags=["organisations"])
-    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    router = APIRouter(tags=["organisations"], route_class=GuardedRoute)
+    Reader = Annotated[Caller, allows(Role.Read, own_identity)]  # noqa: N806
 
     @router.get("/caller")
     def of_caller(who: Reader) -> Response:

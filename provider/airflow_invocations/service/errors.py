@@ -21,10 +21,17 @@ class ApiError(Exception):
 
 
 class UnauthorizedError(ApiError):
-    """No token, or one that isn't known, or one that may not do this."""
+    """No token, or one that isn't known."""
 
     code = "RobotoUnauthorizedException"
     status = 401
+
+
+class ForbiddenError(ApiError):
+    """A token that is known and may not do this."""
+
+    code = "RobotoUnauthorizedException"
+    status = 403
 
 
 class NotFoundError(ApiError):

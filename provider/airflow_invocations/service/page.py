@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qs, quote
 
 import jinja2
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathPart
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
@@ -28,8 +28,9 @@ from ..model import (
     QuerySpecification,
     task_instance_of,
 )
+from .access import GuardedRoute, open_to_all
 from .errors import ApiError, NotFoundError, UnauthorizedError
-from .requests import Caller
+from .requests import Caller, Role
 from .store import Store
 from .times import microseconds
 from .tokens import Tokens
@@ -105,13 +106,14 @@ def _hashed(session_id: str) -> bytes:
 
 def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
     """`/`, `/actions/invocations/{id}` (the same, with one selected), their parts, login and logout."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, route_class=GuardedRoute, dependencies=[Depends(open_to_all)])
 
     def reader(request: Request) -> Caller | None:
         try:
-            return tokens.caller(sessions.authorization(request), request.headers)
+            who = tokens.caller(sessions.authorization(request), request.headers)
         except UnauthorizedError:
             return None
+        return who if who.role >= Role.Read else None
 
     def page(request: Request, invocation_id: str | None) -> Response:
         who = reader(request)

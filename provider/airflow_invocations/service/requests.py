@@ -42,20 +42,37 @@ _MAX_TIMEOUT = 365 * 24 * 60
 class Role(IntEnum):
     """What a token may do; each role may do what the ones before it may."""
 
+    #: Nothing but what is an action's own: the role of the token that its process gets.
+    Action = 0
     #: Look at actions, invocations and logs.
     Read = 1
-    #: Invoke, cancel, report a status.
+    #: Invoke actions as they are registered, cancel, and change datasets.
     Invoke = 2
-    #: Create and change actions, and everything else.
+    #: Create and change actions, invoke with overrides, report a status, and everything else.
     Admin = 3
 
     @classmethod
     def named(cls, name: str) -> Role:
-        """The role of this name, in lower case. Raises ValueError."""
-        for role in cls:
+        """The role of this name, in lower case, that a token can be made with. Raises ValueError."""
+        given = [role for role in cls if role is not cls.Action]
+        for role in given:
             if role.name.lower() == name:
                 return role
-        raise ValueError(f"{name!r} is no role; allowed: {', '.join(role.name.lower() for role in cls)}")
+        raise ValueError(f"{name!r} is no role; allowed: {', '.join(role.name.lower() for role in given)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What belongs to the invocation whose process got a token: all that this token is good for.
+
+    `datasets` are those that its input is of and the one that its outputs go to. The ones that its selectors
+    lead to are added once the input is resolved.
+    """
+
+    invocation_id: str
+    org_id: str
+    action: str
+    datasets: set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,8 @@ class Caller:
     user: str
     org_id: str
     role: Role
+    #: Of an action's own token: what it may do beyond its role.
+    own: Own | None = None
 
 
 def _require_variable(name: str) -> None:

@@ -10,13 +10,15 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..model import ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
+from ..model import ActionRecord, ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
+from ..model.dataset import ActionInputRecord
 from ..runtime.exceptions import PrepareEnvException
 from . import processes
 from .catalog import LocalCatalog
@@ -24,9 +26,10 @@ from .datasets import DatasetFiles
 from .errors import ConditionError, InvalidStateTransitionError, NotFoundError
 from .logs import LineStream, LogFiles, LogWriter
 from .outages import is_outage, log_failure, pause_after
-from .outputs import UploadError, upload
+from .outputs import UploadError, destination_of, upload
 from .reconciler import Reconciler
 from .redaction import Redaction
+from .requests import Own, Role
 from .secrets import Secrets
 from .settings import ServiceSettings
 from .store import RUNNER_PREFIX, StatusEvent, Store
@@ -130,12 +133,14 @@ class _Claim:
 
     def wants_downloads(self) -> bool:
         """Whether the action wants its input's files, not only their records."""
-        action = self.record.provenance.action
-        try:
-            wanted = self.store.get_action(action.name, action.org_id, action.digest)
-            return wanted.requires_downloaded_inputs is not False
-        except NotFoundError:  # it was deleted since: what is there too much does no harm
-            return True
+        action = self._action()
+        # One that was deleted since: what is there too much does no harm.
+        return action is None or action.requires_downloaded_inputs is not False
+
+    def role_of_process(self) -> Role:
+        """What the action's process may do beyond what is its own."""
+        action = self._action()
+        return Role.Invoke if action is not None and action.may_invoke else Role.Action
 
     async def until_stopped(self) -> Verdict:
         """Wait for the verdict that doesn't wait for the action."""
@@ -144,6 +149,14 @@ class _Claim:
             self.touched.clear()
             if (verdict := await self.repeat("see whether it is to be stopped", self.stopped)) is not None:
                 return verdict
+
+    def _action(self) -> ActionRecord | None:
+        """The version of the action that was invoked; None: it was deleted since."""
+        action = self.record.provenance.action
+        try:
+            return self.store.get_action(action.name, action.org_id, action.digest)
+        except NotFoundError:
+            return None
 
     def _record(self, status: InvocationStatus, detail: str | None) -> None:
         if status is InvocationStatus.Queued:
@@ -306,12 +319,10 @@ class Runner:
     async def _attempt(self, claim: _Claim) -> Verdict:
         invocation_id = claim.record.invocation_id
         try:
-            with (
-                contextlib.closing(self._logs.writer(invocation_id)) as writer,
-                self._lent_token(claim.record) as token,
-            ):
-                access = Access(self._endpoint, token)
-                execution = _Execution(claim, writer, self._settings, access, self._datasets, self._secrets)
+            with contextlib.closing(self._logs.writer(invocation_id)) as writer:
+                execution = _Execution(
+                    claim, writer, self._settings, self._access, self._datasets, self._secrets
+                )
                 verdict = await execution.run()
         except (ConditionError, InvalidStateTransitionError):
             raise
@@ -332,10 +343,10 @@ class Runner:
         return pause
 
     @contextlib.contextmanager
-    def _lent_token(self, record: InvocationRecord) -> Iterator[str]:
-        token = self._tokens.lend(record.invocation_id, record.org_id)
+    def _access(self, own: Own, role: Role) -> Iterator[Access]:
+        token = self._tokens.lend(own, role)
         try:
-            yield token
+            yield Access(self._endpoint, token)
         finally:
             self._tokens.take_back(token)
 
@@ -348,7 +359,7 @@ class _Execution:
         claim: _Claim,
         writer: LogWriter,
         settings: ServiceSettings,
-        access: Access,
+        access: Callable[[Own, Role], AbstractContextManager[Access]],
         datasets: DatasetFiles,
         secret_values: Secrets,
     ) -> None:
@@ -360,6 +371,8 @@ class _Execution:
         self._datasets = datasets
         self._secrets = secret_values
         self._redaction = Redaction(())
+        self._own = Own(claim.record.invocation_id, claim.record.org_id, "", set())
+        self._role = Role.Action
 
     async def run(self) -> Verdict:
         """Run the action; its end status and the reason for it."""
@@ -368,22 +381,24 @@ class _Execution:
             return verdict
         out = self._writer.stream(LogProcess.Action, self._redaction)
         err = self._writer.stream(LogProcess.Action, self._redaction)
-        try:
-            process = self._start(workspace, out, err)
-        except (OSError, ValueError) as error:
-            if is_outage(error):
-                raise
-            detail = f"can't start {_command(self._record.container_parameters)[0]!r}: {error}"[:MAX_DETAIL]
-            self._writer.say(LogProcess.Setup, detail)
-            return InvocationStatus.Failed, detail
-        try:
-            verdict = await self._attend(process)
-        finally:
-            # Whatever the action left behind in its group ends with it, as in a container.
-            await processes.end(process.pid, self._settings.grace)
-            # And what has left the group: nobody would look for it once the invocation has ended.
-            await processes.end_marked(INVOCATION_VARIABLE, {self._record.invocation_id})
-            await process.last_output(LAST_OUTPUT, self._claim.stopping)
+        with self._access(self._own, self._role) as access:
+            try:
+                process = self._start(workspace, access, out, err)
+            except (OSError, ValueError) as error:
+                if is_outage(error):
+                    raise
+                command = _command(self._record.container_parameters)[0]
+                detail = f"can't start {command!r}: {error}"[:MAX_DETAIL]
+                self._writer.say(LogProcess.Setup, detail)
+                return InvocationStatus.Failed, detail
+            try:
+                verdict = await self._attend(process)
+            finally:
+                # Whatever the action left behind in its group ends with it, as in a container.
+                await processes.end(process.pid, self._settings.grace)
+                # And what has left the group: nobody would look for it once the invocation has ended.
+                await processes.end_marked(INVOCATION_VARIABLE, {self._record.invocation_id})
+                await process.last_output(LAST_OUTPUT, self._claim.stopping)
         out.finish()
         err.finish()
         await self._claim.repeat("write its last lines", self._writer.write_waiting)
@@ -430,6 +445,8 @@ class _Execution:
         except _Stopped as stopped:
             return stopped.verdict
         self._redaction = Redaction(prepared.secrets.values())
+        self._own = own_of(self._record, prepared.inputs)
+        self._role = self._claim.role_of_process()
         return self._claim.stopped()
 
     def _upload(self, workspace: Workspace) -> Verdict | None:
@@ -462,10 +479,12 @@ class _Execution:
 
         return look
 
-    def _start(self, workspace: Workspace, out: LineStream, err: LineStream) -> processes.Process:
+    def _start(
+        self, workspace: Workspace, access: Access, out: LineStream, err: LineStream
+    ) -> processes.Process:
         container = self._record.container_parameters
         folder = _working_directory(container, workspace)
-        environment = workspace.environment(self._record, self._access)
+        environment = workspace.environment(self._record, access)
         return processes.start(_command(container), folder, environment, out.feed, err.feed)
 
     async def _attend(self, process: processes.Process) -> Verdict | None:
@@ -481,6 +500,17 @@ class _Execution:
             return stopped.result() if stopped.done() else _timed_out(minutes)
         finally:
             stopped.cancel()
+
+
+def own_of(record: InvocationRecord, inputs: ActionInputRecord) -> Own:
+    """Return what belongs to an invocation: itself, the datasets of its input, and its destination."""
+    selectors = record.rich_input_data.file_selectors if record.rich_input_data else []
+    named = {None if record.data_source.is_unspecified else record.data_source.data_source_id}
+    named |= {selector.dataset_id for selector in selectors}
+    named |= {file.association_id for file, _ in inputs.files}
+    named.add(destination_of(record))
+    datasets = {dataset_id for dataset_id in named if dataset_id is not None}
+    return Own(record.invocation_id, record.org_id, record.provenance.action.name, datasets)
 
 
 def _timed_out(minutes: int) -> Verdict:

@@ -66,7 +66,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     endpoint = _endpoint(listener)
     watches = Watches(store, logs)
     metrics = Metrics(store.count_by_status, watches.__len__)
-    app = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics)
+    app = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
     config = uvicorn.Config(
         app,
         log_config=None,  # its messages go where ours go

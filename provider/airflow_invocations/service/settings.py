@@ -30,6 +30,8 @@ class ServiceSettings:
     keep_workspaces: float = 7.0
     #: Seconds between SIGTERM and SIGKILL when an action is stopped.
     grace: float = 5.0
+    #: Whether the role invoke may change what an action runs, see `overrides`.
+    allow_overrides: bool = False
 
     @property
     def database(self) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..runtime.private_files import write_private
 from .errors import NotFoundError, UnauthorizedError
-from .requests import Caller, Role
+from .requests import Caller, Own, Role
 from .store import LOCAL_ORG, LOCAL_USER, Store
 
 ORG_HEADER = "x-roboto-org-id"
@@ -70,10 +70,14 @@ class Tokens:
                 return caller
         return None
 
-    def lend(self, invocation_id: str, org_id: str) -> str:
-        """A token for an action's own process, to be taken back when it has ended."""
+    def lend(self, own: Own, role: Role = Role.Action) -> str:
+        """A token for an action's own process, to be taken back when it has ended.
+
+        :param own: what it is good for.
+        :param role: what it may do beside that.
+        """
         token = secrets.token_urlsafe(32)
-        self._of_actions[token] = Caller(invocation_id, org_id, Role.Invoke)
+        self._of_actions[token] = Caller(own.invocation_id, own.org_id, role, own)
         return token
 
     def take_back(self, token: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from typing import Any
 
 import anyio.to_thread
@@ -23,8 +24,9 @@ from airflow_invocations.model import ActionParameter, DagRunProvenance, Invocat
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.sensors import InvocationSensor
+from airflow_invocations.service.administration import add_token
 
-from .conftest import Task, end_of, run_deferred, script
+from .conftest import Task, connect_to, end_of, run_deferred, script
 
 pytestmark = pytest.mark.anyio
 
@@ -188,6 +190,22 @@ async def test_the_platform_and_the_action_know_who_asked(
     for line in ("AIRFLOW_CTX_DAG_ID=fleet", "AIRFLOW_CTX_TASK_ID=ask", "AIRFLOW_CTX_TRY_NUMBER=2"):
         assert line in action_log
     assert f"AIRFLOW_CTX_DAG_RUN_ID={provenance.run_id}" in action_log
+
+
+async def test_the_role_invoke_is_enough_for_what_an_action_declares_and_for_provenance(
+    hook: RobotoHook, service: Any, task: Task, action_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = {"command": ["sh", "-c", "echo $LEVEL $AIRFLOW_CTX_DAG_ID"], "env_vars": {"LEVEL": "info"}}
+    name = f"declares-{uuid.uuid4().hex[:12]}"
+    service.request("POST", "v1/actions", json={"name": name, "container_parameters": registered})
+    token = add_token(service.data_dir, name, "og_local", "invoke")
+    connect_to(service, monkeypatch, token)
+    refused = await outcome(True, name, task, container_parameters={"env_vars": {"PYTHONPATH": "/tmp"}})
+    assert type(refused) is AccessRefusedError
+    assert "env_vars['PYTHONPATH']" in str(refused)
+    assert "role admin" in str(refused)
+    await outcome(True, name, task, container_parameters={"env_vars": {"LEVEL": "debug"}})
+    assert action_log == ["debug fleet"]
 
 
 async def test_killing_the_task_in_a_worker_cancels_its_invocation(hook: RobotoHook, task: Task) -> None:

@@ -20,6 +20,7 @@ from airflow_invocations.runtime import PreparedEnvironment
 from airflow_invocations.service.catalog import LocalCatalog
 from airflow_invocations.service.datasets import DatasetFiles
 from airflow_invocations.service.logs import LogFiles
+from airflow_invocations.service.overrides import accept_overrides
 from airflow_invocations.service.runner import Runner
 from airflow_invocations.service.secrets import Secrets
 from airflow_invocations.service.settings import ServiceSettings
@@ -74,4 +75,4 @@ def create(store: Store, name: str = "act", **fields: Any) -> ActionRecord:
 
 
 def invoke(store: Store, name: str = "act", **fields: Any) -> InvocationRecord:
-    return store.invoke(name, request(**fields), ORG, USER)
+    return store.invoke(name, request(**fields), ORG, USER, check_overrides=accept_overrides)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_invocations.service.errors import NotFoundError, UnauthorizedError
-from airflow_invocations.service.requests import Role
+from airflow_invocations.service.requests import Own, Role
 from airflow_invocations.service.store import LOCAL_ORG, LOCAL_USER, Store
 from airflow_invocations.service.tokens import Tokens, token_of
 
@@ -16,6 +16,10 @@ from airflow_invocations.service.tokens import Tokens, token_of
 @pytest.fixture
 def tokens(store: Store) -> Tokens:
     return Tokens("s3cret", store)
+
+
+def own(invocation_id: str) -> Own:
+    return Own(invocation_id, LOCAL_ORG, "act", set())
 
 
 class TestTheFoldersOwn:
@@ -78,7 +82,7 @@ def test_another_organisation_is_not_here(tokens: Tokens, name: str) -> None:
 
 def test_the_database_is_read_for_added_tokens_only_and_each_time(tokens: Tokens, store: Store) -> None:
     added = store.add_token("ada", LOCAL_ORG, Role.Read)
-    lent = tokens.lend("iv_1", LOCAL_ORG)
+    lent = tokens.lend(own("iv_1"))
     headers = [None, "Bearer", "Bearer s3cret", f"Bearer {lent}", f"Bearer {added}", "Bearer nobodys"]
     assert [tokens.needs_look_up(header) for header in headers] == [False, False, False, False, True, True]
     assert tokens.caller(f"Bearer {added}", {}).user == "ada"
@@ -89,10 +93,10 @@ def test_the_database_is_read_for_added_tokens_only_and_each_time(tokens: Tokens
 
 
 def test_a_lent_token_opens_until_it_is_taken_back(tokens: Tokens) -> None:
-    token = tokens.lend("iv_1", LOCAL_ORG)
+    token = tokens.lend(own("iv_1"))
     caller = tokens.caller(f"Bearer {token}", {})
-    assert (caller.user, caller.org_id) == ("iv_1", LOCAL_ORG)
-    assert tokens.lend("iv_2", LOCAL_ORG) != token
+    assert (caller.user, caller.org_id, caller.role) == ("iv_1", LOCAL_ORG, Role.Action)
+    assert tokens.lend(own("iv_2")) != token
     tokens.take_back(token)
     with pytest.raises(UnauthorizedError):
         tokens.caller(f"Bearer {token}", {})

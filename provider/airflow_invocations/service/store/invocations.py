@@ -32,6 +32,7 @@ from ...model import (
 )
 from ...runtime.secret_uri import is_secret_uri, parse_secret_uri
 from ..errors import ConditionError, InvalidRequestError
+from ..overrides import OverrideCheck, require_as_registered
 from ..query import Queryable, next_token, page_of
 from ..settings import DEFAULT_TIMEOUT
 from ..tables import FIRST_END, events, invocations, log_locations
@@ -150,7 +151,13 @@ class Invocations(Lives):
     """Reads and writes of invocations."""
 
     def invoke(
-        self, name: str, request: InvocationRequest, org_id: str, user: str, digest: str | None = None
+        self,
+        name: str,
+        request: InvocationRequest,
+        org_id: str,
+        user: str,
+        digest: str | None = None,
+        check_overrides: OverrideCheck = require_as_registered,
     ) -> InvocationRecord:
         """Store a new invocation as Queued; the one that has its `idempotency_id` already, if there is one.
 
@@ -158,6 +165,7 @@ class Invocations(Lives):
             NotFoundError: no such action.
             InvalidRequestError: a required parameter is missing, its input or destination can't be had, or
                 this machine can't run the action.
+            ForbiddenError: `check_overrides` refuses what it changes of its action.
             UnsupportedError: it wants topics or sessions.
             ConflictError: the `idempotency_id` belongs to an invocation that was asked for something else.
         """
@@ -165,6 +173,8 @@ class Invocations(Lives):
             if (first := _first_of(connection, name, request, org_id)) is not None:
                 return first
             action = effective_action(connection, org_id, name, digest)
+            registered = action.container_parameters or ContainerParameters()
+            check_overrides(registered, request.container_parameter_overrides)
             require_inputs(connection, request, org_id)
             row, record = _new_invocation(action, request, org_id, user)
             parent = _parent_of(connection, row["source_id"], org_id)
@@ -235,19 +245,27 @@ class Invocations(Lives):
     # -- invocations: status and ownership -----------------------------------------------------------
 
     def set_status(
-        self, invocation_id: str, status: InvocationStatus, detail: str | None, mover: str, org_id: str
+        self,
+        invocation_id: str,
+        status: InvocationStatus,
+        detail: str | None,
+        mover: str,
+        org_id: str,
+        unless: Collection[InvocationStatus] = (),
     ) -> None:
         """Move an invocation on from outside: `mover` isn't one of this service's runners.
 
         Raises:
             NotFoundError: no such invocation.
             InvalidStateTransitionError: the status may not follow the current one.
-            ConditionError: somebody else owns the invocation.
+            ConditionError: somebody else owns the invocation, or its status is one of `unless`.
         """
         with self._write() as connection:
-            self._move(
-                connection, require_invocation(connection, invocation_id, org_id), status, detail, mover
-            )
+            row = require_invocation(connection, invocation_id, org_id)
+            current = InvocationStatus(row.last_status)
+            if current in unless:
+                raise ConditionError(f"{invocation_id} is {current}, and a runner is there to run it")
+            self._move(connection, row, status, detail, mover)
 
     # -- invocations: what a runner does -------------------------------------------------------------
 
