@@ -29,11 +29,15 @@ def eventually(look: Callable[[], T], within: float = 20.0) -> T:
 
 
 class Service:
-    """One local service on one data folder, that outlives its processes: start, stop or kill, start."""
+    """One local service on one data folder, that outlives its processes: start, stop or kill, start.
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    `descriptors` is how many the process may have open, where that isn't the tests' own limit.
+    """
+
+    def __init__(self, data_dir: Path, *options: str, descriptors: int | None = None) -> None:
         self.data_dir = data_dir
         self.options = options
+        self.descriptors = descriptors
         self.process: subprocess.Popen[bytes]
         self.endpoint = ""
         self.token = ""
@@ -43,6 +47,8 @@ class Service:
         with self._errors.open("wb") as errors:
             command = [sys.executable, "-m", "airflow_invocations.cli", "serve", "--port", "0"]
             command += ["--data-dir", str(self.data_dir), *self.options]
+            if self.descriptors is not None:
+                command = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh", *command]
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         announced = eventually(self._announced, within=60.0)
         self.endpoint, self.token = announced["endpoint"], announced["token"]

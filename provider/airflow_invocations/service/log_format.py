@@ -31,6 +31,8 @@ def configure_logging() -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(_OURS).setLevel(logging.INFO)
+    # It warns of each request that is no HTTP: anyone who reaches the port could fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 # Tracebacks have no frames' locals: those of a request hold its token, those of a runner secrets' values.

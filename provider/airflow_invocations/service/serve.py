@@ -21,6 +21,7 @@ import uvicorn
 from ..model.wire import problems_of
 from ..runtime.private_files import write_private
 from .app import create_app
+from .connections import BoundedConfig, RareReports, most_connections, raise_descriptor_limit
 from .datasets import DatasetFiles
 from .log_format import configure_logging
 from .logs import LogFiles
@@ -67,8 +68,9 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     watches = Watches(store, logs)
     metrics = Metrics(store.count_by_status, watches.__len__)
     app = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
-    config = uvicorn.Config(
+    config = BoundedConfig(
         app,
+        most_connections(raise_descriptor_limit(), settings.slots),
         log_config=None,  # its messages go where ours go
         access_log=False,  # requests are counted, see /metrics
         lifespan="off",
@@ -77,6 +79,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     )
     server = _Server(config, watches)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(RareReports())
     store.listen(in_loop(loop, watches.committed))
     store.listen_to_states(in_loop(loop, watches.state_updated))
     store.listen(metrics.committed)
