@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         ContainerParameters,
         CreateActionRequest,
         OpenActionRecord,
-        ParameterType,
     )
     from .invocation import (
         UNSPECIFIED_DATA_SOURCE,
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
         UploadDestination,
         UploadDestinationType,
     )
-    from .parameters import fit_parameters, read_text
+    from .parameter_types import ParameterType, read_text
+    from .parameters import default_misfit, fit_parameters
     from .provenance import (
         MAX_ASSET_EVENTS,
         ActionProvenance,
@@ -148,6 +148,7 @@ __all__ = [
     "UploadDestination",
     "UploadDestinationType",
     "compute_new_owner",
+    "default_misfit",
     "fit_parameters",
     "get_status_definition",
     "read_text",
@@ -159,7 +160,10 @@ __all__ = [
 ]
 
 #: Where the names are looked for, in this order: first what costs least.
-_MODULES = ("wire", "status", "action", "parameters", "provenance", "invocation", "query", "updates")
+_MODULES = (
+    "wire", "status", "parameter_types", "action", "parameters", "provenance", "invocation", "query",
+    "updates",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

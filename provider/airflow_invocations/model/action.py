@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Container
 from enum import StrEnum
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from .parameter_types import ParameterType, fit_value
 from .wire import WireModel
 
 #: Memory (MiB) that may be asked for with a number of CPU units (1024 = one vCPU): Fargate's combinations.
@@ -38,40 +40,38 @@ class ActionReference(WireModel):
     owner: str | None = None
 
 
-class ParameterType(StrEnum):
-    """What a parameter's value is, in the words of JSON Schema."""
-
-    String = "string"
-    Integer = "integer"
-    Number = "number"
-    Boolean = "boolean"
-    Array = "array"
-    Object = "object"
-
-
 class ActionParameter(WireModel):
     """A parameter that an action declares.
 
-    `default` is kept as a string whatever was given, as the platform does. `type` None: it takes any value,
-    as does one of a type that this version doesn't know; the invocation API knows no types, the local
-    service keeps them, other platforms have them.
+    `type` None: it takes any value, as does one of a type that this version doesn't know; the invocation API
+    knows no types, the local service keeps them, other platforms have them.
+
+    `default` is kept as a string whatever was given, as the platform does, where there is no type. Of a
+    parameter with a type it is what the type says: "true" of a boolean is true. One that doesn't fit its type
+    is kept as it is; the local service refuses to store such an action.
     """
 
     name: str
     required: bool = False
     description: str | None = None
-    default: str | None = None
+    default: Any = None
     type: ParameterType | None = pydantic.Field(default=None, exclude_if=lambda kind: kind is None)
-
-    @pydantic.field_validator("default", mode="before")
-    @classmethod
-    def _as_string(cls, value: object) -> str | None:
-        return None if value is None else str(value)
 
     @pydantic.field_validator("type", mode="before")
     @classmethod
     def _if_known(cls, value: object) -> object:
         return value if isinstance(value, str) and value in set(ParameterType) else None
+
+    @pydantic.model_validator(mode="after")
+    def _read_default(self) -> ActionParameter:
+        if self.default is None:
+            return self
+        if self.type is None:
+            self.default = str(self.default)
+        else:
+            with contextlib.suppress(ValueError):
+                self.default = fit_value(self.type, self.default)
+        return self
 
 
 class ComputeRequirements(WireModel):

@@ -12,14 +12,17 @@ import pydantic
 from ..model import (
     ActionParameter,
     ActionParameterChangeset,
+    ContainerParameters,
     CreateActionRequest,
     InvocationRequest,
     MetadataChangeset,
     UpdateActionRequest,
+    default_misfit,
 )
 from ..model.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
 from ..model.status import KnownStatus
 from ..model.wire import WireModel
+from .process_limits import MAX_TEXT, size_of_text, size_of_variable
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 #: Names that would be taken for endpoints.
@@ -112,10 +115,45 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _named_for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
+def _for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
+    """Check what actions declare: names of variables, and defaults that fit their types."""
     for parameter in parameters:
         _require_variable(parameter.name)
+        if (misfit := default_misfit(parameter)) is not None:
+            raise ValueError(misfit)
+        _require_plain(parameter.default)
+        _require_no_nul(f"the default of parameter {parameter.name!r}", parameter.default)
     return parameters
+
+
+def _require_no_nul(what: str, value: object) -> None:
+    """Raise ValueError for a text that no process can be given; in lists JSON escapes the character."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{what} has a NUL character in it, which no process can be given")
+
+
+def _for_a_process(container: ContainerParameters | None) -> ContainerParameters | None:
+    """Check that a process can be started so."""
+    if container is None:
+        return None
+    for field in ("entry_point", "command"):
+        for part in getattr(container, field) or []:
+            _require_no_nul(field, part)
+            _require_small(f"a part of {field}", size_of_text(part))
+    _require_no_nul("workdir", container.workdir)
+    for name, value in (container.env_vars or {}).items():
+        _require_variable(name)
+        _require_no_nul(f"env_vars {name!r}", value)
+        _require_small(f"env_vars {name!r}", size_of_variable(name, value))
+    return container
+
+
+def _require_small(what: str, size: int) -> None:
+    if size > MAX_TEXT:
+        raise ValueError(f"{what} has {size:,} bytes; a process can be given {MAX_TEXT:,} at once")
+
+
+_Container = Annotated[ContainerParameters | None, pydantic.AfterValidator(_for_a_process)]
 
 
 def _plain_changes(changes: MetadataChangeset | None) -> MetadataChangeset | None:
@@ -130,7 +168,8 @@ class NamedAction(CreateActionRequest):
     """A CreateActionRequest whose names can be part of an address and of an environment."""
 
     name: Annotated[str, pydantic.Field(pattern=_NAME)]
-    parameters: Annotated[list[ActionParameter], pydantic.AfterValidator(_named_for_variables)] = []
+    container_parameters: _Container = None
+    parameters: Annotated[list[ActionParameter], pydantic.AfterValidator(_for_variables)] = []
     metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
 
@@ -146,26 +185,29 @@ class NewInvocation(InvocationRequest):
     """An InvocationRequest whose parameters can be handed to a process."""
 
     parameter_values: dict[str, Any] | None = None
+    container_parameter_overrides: _Container = None
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
 
     @pydantic.field_validator("parameter_values")
     @classmethod
-    def _for_a_process(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
-        for name in values or {}:
+    def _as_variables(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, value in (values or {}).items():
             _require_variable(name)
+            _require_no_nul(f"parameter {name!r}", value)
         return None if values is None else _plain(values)
 
 
 class ChangedAction(UpdateActionRequest):
     """An UpdateActionRequest whose parameters' names can be part of an environment."""
 
+    container_parameters: _Container = None
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
     metadata_changeset: _Changes = None
 
     @pydantic.field_validator("parameter_changeset")
     @classmethod
-    def _for_variables(cls, changes: ActionParameterChangeset | None) -> ActionParameterChangeset | None:
-        _named_for_variables(changes.put_parameters if changes else [])
+    def _declared(cls, changes: ActionParameterChangeset | None) -> ActionParameterChangeset | None:
+        _for_variables(changes.put_parameters if changes else [])
         return changes
 
 

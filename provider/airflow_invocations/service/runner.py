@@ -423,18 +423,14 @@ class _Execution:
 
     def _prepare(self, workspace: Workspace) -> Verdict | None:
         """Make the workspace; a verdict if nothing is to be run in it any more."""
-
-        def notice(text: str) -> None:
-            self._writer.say(LogProcess.Setup, text)
-
-        catalog = LocalCatalog(self._datasets, self._record.org_id, self._unless_stopped(), notice)
+        catalog = LocalCatalog(self._datasets, self._record.org_id, self._unless_stopped(), self._notice)
         try:
             prepared = workspace.prepare(
                 self._record,
                 catalog,
                 self._secrets.reader(self._record.org_id),
                 self._claim.wants_downloads,
-                notice,
+                self._notice,
             )
         except PrepareEnvException as error:
             if is_outage(error.__cause__):
@@ -448,6 +444,9 @@ class _Execution:
         self._own = own_of(self._record, prepared.inputs)
         self._role = self._claim.role_of_process()
         return self._claim.stopped()
+
+    def _notice(self, text: str) -> None:
+        self._writer.say(LogProcess.Setup, text)
 
     def _upload(self, workspace: Workspace) -> Verdict | None:
         """Upload the outputs; a verdict if that isn't done."""
@@ -484,8 +483,9 @@ class _Execution:
     ) -> processes.Process:
         container = self._record.container_parameters
         folder = _working_directory(container, workspace)
-        environment = workspace.environment(self._record, access)
-        return processes.start(_command(container), folder, environment, out.feed, err.feed)
+        command = _command(container)
+        environment = workspace.environment(self._record, access, command, self._notice)
+        return processes.start(command, folder, environment, out.feed, err.feed)
 
     async def _attend(self, process: processes.Process) -> Verdict | None:
         """Follow a process until it ends by itself (None), or has to be stopped."""

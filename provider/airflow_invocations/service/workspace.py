@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,13 @@ from ..runtime.prepare import (
     prepare_invocation_environment,
 )
 from ..runtime.resolver import InputCatalog
+from .process_limits import MAX_TEXT, MAX_TOTAL, fit_environment
 
 #: Which invocation a process belongs to.
 INVOCATION_VARIABLE = str(Variable.InvocationId)
+
+#: What the variable of a parameter's value begins with; its name follows.
+_PARAMETER = "ROBOTO_PARAM_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,18 @@ class Workspace:
         """Give back the room that input files take, as far as that can be done."""
         shutil.rmtree(self.paths.input_dir, ignore_errors=True)
 
-    def environment(self, record: InvocationRecord, access: Access) -> dict[str, str]:
-        """All that the action's process finds: nothing of the service's own environment but the PATH."""
+    def environment(
+        self,
+        record: InvocationRecord,
+        access: Access,
+        command: Sequence[str],
+        notice: Callable[[str], object],
+    ) -> dict[str, str]:
+        """All that the action's process finds: nothing of the service's own environment but the PATH.
+
+        :param command: the process's command line.
+        :param notice: called with a sentence about parameters that a process can't be given as variables.
+        """
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         own = {
             "HOME": str(self.work),
@@ -105,8 +119,17 @@ class Workspace:
             Variable.ApiKey: access.token,
             Variable.BearerToken: access.token,
         }
-        parameters = {f"ROBOTO_PARAM_{name}": _text(value) for name, value in record.parameter_values.items()}
-        return {**own, **parameters, **(record.container_parameters.env_vars or {})}
+        variables = {f"{_PARAMETER}{name}": _text(value) for name, value in record.parameter_values.items()}
+        chosen = record.container_parameters.env_vars or {}
+        fitted = fit_environment(command, {**own, **variables, **chosen}, variables.keys() - chosen.keys())
+        if fitted.left_out:
+            names = ", ".join(repr(name.removeprefix(_PARAMETER)) for name in fitted.left_out)
+            notice(
+                f"too large for the environment, and only in the file that {Variable.ActionParametersFile} "
+                f"names: parameter {names} (a variable has at most {MAX_TEXT:,} bytes with its name, and all "
+                f"of them {MAX_TOTAL:,})"
+            )
+        return fitted.variables
 
 
 def _text(value: object) -> str:

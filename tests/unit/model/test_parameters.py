@@ -11,6 +11,7 @@ from airflow_invocations.model import (
     ActionRecord,
     OpenActionRecord,
     ParameterType,
+    default_misfit,
     fit_parameters,
     read_text,
 )
@@ -86,6 +87,28 @@ def test_a_value_that_does_not_fit_is_refused(kind: str, value: Any, problem: st
     assert len(problems) == 1
     assert problems[0].startswith(problem)
     assert len(problems[0]) < 200
+
+
+@pytest.mark.parametrize(("kind", "value", "expected"), FITS, ids=lambda value: repr(value)[:30])
+def test_a_default_is_kept_as_its_type_has_it(kind: ParameterType, value: Any, expected: Any) -> None:
+    parameter = ActionParameter(name="n", type=kind, default=value)
+    assert (parameter.default, type(parameter.default)) == (expected, type(expected))
+    assert default_misfit(parameter) is None
+    again = ActionParameter.model_validate_json(parameter.model_dump_json())
+    assert again == parameter
+
+
+@pytest.mark.parametrize(("kind", "value", "problem"), MISFITS, ids=lambda value: repr(value)[:30])
+def test_a_default_that_does_not_fit_is_named(kind: ParameterType, value: Any, problem: str) -> None:
+    parameter = ActionParameter(name="n", type=kind, default=value)
+    assert (default_misfit(parameter) or "").startswith(f"the default of parameter {problem}")
+
+
+def test_a_default_without_a_type_is_a_text_as_the_platform_has_it() -> None:
+    assert ActionParameter(name="n", default=True).default == "True"
+    assert ActionParameter(name="n", default=["a"], type=None).default == "['a']"
+    assert ActionParameter.model_validate({"name": "n", "default": 3, "type": "duration"}).default == "3"
+    assert ActionParameter(name="n").default is None
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:

@@ -58,6 +58,10 @@ class TestRefusals:
                 "command: Input should be a valid list",
             ),
             ('{"name": "a", "parameters": [{"name": "x="}]}', "can't name a variable"),
+            (
+                '{"name": "a", "parameters": [{"name": "n", "type": "integer", "default": "many"}]}',
+                "the default of parameter 'n' must be an integer, not the text 'many'",
+            ),
             ('{"name": "a", "metadata": {"x": NaN}}', "no number in JSON"),
             ("\udcff", "can't decode byte"),
         ],

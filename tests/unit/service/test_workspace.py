@@ -43,7 +43,7 @@ def test_the_environment_is_what_the_api_promises_and_nothing_else(
     monkeypatch.setenv("SECRET_OF_THE_SERVICE", "1")
     monkeypatch.setenv("ROBOTO_PARAM_LEFT", "1")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    environment = workspace.environment(record, ACCESS)
+    environment = workspace.environment(record, ACCESS, ["x"], print)
     assert set(environment) == {
         "A", "B", "HOME", "LANG", "PATH", "PYTHONUNBUFFERED", "TMPDIR",
         "ROBOTO_ACTION_INPUTS_MANIFEST", "ROBOTO_ACTION_PARAMETERS_FILE", "ROBOTO_ACTION_RUNTIME_CONFIG_DIR",
@@ -65,7 +65,7 @@ def test_the_environment_is_what_the_api_promises_and_nothing_else(
 def test_parameters_are_texts_as_they_are_and_json_otherwise(
     workspace: Workspace, record: InvocationRecord
 ) -> None:
-    environment = workspace.environment(record, ACCESS)
+    environment = workspace.environment(record, ACCESS, ["x"], print)
     assert environment["ROBOTO_PARAM_text"] == "é=\n"
     assert environment["ROBOTO_PARAM_number"] == "2.5"
     assert environment["ROBOTO_PARAM_nothing"] == "null"
@@ -79,13 +79,13 @@ def test_parameters_are_texts_as_they_are_and_json_otherwise(
 
 
 def test_the_actions_own_variables_win(workspace: Workspace, record: InvocationRecord) -> None:
-    environment = workspace.environment(record, ACCESS)
+    environment = workspace.environment(record, ACCESS, ["x"], print)
     assert (environment["A"], environment["B"]) == ("own", "")
     assert environment["ROBOTO_LOG_LEVEL"] == "DEBUG"
 
 
 def test_this_python_is_the_first_on_the_path(workspace: Workspace, record: InvocationRecord) -> None:
-    path = workspace.environment(record, ACCESS)["PATH"].split(os.pathsep)
+    path = workspace.environment(record, ACCESS, ["x"], print)["PATH"].split(os.pathsep)
     assert path[0] == str(Path(sys.executable).parent)
     assert path[1:] == os.environ["PATH"].split(os.pathsep)
 
@@ -93,7 +93,7 @@ def test_this_python_is_the_first_on_the_path(workspace: Workspace, record: Invo
 def test_every_place_that_the_environment_names_is_there_and_ours_alone(
     workspace: Workspace, record: InvocationRecord
 ) -> None:
-    environment = workspace.environment(record, ACCESS)
+    environment = workspace.environment(record, ACCESS, ["x"], print)
     named = {
         name: Path(value) for name, value in environment.items() if value.startswith(str(workspace.folder))
     }
@@ -137,6 +137,6 @@ def test_a_value_is_the_same_in_the_file_and_in_the_environment(
     record = invoke(store, parameter_values={"v": value})
     workspace = Workspace(tmp_path / "workspace")
     prepare(workspace, record, store)
-    environment = workspace.environment(record, ACCESS)
+    environment = workspace.environment(record, ACCESS, ["x"], print)
     assert environment["ROBOTO_PARAM_v"] == value
     assert json.loads(Path(environment["ROBOTO_ACTION_PARAMETERS_FILE"]).read_bytes()) == {"v": value}

@@ -33,6 +33,7 @@ from ...model import (
 from ...runtime.secret_uri import is_secret_uri, parse_secret_uri
 from ..errors import ConditionError, InvalidRequestError
 from ..overrides import OverrideCheck, require_as_registered
+from ..process_limits import MAX_TOTAL, size_of_all
 from ..query import Queryable, next_token, page_of
 from ..settings import DEFAULT_TIMEOUT
 from ..tables import FIRST_END, events, invocations, log_locations
@@ -551,6 +552,12 @@ def _require_runnable(action: ActionRecord, container: ContainerParameters) -> N
     if not (container.entry_point or container.command):
         raise InvalidRequestError(
             f"action {action.name!r} has nothing to run: set container_parameters.command or .entry_point"
+        )
+    command = [*(container.entry_point or []), *(container.command or [])]
+    if (size := size_of_all(command, container.env_vars or {})) > MAX_TOTAL:
+        raise InvalidRequestError(
+            f"action {action.name!r}: command and env_vars have {size:,} bytes together; a process can be "
+            f"given {MAX_TOTAL:,}"
         )
 
 

@@ -1,9 +1,10 @@
-"""What happens to an invocation whose input can't be read, or isn't all there, and where it says so."""
+"""What an invocation's log says before its action starts: of inputs, and of parameters that are too large."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from airflow_invocations.exceptions import InvocationFailedError, InvocationUnmendableError, verdict_on
 from airflow_invocations.model import (
+    ActionParameter,
     ContainerParameters,
     FileSelector,
     InvocationInput,
@@ -19,9 +21,13 @@ from airflow_invocations.model import (
     InvocationStatus,
     LogProcess,
     LogRecord,
+    ParameterType,
+    fit_parameters,
 )
 from airflow_invocations.service.datasets import DatasetFiles
+from airflow_invocations.service.errors import InvalidRequestError
 from airflow_invocations.service.logs import LogFiles
+from airflow_invocations.service.process_limits import MAX_TOTAL, size_of_all
 from airflow_invocations.service.runner import Runner
 from airflow_invocations.service.settings import ServiceSettings
 from airflow_invocations.service.store import CheckedInvocation, Store
@@ -164,3 +170,91 @@ async def test_an_entry_that_its_pattern_would_have_matched_is_in_the_invocation
             "1 name that isn't UTF-8 ('M\\xfcnchen.csv')"
         ),
     ]
+
+
+#: Prints the sizes of the parameters: from the environment (None: not there), and from the file.
+SIZES = """
+import json, os
+for name, value in json.load(open(os.environ["ROBOTO_ACTION_PARAMETERS_FILE"])).items():
+    variable = os.environ.get("ROBOTO_PARAM_" + name)
+    print(name, None if variable is None else len(variable.encode()), len(value))
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "printed", "too_large"),
+    [
+        ({"p": "x" * 131_056}, ["p 131056 131056"], None),
+        ({"p": "x" * 131_057}, ["p None 131057"], "'p'"),
+        (
+            {"p": "\N{SNOWMAN}" * 43_685, "q": "\N{SNOWMAN}" * 43_686},
+            ["p 131055 43685", "q None 43686"],
+            "'q'",
+        ),
+        ({"p": ["s3://drives/1.mcap"] * 7000, "q": "small"}, ["p None 7000", "q 5 5"], "'p'"),
+        ({"p": "x" * 1_000_000}, ["p None 1000000"], "'p'"),
+        (
+            {f"p{n:02}": "x" * (100_000 + n) for n in range(25)},
+            [f"p{n:02} {100_000 + n if n < 20 else None} {100_000 + n}" for n in range(25)],
+            "'p20', 'p21', 'p22', 'p23', 'p24'",
+        ),
+    ],
+    ids=["fits", "one more", "of several bytes", "a list", "a megabyte", "too much together"],
+)
+async def test_a_parameter_that_can_not_be_a_variable_is_in_the_file(
+    store: Store, runner: Runner, logs: LogFiles, values: dict[str, Any], printed: list[str],
+    too_large: str | None,
+) -> None:  # fmt: skip
+    create(store, container_parameters=ContainerParameters(command=[sys.executable, "-c", SIZES]))
+    record = await ended(store, parameter_values=values)
+    assert record.last_status is InvocationStatus.Completed, record.current.detail
+    assert [line.log for line in said(logs, record) if line.process is LogProcess.Action] == printed
+    expected = (
+        "too large for the environment, and only in the file that ROBOTO_ACTION_PARAMETERS_FILE names: "
+        f"parameter {too_large} (a variable has at most 131,071 bytes with its name, and all of them "
+        f"{MAX_TOTAL:,})"
+    )
+    assert setup_lines(logs, record) == ([] if too_large is None else [expected])
+
+
+async def test_a_command_of_the_largest_size_that_is_taken_starts(store: Store, runner: Runner) -> None:
+    def container(size: int) -> ContainerParameters:
+        return ContainerParameters(command=["true", *["x" * 131_071] * 15, "x" * size])
+
+    room = MAX_TOTAL - size_of_all(["true", *["x" * 131_071] * 15, ""], {})
+    create(store, "fits", container_parameters=container(room))
+    largest = await reached(store, invoke(store, "fits").invocation_id, *TERMINAL)
+    # The variables of the service's own still find their place.
+    assert largest.last_status is InvocationStatus.Completed, largest.current.detail
+    create(store, "larger", container_parameters=container(room + 1))
+    with pytest.raises(InvalidRequestError, match=f"a process can be given {MAX_TOTAL:,}"):
+        invoke(store, "larger")
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "given"),
+    [
+        (ParameterType.Boolean, True, "true"),
+        (ParameterType.Boolean, "true", True),
+        (ParameterType.Integer, "5", 5),
+        (ParameterType.Number, "0.5", 0.5),
+        (ParameterType.Array, ["roads", "lakes"], ["roads", "lakes"]),
+        (ParameterType.Array, '["roads", "lakes"]', ["roads", "lakes"]),
+        (ParameterType.Object, {"a": None}, {"a": None}),
+        (ParameterType.String, "5", "5"),
+    ],
+)
+async def test_a_default_arrives_as_a_value_that_is_given(
+    store: Store, runner: Runner, logs: LogFiles, kind: ParameterType, default: Any, given: Any
+) -> None:
+    show = 'echo "$ROBOTO_PARAM_p"; cat "$ROBOTO_ACTION_PARAMETERS_FILE"'
+    parameter = ActionParameter(name="p", type=kind, default=default)
+    action = create(
+        store, parameters=[parameter], container_parameters=ContainerParameters(command=["sh", "-c", show])
+    )
+    # As the operator gives it.
+    values, problems = fit_parameters(action, {"p": given})
+    assert problems == []
+    left_out, filled_in = await ended(store), await ended(store, parameter_values=values)
+    assert [line.log for line in said(logs, left_out)] == [line.log for line in said(logs, filled_in)]
+    assert len(said(logs, left_out)) == 2

@@ -1,0 +1,138 @@
+"""The types that a parameter may declare, and reading a value as one of them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+#: What a value begins with that stands for a secret; what it is, shows when the action runs.
+SECRET_SCHEME = "roboto-secret://"  # noqa: S105
+
+#: Characters of a text that a message quotes.
+_QUOTED = 60
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
+
+
+class ParameterType(StrEnum):
+    """What a parameter's value is, in the words of JSON Schema."""
+
+    String = "string"
+    Integer = "integer"
+    Number = "number"
+    Boolean = "boolean"
+    Array = "array"
+    Object = "object"
+
+
+def fit_value(kind: ParameterType, value: Any) -> Any:
+    """Return a value as its type has it: JSON types are kept, and a text is read if it says the type clearly.
+
+    The URI of a secret fits every type.
+
+    :raises ValueError: it doesn't fit.
+    """
+    if isinstance(value, str) and value.startswith(SECRET_SCHEME):
+        return value
+    return _FITS[kind](value)
+
+
+def read_text(text: str) -> Any:
+    """What a text says as JSON, or as Python writes it: a template renders a list the latter way.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return json.loads(json.dumps(ast.literal_eval(text.strip()), allow_nan=False))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ValueError("it is neither JSON nor a Python literal") from None
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, str):
+        text = value.strip()
+        value = int(text) if _WHOLE.fullmatch(text) else float(text)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(value)
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.strip().lower())
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _holding(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if isinstance(value, str):
+            value = read_text(value)
+        if kind is list and isinstance(value, tuple):
+            value = list(value)
+        if not isinstance(value, kind):
+            raise ValueError(value)
+        return value
+
+    return read
+
+
+_FITS: dict[ParameterType, Callable[[Any], Any]] = {
+    ParameterType.String: _string,
+    ParameterType.Integer: _integer,
+    ParameterType.Number: _number,
+    ParameterType.Boolean: _boolean,
+    ParameterType.Array: _holding(list),
+    ParameterType.Object: _holding(dict),
+}
+ARTICLES: dict[ParameterType | None, str] = {
+    ParameterType.String: "a string",
+    ParameterType.Integer: "an integer",
+    ParameterType.Number: "a number",
+    ParameterType.Boolean: "a boolean",
+    ParameterType.Array: "an array",
+    ParameterType.Object: "an object",
+}
+
+
+def described(value: Any) -> str:
+    """A value for a message: a text is quoted, of anything else only its kind is said."""
+    match value:
+        case None:
+            return "null"
+        case str():
+            return f"the text {value[:_QUOTED]!r}{' ...' if len(value) > _QUOTED else ''}"
+        case bool():
+            return f"the boolean {str(value).lower()}"
+        case int():
+            return f"the integer {value}" if abs(value) < 10**30 else "an integer"
+        case float():
+            return f"the number {value}"
+        case list() | tuple():
+            return "an array"
+    return "an object"
