@@ -1,43 +1,177 @@
-"""Writes an action's log lines into the task's log, without holding up whatever else the loop has to do."""
+"""Write an action's log lines into the task's log."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime
+import fcntl
 import logging
+import os
+import socket
+import stat
+import struct
+import sys
+import termios
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
-from .stored import TAIL_LINES, TAIL_WIDTH
+import structlog
+
+from .stored import TAIL_LINES, storable_tail, storable_token
+from .waiting import (
+    BEGINNING,
+    LOG_SETTINGS,
+    LineShaper,
+    LogLine,
+    LogPosition,
+    LogRelay,
+    UnshownRecords,
+)
 
 if TYPE_CHECKING:
     from .model import LogRecord
 
-#: Lines written at a stretch; one costs the triggerer's loop about 0.4 ms (facts/airflow.md, section 9).
-STRETCH = 50
-
 #: The source that Airflow shows beside each line.
-_action_log = logging.getLogger("airflow_invocations.action")
+ACTION_LOGGER = "airflow_invocations.action"
+
+_TICK = datetime.timedelta(microseconds=1)
+
+#: Airflow sorts the lines of several files by milliseconds.
+_HANDOVER = datetime.timedelta(milliseconds=1)
+
+#: Said once in a task's log when lines come faster than they are shown.
+BEHIND = (
+    "The action writes lines faster than they can be shown here. What is missing is shown when the "
+    "invocation has ended"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownLog:
+    """How much of an action's log has been shown by whoever waited for it before.
+
+    :param position: how far.
+    :param until: the time of the last line; None: there was none.
+    :param last: the last lines.
+    """
+
+    position: LogPosition = BEGINNING
+    until: datetime.datetime | None = None
+    last: Sequence[str] = ()
+
+    def as_event(self) -> dict[str, Any]:
+        """The fields of a trigger's event, such as Airflow can store."""
+        cursor = storable_token(self.position.cursor)
+        return {
+            "cursor": cursor,
+            # Without its cursor, the log is shown from the beginning.
+            "lines_beyond": self.position.lines if cursor == self.position.cursor else 0,
+            "shown_until": None if self.until is None else self.until.isoformat(),
+            "log_tail": storable_tail(list(self.last)),
+        }
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> Self:
+        """Read what `as_event` wrote; a trigger of an older version wrote only a cursor and last lines."""
+        until = event.get("shown_until")
+        return cls(
+            LogPosition(event["cursor"], event.get("lines_beyond", 0)),
+            None if until is None else datetime.datetime.fromisoformat(until),
+            event["log_tail"],
+        )
+
+
+NOTHING_SHOWN = ShownLog()
 
 
 class ActionLog:
-    """An action's lines in the task's log, and the last of them.
+    """An action's lines in the task's log, each with the time at which the action wrote it.
 
-    :param last: the last lines that were written before.
+    The times grow from line to line, as Airflow sorts by them and takes equal lines of the same time for one;
+    none is later than now, whatever the platform's clock says.
+
+    :param logs_url: where the whole log can be read; empty: nowhere.
+    :param shown: what has been shown before.
     """
 
-    def __init__(self, last: Iterable[str] = ()) -> None:
-        self._last = deque(last, maxlen=TAIL_LINES)
+    def __init__(self, logs_url: str = "", shown: ShownLog = NOTHING_SHOWN) -> None:
+        self._logger = structlog.get_logger(ACTION_LOGGER)
+        self.shaper = LineShaper(logs_url)
+        self.position = shown.position
+        self._unshown = UnshownRecords(shown.position)
+        self._last = deque(shown.last, maxlen=TAIL_LINES)
+        self._until = None if shown.until is None else shown.until + _HANDOVER
 
     @property
     def last(self) -> list[str]:
-        """The last lines, shortened."""
+        """The last lines."""
         return list(self._last)
 
-    async def write(self, records: Sequence[LogRecord]) -> None:
-        """Write lines as they are; long ones come in the parts in which they were kept."""
-        for number, record in enumerate(records):
-            if number and number % STRETCH == 0:
+    def shown(self, position: LogPosition) -> ShownLog:
+        """What has been shown, for whoever goes on from a position."""
+        return ShownLog(position, self._until, self.last)
+
+    def show(self, line: LogLine) -> None:
+        """Write one line."""
+        if line.text is None:
+            return
+        moment = min(line.time.astimezone(datetime.UTC), datetime.datetime.now(datetime.UTC))
+        if self._until is not None:
+            moment = max(moment, self._until + _TICK)
+        self._until = moment
+        self._logger.info(line.text, timestamp=moment.isoformat().replace("+00:00", "Z"))
+        self._last.append(line.text)
+
+    async def show_page(self, records: Sequence[LogRecord], cursor: str | None = None) -> None:
+        """Write the next page of the log, and let the event loop do something else every few milliseconds."""
+        stretch_began = time.monotonic()
+        for record, position in self._unshown.of_page(records, cursor):
+            self.show(self.shaper.shape(record))
+            self.position = position
+            if time.monotonic() - stretch_began > LOG_SETTINGS.stretch:
                 await asyncio.sleep(0)
-            _action_log.info("%s", record.log)
-        self._last.extend(record.log[:TAIL_WIDTH] for record in records[-TAIL_LINES:])
+                stretch_began = time.monotonic()
+
+
+def log_relay() -> LogRelay:
+    """The relay of the running event loop, for the lines of all of its triggers."""
+    return LogRelay.here(_log_channel)
+
+
+class SocketChannel:
+    """A socket that a process's log lines are written to.
+
+    :param descriptor: its file descriptor.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+            self.capacity = duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+    def unread(self) -> int | None:
+        """Bytes that the receiver has not read yet, about; None: this system doesn't say.
+
+        Linux says how much memory the unread data of a local socket takes
+        (https://man7.org/linux/man-pages/man7/unix.7.html, SIOCOUTQ).
+        """
+        if sys.platform != "linux":
+            return None
+        answer = fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, struct.pack("i", 0))
+        return int(struct.unpack("i", answer)[0])
+
+
+def _log_channel() -> SocketChannel | None:
+    """The socket that Airflow has this process's log lines written to; None: they go somewhere directly."""
+    for handler in logging.getLogger().handlers:
+        stream = getattr(handler, "stream", None)
+        try:
+            descriptor = stream.fileno()  # type: ignore[union-attr]
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                return SocketChannel(descriptor)
+        except (AttributeError, OSError, ValueError):
+            continue
+    return None

@@ -22,17 +22,17 @@ from ..exceptions import (
     error_of,
     error_of_outputs,
     raise_unless_completed,
-    verdict_on,
 )
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..model import InvocationStatus
 from ..platform import CannotStopError, PlatformError, UnsupportedError
 from ..stored import push_xcom
-from ..task_log import ActionLog
+from ..task_log import NOTHING_SHOWN, ActionLog, ShownLog
 from ..waiting import (
     OUTAGE_LIMIT,
     GivenUp,
+    LogQueue,
     Reason,
     Waiting,
     cancel_and_confirm,
@@ -253,7 +253,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             return self._give_up(
                 hook, context, invocation_id, GivenUp(Reason(event["given_up"]), event["detail"])
             )
-        return self._finish(hook, context, invocation_id, event["cursor"], event["log_tail"])
+        return self._finish(hook, context, invocation_id, ShownLog.from_event(event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, also after a trigger that timed out (cancel) or broke (wait here instead)."""
@@ -440,6 +440,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 outage_limit=self.outage_limit,
                 deadline=deadline,
                 queue_deadline=self._queue_deadline,
+                logs_url=self.logs_url or "",
             ),
             method_name="execute_complete",
             timeout=timeout,
@@ -450,19 +451,18 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         hook: InvocationHook,
         context: Context,
         invocation_id: str,
-        cursor: str | None = None,
-        log_tail: Sequence[str] = (),
+        shown: ShownLog = NOTHING_SHOWN,
     ) -> dict[str, Any]:
         """Wait for the end, which may be there already, and take the verdict: every path ends here."""
         self._invoking = _Invoking(hook, context, invocation_id)
-        log = ActionLog(log_tail)
-        waiting = self._waiting(hook, invocation_id, cursor)
+        log = ActionLog(self.logs_url or "", shown)
+        waiting = self._waiting(hook, invocation_id)
         try:
             record = hook.run(lambda: wait_for_end(hook, waiting, log, self.log.warning))
         except GivenUp as given_up:
             return self._give_up(hook, context, invocation_id, given_up)
         self._invoking = None
-        return self._conclude(hook, context, record, log.last, shown=not log_tail)
+        return self._conclude(hook, context, record, log.last)
 
     def _give_up(
         self, hook: InvocationHook, context: Context, invocation_id: str, given_up: GivenUp
@@ -477,7 +477,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 )
             else:
                 if record is not None and record.current.status is InvocationStatus.Completed:
-                    return self._conclude(hook, context, record, [], shown=True)
+                    return self._conclude(hook, context, record, [])
         raise error_of(given_up, self.action, invocation_id, hook.url(invocation_id))
 
     def _conclude(
@@ -486,8 +486,6 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         context: Context,
         record: InvocationRecord,
         log_tail: list[str],
-        *,
-        shown: bool,
     ) -> dict[str, Any]:
         """The verdict on an invocation that has ended, as a result or an exception."""
         self._ended = record
@@ -497,8 +495,6 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         if was_cancelled_by_clear(record, provenance.try_number, provenance.clear_number):
             self.log.info("invocation %s was cancelled when its task was cleared", record.invocation_id)
             return self.execute(context)
-        if not shown and verdict_on(record) is not None and log_tail:
-            self.log.error("the action's last lines:\n%s", "\n".join(log_tail))
         raise_unless_completed(record, url, log_tail)
         if self.outlets:
             from .outlets import tell_outlets
@@ -523,13 +519,12 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
     def _shows_log(self, hook: InvocationHook) -> bool:
         return self.stream_logs and hook.get_conn().capabilities.logs
 
-    def _waiting(self, hook: InvocationHook, invocation_id: str, cursor: str | None = None) -> Waiting:
+    def _waiting(self, hook: InvocationHook, invocation_id: str) -> Waiting:
         return Waiting(
             invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
-            cursor=cursor,
-            lines=() if self._shows_log(hook) else None,
+            lines=LogQueue() if self._shows_log(hook) else None,
             queue_deadline=self._queue_deadline,
             cancels=self.cancel_on_kill,
         )

@@ -8,8 +8,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..platform import PlatformError
-from ..task_log import ActionLog
-from ..waiting import GivenUp, Lines, Waiting, follow, log_pages, record_of
+from ..task_log import BEHIND, ActionLog
+from ..waiting import (
+    LOG_SETTINGS,
+    Behind,
+    GivenUp,
+    Lines,
+    Waiting,
+    follow,
+    log_pages,
+    read_end,
+    record_of,
+)
 
 if TYPE_CHECKING:
     from ..hooks import InvocationHook
@@ -30,25 +40,46 @@ async def ends_within(hook: InvocationHook, waiting: Waiting, seconds: float) ->
 async def wait_for_end(
     hook: InvocationHook, waiting: Waiting, log: ActionLog, warn: Callable[[str], object]
 ) -> InvocationRecord:
-    """The record of an invocation that has ended, every line of its log written, if lines are wanted.
+    """The record of an invocation that has ended, its log shown, if lines are wanted.
 
     Raises:
         GivenUp: as `follow` and `record_of` do.
     """
     record = await record_of(hook.connect, waiting)
     while not record.current.status.is_terminal:
+        waiting = replace(waiting, cursor=log.position.cursor)
         async for step in follow(hook.conn_id, hook.connect, waiting):
-            if isinstance(step, Lines):
-                await log.write(step.records)
-                waiting = replace(waiting, cursor=step.cursor)
-            else:
-                warn(step.text)
+            match step:
+                case Lines():
+                    await log.show_page(step.records, step.cursor)
+                case Behind():
+                    warn(log.shaper.with_url(BEHIND))
+                case _:
+                    warn(step.text)
         record = await record_of(hook.connect, waiting)
     if waiting.lines is not None:
-        try:
-            async with await hook.connect() as platform:
-                async for page in log_pages(platform, waiting.invocation_id, waiting.cursor):
-                    await log.write(page.items)
-        except PlatformError as error:
-            warn(f"the rest of the log can't be read: {error}")
+        await show_end(hook, waiting.invocation_id, log, warn)
     return record
+
+
+async def show_end(
+    hook: InvocationHook, invocation_id: str, log: ActionLog, warn: Callable[[str], object]
+) -> None:
+    """Show the rest of a log, or its first and last lines; trouble with the log is no more than said."""
+    position = log.position
+    try:
+        async with await hook.connect() as platform:
+            end = await read_end(
+                log_pages(platform, invocation_id, position.cursor),
+                position,
+                shaper=log.shaper,
+                limit=LOG_SETTINGS.worker_end,
+                show=log.show,
+            )
+    except PlatformError as error:
+        warn(f"the rest of the log can't be read: {error}")
+        return
+    if end.left_out:
+        warn(end.left_out)
+    for line in end.last:
+        log.show(line)

@@ -112,19 +112,19 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
         return cast("dict[str, Any]", storable(result))
 
     def _show(self, hook: InvocationHook, invocation_id: str) -> int:
-        log = ActionLog()
+        log = ActionLog(self.logs_url or "")
 
         async def show(platform: InvocationPlatform) -> int:
             count = 0
             if self.tail is None:
                 async for records in _records(platform, invocation_id):
-                    await log.write(records)
+                    await log.show_page(records)
                     count += len(records)
                 return count
             last: deque[LogRecord] = deque(maxlen=self.tail)
             async for records in _records(platform, invocation_id):
                 last += records
-            await log.write(list(last))
+            await log.show_page(list(last))
             return len(last)
 
         return hook.call(show)

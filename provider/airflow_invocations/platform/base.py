@@ -172,10 +172,14 @@ def refuse_what_is_not_honoured(platform: str, can: Capabilities, request: Invoc
 
 @dataclass(frozen=True, slots=True)
 class NewLines:
-    """Log lines of an invocation that a watch tells of; the next cursor is the page's `last_read`."""
+    """Log lines of an invocation that a watch tells of; the next cursor is the page's `last_read`.
+
+    :param begins_at: the cursor at which they begin; None: the log's beginning, or the platform doesn't say.
+    """
 
     invocation_id: str
     page: LogPage
+    begins_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -529,7 +529,11 @@ class RobotoWatch:
             case "status":
                 return _read(_Snapshot, {**data, "last_status": data.get("status")}).snapshot
             case "log":
-                return NewLines(str(data["invocation_id"]), _read(LogPage, data))
+                begins_at = data.get("begins_at")
+                page = _read(LogPage, data)
+                return NewLines(
+                    str(data["invocation_id"]), page, None if begins_at is None else str(begins_at)
+                )
             case "unreadable":
                 return UnreadableLog(str(data["invocation_id"]), str(data["reason"]))
             case "ready":

@@ -53,8 +53,9 @@ def _encoded(thing: Told) -> bytes:
             return _event("status", data, number)
         case Caught(number):
             return _event("ready", {"number": number}, number)
-        case Logged(invocation_id, page):
-            return _event("log", {"invocation_id": invocation_id, **page.model_dump(mode="json")})
+        case Logged(invocation_id, page, begins_at):
+            data = {"invocation_id": invocation_id, "begins_at": begins_at, **page.model_dump(mode="json")}
+            return _event("log", data)
         case Unreadable(invocation_id, why):
             return _event("unreadable", {"invocation_id": invocation_id, "reason": why})
         case Stated(invocation_id, state):

@@ -50,10 +50,11 @@ class Caught:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """New log lines of an invocation, and the cursor behind them."""
+    """New log lines of an invocation with the cursor behind them, and the one before them (None: none)."""
 
     invocation_id: str
     page: LogPage
+    begins_at: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +298,9 @@ class Watches:
         log = watch.logs.get(invocation_id)
         if log is None:
             return None
+        begins_at = log.cursor
         try:
-            page = await asyncio.to_thread(self._logs.read, log.invocation, log.cursor, _LOG_PAGE_LINES)
+            page = await asyncio.to_thread(self._logs.read, log.invocation, begins_at, _LOG_PAGE_LINES)
         except InvalidCursorError as error:
             watch.logs.pop(invocation_id, None)
             return Unreadable(invocation_id, str(error))
@@ -309,7 +311,7 @@ class Watches:
         if not page.items:
             return None
         log.cursor = page.last_read
-        return Logged(invocation_id, page)
+        return Logged(invocation_id, page, begins_at)
 
     def _enter(self, watch: Watch) -> None:
         self._by_watch_id[watch.watch_id] = watch

@@ -10,28 +10,21 @@ from typing import Any
 from airflow.triggers.base import TriggerEvent
 
 from ..hooks import InvocationHook
-from ..stored import storable_detail, storable_tail, storable_token, trigger_event
-from ..task_log import ActionLog
-from ..waiting import OUTAGE_LIMIT, GivenUp, Lines, Rate, Waiting, follow
+from ..stored import storable_detail, trigger_event
+from ..task_log import BEHIND, ActionLog, log_relay
+from ..waiting import OUTAGE_LIMIT, Behind, GivenUp, Lines, Waiting, follow
 from .killing import CancellingTrigger
-
-#: Lines a second, and at once, that one invocation may write into its task's log while it is waited for;
-#: what comes faster is shown by the worker when the wait is over.
-LINES_PER_SECOND = 100.0
-LINES_AT_ONCE = 500.0
-
-#: The same for all triggers of the triggerer: a line costs its event loop about 0.4 ms, for which all others
-#: wait (facts/airflow.md, section 9).
-all_lines = Rate(per_second=500.0, burst=1000.0)
 
 
 class InvocationTrigger(CancellingTrigger):
     """Waits until an invocation has ended; all triggers of a connection share one watcher.
 
-    Its event is {"invocation_id", "cursor", "log_tail", "given_up", "detail"}: how far its log has been
-    shown, the last lines of that, and, if the wait ended before the invocation did, the reason and its
-    words. The verdict isn't in it: whoever resumes reads it from the platform. The arguments are stored in
-    Airflow's database as plain text, so none of them is a secret.
+    Its event is {"invocation_id", "cursor", "lines_beyond", "shown_until", "log_tail", "given_up", "detail"}:
+    how far its log is known to have left the triggerer (a cursor, lines beyond it, the time of the last
+    line), the last lines of that, and, if the wait ended before the invocation did, the reason and its
+    words. The rest of the log is shown by the worker. The verdict isn't in the event: whoever resumes reads
+    it from the platform. The arguments are stored in Airflow's database as plain text, so none of them is a
+    secret.
 
     :param conn_id: the Airflow connection.
     :param invocation_id: what to wait for.
@@ -44,6 +37,7 @@ class InvocationTrigger(CancellingTrigger):
     :param outage_limit: seconds for which the platform may be out of reach.
     :param deadline: when the task's time is over (seconds since 1970); None: never.
     :param queue_deadline: when the invocation must not be Queued any more; None: it may be for ever.
+    :param logs_url: where a person can read the whole log; empty: nowhere.
     """
 
     def __init__(
@@ -58,6 +52,7 @@ class InvocationTrigger(CancellingTrigger):
         outage_limit: float = OUTAGE_LIMIT,
         deadline: float | None = None,
         queue_deadline: float | None = None,
+        logs_url: str = "",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -69,6 +64,7 @@ class InvocationTrigger(CancellingTrigger):
         self.outage_limit = outage_limit
         self.deadline = deadline
         self.queue_deadline = queue_deadline
+        self.logs_url = logs_url
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class and the arguments that make this trigger anew."""
@@ -84,20 +80,21 @@ class InvocationTrigger(CancellingTrigger):
                 "outage_limit": self.outage_limit,
                 "deadline": self.deadline,
                 "queue_deadline": self.queue_deadline,
+                "logs_url": self.logs_url,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, show the log, fire once."""
-        log = ActionLog()
-        cursor: str | None = None
+        log, relay = ActionLog(self.logs_url), log_relay()
+        queue = relay.open(log.show, log.position, log.shaper)
         reason: str | None = None
         detail: str | None = None
         waiting = Waiting(
             self.invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
-            lines=(Rate(LINES_PER_SECOND, LINES_AT_ONCE), all_lines) if self.stream_logs else None,
+            lines=queue if self.stream_logs else None,
             deadline=self.deadline,
             queue_deadline=self.queue_deadline,
             cancels=self.cancel_on_kill,
@@ -106,19 +103,21 @@ class InvocationTrigger(CancellingTrigger):
             self.log.info("another triggerer had begun this wait: the log is shown from its beginning again")
         try:
             async for step in follow(self.conn_id, InvocationHook(self.conn_id).connect, waiting):
-                if isinstance(step, Lines):
-                    await log.write(step.records)
-                    cursor = step.cursor
-                else:
-                    self.log.warning("invocation %s: %s", self.invocation_id, step.text)
+                match step:
+                    case Lines():
+                        relay.put(queue, step.records, step.cursor)
+                    case Behind():
+                        self.log.warning("%s", log.shaper.with_url(BEHIND))
+                    case _:
+                        self.log.warning("invocation %s: %s", self.invocation_id, step.text)
         except GivenUp as given_up:
             reason, detail = given_up.reason.value, given_up.detail
             self.log.error("invocation %s: %s", self.invocation_id, detail)
+        position = await relay.settle(queue)
         await asyncio.sleep(self.not_before - time.time())
         event = {
             "invocation_id": self.invocation_id,
-            "cursor": storable_token(cursor),
-            "log_tail": storable_tail(log.last),
+            **log.shown(position).as_event(),
             "given_up": reason,
             "detail": storable_detail(detail),
         }

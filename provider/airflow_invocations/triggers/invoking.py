@@ -30,30 +30,30 @@ from ..operators.results import INVOCATION_ID_KEY, result_of
 from ..operators.submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from ..platform import InvocationPlatform, PlatformError, UnsupportedError
 from ..stored import trigger_event
-from ..task_log import ActionLog
+from ..task_log import BEHIND, ActionLog, log_relay
 from ..waiting import (
+    LOG_SETTINGS,
     OUTAGE_LIMIT,
+    Behind,
     GivenUp,
     Lines,
-    Rate,
+    LogLine,
+    LogQueue,
     TaskIdentity,
     Waiting,
     follow,
     log_pages,
     outlast,
+    read_end,
     record_of,
     started_by_earlier_try,
 )
-from .invocation import LINES_AT_ONCE, LINES_PER_SECOND, all_lines
 from .killing import CancellingTrigger
 from .task import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
 
 #: The XCom that tells a try that the one before it has failed, and will be retried by Airflow: it then goes
 #: on with the same incarnation, which a worker would know from numbers that a triggerer isn't told.
 RETRY_KEY = "invocation_retry"
-
-#: Lines that are shown after an invocation's end, of those that came too fast before.
-MOST_LINES_AT_END = 10_000
 
 
 class InvokeActionTrigger(CancellingTrigger):
@@ -110,6 +110,7 @@ class InvokeActionTrigger(CancellingTrigger):
         self.keeps_result = keeps_result
         self._submitting: asyncio.Task[InvocationRecord] | None = None
         self._url = ""
+        self._logs_url = ""
         self._shows_log = stream_logs
         self._invocation_id: str | None = None
 
@@ -167,15 +168,15 @@ class InvokeActionTrigger(CancellingTrigger):
 
     async def _carry_out(self, identity: TaskIdentity, provenance: DagRunProvenance) -> dict[str, Any]:
         """The task's result. Raises InvocationError, as the operator does."""
-        log = ActionLog()
         hook = InvocationHook(self.conn_id)
         self._submitting = asyncio.create_task(self._submit(hook, identity, provenance))
         # Shielded: who is killed before the answer has come cancels what it says.
         record = await asyncio.shield(self._submitting)
         if not self.wait:
             return result_of(record, self._url, provenance)
+        log = ActionLog(self._logs_url)
         try:
-            cursor, waiting = await self._follow(hook, record, log)
+            waiting = await self._follow(hook, record, log)
             record = await record_of(hook.connect, waiting)
         except GivenUp as given_up:
             raise error_of(given_up, self.action, record.invocation_id, self._url) from given_up
@@ -183,7 +184,7 @@ class InvokeActionTrigger(CancellingTrigger):
         try:
             async with await hook.connect() as platform:
                 if waiting.lines is not None:
-                    await self._show_rest(log_pages(platform, record.invocation_id, cursor), log)
+                    await self._show_rest(platform, waiting.lines, log)
                 raise_unless_completed(record, self._url, log.last)
                 if platform.capabilities.outputs:
                     outputs = await self._outputs(platform, record.invocation_id)
@@ -230,48 +231,55 @@ class InvokeActionTrigger(CancellingTrigger):
         self._shows_log = self.stream_logs and unopened.capabilities.logs
         await push_xcom(self, INVOCATION_ID_KEY, record.invocation_id)
         await push_xcom(self, URL_KEY, self._url)
-        await push_xcom(self, LOGS_URL_KEY, logs_url_of(unopened, record.invocation_id))
+        self._logs_url = logs_url_of(unopened, record.invocation_id)
+        await push_xcom(self, LOGS_URL_KEY, self._logs_url)
         what = "an earlier try invoked" if started_by_earlier_try(record, tries) else "invoked"
         self.log.info("%s action %s: invocation %s%s", what, self.action, record.invocation_id, at(self._url))
         return record
 
-    async def _follow(
-        self, hook: InvocationHook, record: InvocationRecord, log: ActionLog
-    ) -> tuple[str | None, Waiting]:
-        """Wait for the end, showing lines; how far they have been shown. Raises GivenUp."""
+    async def _follow(self, hook: InvocationHook, record: InvocationRecord, log: ActionLog) -> Waiting:
+        """Wait for the end, showing lines. Raises GivenUp."""
         deadline: datetime.datetime | None = getattr(self, "timeout_after", None)
+        relay = log_relay()
+        queue = relay.open(log.show, log.position, log.shaper)
         waiting = Waiting(
             record.invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
-            lines=(Rate(LINES_PER_SECOND, LINES_AT_ONCE), all_lines) if self._shows_log else None,
+            lines=queue if self._shows_log else None,
             deadline=None if deadline is None else deadline.timestamp(),
             queue_deadline=None if self.queue_timeout is None else time.time() + self.queue_timeout,
             cancels=self.cancel_on_kill,
         )
-        cursor: str | None = None
         async for step in follow(self.conn_id, hook.connect, waiting):
-            if isinstance(step, Lines):
-                await log.write(step.records)
-                cursor = step.cursor
-            else:
-                self.log.warning("invocation %s: %s", record.invocation_id, step.text)
-        return cursor, waiting
+            match step:
+                case Lines():
+                    relay.put(queue, step.records, step.cursor)
+                case Behind():
+                    self.log.warning("%s", log.shaper.with_url(BEHIND))
+                case _:
+                    self.log.warning("invocation %s: %s", record.invocation_id, step.text)
+        return waiting
 
-    async def _show_rest(self, pages: AsyncIterator[Any], log: ActionLog) -> None:
-        """Show the lines that came too fast, as fast as other tasks can bear, and not for ever."""
-        shown = 0
-        try:
-            async for page in pages:
-                await asyncio.sleep(all_lines.pause())
-                all_lines.take(len(page.items))
-                await log.write(page.items)
-                shown += len(page.items)
-                if shown >= MOST_LINES_AT_END and page.has_next:
-                    self.log.warning("there are more lines, all of them are at %s", self._url)
-                    return
-        except PlatformError as error:
-            self.log.warning("the rest of the log can't be read: %s", error)
+    async def _show_rest(self, platform: InvocationPlatform, queue: LogQueue, log: ActionLog) -> None:
+        """Show the lines that haven't been shown yet, as fast as other tasks can bear, and not for ever."""
+        relay, limit = log_relay(), LOG_SETTINGS.triggerer_end
+        await relay.settle(queue)
+        position = queue.written
+        first: list[LogLine] = []
+        end = await read_end(
+            log_pages(platform, self._invocation_id or "", position.cursor),
+            position,
+            shaper=log.shaper,
+            limit=limit,
+            show=first.append,
+        )
+        too_late = await relay.show_last(queue, first, limit.seconds)
+        if end.left_out:
+            self.log.warning("%s", end.left_out)
+        too_late += await relay.show_last(queue, end.last, 0.0 if too_late else limit.seconds)
+        if too_late:
+            self.log.warning("%s", log.shaper.left_out_notice(too_late, 0, "the triggerer is busy"))
 
     async def _failure(
         self, error: InvocationError, identity: TaskIdentity, provenance: DagRunProvenance

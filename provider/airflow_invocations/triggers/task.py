@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
 from ..sdk_calls import complete
 from ..stored import storable
-
-#: Seconds between a trigger's last line and the end of its task. Airflow closes the task's log as soon as it
-#: hears of the end; lines that are on their way then never get there.
-_LAST_LINES = 1.0
+from ..task_log import log_relay
 
 
 async def push_xcom(trigger: BaseTrigger, key: str, value: Any) -> None:
@@ -55,5 +51,8 @@ def may_be_retried(trigger: BaseTrigger) -> bool:
 
 
 async def let_last_lines_arrive() -> None:
-    """To be awaited after a trigger's last line, where no worker has the last word."""
-    await asyncio.sleep(_LAST_LINES)
+    """Wait until a trigger's last line has left, where no worker has the last word.
+
+    Airflow closes the task's log as soon as it hears of the end; what is on its way then never gets there.
+    """
+    await log_relay().drain()

@@ -5,24 +5,38 @@
 
 from .cancelling import cancel_and_confirm
 from .following import GivenUp, Reason, Waiting, follow, record_of
-from .hub import Connect, Lines, Notice
+from .hub import Behind, Connect, Lines, Notice
 from .identity import TaskIdentity, find_or_create, started_by_earlier_try, was_cancelled_by_clear
-from .logs import log_pages
+from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecords
+from .log_relay import LogChannel, LogQueue, LogRelay
+from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
+from .logs import EndOfLog, log_pages, read_end
 from .patience import OUTAGE_LIMIT, outlast
-from .rates import Rate
 from .several import Ending, Outlook, endings, number_wanted, outlook
 
 __all__ = [
+    "BEGINNING",
+    "LOG_SETTINGS",
     "OUTAGE_LIMIT",
+    "Behind",
     "Connect",
+    "EndOfLog",
     "Ending",
     "GivenUp",
+    "LineShaper",
     "Lines",
+    "LogChannel",
+    "LogEnd",
+    "LogLine",
+    "LogPosition",
+    "LogQueue",
+    "LogRelay",
+    "LogSettings",
     "Notice",
     "Outlook",
-    "Rate",
     "Reason",
     "TaskIdentity",
+    "UnshownRecords",
     "Waiting",
     "cancel_and_confirm",
     "endings",
@@ -32,6 +46,7 @@ __all__ = [
     "number_wanted",
     "outlast",
     "outlook",
+    "read_end",
     "record_of",
     "started_by_earlier_try",
     "was_cancelled_by_clear",

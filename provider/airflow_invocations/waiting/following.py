@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from .hub import (
     LOST_AFTER,
     LOST_PAUSE,
     REFRESH_PAUSE,
+    Behind,
     Connect,
     Crashed,
     Ended,
@@ -29,8 +30,8 @@ from .hub import (
     Unreachable,
     Wait,
 )
+from .log_relay import LogQueue
 from .patience import OUTAGE_LIMIT, outlast
-from .rates import Rate
 
 if TYPE_CHECKING:
     from ..model import InvocationRecord
@@ -84,8 +85,8 @@ class Waiting:
     outage_limit: float = OUTAGE_LIMIT
     #: Where to read on in the log.
     cursor: str | None = None
-    #: How fast lines may come, all of these together; None: they aren't wanted.
-    lines: Sequence[Rate] | None = None
+    #: The queue that lines are read for, which says whether there is room for more; None: they aren't wanted.
+    lines: LogQueue | None = None
     #: When the time is over, and when it must not be Queued any more (seconds since 1970); None: never.
     deadline: float | None = None
     queue_deadline: float | None = None
@@ -93,11 +94,13 @@ class Waiting:
     cancels: bool = True
 
 
-async def follow(connection: str, connect: Connect, waiting: Waiting) -> AsyncIterator[Lines | Notice]:
+async def follow(
+    connection: str, connect: Connect, waiting: Waiting
+) -> AsyncIterator[Lines | Notice | Behind]:
     """Yield an invocation's new log lines, and what there is to be said, until it has ended.
 
     All waits of one `connection` in this event loop share one watcher. A failed poll is no verdict, and
-    trouble with the logs never ends the wait. Lines that come too fast may still be unread at the end:
+    trouble with the logs never ends the wait. Lines for which there was no room are still unread at the end:
     read on from the last cursor.
 
     Raises:
@@ -112,7 +115,7 @@ async def follow(connection: str, connect: Connect, waiting: Waiting) -> AsyncIt
             poll_interval=waiting.poll_interval,
             outage_limit=waiting.outage_limit,
             cursor=cursor,
-            rates=waiting.lines,
+            lines=waiting.lines,
         )
         watcher = Hub.here().join(connection, connect, wait)
         try:
@@ -123,7 +126,7 @@ async def follow(connection: str, connect: Connect, waiting: Waiting) -> AsyncIt
                         case Lines():
                             cursor = step.cursor
                             yield step
-                        case Notice():
+                        case Notice() | Behind():
                             yield step
                         case Ended():
                             return

@@ -31,7 +31,8 @@ from ..platform.base import (
     Watch,
     backoff,
 )
-from .rates import Rate
+from .log_relay import LogQueue
+from .log_settings import LOG_SETTINGS
 
 if TYPE_CHECKING:
     from ..model import LogPage, LogRecord
@@ -58,12 +59,6 @@ WITHOUT_STREAM = 300.0
 
 #: Single requests at a time, for platforms that refuse batches.
 SINGLES = 8
-
-#: Log requests a second, for all waits together, where logs have to be asked for.
-LOG_READS = 10.0
-
-#: Seconds for which lines that come too fast are left where they are.
-MUTE = 10.0
 
 #: Seconds after which an outage is worth a word in every wait's log.
 QUIET_OUTAGE = 5.0
@@ -93,6 +88,11 @@ class Notice:
     """Something that whoever looks at the wait should know."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Lines come faster than they are shown, for some time now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +129,16 @@ class Crashed:
     error: Exception
 
 
-Step = Lines | Notice | Ended | Unreachable | Refused | Gone | Crashed
+Step = Lines | Notice | Behind | Ended | Unreachable | Refused | Gone | Crashed
 
 
 class Flow(Enum):
     """What becomes of an invocation's lines."""
 
     Flowing = auto()
-    #: They come too fast, and the stream is to be told to stop.
+    #: There is no room for more, and the stream is to be told to stop.
     Stopping = auto()
-    #: They are left where they are for a while.
+    #: They are left where they are until there is room.
     Stopped = auto()
 
 
@@ -153,15 +153,20 @@ class Wait:
     outage_limit: float
     #: Where to read on in the log.
     cursor: str | None = None
-    #: How fast lines may come, all of these together; None: they aren't wanted.
-    rates: Sequence[Rate] | None = None
+    #: Where lines go, as far as there is room; None: they aren't wanted.
+    lines: LogQueue | None = None
     flow: Flow = Flow.Flowing
-    #: On the monotonic clock: when lines that are stopped may flow again, and when the wait began.
-    mute_ends: float = 0.0
+    #: When the wait began, on the monotonic clock.
     joined: float = field(default_factory=time.monotonic)
-    _was_muted: bool = False
+    #: Called when there is room for lines again.
+    on_room: Callable[[], object] = lambda: None
     _steps: list[Step] = field(default_factory=list)
     _something: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Lines that were told and not taken yet.
+    _untaken: int = 0
+    #: Since when more lines have been there than were taken, on the monotonic clock; None: they aren't.
+    _behind_since: float | None = None
+    _said_behind: bool = False
 
     def tell(self, step: Step) -> None:
         """Have the wait take a step."""
@@ -173,17 +178,36 @@ class Wait:
         await self._something.wait()
         self._something.clear()
         steps, self._steps = self._steps, []
+        self._untaken = 0
+        if self.flow is not Flow.Flowing:
+            self.on_room()
         return steps
 
-    def mute(self) -> None:
-        """Leave its lines where they are for a while; the first time, say so."""
+    @property
+    def has_room(self) -> bool:
+        """Whether lines that come now are taken."""
+        return self.lines is not None and self.lines.has_room and self._untaken < LOG_SETTINGS.queue_lines
+
+    def take_page(self, page: LogPage) -> None:
+        """Have the next page of the log shown."""
+        self.cursor = page.last_read if page.last_read is not None else self.cursor
+        if not page.has_next:
+            self._behind_since = None
+        elif self._behind_since is not None:
+            self._say_behind(self._behind_since)
+        if page.items:
+            self._untaken += len(page.items)
+            self.tell(Lines(page.items, self.cursor))
+
+    def stop(self) -> None:
+        """Leave further lines where they are."""
         self.flow = Flow.Stopping
-        self.mute_ends = time.monotonic() + MUTE
-        if not self._was_muted:
-            self._was_muted = True
-            self.tell(
-                Notice("lines come faster than they can be shown: they are shown in parts, all at the end")
-            )
+        self._behind_since = self._behind_since or time.monotonic()
+
+    def _say_behind(self, since: float) -> None:
+        if not self._said_behind and time.monotonic() - since >= LOG_SETTINGS.behind:
+            self._said_behind = True
+            self.tell(Behind())
 
 
 class Shared:
@@ -244,6 +268,8 @@ class Watcher(Shared):
         #: Where to resume the stream, and whose status it has told up to there.
         self._place: int | None = None
         self._told: set[str] = set()
+        #: Invocations that are known to run, where that has to be asked.
+        self._running: set[str] = set()
         #: What the open stream names, and what it names though nobody waits for it any more.
         self._named: set[str] = set()
         self._spare: set[str] = set()
@@ -255,9 +281,11 @@ class Watcher(Shared):
     def join(self, wait: Wait) -> None:
         """Look after a wait from now on."""
         waits = self._waits.setdefault(wait.invocation_id, [])
-        if any(other.rates is not None for other in waits):
+        if any(other.lines is not None for other in waits):
             # One reader a log: this wait's log is read when it ends, by whoever goes on from its cursor.
-            wait.rates = None
+            wait.lines = None
+        if wait.lines is not None:
+            wait.on_room = wait.lines.on_room = self._changed.set
         waits.append(wait)
         if self._outage is not None and self._outage.was_told:
             wait.tell(self._outage.notice)
@@ -275,6 +303,7 @@ class Watcher(Shared):
         """Nobody waits for an invocation any more; whoever comes for it then is told anew what it is."""
         self._waits.pop(invocation_id, None)
         self._told.discard(invocation_id)
+        self._running.discard(invocation_id)
         if invocation_id in self._named:
             self._named.remove(invocation_id)
             self._spare.add(invocation_id)
@@ -359,6 +388,8 @@ class Watcher(Shared):
     async def _stream(self, platform: InvocationPlatform) -> None:
         ids = self._waits.keys() if self._place is None else self._told
         self._named, self._spare = set(ids), set()
+        for wait in self._everybody():
+            wait.flow = Flow.Flowing if wait.has_room else Flow.Stopped
         # Whoever isn't named is to be added; the stream before this one may have been told of them in vain.
         self._changed.set()
         async with platform.watch(self._named, self._cursors(self._named), self._place) as watch:
@@ -375,8 +406,8 @@ class Watcher(Shared):
                     if invocation_id in self._waits:
                         self._told.add(invocation_id)
                     self._take(told)
-                case NewLines(invocation_id, page):
-                    self._take_lines(invocation_id, page)
+                case NewLines(invocation_id, page, begins_at):
+                    self._take_lines(invocation_id, page, begins_at)
                 case UnreadableLog(invocation_id, reason):
                     self._stop_lines(invocation_id, reason)
                 case CaughtUp(place):
@@ -389,22 +420,22 @@ class Watcher(Shared):
     async def _change(self, watch: Watch) -> None:
         """Tell the stream who has come and gone, and whose lines are wanted now."""
         while True:
-            await self._wake(self._next_unmuting())
+            await self._wake(None)
             # Those who come at the same time go into one request.
             await asyncio.sleep(COLLECTING)
             added = self._waits.keys() - self._named
-            muted = self._readers(Flow.Stopping)
-            resumed = self._readers(Flow.Stopped)
+            stopping = self._readers(Flow.Stopping)
+            resumed = [wait for wait in self._readers(Flow.Stopped) if wait.has_room]
             # Who has gone costs nothing but room: that can wait until there is something else to say.
-            if not (added or muted or resumed or self._has_much_to_spare):
+            if not (added or stopping or resumed or self._has_much_to_spare):
                 continue
             spare, self._spare = self._spare, set()
             self._named |= added
             for wait in resumed:
                 wait.flow = Flow.Flowing
-            for wait in muted:
+            for wait in stopping:
                 wait.flow = Flow.Stopped
-            stopped = {wait.invocation_id for wait in muted}
+            stopped = {wait.invocation_id for wait in stopping}
             logs = self._cursors([*added, *(wait.invocation_id for wait in resumed)])
             # An invocation that is in both is forgotten first and told anew.
             await watch.change(added | stopped, spare | stopped, logs)
@@ -435,16 +466,30 @@ class Watcher(Shared):
 
     async def _look(self, platform: InvocationPlatform) -> None:
         """Ask once for whatever has ended."""
-        for batch in _batches_of(list(self._waits), MAX_PAGE_SIZE):
-            ended = await self._ended(platform, batch)
-            self._answered()
-            for snapshot in ended:
-                self._take(snapshot)
+        may_begin = {invocation_id for invocation_id in self._waits if self._may_have_lines(invocation_id)}
+        for ids, ask in (
+            (self._waits.keys() - may_begin, platform.ended),
+            (may_begin, platform.statuses),
+        ):
+            for batch in _batches_of(list(ids), MAX_PAGE_SIZE):
+                found = await self._ask(platform, ask, batch)
+                self._answered()
+                for snapshot in found:
+                    self._take(snapshot)
 
-    async def _ended(self, platform: InvocationPlatform, ids: Sequence[str]) -> list[StatusSnapshot]:
+    def _may_have_lines(self, invocation_id: str) -> bool:
+        """Whether lines are wanted of an invocation that isn't known to run."""
+        return invocation_id not in self._running and self._reader(invocation_id) is not None
+
+    async def _ask(
+        self,
+        platform: InvocationPlatform,
+        ask: Callable[[Sequence[str]], Awaitable[list[StatusSnapshot]]],
+        ids: Sequence[str],
+    ) -> list[StatusSnapshot]:
         if self._batches:
             try:
-                return await platform.ended(ids)
+                return await ask(ids)
             except UnauthorizedError:
                 raise
             except PermanentError as error:
@@ -469,21 +514,28 @@ class Watcher(Shared):
         return found
 
     async def _poll_logs(self, platform: InvocationPlatform) -> None:
-        """Ask for new lines, one log after the other, each as often as its wait looks for its status."""
-        while True:
-            began = time.monotonic()
-            for wait in [wait for wait in self._everybody() if wait.rates is not None]:
-                if wait.flow is not Flow.Flowing and wait.mute_ends <= time.monotonic():
-                    wait.flow = Flow.Flowing
-                has_more = True
-                while has_more and wait.flow is Flow.Flowing:
-                    has_more = await self._poll_log(platform, wait)
-                    await asyncio.sleep(1 / LOG_READS)
-            wanted = min((wait.poll_interval for wait in self._everybody()), default=0.0)
-            await asyncio.sleep(max(0.0, wanted - (time.monotonic() - began)))
+        """Ask for new lines of what runs, several logs at a time."""
+        from .log_polling import LogSchedule  # most platforms push; DAG files import this module
+
+        schedule = LogSchedule(LOG_SETTINGS)
+
+        async def read() -> None:
+            while True:
+                readable = (wait for wait in self._everybody() if self._is_readable(wait))
+                wait = schedule.take({wait.invocation_id: wait for wait in readable})
+                if wait is None:
+                    await asyncio.sleep(schedule.pause())
+                    continue
+                had_lines = await self._poll_log(platform, wait)
+                schedule.note(wait.invocation_id, had_lines=had_lines)
+
+        await _all_of(read() for _ in range(LOG_SETTINGS.readers))
+
+    def _is_readable(self, wait: Wait) -> bool:
+        return wait.has_room and wait.invocation_id in self._running
 
     async def _poll_log(self, platform: InvocationPlatform, wait: Wait) -> bool:
-        """Ask for one page of a log; whether there is more."""
+        """Ask for one page of a log; whether it had lines."""
         try:
             page = await platform.logs(wait.invocation_id, wait.cursor)
         except TransientError as error:
@@ -493,8 +545,8 @@ class Watcher(Shared):
             # A refused token too: that of a wait shows in its statuses, and a log never decides anything.
             self._stop_lines(wait.invocation_id, str(error))
             return False
-        self._take_lines(wait.invocation_id, page)
-        return page.has_next
+        wait.take_page(page)
+        return bool(page.items)
 
     # -- what a stream, or a batch, doesn't tell -----------------------------------------------------
 
@@ -536,52 +588,38 @@ class Watcher(Shared):
     # -- what was told -------------------------------------------------------------------------------
 
     def _take(self, snapshot: StatusSnapshot) -> None:
+        if snapshot.status.is_running and snapshot.invocation_id in self._waits:
+            self._running.add(snapshot.invocation_id)
         if snapshot.status.is_terminal and snapshot.invocation_id in self._waits:
             for wait in self._waits[snapshot.invocation_id]:
                 wait.tell(Ended(snapshot.status))
             self._forget(snapshot.invocation_id)
 
-    def _take_lines(self, invocation_id: str, page: LogPage) -> None:
+    def _take_lines(self, invocation_id: str, page: LogPage, begins_at: str | None) -> None:
+        """Take a page from the stream; it may have been on its way when its log was stopped or resumed."""
         wait = self._reader(invocation_id)
-        if wait is None or wait.flow is not Flow.Flowing:
+        if wait is None or wait.flow is not Flow.Flowing or begins_at not in (None, wait.cursor):
             return
-        rates = wait.rates or ()
-        if not all(rate.allows() for rate in rates):
-            wait.mute()
+        if wait.has_room:
+            wait.take_page(page)
+        else:
+            wait.stop()
             self._changed.set()
-            return
-        for rate in rates:
-            rate.take(len(page.items))
-        wait.cursor = page.last_read if page.last_read is not None else wait.cursor
-        if page.items:
-            wait.tell(Lines(page.items, wait.cursor))
 
     def _stop_lines(self, invocation_id: str, reason: str) -> None:
         wait = self._reader(invocation_id)
         if wait is not None:
-            wait.rates = None
+            wait.lines = None
             wait.tell(Notice(f"the log of {invocation_id} can't be read: {reason}"))
 
     def _reader(self, invocation_id: str) -> Wait | None:
         """The wait that an invocation's lines are for."""
         waits = self._waits.get(invocation_id, ())
-        return next((wait for wait in waits if wait.rates is not None), None)
+        return next((wait for wait in waits if wait.lines is not None), None)
 
     def _readers(self, flow: Flow) -> list[Wait]:
-        """Waits whose lines are to be stopped, or may flow again."""
-        present = time.monotonic()
-        return [
-            wait
-            for wait in self._everybody()
-            if wait.rates is not None
-            and wait.flow is flow
-            and (flow is Flow.Stopping or wait.mute_ends <= present)
-        ]
-
-    def _next_unmuting(self) -> float | None:
-        """Seconds until some lines may flow again; None: none are stopped."""
-        ends = [wait.mute_ends for wait in self._everybody() if wait.flow is Flow.Stopped]
-        return max(0.0, min(ends) - time.monotonic()) if ends else None
+        """Waits whose lines flow so."""
+        return [wait for wait in self._everybody() if wait.lines is not None and wait.flow is flow]
 
     def _everybody(self) -> list[Wait]:
         return [wait for waits in self._waits.values() for wait in waits]

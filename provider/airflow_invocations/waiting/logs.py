@@ -1,11 +1,16 @@
-"""Reads an invocation's log from a cursor to the end that it has now."""
+"""Read an invocation's log from where it was left to the end that it has now."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..platform.base import InvocationPlatform
+from ..platform.base import InvocationPlatform, PlatformError
+from .log_lines import FirstAndLast, LineShaper, LogLine, LogPosition, UnshownRecords
+from .log_settings import LogEnd
 
 if TYPE_CHECKING:
     from ..model import LogPage
@@ -21,3 +26,56 @@ async def log_pages(
         cursor = page.last_read if page.last_read is not None else cursor
         has_next = page.has_next
         yield page
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfLog:
+    """What remains to be shown of a log, after its first lines.
+
+    :param left_out: says that and why lines are left out before the last ones; empty: none are.
+    :param last: the last lines.
+    """
+
+    left_out: str
+    last: Sequence[LogLine]
+
+
+async def read_end(
+    pages: AsyncIterator[LogPage],
+    position: LogPosition,
+    *,
+    shaper: LineShaper,
+    limit: LogEnd,
+    show: Callable[[LogLine], object],
+) -> EndOfLog:
+    """Read the rest of a log whose invocation has ended, or its first and last lines if that is too much.
+
+    Trouble with the log is in `left_out`, and raises nothing.
+
+    :param pages: the log from `position.cursor` on.
+    :param show: takes the first lines, as they are read.
+    """
+    unshown, parts = UnshownRecords(position), FirstAndLast(limit)
+    deadline = time.monotonic() + limit.seconds
+    trouble = ""
+    try:
+        async for page in pages:
+            for record, _ in unshown.of_page(page.items, page.last_read):
+                line = shaper.shape(record)
+                if parts.add(line):
+                    show(line)
+            await asyncio.sleep(0)
+            if page.has_next and time.monotonic() > deadline:
+                trouble = f"the log was not read to its end within {limit.seconds:g} s"
+                break
+    except PlatformError as error:
+        trouble = f"the rest of the log can't be read: {error}"
+    if trouble:
+        # What was read last is not the log's end.
+        parts.leave_out_last()
+    return EndOfLog(
+        shaper.left_out_notice(parts.left_out, parts.left_out_size, trouble)
+        if parts.left_out or trouble
+        else "",
+        list(parts.last()),
+    )

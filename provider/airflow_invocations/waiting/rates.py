@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class Rate:
@@ -12,11 +13,12 @@ class Rate:
     :param burst: how much it holds.
     """
 
-    def __init__(self, per_second: float, burst: float) -> None:
+    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
         self._burst = burst
+        self._clock = clock
         self._left = burst
-        self._filled = time.monotonic()
+        self._filled = clock()
 
     def allows(self) -> bool:
         """Whether something may come now."""
@@ -24,7 +26,7 @@ class Rate:
 
     def pause(self) -> float:
         """Seconds until something may come."""
-        present = time.monotonic()
+        present = self._clock()
         self._left = min(self._burst, self._left + (present - self._filled) * self._per_second)
         self._filled = present
         return max(0.0, (1 - self._left) / self._per_second)

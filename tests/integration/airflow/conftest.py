@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
-import logging
 import threading
 import uuid
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
+from airflow_invocations import task_log
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import ContainerParameters, CreateActionRequest, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator, action, retry
@@ -33,7 +33,6 @@ def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(action, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(invocation, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(retry, "SHORTEST_DEFERRAL", 0.0)
-    monkeypatch.setattr("airflow_invocations.triggers.task._LAST_LINES", 0.0)
 
 
 @pytest.fixture
@@ -120,21 +119,31 @@ def database(request: pytest.FixtureRequest) -> Iterator[None]:
 on_every_database = pytest.mark.parametrize("database", DATABASES, indirect=True, scope="session")
 
 
+class ActionLogger:
+    """Takes the action's lines as the task's logger does."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.times: list[datetime.datetime] = []
+
+    def info(self, line: str, *, timestamp: str) -> None:
+        self.lines.append(line)
+        self.times.append(datetime.datetime.fromisoformat(timestamp))
+
+
 @pytest.fixture
-def action_log() -> Iterator[list[str]]:
+def action_logger(monkeypatch: pytest.MonkeyPatch) -> ActionLogger:
+    """What stands where Airflow's logger of the action's lines is."""
+    logger = ActionLogger()
+    loggers = {task_log.ACTION_LOGGER: logger}
+    monkeypatch.setattr(task_log, "structlog", SimpleNamespace(get_logger=loggers.__getitem__))
+    return logger
+
+
+@pytest.fixture
+def action_log(action_logger: ActionLogger) -> list[str]:
     """The action's lines, as they arrive in the task's log."""
-    lines: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    handler = Collect()
-    logger = logging.getLogger("airflow_invocations.action")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield lines
-    logger.removeHandler(handler)
+    return action_logger.lines
 
 
 async def run_deferred(operator: InvokeActionOperator, task: Task) -> Any:

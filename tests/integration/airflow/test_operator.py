@@ -25,6 +25,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.service.administration import add_token
+from airflow_invocations.waiting import LOG_SETTINGS
 
 from .conftest import Task, connect_to, end_of, run_deferred, script
 
@@ -141,14 +142,16 @@ class TestBothWays:
         assert type(error) is RequestRefusedError
         assert "8388608" in str(error)
 
-    async def test_a_megabyte_in_one_line_and_bytes_that_are_no_text_arrive(
+    async def test_a_megabyte_in_one_line_is_cut_and_bytes_that_are_no_text_are_replaced(
         self, hook: RobotoHook, task: Task, action_log: list[str], deferrable: bool
     ) -> None:
         action = script(hook, "head -c 1000000 /dev/zero | tr '\\0' 'x'; echo; printf 'a\\377b\\n'")
         result = await outcome(deferrable, action, task)
         assert result["status"] == "Completed"
-        assert "".join(action_log[:-1]) == "x" * 1_000_000
-        assert action_log[-1] == "a\N{REPLACEMENT CHARACTER}b"
+        first, last = action_log
+        assert first.startswith("x" * LOG_SETTINGS.line_length + " [... cut after 16,384 characters; ")
+        assert first.endswith(f"{result['url']}#log ]")
+        assert last == "a\N{REPLACEMENT CHARACTER}b"
 
 
 async def test_an_invocation_that_has_ended_already_does_not_defer(hook: RobotoHook, task: Task) -> None:

@@ -19,7 +19,7 @@ from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
 from airflow_invocations.platform import roboto
 from airflow_invocations.triggers import InvocationTrigger
-from airflow_invocations.waiting import hub
+from airflow_invocations.waiting import log_pages
 
 from .conftest import connect_to, script
 
@@ -179,10 +179,9 @@ def token(service: Any, *arguments: str) -> str:
     return printed.strip().splitlines()[-1] if printed.strip() else ""
 
 
-async def test_lines_that_flood_are_shown_in_parts_and_the_rest_is_left_to_the_worker(
-    hook: RobotoHook, action_log: list[str], monkeypatch: pytest.MonkeyPatch
+async def test_a_flood_is_shown_in_part_and_the_rest_is_left_to_the_worker(
+    hook: RobotoHook, action_log: list[str]
 ) -> None:
-    monkeypatch.setattr(hub, "MUTE", 0.5)
     (flood,) = await anyio.to_thread.run_sync(
         lambda: invoke_script(hook, "seq 1 20000; sleep 2; seq 20001 20100", 1)
     )
@@ -194,13 +193,7 @@ async def test_lines_that_flood_are_shown_in_parts_and_the_rest_is_left_to_the_w
 
     async def the_rest() -> list[str]:
         async with await hook.connect() as platform:
-            lines: list[str] = []
-            cursor = event["cursor"]
-            while True:
-                page = await platform.logs(flood, cursor)
-                lines += [entry.log for entry in page.items]
-                cursor = page.last_read
-                if not page.has_next:
-                    return lines
+            pages = [page async for page in log_pages(platform, flood, event["cursor"])]
+        return [entry.log for page in pages for entry in page.items][event["lines_beyond"] :]
 
     assert action_log + await the_rest() == [str(number) for number in range(1, 20101)]

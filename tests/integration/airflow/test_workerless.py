@@ -23,6 +23,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import identity_of, provenance_of
 from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
+from airflow_invocations.waiting import LOG_SETTINGS
 
 from .conftest import Task, connect_to, script
 from .test_durability import Instance, count
@@ -131,18 +132,20 @@ async def test_it_invokes_waits_logs_and_ends(
     assert record.provenance.source.source_id == provenance_of(task.context).source_id
 
 
-async def test_its_log_is_shown_whole_and_the_flood_is_cut(
+async def test_its_log_is_shown_whole_and_of_a_flood_the_first_and_the_last_lines(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, action_log: list[str]
 ) -> None:
-    monkeypatch.setattr(invoking, "MOST_LINES_AT_END", 3000)
-    action = await anyio.to_thread.run_sync(script, hook, "seq 1 1500")
+    most = LOG_SETTINGS.triggerer_end.lines
+    action = await anyio.to_thread.run_sync(script, hook, f"seq 1 {most}")
     assert type(await Triggerer(monkeypatch).end(operator(action), first_try())) is TaskSuccessEvent
-    assert action_log == [str(number) for number in range(1, 1501)]
+    assert action_log == [str(number) for number in range(1, most + 1)]
     action_log.clear()
     action = await anyio.to_thread.run_sync(script, hook, "seq 1 30000")
     assert type(await Triggerer(monkeypatch).end(operator(action), first_try())) is TaskSuccessEvent
-    assert 1000 <= len(action_log) < 15_000
-    assert action_log == [str(number) for number in range(1, len(action_log) + 1)]
+    numbers = [int(line) for line in action_log]
+    assert most <= len(numbers) < 5 * most
+    assert numbers[-most // 2 :] == list(range(30_001 - most // 2, 30_001))
+    assert numbers[: -most // 2] == list(range(1, len(numbers) - most // 2 + 1))
 
 
 async def test_without_waiting_it_ends_at_once(hook: RobotoHook, monkeypatch: pytest.MonkeyPatch) -> None:

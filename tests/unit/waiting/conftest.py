@@ -194,8 +194,10 @@ class Platform:
         return sum(1 for kind, _ in self.asked if kind == what)
 
 
-def lines_of(invocation_id: str, lines: Iterable[str], last_read: str) -> NewLines:
-    return NewLines(invocation_id, page(lines, last_read))
+def lines_of(
+    invocation_id: str, lines: Iterable[str], last_read: str, begins_at: str | None = None
+) -> NewLines:
+    return NewLines(invocation_id, page(lines, last_read), begins_at)
 
 
 def broken() -> UnavailableError:
@@ -211,8 +213,6 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         "LOST_PAUSE": 0.005,
         "REFRESH_PAUSE": 0.005,
         "QUIET_OUTAGE": 0.0,
-        "MUTE": 0.05,
-        "LOG_READS": 1000.0,
         "backoff": lambda attempt, base=0.5, cap=30.0: 0.0,
     }.items():
         monkeypatch.setattr(hub, name, seconds)

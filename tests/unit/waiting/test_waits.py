@@ -14,13 +14,26 @@ import pytest
 from airflow_invocations.model import InvocationStatus, StatusSnapshot
 from airflow_invocations.platform import (
     CaughtUp,
+    NewLines,
     NotFoundError,
     RateLimitedError,
     UnauthorizedError,
     UnavailableError,
     UnreadableLog,
 )
-from airflow_invocations.waiting import GivenUp, Lines, Notice, Rate, Reason, Waiting, follow, following, hub
+from airflow_invocations.waiting import (
+    Behind,
+    GivenUp,
+    Lines,
+    LogQueue,
+    LogSettings,
+    Notice,
+    Reason,
+    Waiting,
+    follow,
+    following,
+    hub,
+)
 from airflow_invocations.waiting.hub import Hub
 
 from .conftest import Platform, Stream, broken, lines_of, page
@@ -47,6 +60,8 @@ class One:
                     self.cursor = step.cursor
                 case Notice(text):
                     self.notices.append(text)
+                case Behind():
+                    self.notices.append("behind")
 
     async def end(self) -> None:
         async with asyncio.timeout(5):
@@ -383,7 +398,7 @@ async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
-    async with waits(platform, "iv_1", "iv_2", lines=()) as ones:
+    async with waits(platform, "iv_1", "iv_2", lines=LogQueue()) as ones:
         stream = await opened(platform)
         stream.tell(lines_of("iv_1", ["a"], "1"))
         await until(lambda: ones[0].lines)
@@ -432,6 +447,24 @@ async def test_an_end_that_the_stream_did_not_tell_is_found(monkeypatch: pytest.
         await one.end()
 
 
+async def test_without_a_stream_only_logs_of_what_runs_are_asked_for() -> None:
+    platform = polled(iv_1=S.Queued, iv_2=S.Processing, iv_3=S.Processing)
+    wanted = waits(platform, "iv_1", "iv_2", lines=LogQueue())
+    async with wanted as (queued, running), waits(platform, "iv_3"):
+        platform.log_pages = [page(["a"], "1")]
+        await until(lambda: running.lines == ["a"])
+        assert platform.asked_for("logs") == 1
+        asked = platform.asked_for("statuses")
+        await until(lambda: platform.asked_for("statuses") > asked + 2)
+        # What is known to run, or whose lines aren't wanted, is asked for with all that may have ended.
+        assert all("iv_1" in ids for kind, ids in platform.asked[-6:] if kind == "statuses")
+        assert all("iv_1" not in ids for kind, ids in platform.asked[-6:] if kind == "ended")
+        assert queued.lines == []
+        platform.log_pages = [page(["b"], "1")] * 2
+        platform.by_id["iv_1"] = S.Processing
+        await until(lambda: queued.lines == ["b"])
+
+
 async def test_single_requests_find_what_is_lost() -> None:
     platform = polled(iv_1=S.Processing)
     platform.batches = False
@@ -444,7 +477,7 @@ async def test_single_requests_find_what_is_lost() -> None:
 
 async def test_lines_come_in_order_with_the_stream_and_the_cursor_behind_them() -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
-    async with waits(platform, "iv_1", lines=(), cursor="5") as (one,):
+    async with waits(platform, "iv_1", lines=LogQueue(), cursor="5") as (one,):
         stream = await opened(platform)
         assert stream.logs == {"iv_1": "5"}
         async with waits(platform, "iv_2") as (other,):
@@ -457,34 +490,74 @@ async def test_lines_come_in_order_with_the_stream_and_the_cursor_behind_them() 
     assert (one.lines, one.cursor) == (["a", "b", "c"], "8")
 
 
-async def test_lines_that_come_too_fast_are_left_where_they_are_and_come_later(
+async def test_a_log_without_room_is_stopped_and_read_on_from_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(hub, "LOG_SETTINGS", LogSettings(behind=0.0))
     platform = Platform(iv_1=S.Processing)
-    rates = [Rate(per_second=40.0, burst=3.0), Rate(per_second=1000.0, burst=1000.0)]
-    async with waits(platform, "iv_1", lines=rates) as (one,):
+    queue = LogQueue(settings=LogSettings(queue_lines=3))
+    async with waits(platform, "iv_1", lines=queue) as (one,):
         stream = await opened(platform)
         stream.tell(lines_of("iv_1", ["a", "b", "c"], "3"))
-        stream.tell(lines_of("iv_1", ["too", "fast"], "5"))
-        # The stream is told to stop with them, and later to go on from where the reader is.
+        await until(lambda: one.cursor == "3")
+        queue.put(page(["a", "b", "c"], "3").items, "3")
+        stream.tell(lines_of("iv_1", ["no", "room"], "5", begins_at="3"))
+        await until(lambda: platform.changes)
+        assert platform.changes == [({"iv_1"}, {"iv_1"}, {})]
+        # What was on its way is passed over.
+        stream.tell(lines_of("iv_1", ["on its way"], "6", begins_at="5"))
+        await until(stream.queue.empty)
+        while len(queue):
+            queue.write_next()
         await until(lambda: len(platform.changes) == 2)
-        assert platform.changes == [({"iv_1"}, {"iv_1"}, {}), (set(), set(), {"iv_1": "3"})]
-        stream.tell(lines_of("iv_1", ["too", "fast"], "5"))
+        assert platform.changes[1] == (set(), set(), {"iv_1": "3"})
+        stream.tell(lines_of("iv_1", ["late on its way"], "6", begins_at="5"))
+        stream.tell(NewLines("iv_1", page(["no", "room"], "5", has_next=True), "3"))
         await until(lambda: one.cursor == "5")
-        assert one.lines == ["a", "b", "c", "too", "fast"]
-        assert sum("faster than they can be shown" in notice for notice in one.notices) == 1
+        assert one.lines == ["a", "b", "c", "no", "room"]
+        assert one.notices == ["behind"]
         # An end doesn't wait for lines: whoever resumes reads on from the cursor.
-        stream.tell(lines_of("iv_1", ["x"] * 100, "105"))
-        stream.tell(lines_of("iv_1", ["y"], "106"))
+        queue.put(page(["no", "room", "d"], "9").items, "9")
+        stream.tell(lines_of("iv_1", ["x"] * 100, "105", begins_at="5"))
         platform.set("iv_1", S.Completed)
         await one.end()
 
 
+async def test_lines_that_nobody_takes_are_not_read_without_end() -> None:
+    platform = Platform(iv_1=S.Processing)
+    is_free = asyncio.Event()
+    taken: list[str] = []
+
+    async def take() -> None:
+        async for step in follow(
+            "c", platform.connect, Waiting("iv_1", poll_interval=0.01, lines=LogQueue())
+        ):
+            if isinstance(step, Lines):
+                taken.extend(entry.log for entry in step.records)
+                await is_free.wait()
+
+    task = asyncio.create_task(take())
+    stream = await opened(platform)
+    for number in range(20):
+        begins_at = None if number == 0 else str(number)
+        stream.tell(lines_of("iv_1", [f"{number}"] * 100, str(number + 1), begins_at=begins_at))
+        await until(stream.queue.empty)
+        await asyncio.sleep(0)
+    await until(lambda: platform.changes)
+    is_free.set()
+    await until(lambda: len(platform.changes) == 2)
+    (cursor,) = platform.changes[1][2].values()
+    assert len(taken) == 100 * int(cursor or 0) <= 100 + hub.LOG_SETTINGS.queue_lines
+    platform.set("iv_1", S.Completed)
+    async with asyncio.timeout(5):
+        await task
+
+
 async def test_a_log_has_one_reader_at_a_time() -> None:
     platform = Platform(iv_1=S.Processing)
-    async with waits(platform, "iv_1", lines=()) as (first,):
+    async with waits(platform, "iv_1", lines=LogQueue()) as (first,):
         stream = await opened(platform)
-        async with waits(platform, "iv_1", lines=()) as (second,):
+        async with waits(platform, "iv_1", lines=LogQueue()) as (second,):
             stream.tell(lines_of("iv_1", ["a"], "1"))
             platform.set("iv_1", S.Completed)
             await first.end()
@@ -494,7 +567,7 @@ async def test_a_log_has_one_reader_at_a_time() -> None:
 
 async def test_a_log_that_can_not_be_read_is_said_and_ends_nothing() -> None:
     platform = Platform(iv_1=S.Processing)
-    async with waits(platform, "iv_1", lines=()) as (one,):
+    async with waits(platform, "iv_1", lines=LogQueue()) as (one,):
         stream = await opened(platform)
         stream.tell(UnreadableLog("iv_1", "the cursor is none of ours"))
         await until(lambda: one.notices)
@@ -503,10 +576,13 @@ async def test_a_log_that_can_not_be_read_is_said_and_ends_nothing() -> None:
         await one.end()
 
 
-async def test_without_a_stream_logs_are_asked_for_from_the_cursor_on() -> None:
+async def test_without_a_stream_logs_are_asked_for_from_the_cursor_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "LOG_SETTINGS", LogSettings(least_pause=0.005, most_pause=0.02, reads=1000.0))
     platform = polled(iv_1=S.Processing)
     platform.log_pages = [page(["a"], "1", has_next=True), UnavailableError("later"), page(["b"], "2")]
-    async with waits(platform, "iv_1", lines=()) as (one,):
+    async with waits(platform, "iv_1", lines=LogQueue()) as (one,):
         await until(lambda: one.cursor == "2")
         platform.log_pages = [NotFoundError("no log is kept")]
         await until(lambda: one.notices)

@@ -244,7 +244,7 @@ class FlyteWatch:
     async def _tail(self, run: RunId, cursor_text: str | None, tail: _Tail) -> None:
         """Tell a run's lines as they come, attempt after attempt, until it has ended."""
         try:
-            tail.cursor = Cursor.of(cursor_text)
+            tail.cursor, tail.told = Cursor.of(cursor_text), cursor_text
             await tail.begun.wait()
             pauses = 0
             while True:
@@ -278,7 +278,8 @@ class FlyteWatch:
                 async for batch in batches:
                     if batch.records:
                         page = LogPage(items=batch.records, has_next=False, last_read=str(batch.cursor))
-                        await self._told.put(NewLines(str(run), page))
+                        await self._told.put(NewLines(str(run), page, tail.told))
+                        tail.told = page.last_read
                     # Whatever becomes of the stream, these lines have been told.
                     tail.cursor = batch.cursor
         except TimeoutError:
@@ -314,6 +315,8 @@ class _Tail:
 
     def __init__(self) -> None:
         self.cursor = Cursor()
+        #: The cursor behind the lines that were told last.
+        self.told: str | None = None
         #: A status is known, so there may be a log; and the run has ended, so nothing more comes.
         self.begun = asyncio.Event()
         self.ended = asyncio.Event()

@@ -1,0 +1,146 @@
+"""What of an action's log records a task's log shows, and how far it has been shown."""
+
+from __future__ import annotations
+
+import datetime
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..model.text import encodable
+from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
+
+if TYPE_CHECKING:
+    from ..model import LogRecord
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """How far a log has been shown.
+
+    :param cursor: the platform's own, None for the beginning. It stands at the end of a page.
+    :param lines: records beyond the cursor that have been shown too.
+    """
+
+    cursor: str | None = None
+    lines: int = 0
+
+
+#: Where a log begins.
+BEGINNING = LogPosition()
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line as a task's log shows it.
+
+    :param text: None: nothing is shown of this record, as its line has been cut before.
+    :param time: when the action wrote it.
+    :param size: bytes that it costs.
+    """
+
+    text: str | None
+    time: datetime.datetime
+    size: int
+
+
+class LineShaper:
+    """Makes lines of records: redrawn lines in their last state, long ones cut.
+
+    :param logs_url: where the whole log can be read; empty where there is no such page.
+    """
+
+    def __init__(self, logs_url: str = "", settings: LogSettings = LOG_SETTINGS) -> None:
+        self.logs_url = logs_url
+        self._settings = settings
+        self._long_line: str | None = None
+        self._shown_of_it = 0
+
+    def shape(self, record: LogRecord) -> LogLine:
+        """A record's line. Parts of one long line share its length."""
+        text = encodable(record.log.rstrip("\r").rpartition("\r")[2])
+        if record.partial_id is None or record.partial_id != self._long_line:
+            self._long_line, self._shown_of_it = record.partial_id, 0
+        room = self._settings.line_length - self._shown_of_it
+        self._shown_of_it += len(text)
+        if room <= 0:
+            return LogLine(None, record.timestamp, 0)
+        if len(text) > room or (len(text) == room and record.partial_id is not None):
+            text = f"{text[:room]} {self._cut_notice}"
+        return LogLine(text, record.timestamp, len(text) + self._settings.overhead)
+
+    @property
+    def _cut_notice(self) -> str:
+        where = f"; the whole line: {self.logs_url}" if self.logs_url else ""
+        return f"[... cut after {self._settings.line_length:,} characters{where} ]"
+
+    def left_out_notice(self, lines: int, size: int, trouble: str) -> str:
+        """What is said where lines are left out of a task's log."""
+        parts = [trouble] if trouble else []
+        if lines:
+            parts.append(f"{lines:,} lines ({size / 1e6:,.1f} MB) of the action's log are left out here")
+        return self.with_url("; ".join(parts))
+
+    def with_url(self, text: str) -> str:
+        """A message that says where the whole log is."""
+        return f"{text}; the whole log: {self.logs_url}" if self.logs_url else text
+
+
+class UnshownRecords:
+    """Passes on records from a position on: pages of any size that follow each other, from its cursor on."""
+
+    def __init__(self, position: LogPosition = BEGINNING) -> None:
+        self._skip = position.lines
+        self._cursor = position.cursor
+
+    def of_page(
+        self, records: Sequence[LogRecord], cursor: str | None
+    ) -> Iterator[tuple[LogRecord, LogPosition]]:
+        """The records of the next page that have not been shown, each with the position behind it."""
+        skip, begins_at = self._skip, self._cursor
+        self._skip, self._cursor = max(0, skip - len(records)), cursor
+        for number, record in enumerate(records[skip:], skip + 1):
+            yield record, LogPosition(cursor) if number == len(records) else LogPosition(begins_at, number)
+
+
+class FirstAndLast:
+    """Keeps so much of a log's rest: its first lines, and its last lines when all of it has been read."""
+
+    def __init__(self, limit: LogEnd) -> None:
+        self._first_lines, self._first_size = limit.lines // 2, limit.size // 2
+        self._last_lines, self._last_size = limit.lines - self._first_lines, limit.size - self._first_size
+        self._last: deque[LogLine] = deque()
+        self._size_of_last = 0
+        self._is_full = False
+        #: How much was left out between the first lines and the last: lines, characters.
+        self.left_out = 0
+        self.left_out_size = 0
+
+    def add(self, line: LogLine) -> bool:
+        """Take the next line; whether it is one of the first, to be shown at once."""
+        if not self._is_full and self._first_lines >= 1 and self._first_size >= line.size:
+            self._first_lines -= 1
+            self._first_size -= line.size
+            return True
+        self._is_full = True
+        self._last.append(line)
+        self._size_of_last += line.size
+        while len(self._last) > self._last_lines or self._size_of_last > self._last_size:
+            self._leave_out(self._last.popleft())
+        return False
+
+    def leave_out_last(self) -> None:
+        """Leave out what would have been last: it isn't, as the log was not read to its end."""
+        while self._last:
+            self._leave_out(self._last.popleft())
+
+    def last(self) -> Iterable[LogLine]:
+        """The last lines, to be shown after what `left_out` says."""
+        return self._last
+
+    def _leave_out(self, line: LogLine) -> None:
+        self._size_of_last -= line.size
+        if line.text is not None:
+            self.left_out += 1
+            self.left_out_size += len(line.text)

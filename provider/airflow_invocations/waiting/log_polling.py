@@ -1,0 +1,85 @@
+"""Decide which log to ask for next, where lines have to be asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from .log_settings import LOG_SETTINGS, LogSettings
+from .rates import Rate
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _State:
+    """Since when a log waits to be asked for, and for how long it should."""
+
+    since: float
+    pause: float
+    is_new: bool = True
+
+
+class LogSchedule:
+    """Asks those logs most often that had lines lately, and the others with growing pauses.
+
+    Where there are more logs than requests, the one comes next that has waited longest in proportion to
+    its pause.
+
+    :param clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, settings: LogSettings = LOG_SETTINGS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._rate = Rate(settings.reads, burst=settings.readers, clock=clock)
+        self._states: dict[str, _State] = {}
+        self._under_way: set[str] = set()
+
+    def take(self, logs: Mapping[str, T]) -> T | None:
+        """The log to ask for now, of those that may be asked for; None: none is due."""
+        if not self._rate.allows():
+            return None
+        for gone in self._states.keys() - logs.keys():
+            del self._states[gone]
+        present = self._clock()
+        best: str | None = None
+        most = 0.0
+        for log in logs:
+            if log in self._under_way:
+                continue
+            state = self._states.setdefault(log, _State(present, self._silent_pause / 2))
+            waited = (present - state.since) / state.pause
+            if state.is_new:
+                waited = max(1.0, waited)
+            if waited >= 1.0 and waited > most:
+                best, most = log, waited
+        if best is None:
+            return None
+        self._rate.take(1)
+        self._under_way.add(best)
+        return logs[best]
+
+    def note(self, log: str, *, had_lines: bool) -> None:
+        """Note that a log has been asked for, and whether it had new lines."""
+        self._under_way.discard(log)
+        state = self._states.get(log)
+        if state is None:
+            return
+        if had_lines:
+            pause = self._settings.least_pause
+        else:
+            pause = min(self._settings.most_pause, max(self._silent_pause, 2 * state.pause))
+        self._states[log] = _State(self._clock(), pause, is_new=False)
+
+    @property
+    def _silent_pause(self) -> float:
+        return 4 * self._settings.least_pause
+
+    def pause(self) -> float:
+        """Seconds after which it is worth asking again what is due."""
+        return max(self._rate.pause(), 1 / self._settings.reads)

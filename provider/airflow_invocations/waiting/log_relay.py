@@ -1,0 +1,327 @@
+"""Carry many logs over one channel: in bursts, in fair shares, never at the cost of an invocation's end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import heapq
+import itertools
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecords
+from .log_settings import LOG_SETTINGS, LogSettings
+
+if TYPE_CHECKING:
+    from ..model import LogRecord
+
+
+class LogChannel(Protocol):
+    """What carries a process's log lines to where they are stored."""
+
+    #: Bytes that may be unread before a write blocks.
+    capacity: int
+
+    def unread(self) -> int | None:
+        """Bytes that were written and not yet read at the other end, about; None: that can't be known."""
+
+
+class LogQueue:
+    """The lines of one log that have been read and wait to be shown.
+
+    :param write: shows a line; it is called in the context in which the queue was made.
+    :param position: how far the log has been shown before.
+    :param shaper: makes lines of records.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[LogLine], object] = lambda _: None,
+        position: LogPosition = BEGINNING,
+        shaper: LineShaper | None = None,
+        settings: LogSettings = LOG_SETTINGS,
+    ) -> None:
+        self._write = write
+        self._context = contextvars.copy_context()
+        self._settings = settings
+        self._shaper = shaper or LineShaper(settings=settings)
+        self._unshown = UnshownRecords(position)
+        self._lines: deque[tuple[LogLine, LogPosition | None]] = deque()
+        self._is_full = False
+        #: Bytes that wait.
+        self.size = 0
+        #: Up to where lines were written, and up to where they are known to have left the process.
+        self.written = position
+        self.left = position
+        #: Called when a queue that was full has room again.
+        self.on_room: Callable[[], object] = lambda: None
+        #: Bytes that were written lately, when that was noted, and the relay's cap on all queues.
+        self._had = 0.0
+        self._had_at = 0.0
+        self.is_capped: Callable[[], bool] = lambda: False
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more of the log is to be read: it isn't from when the queue is full until it is empty."""
+        return not self._is_full and not self.is_capped()
+
+    def put(self, records: Sequence[LogRecord], cursor: str | None) -> int:
+        """Take the next page of the log; the bytes that it adds."""
+        before = self.size
+        for record, position in self._unshown.of_page(records, cursor):
+            line = self._shaper.shape(record)
+            self._lines.append((line, position))
+            self.size += line.size
+        if len(self._lines) >= self._settings.queue_lines or self.size >= self._settings.queue_size:
+            self._is_full = True
+        return self.size - before
+
+    def put_last(self, lines: Sequence[LogLine]) -> int:
+        """Put lines that are shown at a log's end, wherever in it they are; the bytes that they add."""
+        self._lines.extend((line, None) for line in lines)
+        added = sum(line.size for line in lines)
+        self.size += added
+        return added
+
+    @property
+    def next_size(self) -> int:
+        """Bytes that the next line costs."""
+        return self._lines[0][0].size
+
+    def write_next(self) -> int:
+        """Write the next line; the bytes that it cost."""
+        line, position = self._lines.popleft()
+        self.written = position or self.written
+        self.size -= line.size
+        if line.text is not None:
+            self._context.run(self._write, line)
+        if self._is_full and not self._lines:
+            self._is_full = False
+            self.on_room()
+        return line.size
+
+    def clear(self) -> int:
+        """Drop what waits; the bytes of it."""
+        dropped, self.size = self.size, 0
+        self._lines.clear()
+        return dropped
+
+    def had_lately(self, present: float) -> float:
+        """Bytes written lately, of which the settings' `memory` forgets half."""
+        self._had *= 0.5 ** ((present - self._had_at) / self._settings.memory)
+        self._had_at = present
+        return self._had
+
+    def note_had(self, size: int) -> None:
+        """Note what was written since `had_lately`."""
+        self._had += size
+
+
+class BurstBudget:
+    """How many bytes a burst may have: half as many after one that was slow, a few more after a quick one."""
+
+    def __init__(self, settings: LogSettings = LOG_SETTINGS) -> None:
+        self._settings = settings
+        self.size = settings.first_burst
+
+    def learn(self, *, seconds: float, was_limit: bool) -> None:
+        """Note what a burst took until all of it was read, and whether lines were left for want of budget."""
+        if seconds > self._settings.drain_target:
+            self.size = max(self._settings.least_burst, self.size // 2)
+        elif was_limit:
+            self.size = min(self._settings.most_burst, int(self.size * self._settings.growth))
+
+
+class LogRelay:
+    """Writes the queues of one event loop.
+
+    The receiver of a triggerer's lines is its supervisor, which also hands on its events; each time it is
+    woken costs as much as some thousand lines. So all lines of about a second are written together, as
+    many as it reads in a small part of that second, and a log that had least lately comes first.
+
+    :param channel: what the lines are written to; None: writing a line is all there is to it.
+    :param clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        channel: LogChannel | None = None,
+        settings: LogSettings = LOG_SETTINGS,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._clock = clock
+        self._sleep = sleep
+        self._budget = BurstBudget(settings)
+        #: Those in which lines wait, and those of which lines are on their way.
+        self._waiting: dict[LogQueue, None] = {}
+        self._leaving: dict[LogQueue, None] = {}
+        #: Bytes that wait, and the queues that may not take more until that is far less.
+        self._size = 0
+        self._capped: dict[LogQueue, None] = {}
+        self._next_burst = 0.0
+        self._has_left = asyncio.Event()
+        self._tie = itertools.count()
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def here(cls, make_channel: Callable[[], LogChannel | None]) -> LogRelay:
+        """The relay of the running event loop; `make_channel` is called for the first log of it."""
+        loop = asyncio.get_running_loop()
+        relay = _relays.get(loop)
+        if relay is None:
+            relay = _relays[loop] = cls(make_channel())
+        return relay
+
+    def open(self, write: Callable[[LogLine], object], position: LogPosition, shaper: LineShaper) -> LogQueue:
+        """A queue for one log, whose lines are written in the context of the caller."""
+        queue = LogQueue(write, position, shaper, self._settings)
+        queue.is_capped = functools.partial(self._is_capped, queue)
+        return queue
+
+    def put(self, queue: LogQueue, records: Sequence[LogRecord], cursor: str | None) -> None:
+        """Have the next page of a log shown in its turn."""
+        self._size += queue.put(records, cursor)
+        self._start(queue)
+
+    async def show_last(self, queue: LogQueue, lines: Sequence[LogLine], seconds: float) -> int:
+        """Show a log's last lines, which takes at most so many seconds; how many there was no time for."""
+        self._size += queue.put_last(lines)
+        self._start(queue)
+        deadline = self._clock() + seconds
+        while len(queue) and self._clock() < deadline:
+            await self._sleep(self._settings.poll)
+        too_late = len(queue)
+        self._drop(queue)
+        return too_late
+
+    def _start(self, queue: LogQueue) -> None:
+        if len(queue):
+            self._waiting[queue] = None
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._run(), context=contextvars.Context())
+
+    async def settle(self, queue: LogQueue) -> LogPosition:
+        """Write no more of a log; up to where its lines are known to have left the process.
+
+        Waits for lines that are on their way, at most the settings' `settle` seconds. What waits in the
+        queue is left to whoever reads on from that position.
+        """
+        self._drop(queue)
+        try:
+            async with asyncio.timeout(self._settings.settle):
+                while queue in self._leaving:
+                    self._has_left.clear()
+                    await self._has_left.wait()
+        except TimeoutError:
+            self._leaving.pop(queue, None)
+        return queue.left
+
+    async def drain(self) -> None:
+        """Wait until everything that was written is read, at most the settings' `settle` seconds."""
+        await self._is_read_before(self._clock() + self._settings.settle)
+
+    def _drop(self, queue: LogQueue) -> None:
+        """Forget what waits in a queue."""
+        self._size -= queue.clear()
+        self._waiting.pop(queue, None)
+        self._capped.pop(queue, None)
+
+    def _is_capped(self, queue: LogQueue) -> bool:
+        """Whether a queue may take no more, as all queues together hold as much as they may."""
+        if self._size >= self._settings.queues_size:
+            self._capped[queue] = None
+        return queue in self._capped
+
+    async def _run(self) -> None:
+        while self._waiting or self._leaving:
+            await self._sleep(max(self._settings.collecting, self._next_burst - self._clock()))
+            began = self._clock()
+            self._next_burst = began + self._settings.interval
+            was_limit = await self._burst(began)
+            written = self._clock()
+            is_read = await self._is_read_before(self._next_burst)
+            read = self._clock() if self._knows_unread else written
+            self._budget.learn(seconds=read - began, was_limit=was_limit)
+            if is_read or await self._is_read_before(began + self._settings.drain_limit):
+                self._note_left()
+            self._make_room()
+
+    async def _burst(self, present: float) -> bool:
+        """Write lines, those of logs that had least lately first; whether some are left over."""
+        ready = [(queue.had_lately(present), next(self._tie), queue) for queue in self._waiting]
+        heapq.heapify(ready)
+        remaining, stretch_began = self._budget.size, present
+        while ready:
+            had, tie, queue = heapq.heappop(ready)
+            if not len(queue):
+                continue
+            if queue.next_size > remaining and remaining < self._budget.size:
+                return True
+            size = queue.write_next()
+            self._size -= size
+            remaining -= size
+            queue.note_had(size)
+            self._leaving[queue] = None
+            if len(queue):
+                heapq.heappush(ready, (had + size, tie, queue))
+            else:
+                self._waiting.pop(queue, None)
+            if self._clock() - stretch_began > self._settings.stretch:
+                await self._sleep(0)
+                stretch_began = self._clock()
+            if not await self._write_would_not_block(present + self._settings.drain_target):
+                return bool(ready)
+        return False
+
+    async def _write_would_not_block(self, deadline: float) -> bool:
+        """Whether the channel has room for a line before the deadline."""
+        if self._channel is None:
+            return True
+        while (self._channel.unread() or 0) > self._channel.capacity // 2:
+            if self._clock() >= deadline:
+                return False
+            await self._sleep(self._settings.poll)
+        return True
+
+    async def _is_read_before(self, deadline: float) -> bool:
+        """Whether all that was written is read before the deadline; where that can't be known, then."""
+        if self._channel is None:
+            return True
+        if not self._knows_unread:
+            await self._sleep(max(0.0, deadline - self._clock()))
+            return True
+        while self._channel.unread():
+            if self._clock() >= deadline:
+                return False
+            await self._sleep(self._settings.poll)
+        return True
+
+    @property
+    def _knows_unread(self) -> bool:
+        return self._channel is None or self._channel.unread() is not None
+
+    def _note_left(self) -> None:
+        for queue in self._leaving:
+            queue.left = queue.written
+        self._leaving.clear()
+        self._has_left.set()
+
+    def _make_room(self) -> None:
+        """Have those logs read on that were stopped because all queues together were full."""
+        if self._capped and self._size < self._settings.queues_size // 2:
+            capped, self._capped = self._capped, {}
+            for queue in capped:
+                queue.on_room()
+
+
+_relays: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LogRelay] = weakref.WeakKeyDictionary()
