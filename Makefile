@@ -23,7 +23,7 @@ test: setup ## all tests: unit, integration, every platform, one real Airflow, a
 unit: setup ## the fast tests only
 	@$(BOUNDED) 15m $(PYTEST) tests/unit
 
-compat: setup ## the unit tests, and one in a real Airflow, with the older Airflows and on the other Pythons
+compat: setup ## unit tests, operators and a real Airflow, with the other Airflows and on the other Pythons
 	@JOBS=$(JOBS) sh scripts/compat
 
 kill-matrix: setup ## all that can go wrong in a real Airflow, row by row (PostgreSQL, Redis; an hour)
@@ -50,7 +50,7 @@ format: setup ## rewrite the files as `make check` wants them
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-lock: ## resolve the dependencies anew into uv.lock and tests/compat
+lock: ## resolve the dependencies again, into uv.lock and tests/compat
 	@sh scripts/lock
 
 clean: ## remove what the other targets made

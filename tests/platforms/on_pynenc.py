@@ -17,6 +17,7 @@ import pytest
 from airflow_invocations.model import InvocationStatus
 
 from ..integration.conftest import eventually
+from ..with_pynenc import why_no_pynenc
 from .deployment import Actions, Deployment
 
 APP = "tests.platforms.fleet_tasks:app"
@@ -66,8 +67,8 @@ class _OnPynenc:
         self.app = app
 
     def why_not_here(self) -> str | None:
-        """pynenc from 0.2 on needs Python 3.12."""
-        return "pynenc needs Python 3.12" if sys.version_info < (3, 12) else None
+        """pynenc isn't to be had on every Python."""
+        return why_no_pynenc()
 
 
 class OnSQLite(_OnPynenc):

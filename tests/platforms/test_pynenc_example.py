@@ -15,6 +15,7 @@ from airflow_invocations.hooks import PynencHook
 
 from ..integration.airflow.conftest import database, no_floor  # noqa: F401  these are fixtures
 from ..integration.airflow.dag_runs import results, run
+from ..with_pynenc import with_pynenc
 from .on_pynenc import OnSQLite
 
 DAGS = Path(__file__).parents[2] / "dags"
@@ -40,7 +41,7 @@ def test_airflow_reads_the_dag_and_leaves_the_app_alone() -> None:
     assert not might_contain_dag_via_default_heuristic(str(DAGS / "temperature_tasks.py"))
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="pynenc needs Python 3.12")
+@with_pynenc
 @pytest.mark.usefixtures("database", "no_floor")
 @pytest.mark.timeout(120)
 def test_it_reports_on_real_files(dag: DAG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

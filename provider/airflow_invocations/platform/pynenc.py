@@ -418,7 +418,7 @@ def require_version(package: str) -> None:
     except importlib.metadata.PackageNotFoundError:
         raise InvalidRequestError(
             f"{package} isn't installed here: pip install 'airflow-provider-invocations[pynenc]', with "
-            "Python 3.12 or newer"
+            "Python 3.12 or 3.13"
         ) from None
     if not version.startswith(f"{VERSION}."):
         raise InvalidRequestError(

@@ -99,7 +99,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.Mon
     assert not works
     assert said == (
         "pynenc isn't installed here: pip install 'airflow-provider-invocations[pynenc]', with Python 3.12 "
-        "or newer"
+        "or 3.13"
     )
 
 

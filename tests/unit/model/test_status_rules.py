@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from itertools import product
 from typing import Any
@@ -22,6 +21,8 @@ from airflow_invocations.model import (
     validate_ownership,
     validate_transition,
 )
+
+from ...with_pynenc import with_pynenc
 
 S = InvocationStatus
 
@@ -72,7 +73,7 @@ def test_what_has_ended_says_what_is_allowed() -> None:
     assert raised.value.allowed == {S.Failed, S.Queued, S.Deadly}
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="pynenc needs Python 3.12, the rules don't")
+@with_pynenc
 class TestAgainstPynenc:
     """Our five functions over pynenc's own table do what its functions do."""
 

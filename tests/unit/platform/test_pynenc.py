@@ -28,9 +28,9 @@ from airflow_invocations.platform.pynenc import STATUSES, PynencPlatform, Pynenc
 from airflow_invocations.platform.pynenc_signature import misfits, parameters_of
 from airflow_invocations.platform.pynenc_text import message_in, plain
 
-S = InvocationStatus
+from ...with_pynenc import with_pynenc
 
-with_pynenc = pytest.mark.skipif(sys.version_info < (3, 12), reason="pynenc needs Python 3.12")
+S = InvocationStatus
 
 
 @with_pynenc
