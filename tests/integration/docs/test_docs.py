@@ -395,7 +395,7 @@ def test_commands_in_sentences_can_be_given() -> None:
 def _from_environment(conn_id: str, value: str) -> Connection:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
-        return InvocationHook(conn_id)._connection
+        return InvocationHook.get_connection(conn_id)
 
 
 def _settings(connection: Connection) -> Any:
