@@ -28,6 +28,7 @@ S = InvocationStatus
 Instance = dict[str, Any]
 
 
+@pytest.mark.timeout(600)
 def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, service: Service) -> None:
     airflow.wait_for_dag("looped")
     run_id = airflow.trigger("looped")
@@ -68,6 +69,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
         } == wanted
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("shape", ["long_deferred", "long_worker"])
 @pytest.mark.parametrize("cleared", ["the gate", "the task and the gate"])
 def test_a_selective_clear_invokes_again_and_cancels_what_it_replaces(

@@ -43,8 +43,8 @@ from ..waiting import (
 from .arguments import REQUEST_ARGUMENTS, destination_of, place_of
 from .cancel import cancelled_on_failure
 from .checked import CheckedTask
-from .context import identity_of, provenance_of
-from .in_worker import ends_within, wait_for_end
+from .context import identity_of, loop_position_of, provenance_of
+from .in_worker import end_at_deadline, ends_within, wait_for_end
 from .results import INVOCATION_ID_KEY, result_of
 from .submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from .workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
@@ -270,8 +270,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         hook = self._hook()
         self._name(hook, invocation_id)
         if is_late:
-            late = GivenUp(Reason.TimedOut, "its time is over, and no triggerer saw to it")
-            return self._give_up(hook, context, invocation_id, late)
+            return self._finish_late(hook, context, invocation_id)
         self.log.warning("the trigger broke, invocation %s did not: waiting for it here", invocation_id)
         return self._finish(hook, context, invocation_id)
 
@@ -441,6 +440,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 deadline=deadline,
                 queue_deadline=self._queue_deadline,
                 logs_url=self.logs_url or "",
+                in_loop=loop_position_of(context) is not None,
             ),
             method_name="execute_complete",
             timeout=timeout,
@@ -463,6 +463,19 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             return self._give_up(hook, context, invocation_id, given_up)
         self._invoking = None
         return self._conclude(hook, context, record, log.last)
+
+    def _finish_late(self, hook: InvocationHook, context: Context, invocation_id: str) -> dict[str, Any]:
+        """End a deferral that Airflow has ended by its timeout, with the same result as the trigger.
+
+        Airflow may come first: a triggerer is down or busy, or Airflow ends deferrals at `execution_timeout`
+        itself (https://github.com/apache/airflow/issues/69679).
+        """
+        waiting = self._waiting(hook, invocation_id)
+        try:
+            hook.run(lambda: end_at_deadline(hook, waiting))
+        except GivenUp as given_up:
+            return self._give_up(hook, context, invocation_id, given_up)
+        return self._finish(hook, context, invocation_id)
 
     def _give_up(
         self, hook: InvocationHook, context: Context, invocation_id: str, given_up: GivenUp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -35,6 +36,16 @@ async def ends_within(hook: InvocationHook, waiting: Waiting, seconds: float) ->
     except (TimeoutError, GivenUp):
         return False
     return True
+
+
+async def end_at_deadline(hook: InvocationHook, waiting: Waiting) -> None:
+    """Cancel an invocation whose deadline has passed, as its trigger would; return if it has ended.
+
+    Raises:
+        GivenUp: as `follow` does.
+    """
+    async for _ in follow(hook.conn_id, hook.connect, replace(waiting, lines=None, deadline=time.time())):
+        pass
 
 
 async def wait_for_end(

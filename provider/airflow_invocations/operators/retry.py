@@ -39,7 +39,7 @@ from ..waiting import (
 from .arguments import place_of
 from .cancel import cancel_all, cancelled_on_failure
 from .checked import CheckedTask
-from .context import identity_of, provenance_of
+from .context import identity_of, loop_position_of, provenance_of
 from .results import INVOCATION_ID_KEY, result_of
 from .submitting import SUBMIT_PATIENCE, run_id_problems
 
@@ -249,6 +249,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
                 outage_limit=self.outage_limit,
                 not_before=present + SHORTEST_DEFERRAL,
                 cancel_on_kill=self.cancel_on_kill,
+                in_loop=loop_position_of(context) is not None,
             ),
             method_name="execute_complete",
             timeout=timeout,

@@ -38,6 +38,7 @@ class InvocationTrigger(CancellingTrigger):
     :param deadline: when the task's time is over (seconds since 1970); None: never.
     :param queue_deadline: when the invocation must not be Queued any more; None: it may be for ever.
     :param logs_url: where a person can read the whole log; empty: nowhere.
+    :param in_loop: the task is in a task loop of Airflow 3.4.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class InvocationTrigger(CancellingTrigger):
         deadline: float | None = None,
         queue_deadline: float | None = None,
         logs_url: str = "",
+        in_loop: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -65,6 +67,7 @@ class InvocationTrigger(CancellingTrigger):
         self.deadline = deadline
         self.queue_deadline = queue_deadline
         self.logs_url = logs_url
+        self.in_loop = in_loop
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class and the arguments that make this trigger anew."""
@@ -81,6 +84,7 @@ class InvocationTrigger(CancellingTrigger):
                 "deadline": self.deadline,
                 "queue_deadline": self.queue_deadline,
                 "logs_url": self.logs_url,
+                "in_loop": self.in_loop,
             },
         )
 

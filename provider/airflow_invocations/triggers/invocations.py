@@ -46,6 +46,7 @@ class InvocationsTrigger(CancellingTrigger):
     :param outage_limit: seconds for which the platform may be out of reach.
     :param not_before: the event isn't fired before this time (seconds since 1970).
     :param cancel_on_kill: cancel the invocations when the task is killed; False for those that only watch.
+    :param in_loop: the task is in a task loop of Airflow 3.4.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class InvocationsTrigger(CancellingTrigger):
         outage_limit: float = OUTAGE_LIMIT,
         not_before: float = 0.0,
         cancel_on_kill: bool = False,
+        in_loop: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -71,6 +73,7 @@ class InvocationsTrigger(CancellingTrigger):
         self.outage_limit = outage_limit
         self.not_before = not_before
         self.cancel_on_kill = cancel_on_kill
+        self.in_loop = in_loop
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class and the arguments that make this trigger anew."""
@@ -86,6 +89,7 @@ class InvocationsTrigger(CancellingTrigger):
                 "outage_limit": self.outage_limit,
                 "not_before": self.not_before,
                 "cancel_on_kill": self.cancel_on_kill,
+                "in_loop": self.in_loop,
             },
         )
 

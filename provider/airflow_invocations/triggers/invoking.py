@@ -138,6 +138,7 @@ class InvokeActionTrigger(CancellingTrigger):
         context = instance.get_template_context()
         provenance = provenance_of(context)
         identity = identity_of(context, await self._incarnation(provenance.try_number))
+        self.in_loop = identity.region is not None
         try:
             result = await self._carry_out(identity, provenance)
         except InvocationError as error:

@@ -24,7 +24,7 @@ _UNWANTING_STATES = frozenset({"success", "failed", "skipped", "upstream_failed"
 
 #: States of a task that handles its invocation itself: it has resumed, or was cleared and starts again; then
 #: it cancels what it had invoked before, or goes on with it.
-_SELF_RELIANT_STATES = frozenset({"running", "up_for_retry"})
+_SELF_RELIANT_STATES = frozenset({"running", "up_for_retry", "up_for_reschedule"})
 
 #: Seconds between two looks at a task that is on its way to a new state, and how often it is looked at.
 _LOOK_PAUSE = 0.5
@@ -47,6 +47,8 @@ class CancellingTrigger(BaseTrigger):
     conn_id: str
     #: False for those that only watch.
     cancel_on_kill: bool
+    #: Whether the task is in a task loop, where one iteration can't be asked for.
+    in_loop = False
     _has_fired = False
 
     async def on_kill(self) -> None:
@@ -138,7 +140,9 @@ class CancellingTrigger(BaseTrigger):
                 if states & _UNWANTING_STATES:
                     return False
                 if states & _SELF_RELIANT_STATES:
-                    return True
+                    # It may be an earlier iteration that runs, where a clear has replaced this one.
+                    may_be_another = self.in_loop and "running" in states
+                    return not (may_be_another and await self._was_replaced(self.task_instance))
                 if "deferred" in states:
                     return await self._is_named_by_xcom(self.task_instance)
                 await asyncio.sleep(_LOOK_PAUSE)
@@ -147,6 +151,18 @@ class CancellingTrigger(BaseTrigger):
             counts_as = "killed" if TELLS_OF_KILLS else "alive"
             self.log.warning("the task's state can't be read, so it counts as %s: %s", counts_as, error)
             return not TELLS_OF_KILLS
+        return False
+
+    async def _was_replaced(self, instance: TaskInstance) -> bool:
+        """Return whether a clear has replaced this task instance of a loop by another.
+
+        Airflow tells the states of a loop's latest iteration only, and that may be an earlier one that is
+        being repeated. It lets a trigger read XComs for as long as its own task instance is a current one.
+        """
+        try:
+            await self._is_named_by_xcom(instance)
+        except Exception:
+            return True
         return False
 
     async def _task_states(self, instance: TaskInstance) -> set[str]:

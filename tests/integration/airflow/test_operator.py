@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio.to_thread
@@ -271,6 +273,48 @@ async def test_a_deferral_that_timed_out_cancels_and_one_that_broke_is_waited_fo
             late_operator.resume_execution, "__fail__", {"error": "Trigger timeout"}, late.context
         )
     assert hook.get(late.pushed["invocation_id"]).current.status is InvocationStatus.Cancelled
+
+
+async def late_by_own_deadline(made: InvokeActionOperator, task: Task) -> Any:
+    """The trigger sees its deadline pass, and fires."""
+    try:
+        made.execute(task.context)
+    except TaskDeferred as deferred:
+        steps = deferred.trigger.run()
+        event = await anext(steps)
+        await steps.aclose()  # type: ignore[attr-defined]
+        return await anyio.to_thread.run_sync(made.execute_complete, task.context, event.payload)
+
+
+async def late_by_airflow(made: InvokeActionOperator, task: Task) -> Any:
+    """Airflow ends the deferral at the deadline, and resumes the task without an event."""
+    with pytest.raises(TaskDeferred) as deferred:
+        made.execute(task.context)
+    await anyio.sleep(deferred.value.trigger.deadline - time.time())
+    late = ("__fail__", {"error": "Trigger timeout"}, task.context)
+    return await anyio.to_thread.run_sync(made.resume_execution, *late)
+
+
+@pytest.mark.parametrize("seconds", [60, 0.2], ids=["goes on", "has completed"])
+async def test_a_deferral_past_its_execution_timeout_ends_the_same_whoever_ends_it(
+    hook: RobotoHook, seconds: float
+) -> None:
+    action = script(hook, f"echo begun; sleep {seconds}")
+    outcomes = []
+    for end in (late_by_own_deadline, late_by_airflow):
+        task = Task()
+        made = operator(action, deferrable=True, execution_timeout=timedelta(seconds=1))
+        task.context["ti"].start_date = datetime.now(UTC)
+        try:
+            result = await end(made, task)
+            ended = [result["status"], result["action"], sorted(result)]
+        except AirflowException as error:
+            ended = [type(error), str(error), vars(error)]
+        invocation_id = task.pushed["invocation_id"]
+        status = hook.get(invocation_id).current.status
+        outcomes.append(repr([*ended, status]).replace(invocation_id, "the invocation"))
+    assert outcomes[0] == outcomes[1]
+    assert ("InvocationTimedOutError" in outcomes[0]) is (seconds == 60)
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])

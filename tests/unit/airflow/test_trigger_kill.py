@@ -33,6 +33,8 @@ class Trigger(InvocationTrigger):
         return states
 
     async def _is_named_by_xcom(self, instance: object) -> bool:
+        if isinstance(self.named, Exception):
+            raise self.named
         return bool(self.named == self._named)
 
     async def _active(self, ids: Sequence[str]) -> Sequence[str]:
@@ -101,3 +103,21 @@ async def test_a_task_whose_invocation_has_ended_is_not_called_killed() -> None:
     assert [(one["log_level"], one["event"]) for one in said] == [
         ("info", "Nothing to cancel: invocation iv_1 has ended")
     ]
+
+
+@pytest.mark.parametrize(
+    ("look", "cancels"),
+    [
+        pytest.param(({"running"}, "iv_1"), False, id="resumed in a worker"),
+        pytest.param(
+            ({"running"}, RuntimeError("403")), True, id="replaced, an earlier iteration runs again"
+        ),
+        pytest.param(({"up_for_retry"}, RuntimeError("403")), False, id="about to be retried"),
+        pytest.param(({"up_for_reschedule"}, RuntimeError("403")), False, id="about to run again"),
+        pytest.param(({"success"}, "iv_1"), True, id="replaced, an earlier iteration is the latest"),
+    ],
+)
+async def test_in_a_loop_a_replaced_iteration_is_cancelled(look: Any, cancels: bool) -> None:
+    trigger = Trigger(look, in_loop=True)
+    await trigger.on_kill()
+    assert trigger.cancels == int(cancels)
