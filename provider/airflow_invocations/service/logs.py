@@ -26,6 +26,9 @@ from .store import INVOCATION_ID, CheckedInvocation
 #: Lines longer than this many bytes are kept in parts.
 MAX_LINE = 64 * 1024
 
+#: Seconds in which at most one state of a line is kept that is redrawn, as progress bars are.
+REDRAW_INTERVAL = 1.0
+
 #: A page holds at most so many lines, and about so many bytes.
 PAGE_LINES = 1000
 PAGE_BYTES = 1024 * 1024
@@ -35,6 +38,10 @@ _HEADER = struct.Struct(">HIqBQ")
 _MARK = 0xA10F
 _MAX_PAYLOAD = 3 * MAX_LINE
 _PROCESSES = tuple(LogProcess)
+#: A carriage return at the end may be half of a line's end: what follows decides.
+_LINE_END = re.compile(rb"\r?\n|\r(?=[^\n])")
+#: Terminal sequences that move the cursor, erase, or colour.
+_CLEARS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})")
 
 _log = logging.getLogger(__name__)
@@ -247,7 +254,12 @@ class LogWriter:
 
 
 class LineStream:
-    """Turns what a pipe delivers, in any pieces, into frames of whole lines; nothing is dropped."""
+    """Turns what a pipe delivers, in any pieces, into frames of whole lines.
+
+    A line ends at a line feed, with or without a carriage return before it. Any other carriage return begins
+    the line again, as progress bars do: of what is overwritten one state a second is kept, and the last one
+    always. Nothing else is dropped.
+    """
 
     def __init__(self, writer: LogWriter, process: LogProcess, redaction: Redaction) -> None:
         self._writer = writer
@@ -255,6 +267,9 @@ class LineStream:
         self._redaction = redaction
         self._tail = b""
         self._part_of = 0
+        #: Of a line that is redrawn; None: the current one isn't.
+        self._redrawn: _RedrawnLine | None = None
+        self._next_redraw = 0.0
         #: The last line that isn't blank, as far as it is known; at most MAX_LINE bytes of it.
         self.last_line = b""
 
@@ -267,17 +282,29 @@ class LineStream:
             self._take(data[start : start + MAX_LINE])
         return self._writer.flush()
 
+    def show_redrawn(self) -> None:
+        """Keep the present state of a line that is redrawn: for when nothing more comes for a while."""
+        if self._redrawn is None:
+            return
+        if not self._redaction.longest:  # else it may be the first half of a secret's value
+            self._redrawn.overwrite(self._tail.removesuffix(b"\r"))
+        self._keep_redrawn()
+
     def _take(self, data: bytes) -> None:
         data = self._tail + data
         self._tail = b""
-        if self._part_of and b"\n" in data:
-            rest, _, data = data.partition(b"\n")
-            self._append_part(rest.removesuffix(b"\r"))
+        if self._part_of and (end := _LINE_END.search(data)):
+            self._append_part(data[: end.start()])
             self._part_of = 0
-        whole, newline, self._tail = data.rpartition(b"\n")
-        if newline:
-            self._append_lines(whole + newline)
+            self._redrawn = _RedrawnLine() if end[0] == b"\r" else None
+            data = data[end.end() :]
+        data = data.replace(b"\r\n", b"\n")
+        lines, line_feed, self._tail = data.rpartition(b"\n")
+        if line_feed:
+            self._append_lines(self._final_states(lines))
+        self._overwrite()
         if len(self._tail) >= MAX_LINE:
+            self._redrawn = None
             self._part_of = self._part_of or self._writer.number_for_long_line()
             self._tail = self._redaction.applied_to(self._tail)
             cut = _end_of_characters(self._tail[: len(self._tail) - self._redaction.held_back(self._tail)])
@@ -287,15 +314,48 @@ class LineStream:
     def finish(self) -> None:
         """The pipe is closed: what it ended with is a line, with or without a line feed."""
         tail, self._tail = self._tail, b""
-        if tail and self._part_of:
+        if self._part_of:
             self._append_part(tail.removesuffix(b"\r"))
-        elif tail:
-            self._append_lines(tail + b"\n")
+        elif tail or self._redrawn is not None:
+            self._append_lines(self._final_states(tail.removesuffix(b"\r")))
+
+    def _final_states(self, lines: bytes) -> bytes:
+        """What whole lines look like in the end; the first of them may be one that was redrawn before."""
+        if self._redrawn is None and b"\r" not in lines:
+            return lines + b"\n"
+        final: list[bytes] = []
+        for line in lines.split(b"\n"):
+            redrawn, self._redrawn = self._redrawn or _RedrawnLine(), None
+            for state in line.split(b"\r"):
+                redrawn.overwrite(state)
+            if not redrawn.is_kept:
+                final.append(redrawn.state + b"\n")
+        return b"".join(final)
+
+    def _overwrite(self) -> None:
+        """Note what the line that isn't whole yet was before its last carriage return."""
+        # The last byte may be half of a line's end.
+        *overwritten, rest = self._tail[:-1].split(b"\r")
+        if not overwritten:
+            return
+        self._redrawn = self._redrawn or _RedrawnLine()
+        for state in overwritten:
+            self._redrawn.overwrite(state)
+        self._tail = rest + self._tail[-1:]
+        self._keep_redrawn()
+
+    def _keep_redrawn(self) -> None:
+        redrawn, now = self._redrawn, time.monotonic()
+        if redrawn is not None and redrawn.state and not redrawn.is_kept and now >= self._next_redraw:
+            self._next_redraw = now + REDRAW_INTERVAL
+            self._append_lines(redrawn.state + b"\n")
+            redrawn.is_kept = True
 
     def _append_lines(self, lines: bytes) -> None:
         lines = self._redaction.applied_to(lines)
-        self._writer.append(self._process, lines, part_of=0)
-        self._remember(lines.rstrip().rpartition(b"\n")[2])
+        if lines:
+            self._writer.append(self._process, lines, part_of=0)
+            self._remember(lines.rstrip().rpartition(b"\n")[2])
 
     def _append_part(self, part: bytes) -> None:
         part = self._redaction.applied_to(part)
@@ -306,6 +366,21 @@ class LineStream:
     def _remember(self, line: bytes) -> None:
         if line.strip():
             self.last_line = line[-MAX_LINE:].strip()
+
+
+@dataclass(slots=True)
+class _RedrawnLine:
+    """A line that is written again and again."""
+
+    #: What it was last that isn't blank.
+    state: bytes = b""
+    #: Whether that is in the log already.
+    is_kept: bool = False
+
+    def overwrite(self, state: bytes) -> None:
+        """Take another state; one that shows nothing only clears the line."""
+        if state != self.state and _CLEARS.sub(b"", state).strip():
+            self.state, self.is_kept = state, False
 
 
 def _end_of_characters(data: bytes) -> int:

@@ -24,7 +24,7 @@ from . import processes
 from .catalog import LocalCatalog
 from .datasets import DatasetFiles
 from .errors import ConditionError, InvalidStateTransitionError, NotFoundError
-from .logs import LineStream, LogFiles, LogWriter
+from .logs import REDRAW_INTERVAL, LineStream, LogFiles, LogWriter
 from .outages import is_outage, log_failure, pause_after
 from .outputs import UploadError, destination_of, upload
 from .reconciler import Reconciler
@@ -392,7 +392,7 @@ class _Execution:
                 self._writer.say(LogProcess.Setup, detail)
                 return InvocationStatus.Failed, detail
             try:
-                verdict = await self._attend(process)
+                verdict = await self._attend(process, out, err)
             finally:
                 # Whatever the action left behind in its group ends with it, as in a container.
                 await processes.end(process.pid, self._settings.grace)
@@ -487,10 +487,11 @@ class _Execution:
         environment = workspace.environment(self._record, access, command, self._notice)
         return processes.start(command, folder, environment, out.feed, err.feed)
 
-    async def _attend(self, process: processes.Process) -> Verdict | None:
+    async def _attend(self, process: processes.Process, *streams: LineStream) -> Verdict | None:
         """Follow a process until it ends by itself (None), or has to be stopped."""
         await self._claim.set_processing(process.pid)
         stopped = asyncio.create_task(self._claim.until_stopped())
+        redrawing = asyncio.create_task(_show_redrawn(streams))
         ends: set[asyncio.Future[Any]] = {process.exit_code, stopped}
         minutes = self._record.timeout
         try:
@@ -500,6 +501,15 @@ class _Execution:
             return stopped.result() if stopped.done() else _timed_out(minutes)
         finally:
             stopped.cancel()
+            redrawing.cancel()
+
+
+async def _show_redrawn(streams: Sequence[LineStream]) -> None:
+    """Keep how far progress bars have come while their streams are silent."""
+    while True:
+        await asyncio.sleep(REDRAW_INTERVAL)
+        for stream in streams:
+            stream.show_redrawn()
 
 
 def own_of(record: InvocationRecord, inputs: ActionInputRecord) -> Own:

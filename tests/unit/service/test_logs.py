@@ -12,6 +12,7 @@ import pytest
 from airflow_invocations.model import LogPage, LogProcess, LogRecord
 from airflow_invocations.service import logs
 from airflow_invocations.service.logs import InvalidCursorError, LogFiles
+from airflow_invocations.service.redaction import Redaction
 from airflow_invocations.service.store import CheckedInvocation
 
 ID = "iv_0000000000000001"
@@ -62,6 +63,15 @@ def lines(found: list[LogRecord]) -> list[str]:
     return list(whole.values())
 
 
+def last_state(line: bytes) -> bytes:
+    """What a terminal shows last of a line, as far as each state is as long as the one before."""
+    return next((state for state in reversed(line.split(b"\r")) if state.strip()), b"")
+
+
+def never_show_what_is_redrawn(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(logs.time, "monotonic", lambda: -1.0)
+
+
 class TestLines:
     def test_a_log_that_nobody_has_written_is_empty(self, files: LogFiles) -> None:
         assert files.read(INVOCATION) == LogPage(items=[], has_next=False, last_read=None)
@@ -83,15 +93,20 @@ class TestLines:
             (b"a", ["a"]),
             (b"a\n\n\nb\n", ["a", "", "", "b"]),
             (b"a\r\nb\r\n", ["a", "b"]),
-            (b"10%\r20%\r30%\n", ["10%\r20%\r30%"]),
-            (b"a\r\r\n", ["a\r"]),
+            (b"10%\r20%\r30%\n", ["30%"]),
+            (b"\r 99%|###|\r100%|####|Error: x\n", ["100%|####|Error: x"]),
+            (b"a\r\r\n", ["a"]),
+            (b"a\r   \r\x1b[2K\r\nb\n", ["a", "b"]),
+            (b"\r", [""]),
+            (b"\r\n", [""]),
+            (b"a\n\r\nb", ["a", "", "b"]),
             ("23 °C 日本語 🤖".encode(), ["23 °C 日本語 🤖"]),
             (b"bad \xff\xfe byte\n\xc3\n", ["bad �� byte", "�"]),
             (b"nul \x00 and escape \x1b[31m\n", ["nul \x00 and escape \x1b[31m"]),
             (b"\x0b\x0c\x1c\x1d\x85\xe2\x80\xa8\n", ["\x0b\x0c\x1c\x1d�\u2028"]),
         ],
     )
-    def test_a_line_ends_at_its_line_feed_and_nowhere_else(
+    def test_a_line_is_what_it_was_when_its_line_feed_came(
         self, files: LogFiles, written: bytes, read: list[str]
     ) -> None:
         write(files, written)
@@ -147,9 +162,123 @@ class TestLines:
         assert heard == [(ID, 4), (ID, 4)]
 
 
+class TestRedrawnLines:
+    """Progress bars: what is overwritten is kept once a second, and the last state always."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """Its only item is the time."""
+        clock = [1000.0]
+        monkeypatch.setattr(logs.time, "monotonic", lambda: clock[0])
+        return clock
+
+    @pytest.mark.parametrize("form", ["\r{}", "{}\r"])
+    def test_one_state_a_second_can_be_read_while_it_is_drawn(
+        self, files: LogFiles, clock: list[float], form: str
+    ) -> None:
+        writer = files.writer(ID)
+        stream = writer.stream(LogProcess.Action)
+        for tick in range(61):
+            stream.feed(form.format(f"{tick:3}%|####|").encode())
+            clock[0] += 0.125
+        shown = [record.log for record in records(files)]
+        assert len(shown) in (7, 8)
+        stream.finish()
+        writer.close()
+        kept = [record.log for record in records(files)]
+        assert kept[:-1] == shown
+        assert kept[-1] == " 60%|####|"
+        assert stream.last_line == b"60%|####|"
+        assert [int(state[:3]) for state in shown] == sorted({int(state[:3]) for state in shown})
+
+    def test_each_pipe_has_a_second_of_its_own(self, files: LogFiles, clock: list[float]) -> None:
+        writer = files.writer(ID)
+        for name in ("out", "err"):
+            stream = writer.stream(LogProcess.Action)
+            for tick in range(10):
+                stream.feed(f"\r{name} {tick}".encode())
+        writer.close()
+        assert [record.log for record in records(files)] == ["out 0", "err 0"]
+
+    def test_a_carriage_return_that_is_split_from_its_line_feed_overwrites_nothing(
+        self, files: LogFiles, clock: list[float]
+    ) -> None:
+        write(files, b"one\r", b"\ntwo\r", b"\n", b"\r", b"\n", b"three\r")
+        assert [record.log for record in records(files)] == ["one", "two", "", "three"]
+
+    def test_the_last_state_is_kept_once(self, files: LogFiles, clock: list[float]) -> None:
+        writer = files.writer(ID)
+        stream = writer.stream(LogProcess.Action)
+        for piece in (b"\r 50%", b"\r100%", b"\r", b"    ", b"\r"):
+            clock[0] += 2
+            stream.feed(piece)
+            stream.show_redrawn()
+        assert [record.log for record in records(files)] == [" 50%", "100%"]
+        stream.feed(b"\nnext\n")
+        writer.close()
+        assert [record.log for record in records(files)] == [" 50%", "100%", "next"]
+
+    def test_what_is_drawn_is_shown_though_nothing_more_comes(
+        self, files: LogFiles, clock: list[float]
+    ) -> None:
+        writer = files.writer(ID)
+        stream = writer.stream(LogProcess.Action)
+        stream.feed(b"a prompt: ")
+        clock[0] += 2
+        stream.show_redrawn()
+        assert records(files) == []  # no line that is redrawn: its end may take as long as it likes
+        stream.feed(b"yes\n\r1%\r2%\r3%")
+        assert [record.log for record in records(files)] == ["a prompt: yes", "2%"]
+        stream.show_redrawn()
+        clock[0] += 2
+        stream.show_redrawn()
+        stream.show_redrawn()
+        stream.feed(b"\n")
+        writer.close()
+        assert [record.log for record in records(files)] == ["a prompt: yes", "2%", "3%"]
+
+    def test_half_of_a_secret_is_not_shown(self, files: LogFiles, clock: list[float]) -> None:
+        writer = files.writer(ID)
+        stream = writer.stream(LogProcess.Action, Redaction(["s3cr3t-value"]))
+        for piece in (b"\r1% s3cr3t-value", b"\r2% s3cr3t", b"-value", b"\r3%"):
+            clock[0] += 2
+            stream.feed(piece)
+            stream.show_redrawn()
+        stream.finish()
+        writer.close()
+        assert [record.log for record in records(files)] == ["1% ***", "2% ***", "3%"]
+
+    def test_a_long_line_ends_where_it_is_overwritten(self, files: LogFiles, clock: list[float]) -> None:
+        long = b"x" * 2 * logs.MAX_LINE
+        write(files, b"\r1%\r", long, b"\r2%", b"\r3%\r", b"\n", long + b"\r", b"\r4%")
+        assert lines(records(files)) == ["1%", long.decode(), "3%", long.decode(), "4%"]
+
+    def test_an_hour_of_a_bar_is_an_hour_of_states_whatever_pieces_it_comes_in(
+        self, files: LogFiles, clock: list[float]
+    ) -> None:
+        dice = random.Random(7)
+        data = b"".join(b"\r%5d/36000 [##]" % state for state in range(36_001)) + b"\nError: x\n"
+        writer = files.writer(ID)
+        stream = writer.stream(LogProcess.Action)
+        place = 0
+        while place < len(data):
+            step = dice.randrange(1, 400)
+            stream.feed(data[place : place + step])
+            clock[0] += 0.1 * step / 17
+            place += step
+        stream.finish()
+        writer.close()
+        *shown, last, error = [record.log for record in records(files)]
+        assert (last, error) == ("36000/36000 [##]", "Error: x")
+        assert 1800 < len(shown) <= 3601
+        states = [int(line.split("/")[0]) for line in shown]
+        assert states == sorted(set(states))
+        assert all("\r" not in line for line in shown)
+
+
 class TestLongLines:
     def test_a_megabyte_is_kept_in_parts_that_belong_together(self, files: LogFiles) -> None:
-        text = "".join(random.Random(1).choices("aé日🤖 \r", k=400_000))
+        text = "".join(random.Random(1).choices("aé日🤖 ", k=400_000))
         content = f"before\n{text}\nafter\n".encode()
         write(files, *(content[start : start + 5000] for start in range(0, len(content), 5000)))
         found = records(files)
@@ -195,6 +324,7 @@ def test_nothing_is_lost_or_reordered_whatever_pieces_it_comes_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "MAX_LINE", 24)
+    never_show_what_is_redrawn(monkeypatch)
     dice = random.Random(20260131)
     for round_number in range(150):
         files = LogFiles(tmp_path / str(round_number))
@@ -204,15 +334,15 @@ def test_nothing_is_lost_or_reordered_whatever_pieces_it_comes_in(
         for _ in range(2):
             # Undecodable bytes only in lines that can't be cut: where one is cut, � may stand twice.
             content = [
-                bytes(dice.choices(range(256), k=dice.randrange(12))).replace(b"\n", b"")
+                bytes(dice.choices([*range(256), *b"\r" * 50], k=dice.randrange(12))).replace(b"\n", b"")
                 if dice.random() < 0.5
-                else "".join(dice.choices("ab\ré日🤖", k=dice.randrange(120))).encode()
+                else "".join(dice.choices("abé日🤖", k=dice.randrange(120))).encode()
                 for _ in range(dice.randrange(12))
             ]
             ending = dice.choice([b"\n", b"\r\n"])
             data = ending.join(content) + dice.choice([b"", ending])
             expected = data.removesuffix(b"\n").split(b"\n") if data else []
-            written.append([line.removesuffix(b"\r").decode(errors="replace") for line in expected])
+            written.append([last_state(line).decode(errors="replace") for line in expected])
             cuts = sorted(dice.choices(range(len(data) + 1), k=dice.randrange(20)))
             queues.append([data[a:b] for a, b in itertools.pairwise([0, *cuts, len(data)])])
         streams = [writer.stream(process) for process in (LogProcess.Action, LogProcess.Setup)]

@@ -158,6 +158,24 @@ async def test_a_failure_says_how_and_the_last_line_of_stderr(
     assert S.Uploading not in steps(record)
 
 
+async def test_a_failure_behind_a_progress_bar_has_its_last_state(store: Store, run: Any) -> None:
+    draw = r"i=1; while [ $i -le 100 ]; do printf '\r%3d%%|####| part %d/100' $i $i >&2; i=$((i+1)); done"
+    one, other = script(store, f"{draw}; exit 3"), script(store, f"{draw}; echo >&2; exit 3")
+    async with run():
+        for invocation in (one, other):
+            record = await reached(store, invocation, *TERMINAL)
+            assert record.current.detail == "exit code 3: 100%|####| part 100/100"
+
+
+async def test_a_progress_bar_is_seen_while_it_is_drawn(store: Store, logs: LogFiles, run: Any) -> None:
+    one = script(store, r"printf '\r 1%%|#   |'; printf '\r 2%%|#   |'; sleep 600")
+    async with run():
+        await said(logs, one, " 2%|#   |")
+        store.request_abort(one, "enough", ORG)
+        await reached(store, one, S.Cancelled)
+    assert lines(logs, one)[-1] == " 2%|#   |"
+
+
 async def test_no_slots_run_nothing(store: Store, logs: LogFiles) -> None:
     one = script(store, "true")
     none = runner_of(store, logs, ServiceSettings(data_dir=Path("/nowhere"), slots=0))
