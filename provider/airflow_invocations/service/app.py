@@ -18,14 +18,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ..model import (
     CancelAllRequest,
-    ContainerInfo,
     InvocationStatus,
     LogRecord,
-    LogsLocation,
     Page,
-    QuerySpecification,
-    SetAccessibilityRequest,
-    StatusUpdate,
 )
 from ..model.wire import problems_of
 from .access import Guard, GuardedRoute, OwnCheck, open_to_all, own_action, own_identity, own_invocation
@@ -42,9 +37,14 @@ from .page import Sessions, page_routes
 from .requests import (
     MAX_IDS,
     Caller,
+    ChangedAccessibility,
     ChangedAction,
     NamedAction,
     NewInvocation,
+    QueryBody,
+    ReportedContainer,
+    ReportedLogsLocation,
+    ReportedStatus,
     Role,
     StateUpdate,
     WatchChange,
@@ -137,11 +137,11 @@ def _action_routes(store: Store, settings: ServiceSettings, allows: Allows) -> A
         return answered(store.create_action(request, who.org_id, who.user))
 
     @router.post("/query")
-    def query(spec: QuerySpecification, who: Reader) -> Response:
+    def query(spec: QueryBody, who: Reader) -> Response:
         return answered(store.query_actions(spec, who.org_id))
 
     @router.post("/query/actionhub")
-    def query_hub(spec: QuerySpecification, _: Reader) -> Response:
+    def query_hub(spec: QueryBody, _: Reader) -> Response:
         return answered(store.query_hub(spec))
 
     @router.get("/{name}")
@@ -153,7 +153,7 @@ def _action_routes(store: Store, settings: ServiceSettings, allows: Allows) -> A
         return answered(store.update_action(name, request, who.org_id, who.user))
 
     @router.put("/{name}/accessibility")
-    def set_accessibility(name: ActionName, request: SetAccessibilityRequest, who: Admin) -> Response:
+    def set_accessibility(name: ActionName, request: ChangedAccessibility, who: Admin) -> Response:
         return answered(store.set_accessibility(name, request, who.org_id))
 
     @router.delete("/{name}", status_code=204)
@@ -180,7 +180,7 @@ def _invocation_routes(store: Store, logs: LogFiles, settings: ServiceSettings, 
     Place = Annotated[str | None, Query(max_length=64)]  # noqa: N806
 
     @router.post("/query")
-    def query(spec: QuerySpecification, who: Reader) -> Response:
+    def query(spec: QueryBody, who: Reader) -> Response:
         return answered_page(*store.invocation_documents(spec, who.org_id))
 
     @router.post("/cancel/all")
@@ -206,7 +206,7 @@ def _invocation_routes(store: Store, logs: LogFiles, settings: ServiceSettings, 
         return answered(store.get_invocation(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/status")
-    def update_status(invocation_id: InvocationId, update: StatusUpdate, who: Reporter) -> Response:
+    def update_status(invocation_id: InvocationId, update: ReportedStatus, who: Reporter) -> Response:
         # What waits for this service's runner isn't done because somebody says so.
         unless = {InvocationStatus.Queued} if update.status is InvocationStatus.Completed else set()
         store.set_status(
@@ -230,11 +230,13 @@ def _invocation_routes(store: Store, logs: LogFiles, settings: ServiceSettings, 
         return answered(logs.read(store.check_invocation(invocation_id, who.org_id), last_read))
 
     @router.put("/{invocation_id}/logs")
-    def set_logs_location(invocation_id: InvocationId, location: LogsLocation, who: Admin) -> Response:
+    def set_logs_location(
+        invocation_id: InvocationId, location: ReportedLogsLocation, who: Admin
+    ) -> Response:
         return answered(store.set_logs_location(invocation_id, location, who.org_id))
 
     @router.put("/{invocation_id}/container-info")
-    def set_container_info(invocation_id: InvocationId, info: ContainerInfo, who: Admin) -> Response:
+    def set_container_info(invocation_id: InvocationId, info: ReportedContainer, who: Admin) -> Response:
         return answered(store.set_image_digest(invocation_id, info.image_digest, who.org_id))
 
     @router.get("/{invocation_id}/state")

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from ..model import QuerySpecification
 from ..model.dataset import FileRecord, OrgRecord
 from .access import GuardedRoute, open_to_all, own_dataset, own_identity
 from .answers import answered, answered_data
@@ -24,6 +23,7 @@ from .requests import (
     NewDatasetRequest,
     NewDatasetUnlessThereRequest,
     Own,
+    QueryBody,
     RoboqlQuery,
     Role,
 )
@@ -62,7 +62,7 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
         return answered(datasets.create_unless_there(wanted, request.create_request, who.org_id, who.user))
 
     @router.post("/query")
-    def query(spec: QuerySpecification, who: Reader) -> Response:
+    def query(spec: QueryBody, who: Reader) -> Response:
         return answered(store.query_datasets(spec, who.org_id))
 
     @router.get("/{dataset_id}")
@@ -110,7 +110,7 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
     OwnInvoker = Annotated[Caller, allows(Role.Invoke, own_file)]  # noqa: N806
 
     @router.post("/query")
-    def query(spec: QuerySpecification, who: Reader) -> Response:
+    def query(spec: QueryBody, who: Reader) -> Response:
         return answered(datasets.query_files(spec, who.org_id))
 
     @router.get("/record/{file_id}")

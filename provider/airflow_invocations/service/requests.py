@@ -1,4 +1,9 @@
-"""Request bodies that this service checks more closely than the vocabulary does, and who sends them."""
+"""Request bodies, which this service checks more closely than the vocabulary does, and who sends them.
+
+Each is built when it is defined (`defer_build=False`). Pydantic warns of the alias that FastAPI gives every
+body, and FastAPI silences that while a route is made (https://github.com/fastapi/fastapi/pull/14036). For a
+body that is built later, with the first request, the warning would be printed on the server's stderr.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,15 @@ import pydantic
 from ..model import (
     ActionParameter,
     ActionParameterChangeset,
+    ContainerInfo,
     ContainerParameters,
     CreateActionRequest,
     InvocationRequest,
+    LogsLocation,
     MetadataChangeset,
+    QuerySpecification,
+    SetAccessibilityRequest,
+    StatusUpdate,
     UpdateActionRequest,
     default_misfit,
 )
@@ -164,7 +174,7 @@ def _plain_changes(changes: MetadataChangeset | None) -> MetadataChangeset | Non
 _Changes = Annotated[MetadataChangeset | None, pydantic.AfterValidator(_plain_changes)]
 
 
-class NamedAction(CreateActionRequest):
+class NamedAction(CreateActionRequest, defer_build=False):
     """A CreateActionRequest whose names can be part of an address and of an environment."""
 
     name: Annotated[str, pydantic.Field(pattern=_NAME)]
@@ -181,7 +191,7 @@ class NamedAction(CreateActionRequest):
         return name
 
 
-class NewInvocation(InvocationRequest):
+class NewInvocation(InvocationRequest, defer_build=False):
     """An InvocationRequest whose parameters can be handed to a process."""
 
     parameter_values: dict[str, Any] | None = None
@@ -197,7 +207,7 @@ class NewInvocation(InvocationRequest):
         return None if values is None else _plain(values)
 
 
-class ChangedAction(UpdateActionRequest):
+class ChangedAction(UpdateActionRequest, defer_build=False):
     """An UpdateActionRequest whose parameters' names can be part of an environment."""
 
     container_parameters: _Container = None
@@ -211,32 +221,32 @@ class ChangedAction(UpdateActionRequest):
         return changes
 
 
-class NewDatasetRequest(NewDataset):
+class NewDatasetRequest(NewDataset, defer_build=False):
     """A NewDataset whose metadata can be written as JSON."""
 
     metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
     tags: Annotated[list[str], pydantic.Field(max_length=_MAX_TAGS)] = []
 
 
-class NewDatasetUnlessThereRequest(NewDatasetUnlessThere):
+class NewDatasetUnlessThereRequest(NewDatasetUnlessThere, defer_build=False):
     """The same, unless there is one already."""
 
     create_request: NewDatasetRequest
 
 
-class ChangedDataset(DatasetUpdate):
+class ChangedDataset(DatasetUpdate, defer_build=False):
     """A DatasetUpdate whose metadata can be written as JSON."""
 
     metadata_changeset: _Changes = None
 
 
-class ChangedFile(FileUpdate):
+class ChangedFile(FileUpdate, defer_build=False):
     """A FileUpdate whose metadata can be written as JSON."""
 
     metadata_changeset: _Changes = None
 
 
-class FilesQuery(WireModel):
+class FilesQuery(WireModel, defer_build=False):
     """Which files of a dataset are wanted: patterns as in a .gitignore; none means all, or none left out."""
 
     page_token: Annotated[str | None, pydantic.Field(max_length=10_000)] = None
@@ -245,14 +255,14 @@ class FilesQuery(WireModel):
     limit: Annotated[int | None, pydantic.Field(ge=1, le=1000)] = None
 
 
-class RoboqlQuery(WireModel):
+class RoboqlQuery(WireModel, defer_build=False):
     """`POST v1/query/submit/roboql`."""
 
     query: str | None = None
     target: str
 
 
-class WatchRequest(WireModel):
+class WatchRequest(WireModel, defer_build=False):
     """What a new watch is about.
 
     Some invocations (`ids`), or all of the organisation; of one `action` in it, of one tree (`root` and what
@@ -272,7 +282,7 @@ class WatchRequest(WireModel):
     since: Annotated[int, pydantic.Field(ge=0, le=2**62)] | None = None
 
 
-class WatchChange(WireModel):
+class WatchChange(WireModel, defer_build=False):
     """What an open watch is about from now on: more invocations, or fewer."""
 
     add: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] = []
@@ -280,7 +290,27 @@ class WatchChange(WireModel):
     logs: dict[str, str | None] = {}
 
 
-class StateUpdate(WireModel):
+class StateUpdate(WireModel, defer_build=False):
     """An invocation's custom state."""
 
     state: str
+
+
+class QueryBody(QuerySpecification, defer_build=False):
+    """A QuerySpecification as it is."""
+
+
+class ChangedAccessibility(SetAccessibilityRequest, defer_build=False):
+    """A SetAccessibilityRequest as it is."""
+
+
+class ReportedStatus(StatusUpdate, defer_build=False):
+    """A StatusUpdate as it is."""
+
+
+class ReportedLogsLocation(LogsLocation, defer_build=False):
+    """A LogsLocation as it is."""
+
+
+class ReportedContainer(ContainerInfo, defer_build=False):
+    """A ContainerInfo as it is."""
