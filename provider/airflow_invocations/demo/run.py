@@ -22,7 +22,7 @@ from rich.status import Status
 from rich.table import Table
 
 from .local_service import LocalService, ServiceError
-from .standalone import AirflowError, StandaloneAirflow
+from .standalone import ANSWER_TIMEOUT, AirflowError, StandaloneAirflow
 
 DAG_ID = "sensor_anomalies"
 MAPPED_TASK = "find_anomalies"
@@ -142,14 +142,16 @@ def _last_line(airflow: StandaloneAirflow, run_id: str, instance: dict[str, Any]
     if instance["task_id"] != MAPPED_TASK or instance["state"] not in ("deferred", "running"):
         return ""
     try:
-        lines = _action_lines(airflow, run_id, instance["map_index"])
-    except httpx.HTTPError:  # the log file is being made
+        lines = _action_lines(airflow, run_id, instance["map_index"], timeout=0.0)
+    except (AirflowError, httpx.HTTPError):  # the log file is being made; the next look shows it
         return ""
     return lines[-1]["event"] if lines else ""
 
 
-def _action_lines(airflow: StandaloneAirflow, run_id: str, map_index: int) -> list[dict[str, Any]]:
-    log = airflow.task_log(DAG_ID, run_id, MAPPED_TASK, map_index=map_index)
+def _action_lines(
+    airflow: StandaloneAirflow, run_id: str, map_index: int, timeout: float = ANSWER_TIMEOUT
+) -> list[dict[str, Any]]:
+    log = airflow.task_log(DAG_ID, run_id, MAPPED_TASK, map_index=map_index, timeout=timeout)
     return [line for line in log if line.get("logger") == _ACTION_LOGGER]
 
 

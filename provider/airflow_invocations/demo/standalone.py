@@ -27,8 +27,11 @@ STOP_GRACE = 10.0
 #: Seconds between two looks at something that nothing tells us of.
 LOOK_INTERVAL = 0.5
 
-#: How often something is asked for that Airflow's database is too busy for.
-TRIES = 10
+#: Seconds for which a request is repeated that Airflow is too busy to answer.
+ANSWER_TIMEOUT = 120.0
+
+#: Seconds that one request may take.
+REQUEST_TIMEOUT = 60.0
 
 #: States in which a DAG run, or a task instance, has ended.
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
@@ -149,7 +152,7 @@ class StandaloneAirflow:
     def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
         """Wait until a DAG has been parsed. Raises AirflowError, with the import errors if there are any."""
         deadline = time.monotonic() + timeout
-        while self.api.get(f"dags/{dag_id}").status_code != httpx.codes.OK:
+        while self._ask("GET", f"dags/{dag_id}").status_code != httpx.codes.OK:
             errors = self._data("importErrors")["import_errors"]
             if errors:
                 raise AirflowError(f"{errors[0]['filename']}: {errors[0]['stack_trace']}")
@@ -160,40 +163,40 @@ class StandaloneAirflow:
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a DAG run, as a person does; its run id.
 
-        It is asked for again where Airflow has found its SQLite locked by another of its components, which it
-        answers with an internal error; a run that has a name is started only once.
+        The request may be repeated, as a run that has a name is started only once.
         """
         run_id = f"manual__{datetime.now(UTC).isoformat()}"
         body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
-        for _ in range(TRIES):
-            answer = self.api.post(f"dags/{dag_id}/dagRuns", json=body)
-            if answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
-                break
-            time.sleep(LOOK_INTERVAL)
+        answer = self._ask("POST", f"dags/{dag_id}/dagRuns", json=body)
         if answer.status_code != httpx.codes.CONFLICT:
             answer.raise_for_status()
         return run_id
 
-    def dag_run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """A DAG run."""
-        return self._data(f"dags/{dag_id}/dagRuns/{run_id}")
+    def dag_run(self, dag_id: str, run_id: str, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any]:
+        """A DAG run; a failed request is repeated for `timeout` seconds."""
+        return self._data(f"dags/{dag_id}/dagRuns/{run_id}", timeout)
 
-    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """The task instances of a DAG run, in their latest try."""
-        page = self._data(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=500")
+    def task_instances(
+        self, dag_id: str, run_id: str, timeout: float = ANSWER_TIMEOUT
+    ) -> list[dict[str, Any]]:
+        """The task instances of a DAG run, in their latest try; `timeout`: as in `dag_run`."""
+        page = self._data(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=500", timeout)
         instances: list[dict[str, Any]] = page["task_instances"]
         return instances
 
     def watch(self, dag_id: str, run_id: str, timeout: float) -> Iterator[list[dict[str, Any]]]:
         """Yield a DAG run's task instances again and again until the run has ended.
 
+        A look that fails is repeated until then: a slow answer of a busy Airflow says nothing about the run.
+
         Raises:
-            AirflowError: it hasn't after `timeout` seconds.
+            AirflowError: the run has not ended after `timeout` seconds, or Airflow doesn't answer.
         """
         deadline = time.monotonic() + timeout
         while True:
-            ended = self.dag_run(dag_id, run_id)["state"] in ENDED
-            yield self.task_instances(dag_id, run_id)
+            remaining = max(0.0, deadline - time.monotonic())
+            ended = self.dag_run(dag_id, run_id, remaining)["state"] in ENDED
+            yield self.task_instances(dag_id, run_id, remaining)
             if ended:
                 return
             if time.monotonic() > deadline:
@@ -203,14 +206,14 @@ class StandaloneAirflow:
     def set_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
         """Mark a task instance as a person does: success, failed or skipped."""
         path = f"{_instance(dag_id, run_id, task_id)}{f'/{map_index}' if map_index >= 0 else ''}"
-        self.api.patch(path, json={"new_state": state}).raise_for_status()
+        self._ask("PATCH", path, json={"new_state": state}).raise_for_status()
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
     ) -> Any:
         """What a task has pushed; None if it hasn't."""
         path = f"{_instance(dag_id, run_id, task_id)}/xcomEntries/{key}"
-        answer = self.api.get(path, params={"map_index": map_index})
+        answer = self._ask("GET", path, params={"map_index": map_index})
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         value = answer.raise_for_status().json()["value"]
@@ -219,16 +222,27 @@ class StandaloneAirflow:
     def links(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, str | None]:
         """The extra links of a task instance."""
         path = f"{_instance(dag_id, run_id, task_id)}/links"
-        answer = self.api.get(path, params={"map_index": map_index}).raise_for_status()
+        answer = self._ask("GET", path, params={"map_index": map_index}).raise_for_status()
         links: dict[str, str | None] = answer.json()["extra_links"]
         return links
 
     def task_log(
-        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        try_number: int = 1,
+        map_index: int = -1,
+        timeout: float = ANSWER_TIMEOUT,
     ) -> list[dict[str, Any]]:
-        """The lines of a task's log: dicts with `event`, and mostly `timestamp`, `level` and `logger`."""
-        answer = self.api.get(
+        """The lines of a task's log: dicts with `event`, and mostly `timestamp`, `level` and `logger`.
+
+        :param timeout: seconds for which a failed request is repeated; 0: it isn't.
+        """
+        answer = self._ask(
+            "GET",
             f"{_instance(dag_id, run_id, task_id)}/logs/{try_number}",
+            timeout,
             params={"map_index": map_index},
             headers={"Accept": "application/json"},
         ).raise_for_status()
@@ -249,20 +263,54 @@ class StandaloneAirflow:
         if self._client is None:
             user, password = self.login
             credentials = {"username": user, "password": password}
-            answer = httpx.post(
-                f"{self.url}/auth/token", json=credentials, timeout=30, trust_env=False
+            address = f"{self.url}/auth/token"
+            answer = self._answer(
+                lambda: httpx.post(address, json=credentials, timeout=REQUEST_TIMEOUT, trust_env=False),
+                f"POST {address}",
+                ANSWER_TIMEOUT,
             ).raise_for_status()
             self._client = httpx.Client(
                 base_url=f"{self.url}/api/v2/",
                 headers={"Authorization": f"Bearer {answer.json()['access_token']}"},
-                timeout=60,
+                timeout=REQUEST_TIMEOUT,
                 trust_env=False,  # a proxy of the user's is not for this machine's own addresses
             )
         return self._client
 
-    def _data(self, path: str) -> dict[str, Any]:
-        data: dict[str, Any] = self.api.get(path).raise_for_status().json()
+    def _data(self, path: str, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any]:
+        data: dict[str, Any] = self._ask("GET", path, timeout).raise_for_status().json()
         return data
+
+    def _ask(self, method: str, path: str, timeout: float = ANSWER_TIMEOUT, **request: Any) -> httpx.Response:
+        """Send a request that may be repeated, until Airflow answers it."""
+        return self._answer(
+            lambda: self.api.request(method, path, **request), f"{method} {self.url}/api/v2/{path}", timeout
+        )
+
+    def _answer(self, send: Callable[[], httpx.Response], request: str, timeout: float) -> httpx.Response:
+        """Airflow's answer, unless it is an internal error: its SQLite was locked by another component.
+
+        Raises:
+            AirflowError: it ended by itself, or did not answer for `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                answer = send()
+                if not answer.is_server_error:
+                    return answer
+                reason = f"HTTP {answer.status_code}"
+            except httpx.TimeoutException:
+                reason = f"no answer within {REQUEST_TIMEOUT:g} s"
+            except httpx.TransportError as error:
+                reason = str(error)
+            if self._session.has_ended:
+                raise AirflowError(f"airflow standalone ended by itself\n{self.last_words()}")
+            if time.monotonic() >= deadline:
+                raise AirflowError(
+                    f"Airflow did not answer {request} for {timeout:.0f} s: {reason}\n{self.last_words()}"
+                )
+            time.sleep(LOOK_INTERVAL)
 
     @property
     def _passwords(self) -> Path:
