@@ -22,6 +22,9 @@ import json, os, sys
 from airflow.sdk import DAG, BaseHook, BaseOperator, BaseSensorOperator, task
 with DAG("d"):
     pass
+# Airflow's own may be there already, and then hide that ours is imported.
+for name in [name for name in sys.modules if name.partition(".")[0] == "httpx"]:
+    del sys.modules[name]
 before = set(sys.modules)
 for statement in sys.argv[1:]:
     child = os.fork()

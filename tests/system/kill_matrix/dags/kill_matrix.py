@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.retries import invocation_retry_policy
 
 SECOND = datetime.timedelta(seconds=1)
 
@@ -36,6 +37,9 @@ with DAG("in_a_worker", schedule=None):
 with DAG("deferred_without_retries", schedule=None):
     invoke(retries=0)
 
+with DAG("workerless_without_retries", schedule=None):
+    invoke(retries=0, start_from_trigger=True)
+
 with DAG("in_a_worker_without_retries", schedule=None):
     invoke(retries=0, deferrable=False)
 
@@ -53,6 +57,15 @@ with DAG("queue_timeout_in_a_worker", schedule=None):
 
 with DAG("dagrun_timeout", schedule=None, dagrun_timeout=12 * SECOND):
     invoke()
+
+for rescheduled, deferrable in (("rescheduled", True), ("rescheduled_in_a_worker", False)):
+    with DAG(rescheduled, schedule=None):
+        invoke(
+            retries=0,
+            deferrable=deferrable,
+            outage_limit=2.0,
+            retry_policy=invocation_retry_policy(outage_delay=2 * SECOND),
+        )
 
 with DAG("neighbours", schedule=None):
     invoke("first")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+from airflow_invocations.compat import VERSION
 from airflow_invocations.model import InvocationStatus
 
-from ..scene import Scene
+from ..faults import FAULTS
+from ..scene import STATUS, Scene
 from .row import row
 
 #: Seconds for which the service is gone.
@@ -35,6 +37,31 @@ def service_gone_when_cancelled(scene: Scene) -> None:
     time.sleep(10.0)
     scene.platform.start()
     scene.until_status(InvocationStatus.Cancelled)
+
+
+def _outage_uses_up_no_retry(scene: Scene) -> None:
+    """Nothing answers for longer than `outage_limit`; the task has no retry, and needs none."""
+    scene.proxy.fault((*STATUS, "logs"), FAULTS["503"], times=10**6)
+    scene.proxy.cut()
+    scene.until_state("up_for_reschedule")
+    scene.proxy.lift()
+    scene.gate.open()
+    scene.until_run_ends()
+    tries = {change.try_number for change in scene.history() if change.state == "running"}
+    assert tries == {1}, scene.story()
+
+
+if VERSION >= (3, 4):  # older ones use up a retry
+
+    @row("an outage that is rescheduled, while deferred", "rescheduled")
+    def rescheduled_while_deferred(scene: Scene) -> None:
+        scene.trigger_and_wait_until_deferred()
+        _outage_uses_up_no_retry(scene)
+
+    @row("an outage that is rescheduled, while a worker polls", "rescheduled_in_a_worker")
+    def rescheduled_while_a_worker_polls(scene: Scene) -> None:
+        scene.trigger_and_wait_until_polled()
+        _outage_uses_up_no_retry(scene)
 
 
 @row("two Airflows with one DAG", invocations=["Completed", "Completed"], disturbs=True)

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
+import psutil
+
+from airflow_invocations.compat import VERSION
+
+from ..components import send
 from ..scene import Scene
 from .row import BOTH, row
+
+#: Seconds for which a scheduler stands still: longer than a deferral lasts at least.
+STOPPED = 14.0
 
 #: Mapped tasks of one run.
 MANY = 500
@@ -36,6 +47,31 @@ def scheduler_killed_before_submit(scene: Scene) -> None:
     scene.gate.open()
 
 
+@row("scheduler stopped for 14 s while a task defers", executors=BOTH, disturbs=True)
+def scheduler_stopped_while_a_task_defers(scene: Scene) -> None:
+    scene.trigger()
+    _stop_at_deferral(scene)
+
+
+@row("scheduler stopped for 14 s while a workerless task waits", "workerless_without_retries", disturbs=True)
+def scheduler_stopped_while_a_workerless_task_waits(scene: Scene) -> None:
+    scene.trigger()
+    _stop_at_deferral(scene)
+
+
+if VERSION >= (3, 4):  # older ones fail the task, whose invocation completes (apache/airflow #71580)
+
+    @row(
+        "scheduler stopped for 14 s while a task without retries defers",
+        "deferred_without_retries",
+        executors=BOTH,
+        disturbs=True,
+    )
+    def scheduler_stopped_while_a_task_without_retries_defers(scene: Scene) -> None:
+        scene.trigger()
+        _stop_at_deferral(scene)
+
+
 @row("500 mapped tasks", "mapped", invocations=["Completed"] * MANY, disturbs=True)
 def many(scene: Scene) -> None:
     scene.airflow.add_pool("few", slots=8)  # more get nowhere on two cores
@@ -47,6 +83,19 @@ def many(scene: Scene) -> None:
 
 def _deferred(scene: Scene) -> int:
     return len({change.map_index for change in scene.history() if change.state == "deferred"})
+
+
+def _stop_at_deferral(scene: Scene) -> None:
+    """Stop the scheduler as soon as the task is deferred, and have the action end meanwhile."""
+    scene.until_state("deferred")
+    session = scene.airflow["scheduler"].session
+    assert session is not None
+    # The process itself: the local executor's workers, its children, go on.
+    scheduler = psutil.Process(session)
+    send(scheduler, signal.SIGSTOP)
+    scene.gate.open()
+    time.sleep(STOPPED)
+    send(scheduler, signal.SIGCONT)
 
 
 def _restart(scene: Scene) -> None:
