@@ -114,6 +114,37 @@ def _say_asset_states_are_missing() -> None:
     )
 
 
+async def read_variable(key: str) -> str | None:
+    """Return an Airflow variable from within a trigger; None where there is none."""
+    from airflow.sdk import Variable
+
+    value: str | None
+    if hasattr(Variable, "aget"):
+        value = await Variable.aget(key, default=None)
+    else:
+        from asgiref.sync import sync_to_async
+
+        value = await sync_to_async(Variable.get)(key, default=None)
+    return value
+
+
+async def write_variable(key: str, value: str, description: str) -> None:
+    """Store an Airflow variable from within a trigger."""
+    from airflow.sdk import Variable
+
+    if hasattr(Variable, "aset"):
+        await Variable.aset(key, value, description)
+    else:
+        from asgiref.sync import sync_to_async
+
+        await sync_to_async(Variable.set)(key, value, description)
+
+
+def has_trigger_queues() -> bool:
+    """Return whether an event trigger can be assigned to a queue of triggerers (since 3.4)."""
+    return VERSION >= (3, 4)
+
+
 def has_retry_policies() -> bool:
     """Whether tasks take a `retry_policy` (since 3.3)."""
     if VERSION >= (3, 3):

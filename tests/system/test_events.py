@@ -97,6 +97,13 @@ def cursor(airflow: StandaloneAirflow) -> Any:
     return answer.json() if answer.is_success else None
 
 
+def forget_state(airflow: StandaloneAirflow) -> None:
+    """Delete the state of the asset of `on_ticks`, as the scheduler does once no DAG file mentions it."""
+    (asset,) = airflow._data("assets?name_pattern=ticks")["assets"]
+    airflow.api.delete(f"assets/{asset['id']}/state-store").raise_for_status()
+    assert cursor(airflow) is None
+
+
 def test_a_dag_starts_when_an_action_has_written_its_dataset(airflow: StandaloneAirflow) -> None:
     run_id = airflow.trigger("writes")
     list(airflow.watch("writes", run_id, timeout=90))
@@ -118,6 +125,16 @@ def test_every_end_starts_a_dag_once_also_when_the_triggerer_dies(
     asked |= invoke(service, 7)
     second_triggerer.start(10)
     until("every end in a run", lambda: asked <= ids(taken(airflow)), FIRST_REQUEST)
+    # A DAG file that is away for long: Airflow deletes its asset's state, and ends the trigger.
+    second_triggerer.stop(30)
+    forget_state(airflow)
+    asked |= invoke(service, 5)
+    second_triggerer.start(10)
+    until(
+        "every end in a run, also after the state was gone",
+        lambda: asked <= ids(taken(airflow)),
+        FIRST_REQUEST,
+    )
     found = taken(airflow)
     assert len(found) == len(ids(found)), "some were taken over twice"
     # Other tests' DAGs invoke the same action, and that starts this one as well.

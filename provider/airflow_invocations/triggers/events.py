@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from ..assets.events import ACKNOWLEDGED_KEY
-from ..compat import asset_states_of
+from ..compat import VERSION, asset_states_of, has_trigger_queues, read_variable, write_variable
 from ..hooks import InvocationHook
 from ..model import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
 from ..platform.events import EventFilter, InvocationEvent, UnreadableItem
@@ -30,12 +31,15 @@ ENDS = tuple(status for status in InvocationStatus if status.is_terminal)
 #: The key of the asset's state that holds the place up to which everything was handed over.
 CURSOR_KEY = "invocation_events_cursor"
 
+#: What the name of the Airflow variable begins with that holds the same; the asset's name follows. Airflow
+#: deletes the state of an asset that no DAG file mentions for a while, and keeps its variables.
+CURSOR_VARIABLE = "invocation_events_cursor:"
+
 #: Seconds for which what happens at the same time is collected into one batch.
 LINGER = 1.0
 
 #: Seconds between two asset events at least. Airflow takes up to 1 s to store one, and what it stores while
-#: it hasn't yet made a DAG run of the one before waits for the next one after that (facts/airflow.md,
-#: section 6).
+#: it hasn't yet made a DAG run of the one before waits for the next one after that.
 SPACING = 3.0
 
 #: Seconds between two asset events where no DAG ever says that it has taken one over.
@@ -52,6 +56,10 @@ SWEEPS = 3
 LOOK_PAUSE = 1.0
 LONGEST_LOOK_PAUSE = 10.0
 
+#: Seconds that the other DAGs have at least once one has acknowledged a batch, or twice as long as that one
+#: took. A paused DAG never acknowledges, and must not hold up the others.
+LAGGARD_GRACE = 20.0
+
 #: Seconds between two notes of the place while nothing is handed over.
 NOTE_INTERVAL = 10.0
 
@@ -63,6 +71,11 @@ _DETAIL_WIDTH = 300
 
 #: How Airflow begins the id of a DAG run that assets have started.
 _RUN_OF_ASSETS = "asset_triggered__"
+
+#: Characters that Airflow allows in a variable's name.
+_LONGEST_KEY = 250
+
+_DESCRIPTION = "Where InvocationEventTrigger resumes. Delete it, and the asset's state, to begin from now on."
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +92,9 @@ class InvocationEventTrigger(BaseEventTrigger):
     may leave the last one waiting for the next.
 
     All watchers of a connection share one stream. The place up to which everything was handed over is kept
-    in the asset's state, so a triggerer that stops or dies, and a platform that is out of reach, lose
-    nothing. The first time it begins with what ends from then on.
+    in the asset's state, and in the Airflow variable `invocation_events_cursor:` with the asset's name. So
+    nothing is lost when a triggerer stops or dies, when a platform is out of reach, or when a DAG file is
+    away for a while. The first time it begins with what ends from then on, and again once both are deleted.
 
     :param conn_id: the Airflow connection. Of Flyte it tells the runs of the connection's project and
         domain, of pynenc all of the app's invocations, whoever has asked for them.
@@ -94,7 +108,10 @@ class InvocationEventTrigger(BaseEventTrigger):
         again unless something in them ends it. False: what a DAG run has invoked that this asset has
         started, or any run of a DAG that has acknowledged, is passed over; on pynenc, which doesn't keep
         what had started a run, only the latter.
-    :param acknowledge_within: seconds that a DAG which acknowledges may take to do so.
+    :param acknowledge_within: seconds that DAGs which acknowledge may take until the first of them does.
+        The others then have as long again, and at least LAGGARD_GRACE seconds.
+    :param queue: the queue of triggerers (`airflow triggerer --queues`) that runs this trigger, since Airflow
+        3.4; None: any triggerer without queues.
     :raises ValueError: for an argument that can't be right: which, what is allowed.
     """
 
@@ -109,8 +126,9 @@ class InvocationEventTrigger(BaseEventTrigger):
         batch: int = 200,
         accept_own: bool = False,
         acknowledge_within: float = 600.0,
+        queue: str | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(**_queue_arguments(queue))  # type: ignore[no-untyped-call]
         self.conn_id = _text("conn_id", conn_id)
         self.action = None if action is None else _text("action", action)
         self.statuses = _statuses(statuses)
@@ -192,21 +210,25 @@ class InvocationEventTrigger(BaseEventTrigger):
             await state.note()
 
     async def _let_be_taken(self, sent: int, state: _State) -> None:
-        """Wait until what was sent was taken over by each DAG that does that, or is late."""
+        """Wait until each DAG that acknowledges has acknowledged what was sent, or is late."""
         began = time.monotonic()
         pause = LOOK_PAUSE
+        limit = self.acknowledge_within
         await asyncio.sleep(SPACING)
         while True:
             late = await state.late(sent)
-            limit = self.acknowledge_within if late else UNACKNOWLEDGED_SPACING
             waited = time.monotonic() - began
+            if late is None:
+                limit = UNACKNOWLEDGED_SPACING
+            elif late and state.was_acknowledged(sent):
+                limit = min(limit, max(LAGGARD_GRACE, 2 * waited))
             if late == set() or waited >= limit:
                 break
             await asyncio.sleep(min(pause, limit - waited))
             pause = min(pause * 1.5, LONGEST_LOOK_PAUSE)
         if late:
             _log.warning(
-                "%s has not taken over what was sent %.0f s ago; going on without waiting for it",
+                "DAG %s did not acknowledge the batch sent %.0f s ago; continuing",
                 *(", ".join(sorted(dag_id for _, dag_id in late)), waited),
             )
             state.silence(late)
@@ -287,14 +309,28 @@ class _State:
         """The place that was noted last; None: none ever was. Asks until there is an answer."""
         places = []
         for name, state in self._assets.items():
-            place = await self._read(state, CURSOR_KEY)
+            place = await self._read(name, partial(state.aget, CURSOR_KEY))
+            if place is None:
+                place = await self._kept_in_variable(name)
             if isinstance(place, int):
                 places.append(place)
             elif place is not None:
-                _log.error("asset %r: state %s is %r, which is no place; ignored", name, CURSOR_KEY, place)
+                _log.error("Asset %r: state %s is %r, not a cursor; ignored", name, CURSOR_KEY, place)
         self.place = self._noted = min(places, default=None)
         await self._look()
         return self.place
+
+    async def _kept_in_variable(self, name: str) -> int | None:
+        """Return the place of an asset whose state Airflow has deleted; None: there is none."""
+        key = _variable_of(name)
+        kept = await self._read(name, partial(read_variable, key))
+        if kept is None:
+            return None
+        if not (isinstance(kept, str) and kept.isdecimal()):
+            _log.error("Variable %s is not a cursor; ignored", key)
+            return None
+        _log.warning("Asset %r has lost its state; resuming from the cursor in the variable %s", name, key)
+        return int(kept)
 
     def reach(self, place: int) -> None:
         """Everything up to there was handed over, or isn't wanted."""
@@ -306,10 +342,13 @@ class _State:
         if self.place in (None, self._noted):
             return
         try:
-            for state in self._assets.values():
+            for name, state in self._assets.items():
                 await complete(partial(state.aset, CURSOR_KEY, self.place))
+                await complete(partial(write_variable, _variable_of(name), str(self.place), _DESCRIPTION))
         except Exception as error:
-            _log.warning("the place can't be noted; after a restart some would be told again: %s", error)
+            _log.warning(
+                "Could not store the event cursor; events may be delivered twice after a restart: %s", error
+            )
         else:
             self._noted = self.place
 
@@ -323,6 +362,10 @@ class _State:
         await self._look()
         awaited = {who for who in self._acknowledged if who not in self._silent}
         return {who for who in awaited if self._acknowledged[who] < sent} if awaited else None
+
+    def was_acknowledged(self, sent: int) -> bool:
+        """Return whether any DAG has acknowledged this."""
+        return any(acknowledged >= sent for acknowledged in self._acknowledged.values())
 
     def silence(self, late: Collection[tuple[str, str]]) -> None:
         """Don't wait for these until they take something over again."""
@@ -380,19 +423,39 @@ class _State:
 
     async def _look(self) -> None:
         for name, state in self._assets.items():
-            found = await self._read(state, ACKNOWLEDGED_KEY)
+            found = await self._read(name, partial(state.aget, ACKNOWLEDGED_KEY))
             for dag_id, sent in (found if isinstance(found, dict) else {}).items():
                 if isinstance(sent, int):
                     self._acknowledged[name, dag_id] = sent
         self._silent = {who: taken for who, taken in self._silent.items() if self._acknowledged[who] == taken}
 
-    async def _read(self, state: AssetStateStoreAccessor, key: str) -> Any:
+    async def _read(self, name: str, read: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         while True:
             try:
-                return await complete(partial(state.aget, key))
+                return await complete(read)
             except Exception as error:
-                _log.warning("the asset's state can't be read, trying again: %s", error)
+                _log.warning("Could not read the state of asset %r, trying again: %s", name, error)
                 await asyncio.sleep(STATE_PAUSE)
+
+
+def _variable_of(asset: str) -> str:
+    """Return the name of the variable that holds an asset's cursor, within the length that Airflow allows."""
+    key = f"{CURSOR_VARIABLE}{asset}"
+    if len(key) <= _LONGEST_KEY:
+        return key
+    return f"{CURSOR_VARIABLE}sha256-{hashlib.sha256(asset.encode()).hexdigest()}"
+
+
+def _queue_arguments(queue: str | None) -> dict[str, str]:
+    if queue is None:
+        return {}
+    if not has_trigger_queues():
+        version = ".".join(map(str, VERSION))
+        raise ValueError(
+            f"InvocationEventTrigger: argument 'queue': Airflow {version} assigns no event trigger to a "
+            "queue (3.4 does); leave it out"
+        )
+    return {"queue": _text("queue", queue)}
 
 
 def _handed_over(event: InvocationEvent, record: InvocationRecord, url: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How Airflow 3.3 turns a watcher's events into DAG runs, as it was measured (facts/airflow.md, section 6).
+"""How Airflow 3.3 turns a watcher's events into DAG runs, as it was measured in a real one.
 
 What a trigger yields is stored a moment later, and lost if the triggerer dies before. The first event that is
 stored queues a DAG; the run that is then made takes the events up to that moment only, and those that were
@@ -20,7 +20,7 @@ import pytest
 
 from airflow_invocations import compat
 from airflow_invocations.assets import triggering_invocations
-from airflow_invocations.triggers import InvocationEventTrigger
+from airflow_invocations.triggers import InvocationEventTrigger, events
 
 BEGAN = datetime.datetime(2026, 1, 31, tzinfo=datetime.UTC)
 
@@ -94,6 +94,7 @@ class Scheduling:
 
         self.make = make
         self.assets = {"watched": State()}
+        self.variables: dict[str, str] = {}
         self.dags: dict[str, Dag] = {"fleet": Dag()}
         self.events: list[Event] = []
         self.runs: list[Run] = []
@@ -109,6 +110,17 @@ class Scheduling:
             "InletEventsAccessor": lambda asset_name, asset_uri: _Before(self),
         }.items():
             monkeypatch.setattr(context, name, found, raising=False)
+
+        async def read_variable(key: str) -> str | None:
+            return self.variables.get(key)
+
+        async def write_variable(key: str, value: str, description: str) -> None:
+            assert len(key) <= 250
+            assert description
+            self.variables[key] = value
+
+        monkeypatch.setattr(events, "read_variable", read_variable)
+        monkeypatch.setattr(events, "write_variable", write_variable)
 
     async def __aenter__(self) -> Scheduling:
         self._spawn(self._scheduler())

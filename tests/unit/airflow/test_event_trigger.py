@@ -46,6 +46,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         "NOTE_INTERVAL": 0.01,
         "STATE_PAUSE": 0.005,
         "WATCHFUL_PAUSE": 0.02,
+        "LAGGARD_GRACE": 0.05,
     }.items():
         monkeypatch.setattr(events, name, seconds)
     monkeypatch.setattr(feed, "COLLECTING", 0.001)
@@ -210,6 +211,52 @@ async def test_a_dag_that_stops_taking_over_does_not_stop_the_others_and_is_forg
         await asyncio.sleep(0.3)
     # Empty events that were to take along what might have been left behind, and no more than so many.
     assert 0 < sum(run.payloads == [] for run in scheduling.runs if run.dag_id == "fleet") <= events.SWEEPS
+
+
+async def test_a_paused_dag_holds_up_the_others_for_a_moment_only(
+    airflow: Make, platform: EventsPlatform
+) -> None:
+    async with airflow(patience=60.0) as scheduling:
+        scheduling.dags["paused"] = Dag()
+        await begun(scheduling)
+        platform.end("iv_0")
+        await until(lambda: scheduling.taken() == scheduling.taken("paused") == ["iv_0"])
+        scheduling.dags["paused"].max_active_runs = 0
+        for number in range(1, 4):
+            platform.end(f"iv_{number}")
+            await until(lambda number=number: f"iv_{number}" in scheduling.taken(), within=10)
+        scheduling.dags["paused"].max_active_runs = 16
+        await until(lambda: set(scheduling.taken("paused")) == set(ids(4)))
+
+
+@pytest.mark.parametrize("asset", ["watched", "x" * 300])
+async def test_an_asset_that_lost_its_state_while_its_dag_was_away_resumes_where_it_was(
+    airflow: Make, platform: EventsPlatform, asset: str
+) -> None:
+    scheduling = airflow()
+    scheduling.assets = {asset: State()}
+    async with scheduling:
+        await until(lambda: CURSOR_KEY in scheduling.assets[asset].values)
+        platform.end("iv_0")
+        await until(lambda: scheduling.taken() == ["iv_0"])
+        await until(lambda: scheduling.assets[asset].values[CURSOR_KEY] == 1)
+        await scheduling.crash()
+        scheduling.assets[asset] = State()
+        platform.end("iv_1", "iv_2")
+        scheduling.start()
+        platform.end("iv_3")
+        await until(lambda: set(scheduling.taken()) == set(ids(4)))
+    assert scheduling.taken() == ids(4)
+
+
+async def test_a_variable_that_is_no_cursor_is_ignored(
+    airflow: Make, platform: EventsPlatform, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduling = airflow()
+    scheduling.variables["invocation_events_cursor:watched"] = "tomorrow"
+    async with scheduling:
+        await begun(scheduling)
+    assert "Variable invocation_events_cursor:watched is not a cursor; ignored" in caplog.text
 
 
 async def test_what_was_left_behind_is_taken_along_as_soon_as_there_is_a_run(
@@ -443,6 +490,18 @@ def test_what_cannot_be_right_is_refused_when_the_dag_is_parsed(arguments: dict[
     with pytest.raises(ValueError, match="InvocationEventTrigger: argument ") as refused:
         InvocationEventTrigger(**arguments)
     assert hint in str(refused.value)
+
+
+def test_a_queue_is_airflows_or_refused_when_the_dag_is_parsed() -> None:
+    if compat.has_trigger_queues():
+        trigger = InvocationEventTrigger(queue="gpu")
+        assert trigger.queue == "gpu"
+        with DAG("fleet", schedule=[Asset("a", watchers=[AssetWatcher(name="w", trigger=trigger)])]) as dag:
+            pass
+        assert '"queue": "gpu"' in json.dumps(DagSerialization.to_dict(dag))
+    else:
+        with pytest.raises(ValueError, match=r"argument 'queue': Airflow .* leave it out"):
+            InvocationEventTrigger(queue="gpu")
 
 
 def test_it_survives_the_way_through_airflows_database() -> None:
