@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -48,6 +49,7 @@ from .base import (
     UnsupportedError,
     backoff,
 )
+from .clock import PlatformClock
 from .events import EventFilter, EventStream, UnreadableItem, is_time
 from .http import (
     ACCEPT_ENCODING,
@@ -168,6 +170,7 @@ class RobotoPlatform:
         self.where = settings.endpoint
         self._settings = settings
         self._client: httpx.AsyncClient | None = None
+        self._clock = PlatformClock(settings.endpoint)
 
     async def __aenter__(self) -> Self:
         # In a thread: the first client of a process takes a while to import what it needs, and CA bundles
@@ -193,6 +196,7 @@ class RobotoPlatform:
             headers=headers,
             timeout=settings.timeout,
             verify=tls_for(settings.endpoint, settings.verify),
+            event_hooks=self._clock.hooks,
         )
 
     async def __aexit__(
@@ -280,7 +284,13 @@ class RobotoPlatform:
         return found[:limit]
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
-        """The invocation of an action that was created last, at `since` or later; None: there is none."""
+        """Return the invocation of an action that was created last, at `since` or later; None: there is none.
+
+        `since` is compared with the platform's times by the platform's own clock.
+        """
+        return await self._clock.since(since, partial(self._newest, action))
+
+    async def _newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
         named = {"field": "provenance.action.name", "comparator": "EQUALS", "value": action}
         recent = {
             "field": "created",

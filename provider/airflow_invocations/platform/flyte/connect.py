@@ -25,6 +25,7 @@ from ..base import (
     UnsupportedError,
     backoff,
 )
+from ..clock import PlatformClock
 from ..http import (
     ACCEPT_ENCODING,
     NO_ANSWER,
@@ -106,6 +107,8 @@ class Connect:
         self._settings = settings
         self._auth = Authorization(settings)
         self._http: httpx.AsyncClient | None = None
+        #: Flyte's clock, as its answers tell it.
+        self.clock = PlatformClock(settings.endpoint)
 
     async def open(self) -> None:
         """Make the connection pool."""
@@ -132,6 +135,7 @@ class Connect:
             timeout=settings.timeout,
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
             verify=tls_for(settings.endpoint, settings.verify),
+            event_hooks=self.clock.hooks,
         )
 
     async def call(

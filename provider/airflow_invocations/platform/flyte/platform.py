@@ -7,6 +7,7 @@ import datetime
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -202,11 +203,16 @@ class FlytePlatform:
         return [snapshot for snapshot in found if not snapshot.status.is_terminal]
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
-        """The run of a task that was created last, at `since` or later; None: there is none.
+        """Return the run of a task that was created last, at `since` or later; None: there is none.
+
+        `since` is compared with Flyte's times by Flyte's own clock.
 
         Raises:
             InvalidRequestError: that is no name of a task.
         """
+        return await self._connect.clock.since(since, partial(self._newest_since, action))
+
+    async def _newest_since(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
         task = TaskId.of(action, self._settings)
         filters = [_filter("task_name", [task.name]), _created_since(since)]
         # Lists can't be asked for a version everywhere.
