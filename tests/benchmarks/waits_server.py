@@ -25,7 +25,7 @@ from airflow_invocations.service.errors import ApiError, InvalidRequestError, No
 from airflow_invocations.service.logs import LogFiles
 from airflow_invocations.service.requests import WatchChange, WatchRequest
 from airflow_invocations.service.sse import server_sent_events
-from airflow_invocations.service.store import LOCAL_ORG, StatusEvent, Store
+from airflow_invocations.service.store import LOCAL_ORG, CheckedInvocation, StatusEvent, Store
 from airflow_invocations.service.watching import Watch, Watches
 
 INVOCATIONS = "/v1/actions/invocations/"
@@ -122,6 +122,9 @@ class Invocations:
     def events_since(self, number: int, _: str, limit: int) -> list[StatusEvent]:
         return self._events[number : number + limit]
 
+    def check_invocations(self, ids: Iterable[str], org_id: str) -> dict[str, CheckedInvocation]:
+        return {each: CheckedInvocation(each, org_id) for each in ids if each in self.ids}
+
     def get_state(self, *_: str) -> None:
         return None
 
@@ -142,7 +145,7 @@ class Invocations:
 class _NoLogs:
     """The logs of actions that say nothing."""
 
-    def read(self, _: str, cursor: str | None, __: int) -> LogPage:
+    def read(self, _: CheckedInvocation, cursor: str | None, __: int) -> LogPage:
         return LogPage(items=[], has_next=False, last_read=cursor)
 
 
@@ -152,7 +155,7 @@ class Server:
     def __init__(self, invocations: Invocations, *, with_watch: bool) -> None:
         self._invocations = invocations
         self._with_watch = with_watch
-        self._watches = Watches(cast(Store, invocations), cast(LogFiles, _NoLogs()))
+        self._watches = Watches(cast(Store, invocations), cast(LogFiles, _NoLogs()), lambda _: True)
         self._requests = 0
         #: What has been asked for at least once, in whatever way.
         self._asked: set[str] = set()

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
@@ -258,6 +259,7 @@ def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
     def stream(request: WatchRequest, who: Caller, last_event_id: int | None) -> StreamingResponse:
         watch = Watch(
             org_id=who.org_id,
+            token_id=who.token_id,
             action=request.action,
             ids=None if request.ids is None else set(request.ids),
             root=request.root,
@@ -266,6 +268,7 @@ def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
             states=request.states,
             cursors=dict(request.logs),
         )
+        watches.check_room(watch)
         since = last_event_id if last_event_id is not None else request.since
         return StreamingResponse(
             server_sent_events(watches.stream(watch, since)),
@@ -278,14 +281,21 @@ def _watch_routes(watches: Watches, allows: Allows) -> APIRouter:
     @router.get("")
     async def open_by_query(
         who: Reader,
-        ids: Annotated[str | None, Query(description="Invocation ids, separated by commas.")] = None,
-        action: Annotated[str | None, Query(description="Only this action's invocations.")] = None,
+        ids: Annotated[
+            str | None, Query(max_length=65_536, description="Invocation ids, separated by commas.")
+        ] = None,
+        action: Annotated[
+            str | None, Query(max_length=256, description="Only this action's invocations.")
+        ] = None,
         logs: Annotated[bool, Query(description="Log lines too, of the invocations named.")] = False,
         last_event_id: LastEventId = None,
     ) -> StreamingResponse:
         """Changes of status as server-sent events: of the ids, else of the whole organisation."""
         named = None if ids is None else [part for part in ids.split(",") if part]
-        request = WatchRequest(ids=named, action=action, logs=dict.fromkeys(named or ()) if logs else {})
+        try:
+            request = WatchRequest(ids=named, action=action, logs=dict.fromkeys(named or ()) if logs else {})
+        except ValidationError as error:
+            raise InvalidRequestError(problems_of(error.errors())) from None
         return stream(request, who, last_event_id)
 
     @router.post("")

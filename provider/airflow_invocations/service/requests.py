@@ -38,8 +38,12 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 #: Names that would be taken for endpoints.
 _RESERVED = frozenset({"invocations", "query"})
 
-#: Invocations that one watch may name.
+#: Invocations that one watch may name, and characters that an id or a cursor may have.
 MAX_IDS = 20_000
+MAX_ID = 64
+
+#: Statuses that a watch may be restricted to.
+_MAX_STATUSES = 64
 
 #: Tags that a new dataset may have, and patterns that a look at its files may.
 _MAX_TAGS = 1000
@@ -95,6 +99,8 @@ class Caller:
     user: str
     org_id: str
     role: Role
+    #: Which token it is: its hash.
+    token_id: str
     #: Of an action's own token: what it may do beyond its role.
     own: Own | None = None
 
@@ -262,6 +268,11 @@ class RoboqlQuery(WireModel, defer_build=False):
     target: str
 
 
+_Id = Annotated[str, pydantic.Field(max_length=MAX_ID)]
+_Ids = Annotated[list[_Id], pydantic.Field(max_length=MAX_IDS)]
+_Cursors = Annotated[dict[_Id, _Id | None], pydantic.Field(max_length=MAX_IDS)]
+
+
 class WatchRequest(WireModel, defer_build=False):
     """What a new watch is about.
 
@@ -272,22 +283,22 @@ class WatchRequest(WireModel, defer_build=False):
     already.
     """
 
-    ids: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] | None = None
-    action: str | None = None
-    root: str | None = None
+    ids: _Ids | None = None
+    action: Annotated[str | None, pydantic.Field(max_length=256)] = None
+    root: _Id | None = None
     roots_only: bool = False
-    statuses: list[KnownStatus] | None = None
+    statuses: Annotated[list[KnownStatus], pydantic.Field(max_length=_MAX_STATUSES)] | None = None
     states: bool = False
-    logs: dict[str, str | None] = {}
+    logs: _Cursors = {}
     since: Annotated[int, pydantic.Field(ge=0, le=2**62)] | None = None
 
 
 class WatchChange(WireModel, defer_build=False):
     """What an open watch is about from now on: more invocations, or fewer."""
 
-    add: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] = []
-    remove: Annotated[list[str], pydantic.Field(max_length=MAX_IDS)] = []
-    logs: dict[str, str | None] = {}
+    add: _Ids = []
+    remove: _Ids = []
+    logs: _Cursors = {}
 
 
 class StateUpdate(WireModel, defer_build=False):

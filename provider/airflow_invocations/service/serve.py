@@ -65,7 +65,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     secrets = Secrets(store, settings.secrets_key)
     runner = Runner(store, datasets, secrets, logs, tokens, settings)
     endpoint = _endpoint(listener)
-    watches = Watches(store, logs)
+    watches = Watches(store, logs, tokens.is_current)
     metrics = Metrics(store.count_by_status, watches.__len__)
     app = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
     config = BoundedConfig(
@@ -84,6 +84,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     store.listen_to_states(in_loop(loop, watches.state_updated))
     store.listen(metrics.committed)
     logs.listen(watches.log_grew)
+    tokens.listen(watches.token_ended)
     logs.listen(metrics.log_grew)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)

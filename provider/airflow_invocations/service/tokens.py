@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..runtime.private_files import write_private
 from .errors import NotFoundError, UnauthorizedError
 from .requests import Caller, Own, Role
 from .store import LOCAL_ORG, LOCAL_USER, Store
+from .store.tokens import hash_of
 
 ORG_HEADER = "x-roboto-org-id"
 OWNER_HEADER = "x-roboto-resource-owner-id"
@@ -25,6 +26,8 @@ class Tokens:
 
     def __init__(self, token: str, store: Store) -> None:
         self._token = token
+        self._local = Caller(LOCAL_USER, LOCAL_ORG, Role.Admin, hash_of(token))
+        self._listeners: list[Callable[[str], None]] = []
         self._store = store
         #: Tokens of running actions: kept in memory only, so that none outlives its action.
         self._of_actions: dict[str, Caller] = {}
@@ -60,11 +63,23 @@ class Tokens:
         if (caller := self._in_memory(token)) is not None:
             return caller
         found = self._store.find_token(token)
-        return None if found is None else Caller(found.name, found.org_id, found.role)
+        return None if found is None else Caller(found.name, found.org_id, found.role, hash_of(token))
+
+    def is_current(self, token_id: str) -> bool:
+        """Whether the token that a caller had (`Caller.token_id`) is still good; this reads the database."""
+        if token_id == self._local.token_id or any(
+            caller.token_id == token_id for caller in tuple(self._of_actions.values())
+        ):
+            return True
+        return self._store.has_token(token_id)
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with the `token_id` of a token that was taken back."""
+        self._listeners.append(listener)
 
     def _in_memory(self, token: str) -> Caller | None:
         if hmac.compare_digest(token.encode(), self._token.encode()):
-            return Caller(LOCAL_USER, LOCAL_ORG, Role.Admin)
+            return self._local
         for known, caller in tuple(self._of_actions.items()):
             if hmac.compare_digest(token.encode(), known.encode()):
                 return caller
@@ -77,12 +92,14 @@ class Tokens:
         :param role: what it may do beside that.
         """
         token = secrets.token_urlsafe(32)
-        self._of_actions[token] = Caller(own.invocation_id, own.org_id, role, own)
+        self._of_actions[token] = Caller(own.invocation_id, own.org_id, role, hash_of(token), own)
         return token
 
     def take_back(self, token: str) -> None:
         """End a token that was lent."""
         self._of_actions.pop(token, None)
+        for listener in self._listeners:
+            listener(hash_of(token))
 
 
 def _bearer_token(authorization: str | None) -> str | None:

@@ -7,17 +7,38 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..model import InvocationStatus, LogPage
-from .errors import NotFoundError
+from .errors import ApiError, InvalidRequestError, NotFoundError, UnavailableError
 from .logs import InvalidCursorError, LogFiles
+from .outages import is_outage
+from .requests import MAX_IDS
 from .store import CheckedInvocation, StatusEvent, Store
 
-#: Events that may wait for a slow reader; one more, and it loses its place (and is told so).
+#: Watches that one token may have open, and all tokens together.
+MAX_WATCHES_OF_TOKEN = 100
+MAX_WATCHES = 500
+
+#: Ids that the watches of one token may name, and all watches together.
+MAX_IDS_OF_TOKEN = 100_000
+MAX_IDS_OF_ALL = 200_000
+
+#: Events that may wait for a slow reader; one more, and it loses its place (and is told so). With many open
+#: watches it is a share of MAX_WAITING_OF_ALL, but at least MIN_WAITING.
 MAX_WAITING = 20_000
+MAX_WAITING_OF_ALL = 200_000
+MIN_WAITING = 1_000
+
+#: Seconds for which a token counts as good once it was looked up: nothing is told for longer than that after
+#: it was revoked.
+RECHECK = 1.0
+
+#: Seconds without anything to tell after which a token is looked up again.
+IDLE = 15.0
 
 #: Stored events that are read at a time.
 REPLAY_PAGE = 1000
@@ -96,6 +117,8 @@ class Watch:
     """One open stream: what it is about, and what waits for its reader."""
 
     org_id: str
+    #: The token that opened it, as `Caller.token_id` has it: the stream ends with it.
+    token_id: str = ""
     #: None: every action.
     action: str | None = None
     #: None: every invocation of the organisation, as far as the other fields allow it.
@@ -135,14 +158,27 @@ class Watch:
             and (self.statuses is None or event.status in self.statuses)
         )
 
-    def tell(self, changed: Changed) -> None:
-        """Have something told; a reader that is too far behind loses its place."""
-        if len(self.waiting) >= MAX_WAITING:
-            self.lost = True
-            self.waiting.clear()
+    def tell(self, changed: Changed, limit: int) -> None:
+        """Have something told; a reader that is `limit` events behind loses its place."""
+        if len(self.waiting) >= limit:
+            self.lose()
         elif not self.lost:
             self.waiting.append(changed)
         self.something.set()
+
+    def restate(self, invocation_id: str, limit: int) -> None:
+        """Have an invocation's new state told; a reader that is `limit` of them behind loses its place."""
+        if len(self.restated) >= limit:
+            self.lose()
+        elif not self.lost:
+            self.restated[invocation_id] = None
+        self.something.set()
+
+    def lose(self) -> None:
+        """Give up what waits for a reader that is too far behind."""
+        self.lost = True
+        self.waiting.clear()
+        self.restated.clear()
 
     def log_grew(self, invocation_id: str) -> None:
         """Have an invocation's new log lines read."""
@@ -150,16 +186,33 @@ class Watch:
         self.something.set()
 
 
-class Watches:
-    """All open watches of a service."""
+@dataclass(slots=True)
+class _Holder:
+    """What one token has open: how many watches, how many ids they name, and when it was good for certain."""
 
-    def __init__(self, store: Store, logs: LogFiles) -> None:
+    watches: int = 0
+    ids: int = 0
+    checked: float = float("-inf")
+
+
+class Watches:
+    """All open watches of a service.
+
+    :param store: what they tell of.
+    :param logs: the lines that they tell.
+    :param is_current: whether a token (its `Caller.token_id`) is still good; called in threads.
+    """
+
+    def __init__(self, store: Store, logs: LogFiles, is_current: Callable[[str], bool]) -> None:
         self._store = store
         self._logs = logs
+        self._is_current = is_current
+        self._holders: defaultdict[str, _Holder] = defaultdict(_Holder)
         self._by_watch_id: dict[str, Watch] = {}
-        self._by_invocation: defaultdict[str, set[Watch]] = defaultdict(set)
+        # Tuples: nearly every invocation has one watch, and a set of one takes four times as much memory.
+        self._by_invocation: dict[str, tuple[Watch, ...]] = {}
         self._unlimited: set[Watch] = set()
-        self._by_log: defaultdict[str, set[Watch]] = defaultdict(set)
+        self._by_log: dict[str, tuple[Watch, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._by_watch_id)
@@ -170,14 +223,37 @@ class Watches:
             watch.closed = True
             watch.something.set()
 
+    def token_ended(self, token_id: str) -> None:
+        """End the streams of a token that isn't good any more."""
+        for watch in self._by_watch_id.values():
+            if watch.token_id == token_id:
+                watch.closed = True
+                watch.something.set()
+
+    def check_room(self, watch: Watch) -> None:
+        """Check that one more watch may be opened.
+
+        :raises UnavailableError: its token, or all tokens together, have as many as there may be.
+        :raises InvalidRequestError: they would name too many invocations.
+        """
+        holder = self._holders.get(watch.token_id, _Holder())
+        if holder.watches >= MAX_WATCHES_OF_TOKEN:
+            raise UnavailableError(
+                f"a token has at most {MAX_WATCHES_OF_TOKEN} open watches; close one first"
+            )
+        if len(self) >= MAX_WATCHES:
+            raise UnavailableError(f"this service has at most {MAX_WATCHES} open watches; try again later")
+        self._check_ids(holder, len(watch.ids or ()))
+
     def committed(self, events: Sequence[StatusEvent]) -> None:
         """Take what a commit has changed to those who want to hear of it."""
+        limit = self._may_wait
         for event in events:
             if event.passing:
                 continue
             for watch in (*self._by_invocation.get(event.invocation_id, ()), *self._unlimited):
                 if watch.wants(event):
-                    watch.tell(Changed(event, event.number))
+                    watch.tell(Changed(event, event.number), limit)
 
     def log_grew(self, invocation_id: str, _: int) -> None:
         """Take note that an invocation has new log lines."""
@@ -188,28 +264,65 @@ class Watches:
         """Take note that an invocation has a new custom state."""
         for watch in (*self._by_invocation.get(invocation_id, ()), *self._unlimited):
             if watch.states:
-                watch.restated[invocation_id] = None
-                watch.something.set()
+                watch.restate(invocation_id, self._may_wait)
 
     async def stream(self, watch: Watch, since: int | None) -> AsyncIterator[Told]:
         """What a watch is told: first what its reader missed since event `since`, then what happens.
 
         Without `since` the reader first gets the status that each named invocation has now. Nothing is
         told twice, and nothing is left out between the two parts: events that come in while the past is
-        read wait, and those that were in it are passed over.
+        read wait, and those that were in it are passed over. It ends with the token that opened it.
         """
+        try:
+            self.check_room(watch)
+        except ApiError:  # others were opened since whoever opens this one has checked
+            return
         self._enter(watch)
         try:
-            yield Opened(watch.watch_id)
-            await self._want_logs(watch, watch.cursors)
-            last = await asyncio.to_thread(self._store.last_event_number)
-            async for changed in self._past(watch, since, last):
-                yield changed
-            yield Caught(last)
-            async for told in self._present(watch, last):
+            async for told in self._told(watch, since):
+                if not await self._token_is_good(watch):
+                    return
                 yield told
         finally:
             self._leave(watch)
+
+    async def _told(self, watch: Watch, since: int | None) -> AsyncIterator[Told]:
+        yield Opened(watch.watch_id)
+        await self._want_logs(watch, watch.cursors)
+        last = await asyncio.to_thread(self._store.last_event_number)
+        async for changed in self._past(watch, since, last):
+            yield changed
+        yield Caught(last)
+        async for told in self._present(watch, last):
+            yield told
+
+    async def _token_is_good(self, watch: Watch) -> bool:
+        """Whether a watch's token is good; looked up every RECHECK seconds, for all watches of the token."""
+        holder = self._holders[watch.token_id]
+        if watch.closed:
+            return False
+        if holder.checked + RECHECK > time.monotonic():
+            return True
+        try:
+            if not await asyncio.to_thread(self._is_current, watch.token_id):
+                self.token_ended(watch.token_id)
+                return False
+        except Exception as error:
+            if not is_outage(error):  # where the database can't be read now, the next look decides
+                raise
+        holder.checked = time.monotonic()
+        return True
+
+    @property
+    def _may_wait(self) -> int:
+        """Events that may wait for each reader now."""
+        return min(MAX_WAITING, max(MIN_WAITING, MAX_WAITING_OF_ALL // max(1, len(self))))
+
+    def _check_ids(self, holder: _Holder, more: int) -> None:
+        if holder.ids + more > MAX_IDS_OF_TOKEN:
+            raise InvalidRequestError(f"the watches of a token name at most {MAX_IDS_OF_TOKEN} invocations")
+        if sum(each.ids for each in self._holders.values()) + more > MAX_IDS_OF_ALL:
+            raise InvalidRequestError(f"all watches together name at most {MAX_IDS_OF_ALL} invocations")
 
     async def extend(
         self, watch_id: str, org_id: str, ids: Collection[str], cursors: Mapping[str, str | None]
@@ -218,23 +331,31 @@ class Watches:
 
         Raises:
             NotFoundError: no such watch (any more).
+            InvalidRequestError: its token would watch too many.
         """
         watch = self._require(watch_id, org_id)
+        if len(watch.logs) + len(watch.unknown) + len(cursors) > MAX_IDS:
+            raise InvalidRequestError(f"a watch reads at most {MAX_IDS} logs")
         if watch.ids is not None:
             new = set(ids) - watch.ids
+            holder = self._holders[watch.token_id]
+            self._check_ids(holder, len(new))
+            holder.ids += len(new)
             watch.ids |= new
             for invocation_id in new:
-                self._by_invocation[invocation_id].add(watch)
+                _put(self._by_invocation, invocation_id, watch)
             await self._want_logs(watch, cursors)
             for event in await asyncio.to_thread(self._store.latest_events, new, org_id):
-                watch.tell(Changed(event, None))
+                watch.tell(Changed(event, None), self._may_wait)
         return len(watch.ids or ())
 
     def shrink(self, watch_id: str, org_id: str, ids: Collection[str]) -> int:
         """Watch fewer invocations. How many are watched then. Raises NotFoundError as `extend` does."""
         watch = self._require(watch_id, org_id)
         if watch.ids is not None:
-            watch.ids -= set(ids)
+            gone = watch.ids & set(ids)
+            watch.ids -= gone
+            self._holders[watch.token_id].ids -= len(gone)
             self._forget(watch, ids)
         return len(watch.ids or ())
 
@@ -255,7 +376,13 @@ class Watches:
 
     async def _present(self, watch: Watch, last: int) -> AsyncIterator[Told]:
         while not watch.closed:
-            await watch.something.wait()
+            try:
+                async with asyncio.timeout(IDLE):
+                    await watch.something.wait()
+            except TimeoutError:
+                if not await self._token_is_good(watch):
+                    return
+                continue
             watch.something.clear()
             while watch.unknown:
                 invocation_id = watch.unknown.popleft()
@@ -314,15 +441,23 @@ class Watches:
         return Logged(invocation_id, page, begins_at)
 
     def _enter(self, watch: Watch) -> None:
+        holder = self._holders[watch.token_id]
+        holder.watches += 1
+        holder.ids += len(watch.ids or ())
         self._by_watch_id[watch.watch_id] = watch
         if watch.ids is None:
             self._unlimited.add(watch)
         for invocation_id in watch.ids or ():
-            self._by_invocation[invocation_id].add(watch)
+            _put(self._by_invocation, invocation_id, watch)
 
     def _leave(self, watch: Watch) -> None:
         del self._by_watch_id[watch.watch_id]
         self._unlimited.discard(watch)
+        holder = self._holders[watch.token_id]
+        holder.watches -= 1
+        holder.ids -= len(watch.ids or ())
+        if not holder.watches:
+            del self._holders[watch.token_id]
         self._forget(watch, [*(watch.ids or ()), *watch.logs])
 
     async def _want_logs(self, watch: Watch, cursors: Mapping[str, str | None]) -> None:
@@ -332,7 +467,7 @@ class Watches:
         for invocation_id, cursor in cursors.items():
             if invocation_id in known:
                 watch.logs[invocation_id] = _Log(known[invocation_id], cursor)
-                self._by_log[invocation_id].add(watch)
+                _put(self._by_log, invocation_id, watch)
                 watch.log_grew(invocation_id)
             else:
                 watch.unknown.append(invocation_id)
@@ -342,13 +477,23 @@ class Watches:
         for invocation_id in ids:
             watch.logs.pop(invocation_id, None)
             watch.unread.pop(invocation_id, None)
-            for index in (self._by_invocation, self._by_log):
-                index[invocation_id].discard(watch)
-                if not index[invocation_id]:
-                    del index[invocation_id]
+            _take(self._by_invocation, invocation_id, watch)
+            _take(self._by_log, invocation_id, watch)
 
     def _require(self, watch_id: str, org_id: str) -> Watch:
         watch = self._by_watch_id.get(watch_id)
         if watch is None or watch.org_id != org_id:
             raise NotFoundError(f"there is no open watch {watch_id!r}")
         return watch
+
+
+def _put(index: dict[str, tuple[Watch, ...]], invocation_id: str, watch: Watch) -> None:
+    others = index.get(invocation_id, ())
+    if watch not in others:
+        index[invocation_id] = (*others, watch)
+
+
+def _take(index: dict[str, tuple[Watch, ...]], invocation_id: str, watch: Watch) -> None:
+    others = tuple(other for other in index.pop(invocation_id, ()) if other is not watch)
+    if others:
+        index[invocation_id] = others

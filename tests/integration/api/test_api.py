@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -241,8 +242,11 @@ class TestInvocations:
         assert service.request("GET", path).json() == {"data": {"state": "step 3 of 5"}}
         assert service.request("PUT", path, json={"state": "x" * 70_000}).status_code == 400
 
-    def test_an_action_finds_a_token_that_ends_with_it(self, service: Service, client: Any) -> None:
-        command = "echo $ROBOTO_API_KEY; sleep 0.5"
+    def test_an_action_finds_a_token_that_ends_with_it(
+        self, service: Service, client: Any, tmp_path: Path
+    ) -> None:
+        gate = tmp_path / "gate"
+        command = f"echo $ROBOTO_API_KEY; while [ ! -e {gate} ]; do sleep 0.05; done"
         invocation = invoke(create(client, command))
         token = eventually(lambda: [log.log for log in invocation.get_logs()])[0]
         headers = {"Authorization": f"Bearer {token}"}
@@ -251,8 +255,9 @@ class TestInvocations:
         assert httpx.get(own, headers=headers).status_code == 200
         assert (
             httpx.post(f"{service.endpoint}/v1/actions", json={"name": "x"}, headers=headers).status_code
-            == 401
+            == 403
         )
+        gate.touch()
         invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
         assert eventually(lambda: httpx.get(own, headers=headers).status_code == 401)
 
@@ -278,7 +283,7 @@ class TestTokens:
         )
         reader = client_of(service, token)
         assert list(published.Action.query(roboto_client=reader)) is not None
-        with pytest.raises(exceptions.RobotoUnauthorizedException, match="takes the role admin"):
+        with pytest.raises(exceptions.RobotoUnauthorizedException, match="needs the role admin"):
             create(reader)
         twice = self.command(service, "add", name)
         assert (twice.returncode, twice.stderr.count("\n")) == (1, 1)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from airflow_invocations.service.administration import add_token
+from airflow_invocations.service.administration import add_token, revoke_token
 
-from ..conftest import Service
+from ..conftest import Service, eventually
 
+ENOUGH = httpx.Limits(max_connections=200)
 WATCH = "v1/actions/invocations/watch"
 
 
@@ -77,9 +79,9 @@ def watch(service: Service) -> Callable[..., Any]:
     return opened
 
 
-def action(service: Service, command: str) -> str:
+def action(service: Service, command: str, **fields: Any) -> str:
     name = f"watched-{time.time_ns()}"
-    body = {"name": name, "container_parameters": {"command": ["sh", "-c", command]}}
+    body = {"name": name, "container_parameters": {"command": ["sh", "-c", command]}, **fields}
     service.request("POST", "v1/actions", json=body).raise_for_status()
     return name
 
@@ -96,6 +98,15 @@ def invoke(service: Service, name: str, **fields: Any) -> str:
 def statuses(seen: list[tuple[str, dict[str, Any]]], invocation_id: str) -> list[int]:
     told = [data for name, data in seen if name == "status"]
     return [data["status"] for data in told if data["invocation_id"] == invocation_id]
+
+
+def has_ended(stream: Stream) -> bool:
+    """Whether a stream has ended; where it goes on, one more event of it is read."""
+    try:
+        stream.next()
+    except (AssertionError, httpx.HTTPError):
+        return True
+    return False
 
 
 def change(service: Service, stream: Stream, **body: Any) -> int:
@@ -252,3 +263,49 @@ def test_a_log_of_another_organisation_is_not_told(service: Service) -> None:
         wanted = {"add": [invocation_id], "logs": {invocation_id: None}}
         service.request("PATCH", f"{WATCH}/{stream.watch_id}", json=wanted, headers=headers)
         assert stream.next()[0] == "unreadable"
+
+
+def test_a_stream_ends_with_the_token_that_opened_it(service: Service) -> None:
+    name = action(service, "true")
+    user = f"leaves-{time.time_ns()}"
+    token = add_token(service.data_dir, user, "og_local", "read")
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.stream("GET", f"{service.endpoint}/{WATCH}", headers=headers, timeout=30) as answer:
+        stream = Stream(answer)
+        stream.until("ready")
+        revoke_token(service.data_dir, user)
+        eventually(lambda: invoke(service, name) and has_ended(stream))
+
+
+def test_a_stream_of_an_action_ends_with_the_action(service: Service, tmp_path: Path) -> None:
+    told, gate = tmp_path / "token", tmp_path / "gate"
+    say = f"echo $ROBOTO_API_KEY > {told}.new; mv {told}.new {told}"
+    name = action(service, f"{say}; while [ ! -e {gate} ]; do sleep 0.05; done", may_invoke=True)
+    invoke(service, name)
+    token = eventually(lambda: told.exists() and told.read_text().strip())
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.stream("GET", f"{service.endpoint}/{WATCH}", headers=headers, timeout=30) as answer:
+        stream = Stream(answer)
+        stream.until("ready")
+        gate.touch()
+        eventually(lambda: has_ended(stream))
+
+
+def test_watches_and_what_they_name_are_limited(service: Service) -> None:
+    token = add_token(service.data_dir, f"many-{time.time_ns()}", "og_local", "read")
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"{service.endpoint}/{WATCH}"
+    for body in (
+        {"ids": ["x" * 65]}, {"logs": {"x" * 65: None}}, {"logs": {"iv_1": "x" * 65}}, {"root": "x" * 65},
+        {"action": "x" * 257}, {"statuses": [5] * 65},
+        {"logs": {str(number): None for number in range(20_001)}},
+    ):  # fmt: skip
+        assert httpx.post(url, json=body, headers=headers, timeout=30).status_code == 400, str(body)[:80]
+    assert httpx.get(f"{url}?ids={','.join(['a'] * 20_001)}", headers=headers).status_code == 400
+    with ExitStack() as streams, httpx.Client(timeout=30, headers=headers, limits=ENOUGH) as client:
+        for _ in range(100):
+            answer = streams.enter_context(client.stream("GET", url))
+            assert answer.status_code == 200
+        refused = client.get(url)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        assert "at most 100 open watches" in refused.json()["error"]["message"]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from airflow_invocations.model import InvocationStatus, LogProcess
 from airflow_invocations.service import watching
+from airflow_invocations.service.errors import InvalidRequestError, UnavailableError
 from airflow_invocations.service.logs import LogFiles
 from airflow_invocations.service.store import StatusEvent, Store
 from airflow_invocations.service.watching import (
@@ -38,7 +40,7 @@ def logs(tmp_path: Path) -> LogFiles:
 @pytest.fixture
 def watches(store: Store, logs: LogFiles) -> Watches:
     create(store)
-    watches = Watches(store, logs)
+    watches = Watches(store, logs, lambda _: True)
     store.listen(watches.committed)
     store.listen_to_states(watches.state_updated)
     logs.listen(watches.log_grew)
@@ -209,3 +211,110 @@ async def test_a_stream_that_is_closed_while_its_logs_are_looked_up_leaves_nothi
     await stream.aclose()  # type: ignore[attr-defined]
     await changing
     assert not watches._by_log
+
+
+class TestTokens:
+    """A stream ends with the token that opened it."""
+
+    @pytest.fixture
+    def good(self) -> set[str]:
+        return {"one", "two"}
+
+    @pytest.fixture
+    def watches(
+        self, store: Store, logs: LogFiles, good: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> Watches:
+        create(store)
+        monkeypatch.setattr(watching, "RECHECK", 0.0)
+        watches = Watches(store, logs, good.__contains__)
+        store.listen(watches.committed)
+        return watches
+
+    async def test_one_that_was_revoked_is_told_nothing_more(
+        self, store: Store, watches: Watches, good: set[str]
+    ) -> None:
+        one = await opened(watches, Watch(ORG, token_id="one"))
+        two = await opened(watches, Watch(ORG, token_id="two"))
+        good.remove("one")
+        invoke(store)
+        assert [told async for told in one] == []
+        assert isinstance(await anext(two), Changed)
+        assert len(watches) == 1
+
+    async def test_one_that_was_revoked_ends_also_where_nothing_happens(
+        self, watches: Watches, good: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "IDLE", 0.01)
+        stream = await opened(watches, Watch(ORG, token_id="one"))
+        good.remove("one")
+        async with asyncio.timeout(20):
+            assert [told async for told in stream] == []
+
+    async def test_one_that_is_taken_back_ends_at_once(self, watches: Watches) -> None:
+        stream = await opened(watches, Watch(ORG, token_id="one"))
+        watches.token_ended("one")
+        async with asyncio.timeout(20):
+            assert [told async for told in stream] == []
+
+    async def test_a_token_that_cannot_be_looked_up_for_now_counts_as_good(
+        self, store: Store, logs: LogFiles
+    ) -> None:
+        def fails(_: str) -> bool:
+            raise OperationalError("SELECT", {}, Exception("database is locked"))
+
+        watches = Watches(store, logs, fails)
+        create(store, "other")
+        store.listen(watches.committed)
+        stream = await opened(watches, Watch(ORG, token_id="one"))
+        invoke(store, "other")
+        assert isinstance(await anext(stream), Changed)
+
+    async def test_without_a_token_nothing_is_told(self, watches: Watches) -> None:
+        assert [told async for told in watches.stream(Watch(ORG), since=None)] == []
+
+
+class TestLimits:
+    async def test_watches_of_a_token_and_of_all(
+        self, store: Store, watches: Watches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "MAX_WATCHES_OF_TOKEN", 2)
+        monkeypatch.setattr(watching, "MAX_WATCHES", 3)
+        first = await opened(watches, Watch(ORG, token_id="one"))
+        second = await opened(watches, Watch(ORG, token_id="one"))
+        with pytest.raises(UnavailableError, match="a token has at most 2"):
+            watches.check_room(Watch(ORG, token_id="one"))
+        third = await opened(watches, Watch(ORG, token_id="two"))
+        with pytest.raises(UnavailableError, match="this service has at most 3"):
+            watches.check_room(Watch(ORG, token_id="three"))
+        assert [told async for told in watches.stream(Watch(ORG, token_id="three"), None)] == []
+        await first.aclose()  # type: ignore[attr-defined]
+        watches.check_room(Watch(ORG, token_id="three"))
+        for stream in (second, third):
+            await stream.aclose()  # type: ignore[attr-defined]
+
+    async def test_ids_of_a_token_and_of_all(self, watches: Watches, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(watching, "MAX_IDS_OF_TOKEN", 3)
+        monkeypatch.setattr(watching, "MAX_IDS_OF_ALL", 4)
+        watch = Watch(ORG, token_id="one", ids={"a", "b"})
+        stream = await opened(watches, watch)
+        with pytest.raises(InvalidRequestError, match="a token name at most 3"):
+            await watches.extend(watch.watch_id, ORG, ["c", "d"], {})
+        assert await watches.extend(watch.watch_id, ORG, ["b", "c"], {}) == 3
+        assert watches.shrink(watch.watch_id, ORG, ["c", "unknown"]) == 2
+        with pytest.raises(InvalidRequestError, match="all watches together name at most 4"):
+            watches.check_room(Watch(ORG, token_id="two", ids={"1", "2", "3"}))
+        await stream.aclose()  # type: ignore[attr-defined]
+        assert not watches._holders
+        assert not watches._by_invocation
+
+    async def test_many_slow_readers_share_what_may_wait(
+        self, store: Store, watches: Watches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watching, "MAX_WAITING_OF_ALL", 30)
+        monkeypatch.setattr(watching, "MIN_WAITING", 5)
+        slow = [Watch(ORG, states=True) for _ in range(10)]
+        streams = [await opened(watches, watch) for watch in slow]
+        for number in range(8):
+            watches.state_updated(f"iv_{number}")
+        assert all(watch.lost and not watch.restated for watch in slow)
+        assert [[type(told) async for told in stream] for stream in streams] == [[LostPlace]] * 10

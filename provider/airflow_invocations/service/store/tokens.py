@@ -62,6 +62,11 @@ class TokenHashes(Database):
             row = connection.execute(_BY_HASH, {"hash": hash_of(token)}).first()
         return None if row is None else _record(row)
 
+    def has_token(self, token_hash: str) -> bool:
+        """Whether there is a token of this hash."""
+        with self._read() as connection:
+            return connection.execute(_BY_HASH, {"hash": token_hash}).first() is not None
+
 
 def hash_of(token: str) -> str:
     """What is kept of a token; tokens are random and long, so a plain hash can't be searched for."""
