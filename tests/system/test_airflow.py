@@ -158,7 +158,7 @@ def test_what_is_wrong_is_said_and_nothing_is_invoked_or_retried(
 
 
 def test_short_invocations_do_not_trip_over_the_executor(airflow: StandaloneAirflow) -> None:
-    """Trap T1 of facts/airflow.md: without a floor under deferrals some of these fail now and then."""
+    """Before Airflow 3.4 some of these fail now and then without a floor under deferrals (#71580)."""
     run_id = airflow.trigger("short")
     *_, instances = airflow.watch("short", run_id, timeout=180)
     assert [each["state"] for each in instances] == ["success"] * 8, airflow.last_words()

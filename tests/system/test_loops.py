@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from airflow_invocations.model import (
     task_instance_of,
 )
 from airflow_invocations.platform.roboto import RobotoPlatform, RobotoSettings
+from airflow_invocations.waiting import TaskIdentity
 
 from ..airflow_version import since
 from .conftest import Service
@@ -34,7 +36,24 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
     run_id = airflow.trigger("looped")
     *_, instances = airflow.watch("looped", run_id, timeout=4 * PATIENCE)
     assert airflow.dag_run("looped", run_id)["state"] == "success", airflow.last_words()
-    found = invoked(service, "looped", run_id)
+    run = airflow.dag_run("looped", run_id)
+    everything = invoked(service, "looped", run_id)
+    outside = [(asker, record) for asker, record in everything if asker.task_id == "outside"]
+    assert sorted(asker.map_index for asker, _ in outside) == [0, 1]
+    for asker, record in outside:
+        # As before 3.4, which gives mapped tasks regions too.
+        assert (asker.iteration, asker.region_id) == (None, None)
+        identity = TaskIdentity(
+            deployment=airflow.url,
+            dag_id="looped",
+            run_id=run_id,
+            run_started=datetime.fromisoformat(run["start_date"]),
+            task_id="outside",
+            map_index=asker.map_index,
+            incarnation=0,
+        )
+        assert record.idempotency_id == identity.idempotency_id(0)
+    found = [one for one in everything if one not in outside]
     by_task = {
         shape: [record for asker, record in found if asker.task_id == f"{shape}.ask"]
         for shape in ("worker", "deferred", "workerless", "mapped")

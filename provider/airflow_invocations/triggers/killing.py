@@ -36,8 +36,8 @@ _LOOK_TIME = 5.0
 #: Seconds in which a triggerer that stops is gone.
 _STOP_TIME = 1.0
 
-#: Cancels under way. Airflow gives on_kill about one second and then cancels it (facts/airflow.md, section
-#: 4); what is kept here goes on to its end.
+#: Cancels under way. Before 3.4 Airflow cancels a trigger again every second until it has ended, and with it
+#: `on_kill`; what is kept here goes on to its end.
 _cancelling: set[asyncio.Task[None]] = set()
 
 
@@ -127,10 +127,11 @@ class CancellingTrigger(BaseTrigger):
     async def _is_still_wanted(self) -> bool:
         """Whether the task goes on with its invocation, or sees to its end itself.
 
-        A trigger that was merely handed to another triggerer is told to die as a killed one is
-        (facts/airflow.md, trap T3), so the task instance is asked. Deferred: its XCom names the invocation
-        that it waits for now. On its way to a worker: it was cleared, or resumes; it is looked at again,
-        but not for long, as a cleared one may have to wait for a slot.
+        Before Airflow 3.4 a trigger that was handed to another triggerer is told to end as a killed one is.
+        In every version a triggerer that stood still tells its trigger to end after another triggerer has
+        ended the wait. So the task instance is asked. Deferred: its XCom names the invocation that it waits
+        for now. On its way to a worker: it was cleared, or resumes; it is looked at again, but not for
+        long, as a cleared one may have to wait for a slot.
         """
         if self.task_instance is None:
             return False

@@ -78,6 +78,9 @@ if VERSION >= (3, 4):
 
         for group in (worker, deferred, workerless, mapped):
             group.loop(max_iterations=3)
+        InvokeActionOperator.partial(task_id="outside", action="greet").expand(
+            parameters=[{"who": f"outside {index}"} for index in range(2)]
+        )
 
     with DAG("looped_long", schedule=None, default_args={"poll_interval": 0.5}):
 
