@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
 #: What an InvocationError knows beside its message.
 _FIELDS = ("action", "invocation_id", "status", "detail", "exit_code", "log_tail", "url")
-
-#: How the local service begins the detail of what has failed by its exit code.
-_EXIT_CODE = re.compile(r"exit code (\d+)\b")
 
 
 class InvocationError(AirflowException):
@@ -100,7 +96,7 @@ class InvocationError(AirflowException):
         """The exception about an invocation; `why` None: what the platform says of its status."""
         step = record.current
         action = record.provenance.action.name
-        code = exit_code_of(record)
+        code = step.exit_code
         if why is None:
             why = f"{step.status}" + (f": {storable_detail(step.detail)}" if step.detail else "")
             if (meaning := meaning_of(code)) is not None:
@@ -198,16 +194,10 @@ _BY_PLATFORM_ERROR: list[tuple[type[PlatformError], type[InvocationError]]] = [
 ]
 
 
-def exit_code_of(record: InvocationRecord) -> int | None:
-    """The exit code that the action of an invocation ended with; None: none is stated."""
-    code = _EXIT_CODE.match(record.current.detail or "")
-    return int(code[1]) if code else None
-
-
 def verdict_on(record: InvocationRecord) -> type[InvocationError] | None:
     """What the end of an invocation means for the task; None: success. Every path of every task asks this."""
     status = record.current.status
-    if status is InvocationStatus.Failed and is_beyond_retry(exit_code_of(record)):
+    if status is InvocationStatus.Failed and is_beyond_retry(record.current.exit_code):
         return InvocationUnmendableError
     return _BY_STATUS.get(status, UnknownStatusError)
 

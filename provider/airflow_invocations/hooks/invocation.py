@@ -17,6 +17,7 @@ from airflow.sdk import BaseHook, Connection
 from ..compat import read_connection
 from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platform import InvocationPlatform
+from ..platform.base import web_address
 from ..sdk_calls import complete
 from ..waiting import cancel_and_confirm, log_pages
 
@@ -229,12 +230,12 @@ class InvocationHook(BaseHook):
         return self.call(lambda platform: platform.outputs(invocation_id))
 
     def url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation; nothing is asked for it."""
-        return self.get_conn().url(invocation_id)
+        """Where a person can look at an invocation, http(s) or empty; nothing is asked for it."""
+        return web_address(self.get_conn().url(invocation_id))
 
     def logs_url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation's log: a place on its page; empty where it has none."""
-        return logs_url_of(self.get_conn(), invocation_id)
+        """Where a person can look at an invocation's log; empty where the platform has no page."""
+        return web_address(self.get_conn().logs_url(invocation_id))
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the platform answers and accepts the token, and a sentence about it."""
@@ -242,12 +243,6 @@ class InvocationHook(BaseHook):
             return True, self.call(lambda platform: platform.check())
         except Exception as error:
             return False, str(error)
-
-
-def logs_url_of(platform: InvocationPlatform, invocation_id: str) -> str:
-    """Where a person can look at an invocation's log; asks nothing, and needs no open client."""
-    url = platform.url(invocation_id)
-    return f"{url}#log" if url and platform.capabilities.logs else url
 
 
 def platform_of(connection: Connection, extra: dict[str, Any]) -> InvocationPlatform:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -158,12 +159,19 @@ class StatusRecord(WireModel):
     status: InvocationStatus
     detail: str | None = None
     timestamp: datetime.datetime
+    #: What the action's process ended with, if that is how it ended and the platform tells. The local service
+    #: does; the invocation API doesn't have it.
+    exit_code: int | None = pydantic.Field(default=None, exclude_if=lambda code: code is None)
     #: The platform's own word for the status, where it has others than the invocation API.
     platform_status: str | None = pydantic.Field(default=None, exclude_if=lambda word: word is None)
 
 
 class InvocationRecord(WireModel):
-    """An invocation as the platform answers it. `timeout` is in minutes."""
+    """An invocation as the platform answers it. `timeout` is in minutes.
+
+    `duration` is what the platform calls it; `started_at`, `ended_at`, `ran_for` and `queued_for` mean the
+    same on every platform.
+    """
 
     created: datetime.datetime
     data_source: DataSource
@@ -190,9 +198,53 @@ class InvocationRecord(WireModel):
             return StatusRecord(status=self.last_status, timestamp=self.created)
         return max(self.status, key=lambda step: (step.timestamp, step.status))
 
-    def reached(self, status: InvocationStatus) -> datetime.datetime | None:
-        """When it last took `status`, or None if it never did."""
-        return max((step.timestamp for step in self.status if step.status is status), default=None)
+    @property
+    def started_at(self) -> datetime.datetime | None:
+        """When its last attempt was Processing for the first time; None: that attempt hasn't started."""
+        return started_at(self.status)
+
+    @property
+    def ended_at(self) -> datetime.datetime | None:
+        """When it took the terminal status that it has; None: it is active."""
+        step = self.current
+        return step.timestamp if step.status.is_terminal else None
+
+    @property
+    def ran_for(self) -> datetime.timedelta | None:
+        """Its duration, `ended_at` minus `started_at`; None: it is active, or ended before it started."""
+        started, ended = self.started_at, self.ended_at
+        return None if started is None or ended is None else ended - started
+
+    @property
+    def queued_for(self) -> datetime.timedelta | None:
+        """From `created` to `started_at`, earlier attempts included; None: it hasn't started."""
+        started = self.started_at
+        return None if started is None else started - self.created
+
+
+def started_at(steps: Iterable[StatusRecord]) -> datetime.datetime | None:
+    """Return when the last attempt was Processing for the first time; None: it hasn't started.
+
+    An attempt begins where an invocation is Queued, or goes on after a terminal status.
+    """
+    started = None
+    begins = True
+    for step in sorted(steps, key=lambda step: (step.timestamp, step.status)):
+        if step.status is InvocationStatus.Queued or (begins and not step.status.is_terminal):
+            started = None
+        if step.status is InvocationStatus.Processing and started is None:
+            started = step.timestamp
+        begins = step.status.is_terminal
+    return started
+
+
+def elapsed(steps: Sequence[StatusRecord], present: datetime.datetime) -> datetime.timedelta:
+    """Return how long the last attempt has run, up to its end or to `present`; 0 before it starts."""
+    started = started_at(steps)
+    if started is None:
+        return datetime.timedelta()
+    last = max(steps, key=lambda step: (step.timestamp, step.status))
+    return (last.timestamp if last.status.is_terminal else present) - started
 
 
 class LogProcess(StrEnum):

@@ -86,8 +86,9 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
     """Invoke an action and wait until it has ended; the task succeeds if, and only if, it is Completed.
 
     The result (XCom `return_value`) is a dict: invocation_id, action, digest, status, created, started,
-    ended (ISO 8601, UTC; None: never), duration (seconds), outputs (what it returned, where the platform
-    keeps that), url, provenance. The invocation's id is in the XCom `invocation_id` as soon as there is one.
+    ended (ISO 8601, UTC; None: never), duration (seconds from started to ended), queued (seconds from created
+    to started), outputs (what it returned, where the platform keeps that), url, provenance. `started` is when
+    the last attempt began to run. The invocation's id is in the XCom `invocation_id` as soon as there is one.
 
     One try of a task invokes once, however often its worker is killed: a retry goes on with the invocation
     that runs or has completed, and starts a new one only after that has failed, or the task was cleared.

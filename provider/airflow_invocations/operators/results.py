@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-from ..model import InvocationStatus
 from ..stored import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storable_name, storable_token
 
 if TYPE_CHECKING:
@@ -22,12 +21,14 @@ def result_of(
 ) -> dict[str, Any]:
     """An invocation as a task's result.
 
-    invocation_id, action, digest, status, created, started, ended (ISO 8601, UTC; None: never), duration
-    (seconds), outputs (None: the platform keeps none), url, provenance (None: nobody of Airflow's asked). It
-    holds nothing that Airflow can't store; see `airflow_invocations.stored`.
+    invocation_id, action, digest, status, created, started (its last attempt), ended (ISO 8601, UTC; None:
+    never), duration (seconds from started to ended; None: it is active or never started), queued (seconds
+    from created to started; None: it never started), outputs (None: the platform keeps none), url, provenance
+    (None: it wasn't Airflow that asked). It holds nothing that Airflow can't store; see
+    `airflow_invocations.stored`.
     """
     step = record.current
-    started = record.reached(InvocationStatus.Processing)
+    started, ended = record.started_at, record.ended_at
     result = {
         "invocation_id": storable_name(record.invocation_id),
         "action": storable_name(record.provenance.action.name),
@@ -35,8 +36,9 @@ def result_of(
         "status": step.status.name,
         "created": record.created.isoformat(),
         "started": started.isoformat() if started else None,
-        "ended": step.timestamp.isoformat() if step.status.is_terminal else None,
-        "duration": record.duration.total_seconds(),
+        "ended": ended.isoformat() if ended else None,
+        "duration": record.ran_for.total_seconds() if record.ran_for is not None else None,
+        "queued": record.queued_for.total_seconds() if record.queued_for is not None else None,
         "outputs": _outputs_that_fit(record, outputs),
         "url": storable_token(url) or "",
         "provenance": provenance.model_dump(mode="json", exclude_none=True) if provenance else None,

@@ -33,7 +33,7 @@ from ..model import InvocationRecord, LogProcess
 from ..platform import NotFoundError
 from . import runs
 from .airflow_api import AirflowApi, MountedApp
-from .platforms import Answer, Found, OutOfReachError, Platforms, Question, started
+from .platforms import Answer, Found, OutOfReachError, Platforms, Question
 from .rows import Row, key_of, rows_of
 from .runs import RunKey
 
@@ -418,4 +418,4 @@ _TEMPLATES = jinja2.Environment(
 _TEMPLATES.filters.update(
     shortened=_shortened, task_address=_task_address, run_address=_run_address, redacted=redact
 )
-_TEMPLATES.globals.update(LONG=_LONG, started=started, MAX_ROWS=MAX_ROWS)
+_TEMPLATES.globals.update(LONG=_LONG, MAX_ROWS=MAX_ROWS)

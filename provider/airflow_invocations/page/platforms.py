@@ -30,6 +30,7 @@ from ..platform import (
     UnauthorizedError,
     UnsupportedError,
 )
+from ..platform.base import web_address
 from .runs import PLATFORMS, RunKey
 
 #: Seconds that a platform has for an answer; after that it counts as out of reach.
@@ -372,24 +373,8 @@ def found_of(
         status=step.status,
         detail=(step.detail or "")[:_DETAIL] or None,
         created=record.created,
-        started=started(record),
-        ended=step.timestamp if step.status.is_terminal else None,
+        started=record.started_at,
+        ended=record.ended_at,
         asker=asker,
         url=web_address(platform.url(record.invocation_id)),
     )
-
-
-def started(record: InvocationRecord) -> datetime | None:
-    """When the action began to run; None while it waits, for the first time or again."""
-    began = None
-    for step in record.status:
-        if step.status is InvocationStatus.Queued:
-            began = None
-        elif step.status is InvocationStatus.Processing and began is None:
-            began = step.timestamp
-    return began
-
-
-def web_address(url: str) -> str:
-    """An address that a link may lead to; empty for any other: a connection's `link_base` can be anything."""
-    return url if url.startswith(("https://", "http://")) else ""

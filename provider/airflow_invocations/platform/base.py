@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -26,8 +27,16 @@ def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
     return random.uniform(0, min(cap, base * 2 ** min(attempt, 30)))  # noqa: S311
 
 
+#: An address that a browser opens and runs nothing of, unlike `javascript:` and `data:`; no blanks in it.
+_WEB_ADDRESS = re.compile(r"https?://[^\s\x00-\x20\x7f<>\"\\]+", re.IGNORECASE)
+
 #: Characters of a PlatformError's message.
 MESSAGE_LIMIT = 2_000
+
+
+def web_address(url: str) -> str:
+    """Return an http(s) address that a link may lead to; empty for any other: `link_base` can be anything."""
+    return url if _WEB_ADDRESS.fullmatch(url) else ""
 
 
 class PlatformError(Exception):
@@ -222,7 +231,7 @@ class Watch(Protocol):
 class InvocationPlatform(Protocol):
     """A system that runs actions, seen from a DAG, to be opened with `async with`.
 
-    Every method may raise a PlatformError; `url` asks nothing and needs no open client.
+    Every method may raise a PlatformError; `url` and `logs_url` ask nothing and need no open client.
     """
 
     #: What this platform can do; the same for every connection of its type.
@@ -240,7 +249,10 @@ class InvocationPlatform(Protocol):
         """Release what it holds."""
 
     def url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation; empty where there is no such page."""
+        """Where a person can look at an invocation, http(s); empty where there is no such page."""
+
+    def logs_url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation's log; `url` where logs have no address of their own."""
 
     async def check(self) -> str:
         """Ask the cheapest thing that needs the token; a sentence about who answered."""

@@ -36,6 +36,7 @@ from .base import (
     UnsupportedError,
     Watch,
     refuse_what_is_not_honoured,
+    web_address,
 )
 from .events import EventFilter, EventStream, UnreadableItem
 from .polled_events import SLACK, Listed, PolledEvents
@@ -182,7 +183,11 @@ class PynencPlatform:
     def url(self, invocation_id: str) -> str:
         """Its page in pynmon, where the connection says where that is."""
         base = self._settings.link_base
-        return f"{base.rstrip('/')}/invocations/{quote(invocation_id, safe='')}" if base else ""
+        return web_address(f"{base.rstrip('/')}/invocations/{quote(invocation_id, safe='')}") if base else ""
+
+    def logs_url(self, invocation_id: str) -> str:
+        """Its page in pynmon; pynenc keeps no logs."""
+        return self.url(invocation_id)
 
     async def check(self) -> str:
         """Ask the backend who runs the app's tasks."""

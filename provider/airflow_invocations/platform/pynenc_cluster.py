@@ -43,6 +43,7 @@ from ..model import (
     StatusRecord,
     StatusSnapshot,
 )
+from ..model.invocation import elapsed
 from .base import (
     CannotStopError,
     ConflictError,
@@ -239,7 +240,7 @@ class Cluster:
                 source=self._source(stored, history),
             ),
             status=steps,
-            duration=_duration(steps),
+            duration=elapsed(steps, datetime.datetime.now(datetime.UTC)),
             timeout=0,
         )
 
@@ -563,15 +564,6 @@ def _source_of(request: InvocationRequest) -> SourceProvenance | None:
 
 def _workflow(invocation_id: str, task: Task) -> WorkflowIdentity:
     return WorkflowIdentity.new_workflow(invocation_id=invocation_id, task_id=task.task_id)
-
-
-def _duration(steps: Sequence[StatusRecord]) -> datetime.timedelta:
-    """From its first start to its end, or to now."""
-    started = [step.timestamp for step in steps if step.status is _S.Processing]
-    if not started:
-        return datetime.timedelta()
-    ended = steps[-1].timestamp if steps[-1].status.is_terminal else datetime.datetime.now(datetime.UTC)
-    return ended - min(started)
 
 
 def _by_kind() -> dict[InvocationStatus, frozenset[Status]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ from .base import (
     UnreadableLog,
     UnsupportedError,
     backoff,
+    web_address,
 )
 from .clock import PlatformClock
 from .events import EventFilter, EventStream, UnreadableItem, is_time
@@ -132,6 +134,9 @@ _BY_FOREIGN_STATUS: dict[int, type[PlatformError]] = {
 }
 
 
+#: How the detail of what has failed by its exit code begins.
+_EXIT_CODE = re.compile(r"exit code (\d{1,3})\b")
+
 RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
 PageT = TypeVar("PageT", "_SnapshotPage", "_RecordPage", "_RawPage")
 
@@ -209,7 +214,12 @@ class RobotoPlatform:
     def url(self, invocation_id: str) -> str:
         """Where a person can look at an invocation: the app has the API's address, but for one word."""
         base = self._settings.link_base or self._settings.endpoint.replace("://api.", "://app.", 1)
-        return f"{base.rstrip('/')}/actions/invocations/{_segment(invocation_id)}"
+        return web_address(f"{base.rstrip('/')}/actions/invocations/{_segment(invocation_id)}")
+
+    def logs_url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation's log: the local service's page has a part for it."""
+        url = self.url(invocation_id)
+        return url if not url or "://api." in self._settings.endpoint else f"{url}#log"
 
     async def check(self) -> str:
         """Ask for one action, and who asks; a sentence about where we are, as whom, in which organisation."""
@@ -245,11 +255,11 @@ class RobotoPlatform:
         path = f"v1/actions/{_segment(action)}/invoke"
         idempotent = request.idempotency_id is not None
         data = await self._call("POST", path, body=request.wire(), idempotent=idempotent)
-        return _read(InvocationRecord, data)
+        return _read_record(data)
 
     async def get(self, invocation_id: str) -> InvocationRecord:
         """An invocation with its history."""
-        return _read(InvocationRecord, await self._call("GET", _invocation(invocation_id)))
+        return _read_record(await self._call("GET", _invocation(invocation_id)))
 
     async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
         """The status of each of up to 1,000 invocations; those that aren't known are left out."""
@@ -281,7 +291,7 @@ class RobotoPlatform:
             found += [one for one in page.items if wanted.matches(one.provenance.source.source_id)]
             if limit is not None and len(found) >= limit:
                 break
-        return found[:limit]
+        return [_with_exit_code(record) for record in found[:limit]]
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
         """Return the invocation of an action that was created last, at `since` or later; None: there is none.
@@ -305,7 +315,7 @@ class RobotoPlatform:
         }
         data = await self._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
         items = _read(_RecordPage, data).items
-        return items[0] if items else None
+        return _with_exit_code(items[0]) if items else None
 
     @asynccontextmanager
     async def watch(
@@ -345,7 +355,7 @@ class RobotoPlatform:
         found: list[InvocationRecord | UnreadableItem] = []
         async for item in self._items(_any_of("invocation_id", invocation_ids)):
             try:
-                found.append(InvocationRecord.model_validate(item))
+                found.append(_with_exit_code(InvocationRecord.model_validate(item)))
             except pydantic.ValidationError as error:
                 found.append(UnreadableItem(problems_of(error.errors()[:3])))
         return found
@@ -702,6 +712,24 @@ def _read(kind: type[RecordT], data: Any) -> RecordT:
     except pydantic.ValidationError as error:
         problems = problems_of(error.errors()[:5])
         raise UnavailableError(f"the platform's answer is no {kind.__name__}: {problems}") from None
+
+
+def _with_exit_code(record: InvocationRecord) -> InvocationRecord:
+    """Return a record whose steps have the exit codes that their details state.
+
+    A step of the published invocation API (client 0.62, `InvocationStatusRecord`) has a status, a time and a
+    detail, and the exit code stands in the detail only. This is the one place that reads it there, and only
+    of a step without the field `exit_code`, which the local service sends.
+    """
+    for step in record.status:
+        if step.exit_code is None and step.status is InvocationStatus.Failed:
+            stated = _EXIT_CODE.match(step.detail or "")
+            step.exit_code = int(stated[1]) if stated else None
+    return record
+
+
+def _read_record(data: Any) -> InvocationRecord:
+    return _with_exit_code(_read(InvocationRecord, data))
 
 
 def _named(data: object, field: str) -> str:

@@ -8,7 +8,6 @@ import json
 import secrets
 import threading
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs, quote
@@ -243,17 +242,6 @@ def _html(template: str, status: int = 200, **values: Any) -> Response:
     return HTMLResponse(text, status, headers)
 
 
-def _started(record: InvocationRecord) -> datetime | None:
-    """When the action began to run; None while it waits (again)."""
-    started = None
-    for step in record.status:
-        if step.status is InvocationStatus.Queued:
-            started = None
-        elif step.status is InvocationStatus.Processing:
-            started = step.timestamp
-    return started
-
-
 def _shortened(value: object, limit: int = _SHORT) -> str:
     """A value of any kind as text, at most about `limit` characters of it."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
@@ -272,6 +260,5 @@ _TEMPLATES.globals.update(
     LONG=_LONG,
     MAX_ROWS=MAX_ROWS,
     TERMINAL=[status.value for status in InvocationStatus if status.is_terminal],
-    started=_started,
     task_instance_of=task_instance_of,
 )

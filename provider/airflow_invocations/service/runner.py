@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -55,8 +55,14 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
-#: How an attempt ended, and why. Queued: it didn't, it is to run again.
-Verdict = tuple[InvocationStatus, str | None]
+
+class Verdict(NamedTuple):
+    """How an attempt ended, and why. Queued: it didn't, it is to run again."""
+
+    status: InvocationStatus
+    detail: str | None
+    #: What the action's process ended with, if that is how the attempt ended.
+    exit_code: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -89,14 +95,14 @@ class _Claim:
 
         await self.repeat("record its process", record)
 
-    async def end(self, status: InvocationStatus, detail: str | None) -> None:
+    async def end(self, verdict: Verdict) -> None:
         """Record how it ended, as often as that takes: what ended without a record would run again.
 
         Raises:
             ConditionError: the invocation isn't ours any more.
             InvalidStateTransitionError: it has come to an end already.
         """
-        await self.repeat(f"record that it is {status.name}", lambda: self._record(status, detail))
+        await self.repeat(f"record that it is {verdict.status.name}", lambda: self._record(verdict))
 
     async def repeat(self, what: str, call: Callable[[], _T]) -> _T:
         """What a call in a thread answers, once no outage of the service's own keeps it from answering.
@@ -126,9 +132,9 @@ class _Claim:
         """The verdict that doesn't wait for the action; None: go on."""
         reason = self.store.stop_reason(self.record.invocation_id, self.owner)
         if reason is not None:
-            return InvocationStatus.Cancelled, reason
+            return Verdict(InvocationStatus.Cancelled, reason)
         if self.stopping.is_set():
-            return InvocationStatus.Queued, "the service was stopped while this ran"
+            return Verdict(InvocationStatus.Queued, "the service was stopped while this ran")
         return None
 
     def wants_downloads(self) -> bool:
@@ -158,11 +164,13 @@ class _Claim:
         except NotFoundError:
             return None
 
-    def _record(self, status: InvocationStatus, detail: str | None) -> None:
-        if status is InvocationStatus.Queued:
-            self.store.requeue(self.record.invocation_id, self.owner, detail, lost=self.lost)
+    def _record(self, verdict: Verdict) -> None:
+        if verdict.status is InvocationStatus.Queued:
+            self.store.requeue(self.record.invocation_id, self.owner, verdict.detail, lost=self.lost)
         else:
-            self.store.advance(self.record.invocation_id, status, detail, self.owner)
+            self.store.advance(
+                self.record.invocation_id, verdict.status, verdict.detail, self.owner, verdict.exit_code
+            )
 
 
 class _Outages:
@@ -307,9 +315,9 @@ class Runner:
     async def _run(self, claim: _Claim) -> None:
         """Run an invocation to its end, or put it back into the queue; whatever else happens, end."""
         try:
-            status, detail = await self._attempt(claim)
-            await claim.end(status, detail)
-            _log.info("ended", extra={**claim.named, "status": status.name})
+            verdict = await self._attempt(claim)
+            await claim.end(verdict)
+            _log.info("ended", extra={**claim.named, "status": verdict.status.name})
         except (ConditionError, InvalidStateTransitionError):
             _log.info("came to its end from outside", extra=claim.named)
         except Exception:
@@ -332,7 +340,7 @@ class Runner:
             claim.lost = not (isinstance(error, OSError) or is_outage(error))
             pause = self._pause(invocation_id)
             log_failure(_log, "could not run %s; it is queued again, for %g s from now", invocation_id, pause)
-            return InvocationStatus.Queued, f"the service could not run this: {error}"[:MAX_DETAIL]
+            return Verdict(InvocationStatus.Queued, f"the service could not run this: {error}"[:MAX_DETAIL])
         self._outages.over(invocation_id)
         return verdict
 
@@ -390,7 +398,7 @@ class _Execution:
                 command = _command(self._record.container_parameters)[0]
                 detail = f"can't start {command!r}: {error}"[:MAX_DETAIL]
                 self._writer.say(LogProcess.Setup, detail)
-                return InvocationStatus.Failed, detail
+                return Verdict(InvocationStatus.Failed, detail)
             try:
                 verdict = await self._attend(process, out, err)
             finally:
@@ -404,7 +412,7 @@ class _Execution:
         await self._claim.repeat("write its last lines", self._writer.write_waiting)
         if verdict is None:
             verdict = _ended_by_itself(await process.exit_code, err)
-        if verdict[0] is InvocationStatus.Completed:
+        if verdict.status is InvocationStatus.Completed:
             await self._claim.move(InvocationStatus.Uploading)
             return await self._uploaded(workspace) or verdict
         return verdict
@@ -437,7 +445,8 @@ class _Execution:
                 workspace.remove_input()
                 raise error.__cause__ from None
             self._writer.say(LogProcess.Setup, error.reason)
-            return InvocationStatus.Failed, f"exit code {int(error.exit_code)}: {error.reason}"[:MAX_DETAIL]
+            code = int(error.exit_code)
+            return Verdict(InvocationStatus.Failed, f"exit code {code}: {error.reason}"[:MAX_DETAIL], code)
         except _Stopped as stopped:
             return stopped.verdict
         self._redaction = Redaction(prepared.secrets.values())
@@ -458,7 +467,7 @@ class _Execution:
             upload(self._datasets, self._record, workspace.paths, say, self._unless_stopped())
         except UploadError as error:
             say(str(error))
-            return InvocationStatus.Failed, f"the upload failed: {error}"[:MAX_DETAIL]
+            return Verdict(InvocationStatus.Failed, f"the upload failed: {error}"[:MAX_DETAIL])
         except _Stopped as stopped:
             return stopped.verdict
         return None
@@ -524,15 +533,15 @@ def own_of(record: InvocationRecord, inputs: ActionInputRecord) -> Own:
 
 
 def _timed_out(minutes: int) -> Verdict:
-    return InvocationStatus.Failed, f"timed out after {minutes} min"
+    return Verdict(InvocationStatus.Failed, f"timed out after {minutes} min")
 
 
 def _ended_by_itself(code: int, err: LineStream) -> Verdict:
     if code == 0:
-        return InvocationStatus.Completed, None
+        return Verdict(InvocationStatus.Completed, None, code)
     how = f"exit code {code}" if code > 0 else f"ended by {_signal_name(-code)}"
     last = err.last_line.decode("utf-8", errors="replace")[-MAX_DETAIL:]
-    return InvocationStatus.Failed, f"{how}: {last}" if last else how
+    return Verdict(InvocationStatus.Failed, f"{how}: {last}" if last else how, code if code > 0 else None)
 
 
 def _signal_name(number: int) -> str:

@@ -95,6 +95,8 @@ events = sa.Table(
     sa.Column("invocation_id", sa.Text, nullable=False, index=True),
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("detail", sa.Text),
+    #: What the action's process ended with, if that is how the invocation ended.
+    sa.Column("exit_code", sa.Integer),
     sa.Column("timestamp", sa.BigInteger, nullable=False),
     sa.Column("org_id", sa.Text, nullable=False),
     sa.Column("action_name", sa.Text, nullable=False),

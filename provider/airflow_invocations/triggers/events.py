@@ -16,6 +16,7 @@ from ..assets.events import ACKNOWLEDGED_KEY
 from ..compat import VERSION, asset_states_of, has_trigger_queues, read_variable, write_variable
 from ..hooks import InvocationHook
 from ..model import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
+from ..model.invocation import started_at
 from ..platform.events import EventFilter, InvocationEvent, UnreadableItem
 from ..sdk_calls import complete
 from ..stored import storable_name, storable_text, storable_token, trigger_event
@@ -85,7 +86,7 @@ class InvocationEventTrigger(BaseEventTrigger):
 
     For an AssetWatcher. The payload of an asset event is {"invocations": [...], "sent", "place",
     "unreadable"}; an invocation in it is {"invocation_id", "action", "digest", "status", "detail", "created",
-    "ended", "duration", "url", "source_type", "source_id", "dataset_id"}. In the DAG,
+    "started", "ended", "duration", "queued", "url", "source_type", "source_id", "dataset_id"}. In the DAG,
     `airflow_invocations.assets.triggering_invocations()` reads them, drops what was delivered twice, and
     acknowledges: the next batch is sent when the one before was taken over. Without that a batch follows
     the one before after UNACKNOWLEDGED_SPACING seconds, and while the DAG is at its `max_active_runs` Airflow
@@ -464,6 +465,9 @@ def _handed_over(event: InvocationEvent, record: InvocationRecord, url: str) -> 
     ends = (step for step in record.status if step.status == event.status)
     end = min(ends, key=lambda step: abs(step.timestamp - event.at), default=None)
     detail = end.detail if end else None
+    # One that was put back into the queue may run again already: what ended was the attempt before that.
+    began = end.timestamp if end else event.at
+    started = started_at(step for step in record.status if step.timestamp <= began)
     destination = record.upload_destination
     return {
         "invocation_id": record.invocation_id,
@@ -472,8 +476,10 @@ def _handed_over(event: InvocationEvent, record: InvocationRecord, url: str) -> 
         "status": event.status.name,
         "detail": storable_text(detail, _DETAIL_WIDTH) if detail else None,
         "created": record.created.isoformat(),
+        "started": started.isoformat() if started else None,
         "ended": event.at.isoformat(),
-        "duration": record.duration.total_seconds(),
+        "duration": max(0.0, (event.at - started).total_seconds()) if started else None,
+        "queued": (started - record.created).total_seconds() if started else None,
         "url": storable_token(url) or "",
         "source_type": record.provenance.source.source_type.value,
         "source_id": storable_name(record.provenance.source.source_id),

@@ -20,7 +20,6 @@ from airflow.triggers.base import (
 from ..compat import AirflowFailException
 from ..exceptions import InvocationError, error_of
 from ..hooks import InvocationHook
-from ..hooks.invocation import logs_url_of
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..model import InvocationStatus
 from ..sensors.invocation import wish_of
@@ -267,4 +266,4 @@ class SensorTrigger(BaseTrigger):
     async def _push_links(self, hook: InvocationHook, invocation_id: str) -> None:
         platform = await hook.connect()
         await push_xcom(self, URL_KEY, platform.url(invocation_id))
-        await push_xcom(self, LOGS_URL_KEY, logs_url_of(platform, invocation_id))
+        await push_xcom(self, LOGS_URL_KEY, platform.logs_url(invocation_id))

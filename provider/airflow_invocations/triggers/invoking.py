@@ -21,7 +21,6 @@ from ..exceptions import (
     raise_unless_completed,
 )
 from ..hooks import InvocationHook
-from ..hooks.invocation import logs_url_of
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..model import DagRunProvenance, InvocationRecord
 from ..operators.arguments import REQUEST_ARGUMENTS
@@ -232,7 +231,7 @@ class InvokeActionTrigger(CancellingTrigger):
         self._shows_log = self.stream_logs and unopened.capabilities.logs
         await push_xcom(self, INVOCATION_ID_KEY, record.invocation_id)
         await push_xcom(self, URL_KEY, self._url)
-        self._logs_url = logs_url_of(unopened, record.invocation_id)
+        self._logs_url = unopened.logs_url(record.invocation_id)
         await push_xcom(self, LOGS_URL_KEY, self._logs_url)
         what = "an earlier try invoked" if started_by_earlier_try(record, tries) else "invoked"
         self.log.info("%s action %s: invocation %s%s", what, self.action, record.invocation_id, at(self._url))

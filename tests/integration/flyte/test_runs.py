@@ -510,11 +510,13 @@ class TestErrors:
             "https://ui.example/console/",
             "https://ui.example/console/domain/d/project/p/runs/r",
         ),
+        ("https://f.example", "javascript:alert(1)//", ""),
     ],
 )
 def test_the_link_to_a_run(endpoint: str, base: str | None, url: str) -> None:
     flyte = FlytePlatform(FlyteSettings(endpoint, link_base=base))
     assert flyte.url("p/d/r") == url
+    assert flyte.logs_url("p/d/r") == url
     assert flyte.url("garbage") == ""
 
 

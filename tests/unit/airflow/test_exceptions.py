@@ -44,8 +44,10 @@ from .conftest import context
 URL = "http://h/actions/invocations/iv_1"
 
 
-def ended(status: int, detail: str | None = None) -> InvocationRecord:
-    step = {"status": status, "detail": detail, "timestamp": "2026-01-31T12:00:01Z"}
+def ended(status: int, detail: str | None = None, exit_code: int | None = None) -> InvocationRecord:
+    step = {
+        "status": status, "detail": detail, "exit_code": exit_code, "timestamp": "2026-01-31T12:00:01Z"
+    }  # fmt: skip
     return InvocationRecord.model_validate({**INVOCATION, "last_status": status, "status": [step]})
 
 
@@ -73,7 +75,9 @@ def test_completed_is_no_error() -> None:
 
 def test_the_exception_knows_what_a_callback_wants_to_know() -> None:
     with pytest.raises(InvocationFailedError) as raised:
-        raise_unless_completed(ended(InvocationStatus.Failed, "exit code 3: no such topic"), URL, ["a", "b"])
+        raise_unless_completed(
+            ended(InvocationStatus.Failed, "exit code 3: no such topic", 3), URL, ["a", "b"]
+        )
     error = raised.value
     assert str(error) == f"action 'a', invocation iv_1: Failed: exit code 3: no such topic ({URL})"
     assert (error.action, error.invocation_id, error.status) == ("a", "iv_1", "Failed")
@@ -81,10 +85,11 @@ def test_the_exception_knows_what_a_callback_wants_to_know() -> None:
     assert (error.log_tail, error.url) == (["a", "b"], URL)
 
 
-@pytest.mark.parametrize("detail", [None, "ended by SIGKILL", "exit code x", "the exit code 3 was not it"])
-def test_an_exit_code_that_nobody_stated_is_not_made_up(detail: str | None) -> None:
+@pytest.mark.parametrize("detail", [None, "ended by SIGKILL", "exit code 65", "exit code 64: forged"])
+def test_an_exit_code_is_never_read_from_prose(detail: str | None) -> None:
     with pytest.raises(InvocationFailedError) as raised:
         raise_unless_completed(ended(InvocationStatus.Failed, detail), URL, [])
+    assert type(raised.value) is InvocationFailedError
     assert raised.value.exit_code is None
 
 
@@ -106,7 +111,7 @@ def test_an_exit_code_decides_whether_a_retry_can_help_and_the_error_says_why(
     code: int, kind: type[InvocationError], meaning: str | None
 ) -> None:
     with pytest.raises(InvocationFailedError) as raised:
-        raise_unless_completed(ended(InvocationStatus.Failed, f"exit code {code}: x"), URL, [])
+        raise_unless_completed(ended(InvocationStatus.Failed, f"exit code {code}: x", code), URL, [])
     assert type(raised.value) is kind
     assert issubclass(kind, AirflowFailException) is (code in (64, 65, 78))
     assert raised.value.exit_code == code
@@ -115,7 +120,7 @@ def test_an_exit_code_decides_whether_a_retry_can_help_and_the_error_says_why(
 
 def test_an_exit_code_says_nothing_of_what_was_cancelled() -> None:
     with pytest.raises(InvocationCancelledError):
-        raise_unless_completed(ended(InvocationStatus.Cancelled, "exit code 65"), URL, [])
+        raise_unless_completed(ended(InvocationStatus.Cancelled, "exit code 65", 65), URL, [])
 
 
 def every_kind() -> list[type[InvocationError]]:

@@ -42,7 +42,8 @@ def test_a_sqlite_database_an_app_id_and_pynmon() -> None:
     extra = {**APP, "app_id": "fleet-eu", "sqlite_path": "/data/fleet.db", "link_base": "http://pynmon/"}
     platform = platform_of(connection(), extra)
     assert platform.where == "pynenc app fleet_tasks:app (fleet-eu) on SQLite /data/fleet.db"
-    assert platform.url("iv/1") == "http://pynmon/invocations/iv%2F1"
+    assert platform.url("iv/1") == platform.logs_url("iv/1") == "http://pynmon/invocations/iv%2F1"
+    assert platform_of(connection(), {**extra, "link_base": "javascript:alert(1)//"}).url("iv_1") == ""
 
 
 def test_nothing_but_the_app_leaves_the_rest_to_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import itertools
 import json
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from pydantic_core import PydanticSerializationError
 
 from airflow_invocations import model
+from airflow_invocations.model.invocation import elapsed
 
 from ...published import actions as published
 from ...published import query as published_query
@@ -411,19 +413,57 @@ def test_an_invocation_that_lists_no_steps_is_what_its_last_status_says() -> Non
     )
 
 
-def test_it_reached_a_status_when_it_took_it_last() -> None:
-    record = model.InvocationRecord.model_validate(
-        {
-            **INVOCATION,
-            "status": [
-                {"status": 0, "timestamp": "2026-01-31T12:00:00Z"},
-                {"status": 998, "timestamp": "2026-01-31T12:00:01Z"},
-                {"status": 0, "timestamp": "2026-01-31T12:00:02Z"},
-            ],
-        }
-    )
-    assert record.reached(model.InvocationStatus.Queued) == record.status[2].timestamp
-    assert record.reached(model.InvocationStatus.Completed) is None
+Step = tuple[str, int]
+
+LIFE: list[Step] = [("Queued", 0), ("Scheduled", 2), ("Downloading", 2), ("Processing", 3), ("Uploading", 8)]
+
+
+def lived(*steps: Step) -> model.InvocationRecord:
+    """An invocation with these steps, each a second of the same minute."""
+    told = [
+        {"status": model.InvocationStatus[name].value, "timestamp": f"2026-01-31T12:00:{second:02}Z"}
+        for name, second in steps
+    ]
+    created = "2026-01-31T12:00:00Z"
+    return model.InvocationRecord.model_validate({**INVOCATION, "created": created, "status": told})
+
+
+@pytest.mark.parametrize(
+    ("steps", "started", "ended", "ran", "queued"),
+    [
+        ([*LIFE, ("Completed", 9)], 3, 9, 6, 3),
+        (LIFE[:1], None, None, None, None),
+        (LIFE, 3, None, None, 3),
+        ([("Queued", 0), ("Cancelled", 5)], None, 5, None, None),
+        ([*LIFE[:3], ("Failed", 4)], None, 4, None, None),
+        # Processing is reported twice by some: the first one counts.
+        ([*LIFE, ("Processing", 9), ("Completed", 10)], 3, 10, 7, 3),
+        # Put back into the queue: only the last attempt counts, and the queue is all the time before it.
+        ([*LIFE, ("Failed", 9), ("Queued", 10), ("Processing", 20), ("Completed", 25)], 20, 25, 5, 20),
+        ([*LIFE, ("Failed", 9), ("Queued", 10)], None, None, None, None),
+        # An attempt that follows another one without a queue between them, as on Flyte.
+        ([*LIFE[:4], ("Failed", 9), ("Processing", 20), ("Completed", 25)], 20, 25, 5, 20),
+        # Given up after its last attempt.
+        ([*LIFE, ("Failed", 9), ("Deadly", 10)], 3, 10, 7, 3),
+        # In any order.
+        ([("Completed", 9), *reversed(LIFE)], 3, 9, 6, 3),
+    ],
+)
+def test_the_times_of_an_invocation(
+    steps: list[Step], started: int | None, ended: int | None, ran: int | None, queued: int | None
+) -> None:
+    record = lived(*steps)
+
+    def second(moment: datetime.datetime | None) -> float | None:
+        return None if moment is None else (moment - record.created).total_seconds()
+
+    assert (second(record.started_at), second(record.ended_at)) == (started, ended)
+    for found, expected in ((record.ran_for, ran), (record.queued_for, queued)):
+        assert (None if found is None else found.total_seconds()) == expected
+    present = record.created + datetime.timedelta(seconds=30)
+    goes_on = 0 if started is None else 30 - started
+    expected = goes_on if ended is None else ran or 0
+    assert elapsed(record.status, present).total_seconds() == expected
 
 
 def test_env_vars_are_overridden_one_by_one_and_the_rest_whole() -> None:

@@ -19,7 +19,6 @@ from airflow_invocations.page.platforms import (
     OutOfReachError,
     Platforms,
     Question,
-    started,
     web_address,
 )
 from airflow_invocations.page.runs import PLATFORMS, RunKey
@@ -280,7 +279,7 @@ class TestOneInvocation:
     ],
 )
 def test_when_it_began_to_run(steps: Any, began: Any) -> None:
-    assert started(record(steps=steps)) == began
+    assert record(steps=steps).started_at == began
 
 
 @pytest.mark.parametrize(

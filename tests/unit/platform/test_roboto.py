@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import time
 import traceback
@@ -9,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
+from airflow_invocations.model import (
+    InvocationRecord,
+    InvocationRequest,
+    InvocationSource,
+    InvocationStatus,
+)
 from airflow_invocations.platform import (
     ConflictError,
     InvalidRequestError,
@@ -292,7 +298,48 @@ async def test_find_asks_for_no_more_than_is_wanted(script: Script) -> None:
         ("https://api.roboto.ai", None, "https://app.roboto.ai/actions/invocations/iv_1"),
         ("http://127.0.0.1:8085", None, "http://127.0.0.1:8085/actions/invocations/iv_1"),
         ("https://api.roboto.ai", "https://ui.example/x/", "https://ui.example/x/actions/invocations/iv_1"),
+        ("https://api.roboto.ai", "javascript:alert(1)//", ""),
+        ("https://api.roboto.ai", "https://ui.example/\nx", ""),
     ],
 )
 def test_the_link_to_an_invocation(endpoint: str, base: str | None, url: str) -> None:
-    assert RobotoPlatform(RobotoSettings(endpoint, "t", link_base=base)).url("iv_1") == url
+    platform = RobotoPlatform(RobotoSettings(endpoint, "t", link_base=base))
+    assert platform.url("iv_1") == url
+    # The page of the local service has a part for the log; what the app of Roboto has isn't known.
+    part = "" if "api." in endpoint else "#log"
+    assert platform.logs_url("iv_1") == (url and f"{url}{part}")
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        ({"detail": "exit code 65: no such column"}, 65),
+        ({"detail": "exit code 3"}, 3),
+        ({"detail": "exit code 3", "exit_code": 64}, 64),
+        ({"detail": "the exit code 3 was not it"}, None),
+        ({"detail": "exit code " + "9" * 5000}, None),
+        ({"detail": None}, None),
+    ],
+)
+async def test_an_exit_code_is_a_field_or_stands_in_the_detail(
+    script: Script, step: dict[str, Any], code: int | None
+) -> None:
+    failed = {"status": 998, "timestamp": "2026-01-31T12:00:02Z", **step}
+    source = {"source_type": "Manual", "source_id": "airflow:dags/d/runs/r/tasks/t?try_number=1"}
+    known = {
+        **INVOCATION,
+        "last_status": 998,
+        "status": [*INVOCATION["status"], failed],
+        "provenance": {**INVOCATION["provenance"], "source": source},
+    }
+    page = {"items": [known], "next_token": None}
+    script.answers = [data(known), data(known), data(page), data(page), data(page)]
+    async with script.client() as platform:
+        found = [
+            await platform.get("iv_1"),
+            await platform.invoke("a", request(idempotency_id="k")),
+            *await platform.find("d", None, None, None),
+            await platform.newest("a", datetime.datetime.now(datetime.UTC)),
+            *await platform.records(["iv_1"]),
+        ]
+    assert [isinstance(one, InvocationRecord) and one.current.exit_code for one in found] == [code] * 5

@@ -139,22 +139,23 @@ async def test_an_action_runs_through_all_statuses(store: Store, logs: LogFiles,
 
 
 @pytest.mark.parametrize(
-    ("text", "detail"),
+    ("text", "detail", "code"),
     [
-        ("exit 3", "exit code 3"),
-        ("echo first >&2; echo 'the reason' >&2; echo; exit 64", "exit code 64: the reason"),
-        ("kill -KILL $$", "ended by SIGKILL"),
-        ("printf '\\377\\n' >&2; exit 1", "exit code 1: �"),
-        ("printf '%01500d' 7 >&2; exit 1", "exit code 1: " + "0" * 999 + "7"),
+        ("exit 3", "exit code 3", 3),
+        ("echo first >&2; echo 'the reason' >&2; echo; exit 64", "exit code 64: the reason", 64),
+        ("kill -KILL $$", "ended by SIGKILL", None),
+        ("printf '\\377\\n' >&2; exit 1", "exit code 1: �", 1),
+        ("printf '%01500d' 7 >&2; exit 1", "exit code 1: " + "0" * 999 + "7", 1),
     ],
 )
 async def test_a_failure_says_how_and_the_last_line_of_stderr(
-    store: Store, run: Any, text: str, detail: str
+    store: Store, run: Any, text: str, detail: str, code: int | None
 ) -> None:
     one = script(store, text)
     async with run():
         record = await reached(store, one, *TERMINAL)
     assert (record.last_status, record.current.detail) == (S.Failed, detail)
+    assert record.current.exit_code == code
     assert S.Uploading not in steps(record)
 
 

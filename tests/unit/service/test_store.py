@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -683,11 +684,47 @@ class TestHistory:
     def test_the_duration_ends_with_the_invocation(self, store: Store) -> None:
         create(store)
         one = invoke(store).invocation_id
-        assert store.get_invocation(one).duration < store.get_invocation(one).duration
+        assert store.get_invocation(one).duration == timedelta()
+        run_to(store, S.Processing)
+        assert timedelta() < store.get_invocation(one).duration < store.get_invocation(one).duration
+        store.advance(one, S.Completed, None, RUNNER, 0)
+        record = store.get_invocation(one)
+        assert record.duration == record.ran_for == record.status[-1].timestamp - record.status[3].timestamp
+        assert store.get_invocation(one) == record
+
+    def test_the_duration_is_that_of_the_last_attempt(self, store: Store) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.requeue(one, RUNNER, "stopped", lost=False)
+        assert store.get_invocation(one).duration == timedelta()
         run_to(store, S.Completed)
         record = store.get_invocation(one)
-        assert record.duration == record.status[-1].timestamp - record.created
-        assert store.get_invocation(one) == record
+        assert record.duration == record.ran_for
+        assert record.started_at == record.status[-3].timestamp
+
+    def test_an_exit_code_is_a_number_of_the_step_that_it_led_to(self, store: Store) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.advance(one, S.Failed, "exit code 65: no such column", RUNNER, 65)
+        record = store.get_invocation(one)
+        assert [step.exit_code for step in record.status] == [None] * 4 + [65]
+        assert [event.exit_code for event in store.events_since(0, ORG, 10)][-1] == 65
+
+    def test_a_database_of_an_earlier_version_gets_what_it_lacks(self, database: Path) -> None:
+        store = Store(database)
+        create(store)
+        one = invoke(store).invocation_id
+        store.close()
+        with closing(sqlite3.connect(database)) as old:
+            old.execute("ALTER TABLE events DROP COLUMN exit_code")
+            old.commit()
+        store = Store(database)
+        run_to(store, S.Processing)
+        store.advance(one, S.Failed, "exit code 65", RUNNER, 65)
+        assert store.get_invocation(one).current.exit_code == 65
+        store.close()
 
     def test_listeners_hear_of_what_was_committed_and_of_nothing_else(self, store: Store) -> None:
         create(store)

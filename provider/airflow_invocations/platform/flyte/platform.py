@@ -30,6 +30,7 @@ from ..base import (
     UnavailableError,
     UnsupportedError,
     refuse_what_is_not_honoured,
+    web_address,
 )
 from ..events import EventFilter, EventStream, UnreadableItem
 from ..polled_events import PolledEvents
@@ -122,7 +123,11 @@ class FlytePlatform:
         project, domain, name = (
             quote(part, safe="") for part in (run.place.project, run.place.domain, run.name)
         )
-        return f"{base}/domain/{domain}/project/{project}/runs/{name}"
+        return web_address(f"{base}/domain/{domain}/project/{project}/runs/{name}")
+
+    def logs_url(self, invocation_id: str) -> str:
+        """The run's page, on which its log is a tab that has no address of its own."""
+        return self.url(invocation_id)
 
     async def check(self) -> str:
         """Ask for one run; a sentence about who answered."""

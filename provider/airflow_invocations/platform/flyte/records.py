@@ -26,6 +26,7 @@ from ...model import (
     StatusRecord,
     StatusSnapshot,
 )
+from ...model.invocation import elapsed
 from .inputs import variables_of
 from .names import Place, RunId, TaskId
 from .outputs import value_of
@@ -103,6 +104,7 @@ def record_of(details: Mapping[str, Any], run_id: RunId, org: str | None) -> Inv
     variables = {one.get("key", ""): one.get("value", "") for one in spec.get("envs", {}).get("values", [])}
     template: Json = action.get("task", {}).get("taskTemplate", {})
     task = task_of(action)
+    history = list(_history(action, created))
     return InvocationRecord(
         created=created,
         data_source=DataSource(),
@@ -119,8 +121,8 @@ def record_of(details: Mapping[str, Any], run_id: RunId, org: str | None) -> Inv
             ),
             source=_source(annotations, action),
         ),
-        status=list(_history(action, created)),
-        duration=_duration(status),
+        status=history,
+        duration=elapsed(history, datetime.datetime.now(datetime.UTC)),
         timeout=_minutes(template.get("metadata", {}).get("timeout")),
     )
 
@@ -244,13 +246,6 @@ def _subject(identity: Mapping[str, Any]) -> str:
     """The name of an EnrichedIdentity: a user's, or an application's."""
     one = identity.get("user") or identity.get("application") or {}
     return str(one.get("id", {}).get("subject", ""))
-
-
-def _duration(status: Json) -> datetime.timedelta:
-    if "durationMs" in status:
-        return datetime.timedelta(milliseconds=int(status["durationMs"]))
-    began, ended = time_of(status.get("startTime")), time_of(status.get("endTime"))
-    return ended - began if began and ended else datetime.timedelta()
 
 
 def _minutes(duration: object) -> int:

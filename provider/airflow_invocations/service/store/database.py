@@ -36,6 +36,8 @@ class StatusEvent:
     timestamp: int
     #: It was followed by another one in the same transaction: nobody could ever see it as the status.
     passing: bool = False
+    #: What the action's process ended with, if that is how the invocation ended.
+    exit_code: int | None = None
     #: When the status before it was taken; None: there was none, or it isn't known (read from the table).
     previous: int | None = None
 
@@ -55,9 +57,10 @@ class Database:
         self._state_listeners: list[Callable[[str], None]] = []
         with self._write() as connection:
             metadata.create_all(connection)
+            # What a table lacks that an earlier version has made, `create_all` doesn't add.
             for table in metadata.tables.values():
+                _add_columns(connection, table)
                 for index in table.indexes:
-                    # Of a table that an earlier version has made, `create_all` makes none.
                     index.create(connection, checkfirst=True)
 
     def close(self) -> None:
@@ -111,6 +114,15 @@ class Database:
     def _read(self) -> Iterator[sa.Connection]:
         with self._reading.begin() as connection:
             yield connection
+
+
+def _add_columns(connection: sa.Connection, table: sa.Table) -> None:
+    """Add the columns that an earlier version's table doesn't have; rows have NULL in them."""
+    present = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if column.name not in present:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(sa.text(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}'))
 
 
 def _engine(database: Path, begin: str, connections: int) -> sa.Engine:

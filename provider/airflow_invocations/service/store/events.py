@@ -90,6 +90,7 @@ def event_of(row: sa.Row[Any]) -> StatusEvent:
         attempt=row.attempt,
         status=InvocationStatus(row.status),
         detail=row.detail,
+        exit_code=row.exit_code,
         timestamp=row.timestamp,
         passing=row.passing,
     )

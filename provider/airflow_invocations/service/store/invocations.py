@@ -75,7 +75,9 @@ _OLDEST_WAITING = (
     .limit(1)
 )
 _STEPS = (
-    sa.select(events.c.invocation_id, events.c.status, events.c.detail, events.c.timestamp)
+    sa.select(
+        events.c.invocation_id, events.c.status, events.c.detail, events.c.exit_code, events.c.timestamp
+    )
     # One text with all ids: with a parameter each the statement would be another one for each number of them.
     .where(
         events.c.invocation_id.in_(sa.select(sa.func.json_each(sa.bindparam("ids")).table_valued("value")))
@@ -270,15 +272,25 @@ class Invocations(Lives):
 
     # -- invocations: what a runner does -------------------------------------------------------------
 
-    def advance(self, invocation_id: str, status: InvocationStatus, detail: str | None, runner: str) -> None:
+    def advance(
+        self,
+        invocation_id: str,
+        status: InvocationStatus,
+        detail: str | None,
+        runner: str,
+        exit_code: int | None = None,
+    ) -> None:
         """Move an invocation on that `runner` owns.
+
+        :param exit_code: what the action's process ended with, if that is how the invocation ended.
 
         Raises:
             InvalidStateTransitionError: the status may not follow the current one.
             ConditionError: `runner` doesn't own it (any more); its verdict doesn't count.
         """
         with self._write() as connection:
-            self._move(connection, _require_owned(connection, invocation_id, runner), status, detail, runner)
+            row = _require_owned(connection, invocation_id, runner)
+            self._move(connection, row, status, detail, runner, exit_code=exit_code)
 
     def claim(self, runner: str, busy: Collection[str] = ()) -> InvocationRecord | None:
         """Give the oldest Queued invocation to `runner`; None if nothing waits.
@@ -570,26 +582,36 @@ def _written(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[str
     """Invocations as JSON, in the order of their rows; each with the steps of its life, oldest first."""
     steps: dict[str, list[str]] = {row.invocation_id: [] for row in rows}
     changed: dict[str, int] = {}
+    started: dict[str, int] = {}
     ids = pydantic_core.to_json(list(steps)).decode()
-    for invocation_id, status, detail, at in connection.execute(_STEPS, {"ids": ids}).all():
+    for invocation_id, status, detail, code, at in connection.execute(_STEPS, {"ids": ids}).all():
         said = "null" if detail is None else pydantic_core.to_json(detail).decode()
-        steps[invocation_id].append(f'{{"status":{status},"detail":{said},"timestamp":"{timestamp(at)}"}}')
-        changed[invocation_id] = at
-    present = now()
-    return [
-        _document(
-            row,
-            steps[row.invocation_id],
-            changed[row.invocation_id] if InvocationStatus(row.last_status).is_terminal else present,
+        exit_code = "" if code is None else f'"exit_code":{code},'
+        steps[invocation_id].append(
+            f'{{"status":{status},"detail":{said},{exit_code}"timestamp":"{timestamp(at)}"}}'
         )
-        for row in rows
-    ]
+        changed[invocation_id] = at
+        if status == InvocationStatus.Queued:  # the next attempt begins
+            started.pop(invocation_id, None)
+        elif status == InvocationStatus.Processing:
+            started.setdefault(invocation_id, at)
+    present = now()
+    documents: list[str] = []
+    for row in rows:
+        has_ended = InvocationStatus(row.last_status).is_terminal
+        end = changed[row.invocation_id] if has_ended else present
+        ran = end - started.get(row.invocation_id, end)
+        documents.append(_document(row, steps[row.invocation_id], ran))
+    return documents
 
 
-def _document(row: sa.Row[Any], steps: Sequence[str], end: int) -> str:
-    """An invocation with all that changes of it, as an InvocationRecord is written."""
+def _document(row: sa.Row[Any], steps: Sequence[str], ran: int) -> str:
+    """An invocation with all that changes of it, as an InvocationRecord is written.
+
+    :param ran: microseconds from its last attempt's start to its end, or to now.
+    """
     heartbeat = "null" if row.last_heartbeat is None else f'"{timestamp(row.last_heartbeat)}"'
-    duration = pydantic_core.to_json(timedelta(microseconds=end - row.created)).decode()
+    duration = pydantic_core.to_json(timedelta(microseconds=ran)).decode()
     # The text of what never changes is an object, to which the rest is appended.
     return (
         f'{row.record[:-1]},"created":"{timestamp(row.created)}","last_heartbeat":{heartbeat},'

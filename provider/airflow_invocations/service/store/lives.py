@@ -90,6 +90,7 @@ class Lives(Events):
         mover: str | None = None,
         *,
         attempt: int | None = None,
+        exit_code: int | None = None,
     ) -> None:
         current = OwnedStatus(InvocationStatus(row.last_status), row.owner)
         try:
@@ -110,7 +111,9 @@ class Lives(Events):
         # The current status is the last by (timestamp, value), so time must not stand still between two.
         previous: int = connection.execute(_LAST_TIME, {"of": row.invocation_id}).scalar_one()
         present = max(now(), previous + 1)
-        self._add_event(connection, subject, status, detail, present, attempt or row.attempt, previous)
+        self._add_event(
+            connection, subject, status, detail, present, attempt or row.attempt, previous, exit_code
+        )
 
     def _add_event(
         self,
@@ -121,12 +124,14 @@ class Lives(Events):
         timestamp: int,
         attempt: int,
         previous: int | None,
+        exit_code: int | None = None,
     ) -> None:
         values = {
             **subject._asdict(),
             "attempt": attempt,
             "status": status.value,
             "detail": detail,
+            "exit_code": exit_code,
             "timestamp": timestamp,
             "passing": False,
         }

@@ -78,14 +78,16 @@ def test_an_attempt_that_failed_before_is_no_end() -> None:
 @pytest.mark.parametrize(
     ("status", "seconds"),
     [
-        ({"durationMs": "1500"}, 1.5),
-        ({"endTime": "2026-01-31T12:00:02Z"}, 2.0),
-        ({}, 0.0),
+        ({"durationMs": "9000", "endTime": "2026-01-31T12:00:09Z"}, 4.0),
+        ({"endTime": "2026-01-31T12:00:07Z"}, 2.0),
     ],
 )
-def test_how_long_it_took(status: dict[str, Any], seconds: float) -> None:
-    record = record_of(details("SUCCEEDED", **status), RUN, None)
-    assert record.duration == datetime.timedelta(seconds=seconds)
+def test_how_long_its_last_attempt_took(status: dict[str, Any], seconds: float) -> None:
+    first = [step("RUNNING", "12:00:01"), step("FAILED", "12:00:02")]
+    again = [step("QUEUED", "12:00:02"), step("RUNNING", "12:00:05")]
+    record = record_of(details("SUCCEEDED", first, again, **status), RUN, None)
+    assert record.duration == record.ran_for == datetime.timedelta(seconds=seconds)
+    assert record.queued_for == datetime.timedelta(seconds=5)
 
 
 def test_times_are_read_to_the_microsecond() -> None:
