@@ -54,10 +54,28 @@ class InvokeActionDecoratedOperator(DecoratedOperator, InvokeActionOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Call the function, and invoke the action with what it returns."""
+        self._take(self._returned(context))
+        return InvokeActionOperator.execute(self, context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume with the request that the task had before it deferred: the function is called for it again.
+
+        `map_index_template`, the rendered fields and the lineage of the task read it. What the function
+        returned isn't kept in Airflow's database over the deferral, as it may hold secrets. The invocation
+        is what it is by now, so a function that fails this time doesn't fail the task.
+        """
+        try:
+            self._take(self._returned(context))
+        except Exception as error:
+            self.log.warning(
+                "The function failed as the task resumed; its parameters aren't known: %s", error
+            )
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def _returned(self, context: Context) -> object:
         context_merge(context, self.op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, context)
-        self._take(self.python_callable(*self.op_args, **kwargs))
-        return InvokeActionOperator.execute(self, context)
+        return self.python_callable(*self.op_args, **kwargs)
 
     def _take(self, returned: object) -> None:
         if returned is None:
@@ -80,7 +98,7 @@ def invoke_action_task(python_callable: Callable[..., Any] | None = None, **kwar
     `@task.invoke_action(action="find_anomalies", conn_id="roboto_default")`; all arguments of
     `InvokeActionOperator` are taken but `start_from_trigger`, and they are templated as there; what the
     function returns isn't. The task's result is the invocation, as the operator has it. The function is
-    called again when the task is retried.
+    called again when the task is retried, and when it resumes after a deferral.
 
     :param python_callable: the function: it returns the parameters, or a whole request.
     :raises ValueError: `start_from_trigger` is asked for: a function needs a worker.

@@ -55,3 +55,40 @@ def test_functions_say_what_to_invoke_with(hook: RobotoHook) -> None:
     ]
     assert records[1].timeout == 7
     assert [one["provenance"]["map_index"] for one in pushed] == [-1, -1, 0, 1]
+
+
+@pytest.mark.usefixtures("database")
+def test_a_resumed_task_knows_its_request_as_before(hook: RobotoHook) -> None:
+    action = script(hook, "sleep 3")
+    template = "{{ task.parameters['recording'] }} by {{ task.action }} in {{ task.timeout }} min"
+    with DAG("resumed", schedule=None) as dag:
+
+        @task.invoke_action(action="never", deferrable=True, map_index_template=template)
+        def check(recording: str) -> dict[str, Any]:
+            request = {"recording": recording}
+            return {"action": action, "parameters": request, "timeout": 7}
+
+        check.expand(recording=["a", "b"])
+    dag_run = run(dag)
+    # The action takes longer than `defer_after`, so both tasks have deferred and resumed.
+    assert dag_run.state == "success"
+    labels = {one.map_index: one.rendered_map_index for one in dag_run.get_task_instances()}
+    assert labels == {0: f"a by {action} in 7 min", 1: f"b by {action} in 7 min"}
+
+
+@pytest.mark.usefixtures("database")
+def test_a_function_that_fails_on_resume_does_not_fail_the_task(hook: RobotoHook) -> None:
+    action = script(hook, "sleep 0.5")
+    calls: list[int] = []
+    with DAG("resumed_once", schedule=None) as dag:
+
+        @task.invoke_action(action=action, deferrable=True, defer_after=0)
+        def once() -> dict[str, Any]:
+            calls.append(1)
+            if len(calls) > 1:
+                raise RuntimeError("the queue is empty")
+            return {"n": 1}
+
+        once()
+    dag_run = run(dag)
+    assert (dag_run.state, len(calls)) == ("success", 2)

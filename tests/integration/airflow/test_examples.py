@@ -72,7 +72,8 @@ def test_what_fails_is_checked_again_and_its_log_is_kept(hook: RobotoHook, tmp_p
     cut_off = (
         f'if [ "$ROBOTO_PARAM_recording" = b.mcap ] && mkdir {tmp_path}/seen; then echo cut off; exit 3; fi'
     )
-    register(hook, "check_recording", f"{cut_off} 2>/dev/null")
+    # Longer than `defer_after`: the tasks defer and resume, as they do with any real recording.
+    register(hook, "check_recording", f"sleep 3; {cut_off} 2>/dev/null")
     logs = tmp_path / "logs"
     dag_run = run(example("recording_checks"), {"recordings": ["a.mcap", "b.mcap"], "logs": f"file://{logs}"})
     assert dag_run.state == "success"
