@@ -9,7 +9,14 @@ from .compat import AirflowException, AirflowFailException
 from .exit_codes import is_beyond_retry, meaning_of
 from .model import InvocationStatus
 from .model.text import printable
-from .platform import NotFoundError, PermanentError, PlatformError, TransientError, UnauthorizedError
+from .platform import (
+    NotFoundError,
+    PermanentError,
+    PlatformError,
+    RequestConflictError,
+    TransientError,
+    UnauthorizedError,
+)
 from .stored import (
     MESSAGE_LIMIT,
     storable_detail,
@@ -40,6 +47,7 @@ class InvocationError(AirflowException):
          +-- InvocationDeadlyError      the platform has given it up
          +-- UnknownStatusError         it ended with a status that this version doesn't know
          +-- RequestRefusedError        the platform refuses the request; nothing was invoked
+         |    +-- InvocationConflictError  an earlier try has invoked something else
          +-- AccessRefusedError         the platform doesn't accept the connection's credentials
 
     A callback finds it in `context["exception"]`. Its texts are such as Airflow can store, and no longer
@@ -163,6 +171,15 @@ class RequestRefusedError(InvocationError, AirflowFailException):
     """
 
 
+class InvocationConflictError(RequestRefusedError):
+    """The task's invocation, which an earlier try has started, was asked for something else; not retried.
+
+    `invocation_id` is that invocation, which goes on, and `detail` names what differs: the action, the input,
+    the upload destination, the command, or parameters by their names. Values are left out, as they may be
+    secrets. Parameters that change with each try are named in the operator's `volatile_parameters`.
+    """
+
+
 class AccessRefusedError(InvocationError, AirflowFailException):
     """The platform doesn't accept the connection's credentials; the task isn't retried.
 
@@ -188,6 +205,7 @@ _BY_REASON: dict[Reason, type[InvocationError]] = {
 #: The first that fits decides.
 _BY_PLATFORM_ERROR: list[tuple[type[PlatformError], type[InvocationError]]] = [
     (UnauthorizedError, AccessRefusedError),
+    (RequestConflictError, InvocationConflictError),
     (NotFoundError, InvocationLostError),
     (PermanentError, RequestRefusedError),
     (TransientError, PlatformUnavailableError),
@@ -239,14 +257,28 @@ def error_of_outputs(
 
 
 def at(url: str) -> str:
-    """How a message ends that says where to look; nothing where there is no such page."""
-    return f" ({url})" if url else ""
+    """Return how a message ends that says where to look; nothing where there is no such page.
+
+    The URL stands last and bare: viewers would take a bracket or a full stop behind it for a part of it.
+    """
+    return f": {url}" if url else ""
 
 
-def error_about(error: PlatformError, what: str, invocation_id: str, url: str) -> InvocationError:
-    """How a task fails that asked the platform for something about an invocation; `what`, for a person."""
+def error_about(
+    error: PlatformError, what: str, invocation_id: str | None = None, url: str = ""
+) -> InvocationError:
+    """Return the public error for what a platform has answered: every such error is translated here.
+
+    :param what: what was asked for, for a person.
+    :param invocation_id: the invocation that was asked about; None: it wasn't about one, so that "not found"
+        is about something else and no invocation is lost.
+    """
     kind = next((kind for cause, kind in _BY_PLATFORM_ERROR if isinstance(error, cause)), InvocationError)
-    return kind(f"{what}: {error}{at(url)}", invocation_id=invocation_id, url=url)
+    if kind is InvocationLostError and invocation_id is None:
+        kind = RequestRefusedError
+    if isinstance(error, RequestConflictError):
+        invocation_id = error.invocation_id
+    return kind(f"{what}: {error}{at(url)}", invocation_id=invocation_id, url=url or None)
 
 
 def error_from_event(event: Mapping[str, Any]) -> InvocationError:

@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
+    InvocationConflictError,
     InvocationFailedError,
     InvocationLostError,
     PlatformUnavailableError,
@@ -322,6 +323,30 @@ async def test_a_retry_after_a_dead_worker_goes_on_with_what_that_had_invoked(
     invoked = await anyio.to_thread.run_sync(dies.execute, first.context)
     thread = when_begun(asking.folder, lambda: release(asking.folder))
     result = await outcome(operator(under_test.actions.waits, asking.folder, retries=3), second)
+    thread.join()
+    assert (result["invocation_id"], result["status"]) == (invoked["invocation_id"], "Completed")
+    assert executions(asking.folder) == 1
+
+
+async def test_a_retry_that_asks_for_something_else_is_refused_and_says_what(
+    hook: InvocationHook, under_test: PlatformUnderTest, asking: Asking
+) -> None:
+    first, second = tries_of(asking)
+    action = under_test.actions.waits
+    dies = operator(action, asking.folder, retries=3, wait=False)
+    invoked = await anyio.to_thread.run_sync(dies.execute, first.context)
+    elsewhere = asking.folder / "elsewhere"
+    error = await outcome(operator(action, elsewhere, retries=3), second)
+    assert type(error) is InvocationConflictError
+    assert (error.invocation_id, error.detail) == (
+        invoked["invocation_id"],
+        "parameter 'folder' (another value)",
+    )
+    assert str(elsewhere) not in str(error)
+    # A retry goes on all the same where the author says that this one changes.
+    changes = operator(action, elsewhere, retries=3, volatile_parameters=["folder"])
+    thread = when_begun(asking.folder, lambda: release(asking.folder))
+    result = await outcome(changes, second)
     thread.join()
     assert (result["invocation_id"], result["status"]) == (invoked["invocation_id"], "Completed")
     assert executions(asking.folder) == 1

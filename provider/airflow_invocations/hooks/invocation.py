@@ -15,11 +15,18 @@ from typing import Any, Protocol, TypeVar
 from airflow.sdk import BaseHook, Connection
 
 from ..compat import read_connection
+from ..exceptions import (
+    InvocationLostError,
+    PlatformUnavailableError,
+    RequestRefusedError,
+    at,
+    error_about,
+)
 from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
-from ..platform import InvocationPlatform
+from ..platform import InvocationPlatform, PlatformError
 from ..platform.base import web_address
 from ..sdk_calls import complete
-from ..waiting import cancel_and_confirm, log_pages
+from ..waiting import cancel_and_confirm, invoke_once, log_pages
 
 T = TypeVar("T")
 
@@ -128,6 +135,34 @@ class InvocationHook(BaseHook):
         """Run an async operation on an open client, from synchronous code.
 
         `hook.call(lambda platform: platform.get(invocation_id))`.
+
+        :raises InvocationError: as the platform answers: `AccessRefusedError` (the credentials),
+            `PlatformUnavailableError` (it doesn't answer), `RequestRefusedError` (anything else that would be
+            refused again, and a connection that is misconfigured).
+        """
+        return self._asked(operation, f"connection {self.conn_id!r}")
+
+    def _asked(
+        self,
+        operation: Callable[[InvocationPlatform], Awaitable[T]],
+        what: str,
+        invocation_id: str | None = None,
+    ) -> T:
+        """Run an operation; `what`, for a person, is what was asked for. Raises InvocationError."""
+        try:
+            self.get_conn()
+        except ValueError as error:
+            raise RequestRefusedError(f"{what}: {error}") from None
+        try:
+            return self.ask(operation)
+        except PlatformError as error:
+            url = self.url(invocation_id) if invocation_id else ""
+            raise error_about(error, what, invocation_id, url) from error
+
+    def ask(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
+        """Run an operation as `call` does, for this provider's own code, which handles platforms' errors.
+
+        :raises PlatformError: as the platform's methods do.
         """
         unopened = self.get_conn()
 
@@ -166,16 +201,34 @@ class InvocationHook(BaseHook):
             thread.shutdown(wait=False)
 
     def get_action(self, name: str) -> ActionRecord:
-        """An action in its newest version."""
-        return self.call(lambda platform: platform.get_action(name))
+        """Return an action in its newest version.
+
+        :raises RequestRefusedError: there is no such action.
+        :raises InvocationError: as `call` does.
+        """
+        return self._asked(lambda platform: platform.get_action(name), f"action {name!r}")
 
     def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
-        """Start an invocation; the one that has the request's `idempotency_id`, if there is one already."""
-        return self.call(lambda platform: platform.invoke(action, request))
+        """Start an invocation; return the one that has the request's `idempotency_id`, if there is one.
+
+        :raises InvocationConflictError: that one was asked for something else.
+        :raises RequestRefusedError: there is no such action, or its parameters don't fit.
+        :raises InvocationError: as `call` does.
+        """
+        return self._asked(
+            lambda platform: invoke_once(platform, action, request), f"action {action!r} was not invoked"
+        )
 
     def get(self, invocation_id: str) -> InvocationRecord:
-        """An invocation with its history."""
-        return self.call(lambda platform: platform.get(invocation_id))
+        """Return an invocation with its history.
+
+        :raises InvocationLostError: the platform knows no such invocation.
+        :raises InvocationError: as `call` does.
+        """
+        return self._about(invocation_id, lambda platform: platform.get(invocation_id))
+
+    def _about(self, invocation_id: str, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
+        return self._asked(operation, f"invocation {invocation_id}", invocation_id)
 
     def find(
         self,
@@ -193,16 +246,25 @@ class InvocationHook(BaseHook):
         :param iteration: an iteration of the task loop that the task is in, as Airflow's pages number it;
             None for all of them.
         :raises ValueError: for a task without its run, or a map index or an iteration without its task.
-        :raises UnsupportedError: the platform can't be asked that.
+        :raises RequestRefusedError: the platform can't be asked that.
+        :raises InvocationError: as `call` does.
         """
         if (task_id is not None and run_id is None) or (
             (map_index is not None or iteration is not None) and task_id is None
         ):
             raise ValueError("find: task_id needs run_id; map_index and iteration need task_id")
-        return self.call(lambda platform: platform.find(dag_id, run_id, task_id, map_index, limit, iteration))
+        return self._asked(
+            lambda platform: platform.find(dag_id, run_id, task_id, map_index, limit, iteration),
+            f"what DAG {dag_id!r} has invoked",
+        )
 
     def logs(self, invocation_id: str) -> list[LogRecord]:
-        """All log lines that there are now."""
+        """Return all log lines that there are now.
+
+        :raises InvocationLostError: the platform knows no such invocation.
+        :raises RequestRefusedError: the platform keeps no logs.
+        :raises InvocationError: as `call` does.
+        """
 
         async def everything(platform: InvocationPlatform) -> list[LogRecord]:
             lines: list[LogRecord] = []
@@ -210,24 +272,46 @@ class InvocationHook(BaseHook):
                 lines += page.items
             return lines
 
-        return self.call(everything)
+        return self._about(invocation_id, everything)
 
-    def cancel(self, invocation_id: str, patience: float = 60.0) -> InvocationRecord | None:
-        """Cancel an invocation and wait until the platform confirms; None: it knows no such invocation.
+    def cancel(self, invocation_id: str, patience: float = 60.0) -> InvocationRecord:
+        """Cancel an invocation, wait until the platform confirms, and return its last record.
 
-        Raises:
-            TimeoutError: not confirmed after `patience` seconds.
-            CannotStopError: it runs, was asked to stop, and can't be made to (`capabilities.cancel`).
+        One that has ended stays as it is.
+
+        :param patience: seconds for which the platform is asked.
+        :raises InvocationLostError: the platform knows no such invocation.
+        :raises PlatformUnavailableError: it hasn't confirmed after `patience` seconds.
+        :raises RequestRefusedError: the invocation runs, was asked to stop, and can't be made to.
+        :raises InvocationError: as `call` does.
         """
-        return self.call(lambda platform: cancel_and_confirm(platform, invocation_id, patience))
+        url = self.url(invocation_id)
+        try:
+            record = self._about(
+                invocation_id, lambda platform: cancel_and_confirm(platform, invocation_id, patience)
+            )
+        except TimeoutError as error:
+            raise PlatformUnavailableError(
+                f"invocation {invocation_id}: its cancel isn't confirmed after {patience:g} s{at(url)}",
+                invocation_id=invocation_id,
+                url=url,
+            ) from error
+        if record is None:
+            raise InvocationLostError(
+                f"invocation {invocation_id}: the platform doesn't know it{at(url)}",
+                invocation_id=invocation_id,
+                url=url,
+            )
+        return record
 
     def outputs(self, invocation_id: str) -> Any:
-        """What a completed invocation has returned, as JSON types.
+        """Return what a completed invocation has returned, as JSON types.
 
-        Raises:
-            UnsupportedError: the platform keeps no such thing.
+        :raises InvocationLostError: the platform knows no such invocation.
+        :raises RequestRefusedError: the platform keeps no such thing, as the invocation API doesn't.
+        :raises InvocationError: as `call` does.
         """
-        return self.call(lambda platform: platform.outputs(invocation_id))
+        return self._about(invocation_id, lambda platform: platform.outputs(invocation_id))
 
     def url(self, invocation_id: str) -> str:
         """Where a person can look at an invocation, http(s) or empty; nothing is asked for it."""
@@ -240,7 +324,7 @@ class InvocationHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Whether the platform answers and accepts the token, and a sentence about it."""
         try:
-            return True, self.call(lambda platform: platform.check())
+            return True, self.ask(lambda platform: platform.check())
         except Exception as error:
             return False, str(error)
 

@@ -30,14 +30,17 @@ class RobotoHook(InvocationHook):
     hook_name = "Roboto (invocation API)"
 
     def dataset(self, name: str) -> DatasetRecord:
-        """The dataset of a name, the oldest if there are several; it is made where there is none."""
+        """Return the dataset of a name, the oldest if there are several; it is made where there is none.
+
+        :raises InvocationError: as `call` does.
+        """
         return self.call(lambda platform: _roboto(platform).dataset(name))
 
     def find_files(self, query: str) -> list[FileRecord]:
         """The files that a RoboQL query selects, such as `dataset_id = "ds_1" AND tags CONTAINS "report"`.
 
-        Raises:
-            InvalidRequestError: the query isn't understood; the message points at the character.
+        :raises RequestRefusedError: the query isn't understood; the message points at the character.
+        :raises InvocationError: as `call` does.
         """
         return self.call(lambda platform: _roboto(platform).find_files(query))
 

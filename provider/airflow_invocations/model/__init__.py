@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         CreateActionRequest,
         OpenActionRecord,
     )
+    from .digests import canonical_json, digests_of
     from .invocation import (
         UNSPECIFIED_DATA_SOURCE,
         DataSelector,
@@ -147,8 +148,10 @@ __all__ = [
     "UpdateActionRequest",
     "UploadDestination",
     "UploadDestinationType",
+    "canonical_json",
     "compute_new_owner",
     "default_misfit",
+    "digests_of",
     "fit_parameters",
     "get_status_definition",
     "read_text",
@@ -161,8 +164,8 @@ __all__ = [
 
 #: Where the names are looked for, in this order: first what costs least.
 _MODULES = (
-    "wire", "status", "parameter_types", "action", "parameters", "provenance", "invocation", "query",
-    "updates",
+    "wire", "status", "parameter_types", "action", "parameters", "digests", "provenance", "invocation",
+    "query", "updates",
 )  # fmt: skip
 
 

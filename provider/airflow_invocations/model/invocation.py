@@ -190,6 +190,19 @@ class InvocationRecord(WireModel):
     status: list[StatusRecord] = []
     duration: datetime.timedelta = datetime.timedelta()
     timeout: int
+    #: Not part of the API's records.
+    _parameter_digests: dict[str, str] | None = pydantic.PrivateAttr(default=None)
+
+    @property
+    def parameter_digests(self) -> dict[str, str] | None:
+        """Digests of the parameters (`digests_of`), where a platform keeps no values."""
+        return self._parameter_digests
+
+    def with_parameter_digests(self, digests: dict[str, str] | None) -> InvocationRecord:
+        """Return the same record with these digests."""
+        record = self.model_copy()
+        record._parameter_digests = digests
+        return record
 
     @property
     def current(self) -> StatusRecord:

@@ -17,7 +17,6 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from ..compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
 from ..exceptions import (
     InvocationTimedOutError,
-    at,
     error_from_event,
     error_of,
     error_of_outputs,
@@ -37,7 +36,6 @@ from ..waiting import (
     Waiting,
     cancel_and_confirm,
     outlast,
-    started_by_earlier_try,
     was_cancelled_by_clear,
 )
 from .arguments import REQUEST_ARGUMENTS, destination_of, place_of
@@ -45,7 +43,7 @@ from .cancel import cancelled_on_failure
 from .checked import CheckedTask
 from .context import identity_of, loop_position_of, provenance_of
 from .in_worker import end_at_deadline, ends_within, wait_for_end
-from .results import INVOCATION_ID_KEY, result_of
+from .results import INVOCATION_ID_KEY, invoked_line, result_of
 from .submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from .workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
 
@@ -113,6 +111,10 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
     :param deferrable: wait in the triggerer, without a worker. Default: `[operators] default_deferrable`.
     :param poll_interval: seconds between two looks at the invocation, where the platform doesn't push.
     :param stream_logs: show the action's log lines in the task's log as they come.
+    :param volatile_parameters: names of parameters whose values may change from one try to the next, as one
+        with a template of `ti.try_number` does. A retry goes on with the invocation of the try before only
+        if it was asked for the same; these aren't compared, nor are env_vars, the timeout, the compute
+        requirements and the version of the action.
     :param durable: retries go on with the invocation of the try before. False: each try invokes anew.
     :param cancel_on_kill: cancel the invocation when the task is killed, or its time is over.
     :param outage_limit: seconds for which the platform may be out of reach before the task fails.
@@ -155,6 +157,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         "outage_limit",
         "queue_timeout",
         "defer_after",
+        "volatile_parameters",
     )
 
     def __init__(
@@ -174,6 +177,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         poll_interval: float = 5.0,
         stream_logs: bool = True,
         durable: bool = True,
+        volatile_parameters: Sequence[str] = (),
         cancel_on_kill: bool = True,
         outage_limit: float = OUTAGE_LIMIT,
         queue_timeout: float | None = None,
@@ -196,6 +200,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         self.poll_interval = poll_interval
         self.stream_logs = stream_logs
         self.durable = durable
+        self.volatile_parameters = volatile_parameters
         self.cancel_on_kill = cancel_on_kill
         self.outage_limit = outage_limit
         self.queue_timeout = queue_timeout
@@ -225,11 +230,8 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             push_xcom(context["ti"], TRY_KEY, provenance.try_number)
             for key, link in links_of(self).items():
                 push_xcom(context["ti"], key, link)
-        what = (
-            "an earlier try invoked" if started_by_earlier_try(record, provenance.try_number) else "invoked"
-        )
         url = hook.url(record.invocation_id)
-        self.log.info("%s action %s: invocation %s%s", what, self.action, record.invocation_id, at(url))
+        self.log.info("%s", invoked_line(self.action, record, provenance.try_number, url))
         if not self.wait:
             return result_of(record, url, provenance)
         if self.deferrable and not self._ends_soon(hook, record):
@@ -328,6 +330,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 "queue_timeout": self.queue_timeout,
                 "wait": self.wait,
                 "durable": self.durable,
+                "volatile_parameters": list(self.volatile_parameters),
                 "keeps_result": bool(self.do_xcom_push),
             },
         )
@@ -356,7 +359,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         cancelled: list[str] = []
         if self.cancel_on_kill:
             try:
-                cancelled = hook.call(cancel)
+                cancelled = hook.ask(cancel)
             except (TimeoutError, PlatformError) as error:
                 self.log.error("its invocation could not be cancelled: %s", error or "no answer")
         what = f"cancelled: {', '.join(cancelled)}" if cancelled else "nothing of it was under way"
@@ -386,12 +389,13 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             provenance=provenance,
             idempotency_ids=self._idempotency_ids(context, tries),
             earlier_ids=identity_of(context).earlier_ids(tries) if sees_to_earlier else (),
+            volatile_parameters=self.volatile_parameters,
             patience=min(SUBMIT_PATIENCE, self.outage_limit),
             warn=self.log.warning,
         )
         invoking = self._invoking = _Invoking(hook, context)
         try:
-            record = hook.call(lambda platform: submit(platform, submission, invoking.know))
+            record = hook.ask(lambda platform: submit(platform, submission, invoking.know))
         except PlatformError as error:
             raise error_of_submission(error, self.action, where) from error
         self._invoked_at = time.time()
@@ -403,7 +407,9 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         """The record of an invocation that has ended now; None: it isn't known, or can't be stopped."""
         self.log.warning("cancelling invocation %s", invoking.invocation_id)
         try:
-            record = invoking.hook.cancel(invoking.invocation_id, patience=_KILL_PATIENCE)
+            record = invoking.hook.ask(
+                lambda platform: cancel_and_confirm(platform, invoking.invocation_id, _KILL_PATIENCE)
+            )
         except CannotStopError as error:
             self.log.warning("%s", error)
             return None
@@ -521,7 +527,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         if not hook.get_conn().capabilities.outputs:
             return None
         try:
-            return hook.call(
+            return hook.ask(
                 lambda platform: outlast(lambda: platform.outputs(invocation_id), self.outage_limit)
             )
         except UnsupportedError as error:

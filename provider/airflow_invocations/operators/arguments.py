@@ -192,6 +192,14 @@ def _parameters(value: object) -> dict[str, Any]:
     return dict(value)
 
 
+def _names(value: object) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise TypeError(f"it is {value!r}; allowed: a list of parameters' names")
+    if wrong := [name for name in value if not isinstance(name, str) or not name]:
+        raise TypeError(f"it has {wrong[0]!r}; allowed: a list of parameters' names")
+    return list(value)
+
+
 def _input(value: object) -> list[str] | InvocationInput:
     match value:
         case model.InvocationInput():
@@ -286,6 +294,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "compute_requirements": _record("ComputeRequirements"),
     "container_parameters": _record("ContainerParameters"),
     "timeout": _count(1, "whole minutes"),
+    "volatile_parameters": _names,
     "poll_interval": _seconds(0.1, _DAY),
     "outage_limit": _seconds(0, 30 * _DAY),
     "queue_timeout": _seconds(1, 30 * _DAY),

@@ -73,7 +73,7 @@ class CancelInvocationOperator(CheckedTask, BaseOperator):
             self.log.info("nothing was invoked, nothing is cancelled")
             return {}
         hook = self._hook()
-        outcomes = hook.call(partial(cancel_all, ids=ids, patience=self.patience))
+        outcomes = hook.ask(partial(cancel_all, ids=ids, patience=self.patience))
         statuses: dict[str, str | None] = {}
         for invocation_id, outcome in outcomes.items():
             if isinstance(outcome, Exception):
@@ -118,7 +118,7 @@ def cancelled_on_failure(
             operator.log.warning("The task fails after it has invoked; its retry goes on with %s", named)
         elif getattr(operator, "cancel_on_kill", True):
             operator.log.warning("The task fails after it has invoked; cancelling %s", named)
-            outcomes = hook.call(partial(cancel_all, ids=invocation_ids, patience=_FAILURE_PATIENCE))
+            outcomes = hook.ask(partial(cancel_all, ids=invocation_ids, patience=_FAILURE_PATIENCE))
             for invocation_id, outcome in outcomes.items():
                 if isinstance(outcome, Exception):
                     why = outcome or "no answer"

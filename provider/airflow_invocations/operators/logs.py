@@ -127,7 +127,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
             await log.show_page(list(last))
             return len(last)
 
-        return hook.call(show)
+        return hook.ask(show)
 
     def _last_that_fit(self, hook: InvocationHook, invocation_id: str) -> tuple[list[str], int]:
         """The last lines, in all no larger than `max_bytes`, and how many more were wanted."""
@@ -141,7 +141,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
             while size > self.max_bytes:
                 size -= _bytes_in_xcom(kept.popleft())
 
-        total = hook.call(lambda platform: _each_line(platform, invocation_id, keep))
+        total = hook.ask(lambda platform: _each_line(platform, invocation_id, keep))
         wanted = total if self.tail is None else min(total, self.tail)
         lines = list(kept)[max(0, len(kept) - wanted) :]
         return lines, wanted - len(lines)
@@ -166,7 +166,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
                 file.write(f"{line}\n")
 
             take = write if self.tail is None else last.append
-            count = hook.call(lambda platform: _each_line(platform, invocation_id, take))
+            count = hook.ask(lambda platform: _each_line(platform, invocation_id, take))
             for line in last:
                 write(line)
         if count == 0:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
+from ..exceptions import at
 from ..stored import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storable_name, storable_token
+from ..waiting import started_by_earlier_try
 
 if TYPE_CHECKING:
     from ..model import DagRunProvenance, InvocationRecord
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 INVOCATION_ID_KEY = "invocation_id"
 
 _log = logging.getLogger(__name__)
+
+
+def invoked_line(action: str, record: InvocationRecord, try_number: int, url: str) -> str:
+    """Return the line of a task's log that says what it has invoked, or goes on with."""
+    who = "An earlier try invoked" if started_by_earlier_try(record, try_number) else "Invoked"
+    return f"{who} {action} as {record.invocation_id}{at(url)}"
 
 
 def result_of(

@@ -166,7 +166,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
 
     def _cancel(self, hook: InvocationHook) -> None:
         self.log.warning("cancelling %d invocations", len(self._under_way))
-        outcomes = hook.call(partial(cancel_all, ids=self._under_way, patience=_KILL_PATIENCE))
+        outcomes = hook.ask(partial(cancel_all, ids=self._under_way, patience=_KILL_PATIENCE))
         for invocation_id, outcome in outcomes.items():
             if isinstance(outcome, Exception):
                 self.log.error("invocation %s could not be cancelled: %s", invocation_id, outcome)
@@ -208,7 +208,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
             return [(one, by_id.get(one.invocation_id)) for one in records]
 
         try:
-            pairs = hook.call(invoke)
+            pairs = hook.ask(invoke)
         except PlatformError as error:
             raise error_about(
                 error, f"{place_of(self)}: the failed ones", ids[0], hook.url(ids[0])
@@ -227,7 +227,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
         if not hook.get_conn().capabilities.outputs or not ids:
             return {}
         try:
-            return hook.call(partial(_outputs_of, ids=ids, patience=self.outage_limit))
+            return hook.ask(partial(_outputs_of, ids=ids, patience=self.outage_limit))
         except PlatformError as error:
             what = f"{place_of(self)}: what they have returned"
             raise error_about(error, what, ids[0], hook.url(ids[0])) from error

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import model
-from ..exceptions import AccessRefusedError, InvocationError, PlatformUnavailableError, RequestRefusedError
+from ..exceptions import (
+    AccessRefusedError,
+    InvocationConflictError,
+    InvocationError,
+    PlatformUnavailableError,
+    RequestRefusedError,
+)
 from ..model import MAX_PAGE_SIZE
 from ..platform import (
     ConflictError,
     InvocationPlatform,
     PermanentError,
     PlatformError,
+    RequestConflictError,
     TransientError,
     UnauthorizedError,
 )
@@ -44,6 +51,8 @@ class Submission:
     idempotency_ids: Sequence[str]
     #: What the task invoked before it was cleared is known as; what of it still goes on is cancelled.
     earlier_ids: Sequence[str] = ()
+    #: Names of parameters that may change from one try to the next.
+    volatile_parameters: Collection[str] = ()
     #: Seconds for which the platform may be out of reach.
     patience: float = SUBMIT_PATIENCE
     #: Hears what the task's log should say.
@@ -88,7 +97,12 @@ async def submit(
     await _cancel_earlier(platform, submission)
     record = await outlast(
         lambda: find_or_create(
-            platform, values["action"], request, submission.idempotency_ids, provenance.try_number
+            platform,
+            values["action"],
+            request,
+            submission.idempotency_ids,
+            provenance.try_number,
+            submission.volatile_parameters,
         ),
         patience,
     )
@@ -113,14 +127,24 @@ def error_of_submission(error: PlatformError, action: str, where: str) -> Invoca
     refused = f"action {action!r} was not invoked"
     match error:
         case UnauthorizedError():
-            return AccessRefusedError(f"{refused}: {error} ({where})", action=action)
+            return AccessRefusedError(f"{refused}: {error}; {where}", action=action)
+        case RequestConflictError():
+            return InvocationConflictError(
+                f"{refused}: an earlier try of this task has started another one: {error}. Clear the task to "
+                "invoke it as it is asked for now, undo the change, or name parameters that change with each "
+                f"try in volatile_parameters; {where}",
+                action=action,
+                invocation_id=error.invocation_id,
+                detail="; ".join(error.differences),
+            )
         case ConflictError():
-            why = "an earlier try invoked another action; clear the task to begin anew"
-            return RequestRefusedError(f"{refused}: {why}: {error} ({where})", action=action)
+            return RequestRefusedError(
+                f"{refused}: {error}; clear the task to start over; {where}", action=action
+            )
         case TransientError():
             unknown = f"action {action!r}: the platform doesn't answer; a retry asks again"
-            return PlatformUnavailableError(f"{unknown}: {error} ({where})", action=action)
-    return RequestRefusedError(f"{refused}: {error} ({where})", action=action)
+            return PlatformUnavailableError(f"{unknown}: {error}; {where}", action=action)
+    return RequestRefusedError(f"{refused}: {error}; {where}", action=action)
 
 
 async def _cancel_earlier(platform: InvocationPlatform, submission: Submission) -> None:

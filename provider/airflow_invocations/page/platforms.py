@@ -293,7 +293,7 @@ class Platforms:
                 found = await asyncio.gather(*(one(platform, question) for question in questions))
             return dict(zip(questions, found, strict=True))
 
-        return hook.call(each)
+        return hook.ask(each)
 
     # -- what a person has opened
 
@@ -309,7 +309,7 @@ class Platforms:
             async with asyncio.timeout(PATIENCE):
                 return await operation(platform)
 
-        asking = self._persons.submit(lambda: self._hook(conn_id).call(in_time))
+        asking = self._persons.submit(lambda: self._hook(conn_id).ask(in_time))
         asking.add_done_callback(lambda _: self._waiting.release())
         try:
             return asking.result(timeout=PATIENCE)

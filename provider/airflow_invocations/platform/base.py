@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -51,6 +51,8 @@ class PlatformError(Exception):
               +-- NotFoundError       404
               +-- InvalidRequestError 400, 413, and what is refused before it is sent
               +-- ConflictError       409
+              |    +-- RepeatedIdError       the idempotency id has an invocation: it has to be compared
+              |    +-- RequestConflictError  it has one that was asked for something else
               +-- LimitExceededError  403
               +-- UnsupportedError    501
               +-- CannotStopError     what runs can't be stopped from outside
@@ -99,6 +101,32 @@ class InvalidRequestError(PermanentError):
 
 class ConflictError(PermanentError):
     """Something is there already that can't be there twice."""
+
+
+class RepeatedIdError(ConflictError):
+    """The idempotency id belongs to an invocation, and the platform doesn't say whether to this one.
+
+    Attributes:
+        record: the invocation that has the id.
+    """
+
+    def __init__(self, message: str, record: InvocationRecord) -> None:
+        super().__init__(message)
+        self.record = record
+
+
+class RequestConflictError(ConflictError):
+    """The idempotency id belongs to an invocation that was asked for something else.
+
+    Attributes:
+        invocation_id: the invocation that has the id.
+        differences: what isn't the same, such as "parameter 'speed' (another value)"; no values.
+    """
+
+    def __init__(self, invocation_id: str, differences: Sequence[str]) -> None:
+        super().__init__(f"invocation {invocation_id} was asked for something else: {'; '.join(differences)}")
+        self.invocation_id = invocation_id
+        self.differences = list(differences)
 
 
 class LimitExceededError(PermanentError):

@@ -42,6 +42,7 @@ from .base import (
     PermanentError,
     PlatformError,
     RateLimitedError,
+    RepeatedIdError,
     Told,
     TransientError,
     UnauthorizedError,
@@ -251,11 +252,34 @@ class RobotoPlatform:
         return _read(ActionRecord, await self._call("GET", f"v1/actions/{_segment(name)}"))
 
     async def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
-        """Start an invocation; the one that has the request's `idempotency_id`, if there is one already."""
+        """Start an invocation; the one that has the request's `idempotency_id`, if there is one already.
+
+        A platform may answer a repeated id with 409, always or where the request differs: the id is then
+        looked up, and who asks compares.
+
+        Raises:
+            RepeatedIdError: the id has an invocation.
+        """
         path = f"v1/actions/{_segment(action)}/invoke"
         idempotent = request.idempotency_id is not None
-        data = await self._call("POST", path, body=request.wire(), idempotent=idempotent)
+        try:
+            data = await self._call("POST", path, body=request.wire(), idempotent=idempotent)
+        except ConflictError as conflict:
+            record = await self._invoked_under(request.idempotency_id)
+            if record is None:
+                raise
+            raise RepeatedIdError(str(conflict), record) from conflict
         return _read_record(data)
+
+    async def _invoked_under(self, idempotency_id: str | None) -> InvocationRecord | None:
+        """Return the invocation that has an idempotency id; None: there is none, or no id."""
+        if idempotency_id is None:
+            return None
+        condition = _any_of("idempotency_id", [idempotency_id])
+        async for page in self._pages(_RecordPage, {"condition": condition}, 1):
+            for record in page.items:
+                return await self.get(record.invocation_id)
+        return None
 
     async def get(self, invocation_id: str) -> InvocationRecord:
         """An invocation with its history."""

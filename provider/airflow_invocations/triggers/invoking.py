@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
@@ -15,7 +15,6 @@ from ..compat import AirflowFailException
 from ..exceptions import (
     InvocationError,
     RequestRefusedError,
-    at,
     error_of,
     error_of_outputs,
     raise_unless_completed,
@@ -25,7 +24,7 @@ from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..model import DagRunProvenance, InvocationRecord
 from ..operators.arguments import REQUEST_ARGUMENTS
 from ..operators.context import identity_of, provenance_of
-from ..operators.results import INVOCATION_ID_KEY, result_of
+from ..operators.results import INVOCATION_ID_KEY, invoked_line, result_of
 from ..operators.submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from ..platform import InvocationPlatform, PlatformError, UnsupportedError
 from ..stored import trigger_event
@@ -45,7 +44,6 @@ from ..waiting import (
     outlast,
     read_end,
     record_of,
-    started_by_earlier_try,
 )
 from .killing import CancellingTrigger
 from .task import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
@@ -87,6 +85,7 @@ class InvokeActionTrigger(CancellingTrigger):
         queue_timeout: float | None = None,
         wait: bool = True,
         durable: bool = True,
+        volatile_parameters: Sequence[str] = (),
         keeps_result: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -106,6 +105,7 @@ class InvokeActionTrigger(CancellingTrigger):
         self.queue_timeout = queue_timeout
         self.wait = wait
         self.durable = durable
+        self.volatile_parameters = volatile_parameters
         self.keeps_result = keeps_result
         self._submitting: asyncio.Task[InvocationRecord] | None = None
         self._url = ""
@@ -127,6 +127,7 @@ class InvokeActionTrigger(CancellingTrigger):
                 "queue_timeout": self.queue_timeout,
                 "wait": self.wait,
                 "durable": self.durable,
+                "volatile_parameters": list(self.volatile_parameters),
                 "keeps_result": self.keeps_result,
             },
         )
@@ -213,6 +214,7 @@ class InvokeActionTrigger(CancellingTrigger):
             provenance=provenance,
             idempotency_ids=identity.idempotency_ids(tries) if self.durable else [str(instance.id)],
             earlier_ids=identity.earlier_ids(tries) if sees_to_earlier else (),
+            volatile_parameters=self.volatile_parameters,
             patience=min(SUBMIT_PATIENCE, self.outage_limit),
             warn=self.log.warning,
         )
@@ -233,8 +235,7 @@ class InvokeActionTrigger(CancellingTrigger):
         await push_xcom(self, URL_KEY, self._url)
         self._logs_url = unopened.logs_url(record.invocation_id)
         await push_xcom(self, LOGS_URL_KEY, self._logs_url)
-        what = "an earlier try invoked" if started_by_earlier_try(record, tries) else "invoked"
-        self.log.info("%s action %s: invocation %s%s", what, self.action, record.invocation_id, at(self._url))
+        self.log.info("%s", invoked_line(self.action, record, tries, self._url))
         return record
 
     async def _follow(self, hook: InvocationHook, record: InvocationRecord, log: ActionLog) -> Waiting:

@@ -3,6 +3,7 @@
 `waiting.feed`, which only triggers of events need, is imported by itself: DAG files import all of this.
 """
 
+from .adoption import check_adopted, invoke_once
 from .cancelling import cancel_and_confirm
 from .following import GivenUp, Reason, Waiting, follow, record_of
 from .hub import Behind, Connect, Lines, Notice
@@ -39,9 +40,11 @@ __all__ = [
     "UnshownRecords",
     "Waiting",
     "cancel_and_confirm",
+    "check_adopted",
     "endings",
     "find_or_create",
     "follow",
+    "invoke_once",
     "log_pages",
     "number_wanted",
     "outlast",

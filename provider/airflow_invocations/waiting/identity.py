@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .. import model
 from ..model import InvocationStatus
-from ..platform.base import ConflictError, InvocationPlatform
+from ..platform.base import ConflictError, InvocationPlatform, RepeatedIdError
+from .adoption import check_adopted
 
 if TYPE_CHECKING:
     from ..model import InvocationRecord, InvocationRequest
@@ -84,24 +85,35 @@ async def find_or_create(
     request: InvocationRequest,
     idempotency_ids: Iterable[str],
     try_number: int,
+    volatile: Collection[str] = (),
 ) -> InvocationRecord:
     """The invocation that this try goes on with: the first one that no earlier try has seen fail.
 
     It asks for one id after the other; the platform answers with what has that id already, or starts it.
-    One request is enough unless an earlier try's invocation has failed.
+    One request is enough unless an earlier try's invocation has failed. What another try has started is
+    adopted only if it was asked for the same (`check_adopted`). Within one try the request is rendered again
+    when a triggerer takes over from another one, and that isn't a reason to refuse its own invocation.
+
+    :param volatile: names of parameters that may change from one try to the next.
 
     Raises:
-        ConflictError: the id belongs to an invocation of another action.
+        RequestConflictError: the invocation was asked for something else.
+        ConflictError: the id belongs to an invocation of another action, or no id is left.
         PlatformError: as `platform.invoke` does.
     """
     for idempotency_id in idempotency_ids:
         named = request.model_copy(update={"idempotency_id": idempotency_id})
-        record = await platform.invoke(action, named)
-        if not (_has_failed(record) and started_by_earlier_try(record, try_number)):
-            return record
+        try:
+            record = await platform.invoke(action, named)
+        except RepeatedIdError as repeated:
+            record = repeated.record
+        if _has_failed(record) and started_by_earlier_try(record, try_number):
+            continue
+        if record.provenance.source.source_id != request.invocation_source_id:
+            check_adopted(record, action, named, platform.capabilities, volatile)
+        return record
     raise ConflictError(
-        f"every id that try {try_number} may use belongs to an invocation that has failed; clear the task "
-        "to begin anew"
+        f"every idempotency id that try {try_number} may use belongs to an invocation that has failed"
     )
 
 

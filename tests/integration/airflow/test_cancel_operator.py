@@ -76,7 +76,7 @@ def test_an_invocation_that_has_no_page_leaves_no_empty_brackets() -> None:
     operator = CancelInvocationOperator(task_id="cancel", invocation_ids="iv_1")
     said = "invocation iv_1: its cancel isn't confirmed after 60 s"
     assert str(operator._error(TimeoutError(), "iv_1", "")) == said
-    assert str(operator._error(TimeoutError(), "iv_1", "http://h/1")) == f"{said} (http://h/1)"
+    assert str(operator._error(TimeoutError(), "iv_1", "http://h/1")) == f"{said}: http://h/1"
 
 
 def test_what_names_no_invocation_is_refused_at_parse() -> None:

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
+    InvocationConflictError,
     InvocationFailedError,
     InvocationTimedOutError,
     RequestRefusedError,
@@ -149,8 +150,9 @@ def test_another_action_under_the_same_identity_is_refused_and_says_what_to_do(h
     instance.start()
     instance.arguments["action"] = script(hook, "true")
     _, error = instance.run()
-    assert type(error) is RequestRefusedError
-    assert "clear the task to begin anew" in str(error)
+    assert type(error) is InvocationConflictError
+    assert "Clear the task to invoke it as it is asked for now" in str(error)
+    assert error.detail.startswith("action (")
     assert count(hook, instance.arguments["action"]) == 0
 
 

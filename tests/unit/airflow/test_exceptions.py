@@ -79,7 +79,7 @@ def test_the_exception_knows_what_a_callback_wants_to_know() -> None:
             ended(InvocationStatus.Failed, "exit code 3: no such topic", 3), URL, ["a", "b"]
         )
     error = raised.value
-    assert str(error) == f"action 'a', invocation iv_1: Failed: exit code 3: no such topic ({URL})"
+    assert str(error) == f"action 'a', invocation iv_1: Failed: exit code 3: no such topic: {URL}"
     assert (error.action, error.invocation_id, error.status) == ("a", "iv_1", "Failed")
     assert (error.detail, error.exit_code) == ("exit code 3: no such topic", 3)
     assert (error.log_tail, error.url) == (["a", "b"], URL)
@@ -115,7 +115,7 @@ def test_an_exit_code_decides_whether_a_retry_can_help_and_the_error_says_why(
     assert type(raised.value) is kind
     assert issubclass(kind, AirflowFailException) is (code in (64, 65, 78))
     assert raised.value.exit_code == code
-    assert (meaning or f"Failed: exit code {code}: x (http") in str(raised.value)
+    assert (meaning or f"Failed: exit code {code}: x: http") in str(raised.value)
 
 
 def test_an_exit_code_says_nothing_of_what_was_cancelled() -> None:

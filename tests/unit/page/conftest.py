@@ -173,7 +173,7 @@ class FakeHook:
             raise self._world.broken[self._conn_id]
         return self._world.types[self._conn_id]
 
-    def call(self, operation: Callable[[Any], Any]) -> Any:
+    def ask(self, operation: Callable[[Any], Any]) -> Any:
         platform = self._world.platforms[self._conn_id]
         return InvocationHook.run(lambda: operation(platform))
 

@@ -16,7 +16,13 @@ from airflow_invocations.model import (
     InvocationSource,
     InvocationStatus,
 )
-from airflow_invocations.platform import ConflictError, UnavailableError
+from airflow_invocations.platform import (
+    Capabilities,
+    ConflictError,
+    RepeatedIdError,
+    RequestConflictError,
+    UnavailableError,
+)
 from airflow_invocations.waiting import (
     TaskIdentity,
     find_or_create,
@@ -121,6 +127,10 @@ def record(status: InvocationStatus, request: InvocationRequest, invocation_id: 
 class RememberingPlatform:
     """A platform of one method: one invocation for each idempotency id, as the protocol has it."""
 
+    capabilities = Capabilities()
+    #: Whether it answers a repeated id with 409 instead of the record.
+    refuses_repeated = False
+
     def __init__(self) -> None:
         self.by_id: dict[str, InvocationRecord] = {}
         self.requests: Counter[str] = Counter()
@@ -132,6 +142,8 @@ class RememberingPlatform:
         self.requests[key] += 1
         if key not in self.by_id:
             self.by_id[key] = record(S.Queued, request, f"iv_{len(self.by_id)}")
+        elif self.refuses_repeated:
+            raise RepeatedIdError("409", self.by_id[key])
         if self.loses_answers:
             self.loses_answers -= 1
             raise UnavailableError("the answer was lost")
@@ -208,11 +220,37 @@ async def test_what_this_very_try_has_started_is_its_own_however_soon_it_failed(
 
 async def test_a_platform_that_answers_the_same_failure_for_every_id_is_not_asked_for_ever() -> None:
     class Stuck:
+        capabilities = Capabilities()
+
         async def invoke(self, action: str, request_: InvocationRequest) -> InvocationRecord:
             return record(S.Failed, request(1), "iv_0")
 
-    with pytest.raises(ConflictError, match="clear the task"):
+    with pytest.raises(ConflictError, match="that try 3 may use belongs to an invocation that has failed"):
         await walk(Stuck(), 3)
+
+
+async def test_where_a_repeated_id_is_refused_the_walk_is_the_same() -> None:
+    platform = RememberingPlatform()
+    platform.refuses_repeated = True
+    assert await walk(platform, 1) == "iv_0"
+    assert await walk(platform, 2) == "iv_0"
+    platform.end("iv_0", S.Failed)
+    assert await walk(platform, 2) == "iv_1"
+    assert len(platform.by_id) == 2
+
+
+async def test_what_another_try_has_started_is_adopted_only_if_it_is_the_same() -> None:
+    platform = RememberingPlatform()
+    await walk(platform, 1)
+    asked = request(2).model_copy(update={"parameter_values": {"n": 2}})
+    with pytest.raises(RequestConflictError, match="parameter 'n'"):
+        await find_or_create(platform, "a", asked, IDENTITY.idempotency_ids(2), 2)  # type: ignore[arg-type]
+    found = await find_or_create(platform, "a", asked, IDENTITY.idempotency_ids(2), 2, ["n"])  # type: ignore[arg-type]
+    assert found.invocation_id == "iv_0"
+    # The same try may render its request again: it goes on with its own invocation.
+    again = request(1).model_copy(update={"parameter_values": {"n": 3}})
+    found = await find_or_create(platform, "a", again, IDENTITY.idempotency_ids(1), 1)  # type: ignore[arg-type]
+    assert found.invocation_id == "iv_0"
 
 
 def test_who_started_an_invocation_is_read_from_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,8 @@ from ...model import (
     SourceProvenance,
     StatusRecord,
     StatusSnapshot,
+    canonical_json,
+    digests_of,
 )
 from ...model.invocation import elapsed
 from .inputs import variables_of
@@ -39,6 +42,7 @@ _IDEMPOTENCY_ID = "airflow_idempotency_id"
 _SOURCE_TYPE = "airflow_source_type"
 _SOURCE_ID = "airflow_source_id"
 _PROVENANCE = "airflow_provenance"
+_PARAMETERS = "airflow_parameter_digests"
 
 #: What Kubernetes takes as a label's value. With another one Flyte takes a run, and never starts it.
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -72,6 +76,10 @@ def run_spec_of(request: InvocationRequest) -> Json:
         _SOURCE_ID: source.source_id if source else request.invocation_source_id,
         _IDEMPOTENCY_ID: request.idempotency_id,
         _PROVENANCE: asked_by.model_dump_json(exclude_none=True) if asked_by else None,
+        # Flyte's records don't hold the inputs, so this is what a repeated request is compared to.
+        _PARAMETERS: canonical_json(digests_of(request.parameter_values or {}, request.idempotency_id))
+        if request.idempotency_id
+        else None,
     }
     overrides = request.container_parameter_overrides
     variables = (overrides.env_vars if overrides else None) or {}
@@ -124,7 +132,16 @@ def record_of(details: Mapping[str, Any], run_id: RunId, org: str | None) -> Inv
         status=history,
         duration=elapsed(history, datetime.datetime.now(datetime.UTC)),
         timeout=_minutes(template.get("metadata", {}).get("timeout")),
-    )
+    ).with_parameter_digests(_digests(annotations.get(_PARAMETERS)))
+
+
+def _digests(text: str | None) -> dict[str, str] | None:
+    """Read what `run_spec_of` wrote; None: nothing, or nothing that can be read."""
+    try:
+        found = json.loads(text or "null")
+    except ValueError:
+        return None
+    return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else None
 
 
 def task_of(action: Mapping[str, Any]) -> TaskId:

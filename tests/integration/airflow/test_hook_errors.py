@@ -1,0 +1,79 @@
+"""What the hook raises: errors of `airflow_invocations.exceptions`, whatever the platform answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_invocations.exceptions import (
+    AccessRefusedError,
+    InvocationError,
+    InvocationLostError,
+    PlatformUnavailableError,
+    RequestRefusedError,
+)
+from airflow_invocations.hooks import InvocationHook, RobotoHook
+from airflow_invocations.model import InvocationRequest, InvocationSource
+
+from .conftest import connect_to, script
+
+REQUEST = InvocationRequest(invocation_source=InvocationSource.Manual)
+UNKNOWN = "iv_0000000000000000"
+
+#: Every method that asks the platform, and what it raises for what isn't there.
+METHODS: list[tuple[Callable[[RobotoHook], Any], type[InvocationError]]] = [
+    (lambda hook: hook.get_action("nope"), RequestRefusedError),
+    (lambda hook: hook.invoke("nope", REQUEST), RequestRefusedError),
+    (lambda hook: hook.get(UNKNOWN), InvocationLostError),
+    (lambda hook: hook.logs(UNKNOWN), InvocationLostError),
+    (lambda hook: hook.cancel(UNKNOWN), InvocationLostError),
+    (lambda hook: hook.outputs(UNKNOWN), RequestRefusedError),
+    (lambda hook: hook.find_files("no query"), RequestRefusedError),
+    (lambda hook: hook.call(lambda platform: platform.get(UNKNOWN)), RequestRefusedError),
+]
+FIND = (lambda hook: hook.find("fleet"), None)
+
+
+@pytest.mark.parametrize(("ask", "kind"), METHODS)
+def test_what_is_not_there(
+    hook: RobotoHook, ask: Callable[[RobotoHook], Any], kind: type[InvocationError]
+) -> None:
+    with pytest.raises(InvocationError) as raised:
+        ask(hook)
+    assert type(raised.value) is kind
+
+
+# But `outputs`, which this platform refuses before anything is asked.
+@pytest.mark.parametrize("method", [ask for ask, _ in (*METHODS[:5], *METHODS[6:], FIND)])
+def test_a_token_that_is_refused(
+    service: Any, monkeypatch: pytest.MonkeyPatch, method: Callable[[RobotoHook], Any]
+) -> None:
+    connect_to(service, monkeypatch, token="wrong")
+    hook = RobotoHook()
+    with pytest.raises(AccessRefusedError) as raised:
+        method(hook)
+    assert "wrong" not in str(raised.value)
+
+
+def test_a_platform_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"conn_type": "roboto", "host": "http://127.0.0.1:1", "password": "t"}
+    monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(fields))
+    with pytest.raises(PlatformUnavailableError, match="action 'a'"):
+        RobotoHook().get_action("a")
+
+
+def test_a_connection_that_is_misconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps({"conn_type": "http", "host": "h"}))
+    with pytest.raises(RequestRefusedError, match="its type is 'http'"):
+        InvocationHook().get("iv_1")
+
+
+def test_a_cancel_that_is_not_confirmed_in_time(hook: RobotoHook, start_service: Any) -> None:
+    action = script(hook, "trap '' TERM; sleep 60 & wait; sleep 60")
+    started = hook.invoke(action, REQUEST)
+    with pytest.raises(PlatformUnavailableError, match=r"isn't confirmed after 0\.01 s: http"):
+        hook.cancel(started.invocation_id, patience=0.01)
+    assert hook.cancel(started.invocation_id).current.status.name == "Cancelled"
