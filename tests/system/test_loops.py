@@ -70,7 +70,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
     for instance in asking:
         ((asker, record),) = [one for one in found if is_of(one[0], instance)]
         assert asker.iteration == instance["loop_iteration"]["iteration"]
-        assert instance["try_number"] == (2 if instance["task_id"] == "worker.ask" else 1)
+        assert instance["try_number"] >= (2 if instance["task_id"] == "worker.ask" else 1)
         assert asker.try_number == 1
         assert xcom(airflow, instance, "invocation_id") == record.invocation_id
         result = xcom(airflow, instance, "return_value")

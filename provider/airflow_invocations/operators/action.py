@@ -442,6 +442,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 poll_interval=self.poll_interval,
                 stream_logs=self._shows_log(hook),
                 not_before=present + SHORTEST_DEFERRAL,
+                deferred_at=present,
                 cancel_on_kill=self.cancel_on_kill,
                 outage_limit=self.outage_limit,
                 deadline=deadline,

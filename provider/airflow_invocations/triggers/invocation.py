@@ -15,6 +15,9 @@ from ..task_log import BEHIND, ActionLog, log_relay
 from ..waiting import OUTAGE_LIMIT, Behind, GivenUp, Lines, Waiting, follow
 from .killing import CancellingTrigger
 
+#: Seconds after a deferral from which on a trigger that starts may have run in another triggerer before.
+_LATE_START = 8.0
+
 
 class InvocationTrigger(CancellingTrigger):
     """Waits until an invocation has ended; all triggers of a connection share one watcher.
@@ -32,6 +35,7 @@ class InvocationTrigger(CancellingTrigger):
     :param stream_logs: write the action's log lines to the task's log.
     :param not_before: the event isn't fired before this time (seconds since 1970), so that Airflow has
         finished with the deferral (see `compat.SHORTEST_DEFERRAL`).
+    :param deferred_at: when the task was deferred (seconds since 1970); 0: not known.
     :param cancel_on_kill: cancel the invocation when the task is killed or its time is over; False for
         those that only watch.
     :param outage_limit: seconds for which the platform may be out of reach.
@@ -49,6 +53,7 @@ class InvocationTrigger(CancellingTrigger):
         poll_interval: float,
         stream_logs: bool,
         not_before: float = 0.0,
+        deferred_at: float = 0.0,
         cancel_on_kill: bool = True,
         outage_limit: float = OUTAGE_LIMIT,
         deadline: float | None = None,
@@ -62,6 +67,7 @@ class InvocationTrigger(CancellingTrigger):
         self.poll_interval = poll_interval
         self.stream_logs = stream_logs
         self.not_before = not_before
+        self.deferred_at = deferred_at
         self.cancel_on_kill = cancel_on_kill
         self.outage_limit = outage_limit
         self.deadline = deadline
@@ -79,6 +85,7 @@ class InvocationTrigger(CancellingTrigger):
                 "poll_interval": self.poll_interval,
                 "stream_logs": self.stream_logs,
                 "not_before": self.not_before,
+                "deferred_at": self.deferred_at,
                 "cancel_on_kill": self.cancel_on_kill,
                 "outage_limit": self.outage_limit,
                 "deadline": self.deadline,
@@ -103,8 +110,13 @@ class InvocationTrigger(CancellingTrigger):
             queue_deadline=self.queue_deadline,
             cancels=self.cancel_on_kill,
         )
-        if self.stream_logs and 0 < self.not_before < time.time():
-            self.log.info("another triggerer had begun this wait: the log is shown from its beginning again")
+        late = time.time() - self.deferred_at
+        if self.stream_logs and self.deferred_at and late > _LATE_START:
+            self.log.info(
+                "The task was deferred %.0f s ago; another triggerer may have waited since. "
+                "The action's log is shown from its beginning.",
+                late,
+            )
         try:
             async for step in follow(self.conn_id, InvocationHook(self.conn_id).connect, waiting):
                 match step:

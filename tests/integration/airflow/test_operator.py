@@ -12,6 +12,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from structlog.testing import capture_logs
 
 from airflow_invocations.exceptions import (
     AccessRefusedError,
@@ -27,6 +28,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.service.administration import add_token
+from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiting import LOG_SETTINGS
 
 from .conftest import Task, connect_to, end_of, run_deferred, script
@@ -273,6 +275,27 @@ async def test_a_deferral_that_timed_out_cancels_and_one_that_broke_is_waited_fo
             late_operator.resume_execution, "__fail__", {"error": "Trigger timeout"}, late.context
         )
     assert hook.get(late.pushed["invocation_id"]).current.status is InvocationStatus.Cancelled
+
+
+@pytest.mark.parametrize(("ago", "is_told"), [(0.0, False), (60.0, True)], ids=["at once", "late"])
+async def test_only_a_wait_that_starts_late_says_that_another_triggerer_may_have_begun_it(
+    hook: RobotoHook, ago: float, is_told: bool
+) -> None:
+    started = await anyio.to_thread.run_sync(
+        operator(script(hook, "true"), wait=False).execute, Task().context
+    )
+    trigger = InvocationTrigger(
+        conn_id="roboto_default",
+        invocation_id=started["invocation_id"],
+        poll_interval=0.1,
+        stream_logs=True,
+        deferred_at=time.time() - ago,
+    )
+    with capture_logs() as said:
+        steps = trigger.run()
+        await anext(steps)
+        await steps.aclose()  # type: ignore[attr-defined]
+    assert any("another triggerer" in one["event"] for one in said) is is_told
 
 
 async def late_by_own_deadline(made: InvokeActionOperator, task: Task) -> Any:

@@ -12,6 +12,9 @@ from airflow.sdk import DAG, task, task_group
 from airflow_invocations.compat import VERSION
 from airflow_invocations.operators import InvokeActionOperator
 
+#: A task is tried again where a busy machine's API server didn't answer it.
+DEFAULTS = {"poll_interval": 0.5, "retries": 2, "retry_delay": timedelta(seconds=1)}
+
 #: Lines of an action that runs until somebody ends it, five a second.
 ENDLESS = 3000
 
@@ -26,7 +29,7 @@ class DiesOnce(InvokeActionOperator):
 
 
 if VERSION >= (3, 4):
-    with DAG("looped", schedule=None, default_args={"poll_interval": 0.5}):
+    with DAG("looped", schedule=None, default_args=DEFAULTS):
 
         @task_group
         def worker() -> None:
@@ -40,8 +43,6 @@ if VERSION >= (3, 4):
                 task_id="ask",
                 action="greet",
                 parameters=choose(),
-                retries=1,
-                retry_delay=timedelta(seconds=1),
                 deferrable=False,
             )
 
@@ -82,7 +83,7 @@ if VERSION >= (3, 4):
             parameters=[{"who": f"outside {index}"} for index in range(2)]
         )
 
-    with DAG("looped_long", schedule=None, default_args={"poll_interval": 0.5}):
+    with DAG("looped_long", schedule=None, default_args=DEFAULTS):
 
         def long_loop(deferrable: bool) -> None:
             """Loop over an action that ends at once in the first iteration, and never in the second."""

@@ -18,11 +18,15 @@ _TELL = """
 CREATE FUNCTION tell_state() RETURNS trigger AS $$
 DECLARE said json;
 BEGIN
-    IF TG_OP = 'UPDATE' AND to_jsonb(OLD) @> jsonb_build_object('id', NEW.id, 'state', NEW.state) THEN
+    -- Since Airflow 3.4 earlier attempts stay in the table, and the map index is a region's.
+    IF to_jsonb(NEW) ? 'working_set' AND to_jsonb(NEW)->'working_set' IS DISTINCT FROM 'true' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'UPDATE' AND to_jsonb(OLD) @> jsonb_build_object('id', NEW.id, 'state', NEW.state) THEN
         RETURN NULL;
     ELSIF TG_TABLE_NAME = 'task_instance' THEN
         said := json_build_object('dag_id', NEW.dag_id, 'run_id', NEW.run_id, 'task_id', NEW.task_id,
-            'map_index', NEW.map_index, 'state', NEW.state, 'try_number', NEW.try_number, 'pid', NEW.pid,
+            'map_index', coalesce(to_jsonb(NEW)->'map_index', to_jsonb(NEW)->'region_index'),
+            'state', NEW.state, 'try_number', NEW.try_number, 'pid', NEW.pid,
             'ti_id', NEW.id);
     ELSE
         said := json_build_object('dag_id', NEW.dag_id, 'run_id', NEW.run_id, 'task_id', '',
