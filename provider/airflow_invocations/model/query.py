@@ -10,6 +10,9 @@ import pydantic
 
 from .wire import MAX_PAGE_SIZE, WireModel
 
+#: Conditions that one query may have; a batch of ids is an OR group of up to 1,000.
+MAX_CONDITIONS = 2000
+
 
 class Comparator(StrEnum):
     """How a field is compared to a value. There is no IN: write an OR group of EQUALS."""
@@ -52,7 +55,7 @@ class ConditionGroup(WireModel):
     """Conditions joined by an operator, nested at will."""
 
     operator: ConditionOperator
-    conditions: list[Condition | ConditionGroup] = pydantic.Field(min_length=1)
+    conditions: list[Condition | ConditionGroup] = pydantic.Field(min_length=1, max_length=MAX_CONDITIONS)
 
 
 class SortDirection(StrEnum):

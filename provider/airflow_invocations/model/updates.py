@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
+import pydantic_core
 
 from .action import (
     Accessibility,
@@ -17,12 +18,18 @@ from .action import (
     ContainerParameters,
     CreateActionRequest,
 )
+from .plain_json import MAX_DEPTH, MAX_METADATA, require_plain_json
 from .status import KnownStatus
 from .wire import WireModel
+
+_Keys = TypeVar("_Keys", dict[str, Any] | None, list[str] | None)
 
 
 class MetadataChangeset(WireModel):
     """Changes of metadata and tags. A key with dots names a field inside nested objects (or lists, by index).
+
+    A key has at most MAX_DEPTH parts. After a change the metadata is nested at most MAX_DEPTH deep, has no
+    number that JSON lacks, and its text at most MAX_METADATA characters.
 
     `replace_all` puts `put_fields` in the place of all metadata. Fields are put before others are removed;
     an object that a removal leaves empty is removed too.
@@ -34,8 +41,26 @@ class MetadataChangeset(WireModel):
     remove_fields: list[str] | None = None
     replace_all: bool = False
 
+    @pydantic.field_validator("put_fields", "remove_fields")
+    @classmethod
+    def _within_depth(cls, keys: _Keys) -> _Keys:
+        for key in keys or ():
+            if (parts := key.count(".") + 1) > MAX_DEPTH:
+                raise ValueError(f"the key {key[:60]!r} has {parts} parts; a key may have {MAX_DEPTH}")
+        return keys
+
     def applied_to_metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """The metadata after the change. Raises ValueError for a path that leads through a plain value."""
+        """The metadata after the change.
+
+        :raises ValueError: a path leads through a plain value, or the metadata would break a limit.
+        """
+        changed = self._changed(metadata)
+        require_plain_json(changed)
+        if (size := len(pydantic_core.to_json(changed))) > MAX_METADATA:
+            raise ValueError(f"the metadata would have {size} bytes; it may have {MAX_METADATA}")
+        return changed
+
+    def _changed(self, metadata: dict[str, Any]) -> dict[str, Any]:
         if self.replace_all:
             return dict(self.put_fields or {})
         changed = copy.deepcopy(metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -11,9 +11,24 @@ import pydantic
 MAX_PAGE_SIZE = 1000
 
 
-def problems_of(errors: Iterable[Mapping[str, Any]]) -> str:
-    """What pydantic found wrong, in one line: where, and what. `errors` is what its `errors()` answers."""
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in errors)
+#: Problems that a message lists, and characters of each.
+MAX_PROBLEMS = 5
+_MAX_PROBLEM = 500
+
+
+def problems_of(errors: Sequence[Mapping[str, Any]]) -> str:
+    """What pydantic found wrong, in one line: where, and what; the first few, and how many more there are.
+
+    `errors` is what its `errors()` answers.
+    """
+    shown = [_problem(error) for error in errors[:MAX_PROBLEMS]]
+    more = len(errors) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    text = f"{'.'.join(map(str, error['loc'])) or 'it'}: {error['msg']}"
+    return text if len(text) <= _MAX_PROBLEM else f"{text[:_MAX_PROBLEM]}..."
 
 
 class WireModel(pydantic.BaseModel):

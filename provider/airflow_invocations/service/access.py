@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .errors import ForbiddenError
+from .json_bodies import JsonRequest
 from .requests import Caller, Own, Role
 
 #: Whether what a request names is an action's own, see `Own`. Called in a thread of its own.
@@ -119,7 +120,7 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             await guard(request)
-            return await handle(request)
+            return await handle(JsonRequest(request.scope, request.receive))
 
         return guarded
 

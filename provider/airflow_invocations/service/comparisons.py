@@ -34,6 +34,9 @@ _ORDERED: dict[Comparator, Callable[[Any, Any], Any]] = {
 #: What SQLite calls the JSON types that are numbers.
 _NUMBERS = ("integer", "real", "true", "false")
 
+#: Characters of a text that is read as a number.
+_LONGEST_NUMBER = 10_000
+
 #: The SQL function that reads a text as a number; see `add_functions`.
 _READ_AND_COMPARE = "invocations_read_and_compare"
 
@@ -243,6 +246,8 @@ def _read_and_compare(kind: str, text: str | None, comparator: str, values: str)
 
 
 def _reads_so(kind: str, text: str, compare: Callable[[Any, Any], Any], value: int | float) -> bool:
+    if len(text) > _LONGEST_NUMBER:
+        return False
     # As the client does: beside a whole number only a whole number is read, beside 12.0 also "12.5".
     try:
         number = float(text) if kind == "text" and isinstance(value, float) else int(text)

@@ -20,6 +20,10 @@ from .outages import is_outage
 from .roboql import read_roboql
 from .store import Store
 
+#: Seconds that a query for an invocation's input may take for each page of files: an action should not fail
+#: because the machine is busy.
+FIND_WITHIN = 600.0
+
 #: Files in one page, unless it asks for fewer.
 MAX_FILES = 1000
 
@@ -186,7 +190,7 @@ class DatasetFiles:
         condition = read_roboql(query)
         for reason in self._look_at_all(org_id):
             notice(f"the query knows only files that were there earlier: {reason}")
-        return list(_every(lambda spec: self._store.query_files(spec, org_id), condition))
+        return list(_every(lambda spec: self._store.query_files(spec, org_id, FIND_WITHIN), condition))
 
     def update_file(self, file_id: str, update: FileUpdate, org_id: str, user: str) -> FileRecord:
         """Change what is said of a file. Raises NotFoundError, InvalidRequestError."""

@@ -21,6 +21,9 @@ Feed = Callable[[bytes], bool]
 
 _T = TypeVar("_T")
 
+#: Processes that `start` has started and whose end nobody has waited for yet.
+_started: set[int] = set()
+
 #: Seconds by which two readings of one process's start may differ.
 _SAME_START = 1.0
 
@@ -85,6 +88,7 @@ class Process:
             self._loop.call_soon_threadsafe(self._ended, code)
 
     def _ended(self, code: int) -> None:
+        _started.discard(self.pid)
         self._exited.set_result(None)
         self.exit_code.set_result(code)
 
@@ -147,6 +151,7 @@ def start(
         env=environment,
         start_new_session=True,
     )
+    _started.add(process.pid)
     try:
         return Process(process, out, err)
     except BaseException:
@@ -156,7 +161,13 @@ def start(
                 asyncio.get_running_loop().remove_reader(pipe)
                 pipe.close()
         process.wait()
+        _started.discard(process.pid)
         raise
+
+
+def started() -> frozenset[int]:
+    """The processes that `start` has started and whose end isn't known yet."""
+    return frozenset(_started)
 
 
 def began(pid: int) -> float | None:

@@ -7,7 +7,7 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..model import (
     QuerySpecification,
     SortDirection,
 )
+from ..model.query import MAX_CONDITIONS
 from .comparisons import Field, JsonField, NumberField, TextField, Value
 from .errors import InvalidRequestError
 from .times import microseconds
@@ -28,12 +29,17 @@ from .times import microseconds
 #: Characters that a LIKE pattern may have: matching takes time with its length times the text's.
 MAX_PATTERN = 1000
 
-#: Nesting and number of conditions that one query may have; a batch of ids is an OR group of up to 1,000.
+#: Characters that one query may look for in texts of any length: such a search cannot be interrupted.
+MAX_SEARCHED = 2000
+
+#: Nesting of conditions that one query may have.
 MAX_DEPTH = 16
-MAX_CONDITIONS = 2000
 
 _TEXTUAL = (Comparator.BeginsWith, Comparator.Like, Comparator.NotLike)
 _MEMBERSHIP = (Comparator.Contains, Comparator.NotContains)
+
+#: Conditions in a row, which an index may answer.
+_ROW = 100
 
 _PATH_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_\- ]{0,127}")
 
@@ -150,6 +156,7 @@ class _Translation:
     def __init__(self, queryable: Queryable) -> None:
         self._queryable = queryable
         self._count = 0
+        self._searched = 0
 
     def of(self, condition: Condition | ConditionGroup, depth: int) -> sa.ColumnElement[bool]:
         self._count += 1
@@ -166,8 +173,8 @@ class _Translation:
             return batch
         parts = [self.of(part, depth + 1) for part in condition.conditions]
         if condition.operator is ConditionOperator.And:
-            return sa.and_(*parts)
-        either = sa.or_(*parts)
+            return _joined(sa.and_, parts)
+        either = _joined(sa.or_, parts)
         return (
             either if condition.operator is ConditionOperator.Or else sa.not_(sa.func.coalesce(either, False))
         )
@@ -215,6 +222,8 @@ class _Translation:
                 f"{condition.field} {comparator}: a time is compared with = != < <= > >= only"
             )
         value = self._value(condition, condition.value)
+        if comparator in (*_TEXTUAL, *_MEMBERSHIP):
+            self._count_search(condition, value)
         if comparator is Comparator.Contains:
             return field.contains(value)
         if comparator is Comparator.NotContains:
@@ -223,6 +232,24 @@ class _Translation:
             return _textual(condition, field.text(), value)
         return self._ordered(condition, field, value)
 
+    def _count_search(self, condition: Condition, value: Value) -> None:
+        """Refuse what takes too long to look for in long texts: each text is read once for each character."""
+        if not isinstance(value, str):
+            return
+        if len(value) > MAX_PATTERN:
+            raise InvalidRequestError(
+                f"{condition.field} {condition.comparator}: the value has at most {MAX_PATTERN} characters"
+            )
+        if condition.comparator is Comparator.BeginsWith or condition.field in self._queryable.columns:
+            return
+        anywhere = condition.comparator in _MEMBERSHIP
+        self._searched += len(value if anywhere else value.partition("%")[2].strip("%"))
+        if self._searched > MAX_SEARCHED:
+            raise InvalidRequestError(
+                f"what a query looks for in texts (CONTAINS, and LIKE after the first %) has at most "
+                f"{MAX_SEARCHED} characters in all; this one has more"
+            )
+
     def _ordered(self, condition: Condition, field: Field, value: Value) -> sa.ColumnElement[bool]:
         ordered = field.ordered(condition.comparator, value)
         limit = self._queryable.indexed_below.get(condition.field)
@@ -230,6 +257,17 @@ class _Translation:
             return ordered
         column = self._queryable.expression(condition.field)
         return sa.and_(column < sa.literal_column(str(limit)), ordered)
+
+
+def _joined(
+    join: Callable[..., sa.ColumnElement[bool]], parts: Sequence[sa.ColumnElement[bool]]
+) -> sa.ColumnElement[bool]:
+    """Join conditions; SQLite takes expressions that are 1,000 deep, and each joined condition is a level."""
+    if len(parts) <= _ROW:
+        return join(*parts)
+    middle = len(parts) // 2
+    # What is NULL counts as false here in any case, and a function call is no part of a row of conditions.
+    return join(*(sa.func.coalesce(_joined(join, half), False) for half in (parts[:middle], parts[middle:])))
 
 
 def _is_below(comparator: Comparator, value: Any, limit: int) -> bool:
@@ -246,10 +284,6 @@ def _textual(condition: Condition, left: sa.ColumnElement[str], value: Value) ->
         raise InvalidRequestError(f"{condition.field} {condition.comparator}: the value must be a text")
     if condition.comparator is Comparator.BeginsWith:
         return sa.func.substr(left, 1, len(value)) == value
-    if len(value) > MAX_PATTERN:
-        raise InvalidRequestError(
-            f"{condition.field} {condition.comparator}: a pattern has at most {MAX_PATTERN} characters"
-        )
     # GLOB and not LIKE: SQLite's LIKE takes no account of case, the platform's does.
     like = left.bool_op("GLOB")(_glob(value))
     return like if condition.comparator is Comparator.Like else sa.not_(like)

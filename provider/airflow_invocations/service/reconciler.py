@@ -16,7 +16,7 @@ from .outages import log_failure
 from .settings import ServiceSettings
 from .store import ID_PREFIX, LeftOver, Store
 from .times import now
-from .workspace import INVOCATION_VARIABLE
+from .workspace import INVOCATION_VARIABLE, SERVICE_VARIABLE, Workspace
 
 #: Seconds between two rounds.
 INTERVAL = 5.0
@@ -67,7 +67,12 @@ class Reconciler:
         self._next_cleaning = 0.0
 
     async def recover(self) -> None:
-        """Take over everything that isn't this runner's: the service has just begun, so nobody else lives."""
+        """Take over everything that isn't this runner's: the service has just begun, so nobody else lives.
+
+        So do processes of invocations that the database doesn't know, having been restored from a backup.
+        """
+        await processes.end_marked(SERVICE_VARIABLE, {self._settings.identity})
+        await asyncio.to_thread(self._remove_secrets)
         await self._take(await asyncio.to_thread(self._store.left_over, [self._runner]))
 
     async def run(self) -> None:
@@ -92,6 +97,11 @@ class Reconciler:
         if time.monotonic() >= self._next_cleaning:
             self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
             await asyncio.to_thread(self._clean)
+
+    def _remove_secrets(self) -> None:
+        """Remove the secrets of attempts that broke off before they could do it."""
+        for folder in self._settings.workspaces.glob(f"{ID_PREFIX}*"):
+            Workspace(folder).remove_secrets()
 
     async def _lost(self) -> list[LeftOver]:
         """What this process's own runner owns, and hasn't worked on for a whole round."""

@@ -7,7 +7,6 @@ body that is built later, with the first request, the warning would be printed o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Any
@@ -15,11 +14,13 @@ from typing import Annotated, Any
 import pydantic
 
 from ..model import (
+    UNSPECIFIED_DATA_SOURCE,
     ActionParameter,
     ActionParameterChangeset,
     ContainerInfo,
     ContainerParameters,
     CreateActionRequest,
+    InvocationInput,
     InvocationRequest,
     LogsLocation,
     MetadataChangeset,
@@ -30,6 +31,7 @@ from ..model import (
     default_misfit,
 )
 from ..model.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
+from ..model.plain_json import require_plain_json
 from ..model.status import KnownStatus
 from ..model.wire import WireModel
 from .process_limits import MAX_TEXT, size_of_text, size_of_variable
@@ -49,8 +51,19 @@ _MAX_STATUSES = 64
 _MAX_TAGS = 1000
 _MAX_PATTERNS = 1000
 
-#: How deep the values of parameters and metadata may be nested.
-_MAX_DEPTH = 32
+#: Characters of a description, of an id or name, of an address, and of a custom state.
+_MAX_DESCRIPTION = 64 * 1024
+_MAX_NAME = 256
+_MAX_ADDRESS = 4096
+_MAX_STATE = 1024 * 1024
+
+#: Parameters of an action, and words of its command line.
+_MAX_PARAMETERS = 1000
+_MAX_WORDS = 10_000
+
+#: Patterns, ids and names that an invocation's input is selected by, and selectors.
+_MAX_SELECTED = 10_000
+_MAX_SELECTORS = 100
 
 #: The longest timeout: a year, in minutes.
 _MAX_TIMEOUT = 365 * 24 * 60
@@ -111,23 +124,8 @@ def _require_variable(name: str) -> None:
         raise ValueError(f"{name!r} can't name a variable: a name is not empty and has no '=' in it")
 
 
-def _require_plain(value: object, depth: int = 0) -> None:
-    """Raise ValueError for what Python reads as JSON, but others don't, or can't be written again."""
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"this is nested more than {_MAX_DEPTH} deep")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no number in JSON")
-    if isinstance(value, str):
-        value.encode()  # half of a surrogate pair: a ValueError that says so
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        for part in value:
-            _require_plain(part, depth + 1)
-
-
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    _require_plain(values)
+    require_plain_json(values)
     return values
 
 
@@ -137,7 +135,7 @@ def _for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
         _require_variable(parameter.name)
         if (misfit := default_misfit(parameter)) is not None:
             raise ValueError(misfit)
-        _require_plain(parameter.default)
+        require_plain_json(parameter.default)
         _require_no_nul(f"the default of parameter {parameter.name!r}", parameter.default)
     return parameters
 
@@ -152,6 +150,9 @@ def _for_a_process(container: ContainerParameters | None) -> ContainerParameters
     """Check that a process can be started so."""
     if container is None:
         return None
+    for field in ("command", "entry_point", "env_vars"):
+        if len(getattr(container, field) or ()) > _MAX_WORDS:
+            raise ValueError(f"{field}: at most {_MAX_WORDS} are taken")
     for field in ("entry_point", "command"):
         for part in getattr(container, field) or []:
             _require_no_nul(field, part)
@@ -173,10 +174,15 @@ _Container = Annotated[ContainerParameters | None, pydantic.AfterValidator(_for_
 
 
 def _plain_changes(changes: MetadataChangeset | None) -> MetadataChangeset | None:
-    _require_plain((changes.put_fields if changes else None) or {})
+    require_plain_json((changes.put_fields if changes else None) or {})
     return changes
 
 
+_Description = Annotated[str | None, pydantic.Field(max_length=_MAX_DESCRIPTION)]
+_DeviceId = Annotated[str | None, pydantic.Field(max_length=_MAX_NAME)]
+_Tags = Annotated[
+    list[Annotated[str, pydantic.Field(max_length=_MAX_NAME)]], pydantic.Field(max_length=_MAX_TAGS)
+]
 _Changes = Annotated[MetadataChangeset | None, pydantic.AfterValidator(_plain_changes)]
 
 
@@ -185,7 +191,14 @@ class NamedAction(CreateActionRequest, defer_build=False):
 
     name: Annotated[str, pydantic.Field(pattern=_NAME)]
     container_parameters: _Container = None
-    parameters: Annotated[list[ActionParameter], pydantic.AfterValidator(_for_variables)] = []
+    description: _Description = None
+    parameters: Annotated[
+        list[ActionParameter],
+        pydantic.Field(max_length=_MAX_PARAMETERS),
+        pydantic.AfterValidator(_for_variables),
+    ] = []
+    tags: _Tags = []
+    uri: Annotated[str | None, pydantic.Field(max_length=_MAX_ADDRESS)] = None
     metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
 
@@ -200,9 +213,26 @@ class NamedAction(CreateActionRequest, defer_build=False):
 class NewInvocation(InvocationRequest, defer_build=False):
     """An InvocationRequest whose parameters can be handed to a process."""
 
+    data_source_id: Annotated[str, pydantic.Field(max_length=_MAX_NAME)] = UNSPECIFIED_DATA_SOURCE
+    input_data: Annotated[list[str], pydantic.Field(max_length=_MAX_SELECTED)] = []
+    invocation_source_id: Annotated[str | None, pydantic.Field(max_length=_MAX_ADDRESS)] = None
     parameter_values: dict[str, Any] | None = None
     container_parameter_overrides: _Container = None
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
+
+    @pydantic.field_validator("rich_input_data")
+    @classmethod
+    def _not_too_much(cls, wanted: InvocationInput | None) -> InvocationInput | None:
+        for kind in ("files", "sessions", "topics"):
+            selectors = getattr(wanted, kind, None) or []
+            selectors = selectors if isinstance(selectors, list) else [selectors]
+            if len(selectors) > _MAX_SELECTORS:
+                raise ValueError(f"{kind}: an input has at most {_MAX_SELECTORS} selectors")
+            for selector in selectors:
+                for field in ("ids", "names", "paths"):
+                    if len(getattr(selector, field, None) or []) > _MAX_SELECTED:
+                        raise ValueError(f"{kind}.{field}: a selector has at most {_MAX_SELECTED}")
+        return wanted
 
     @pydantic.field_validator("parameter_values")
     @classmethod
@@ -217,6 +247,8 @@ class ChangedAction(UpdateActionRequest, defer_build=False):
     """An UpdateActionRequest whose parameters' names can be part of an environment."""
 
     container_parameters: _Container = None
+    description: _Description = None
+    uri: Annotated[str | None, pydantic.Field(min_length=1, max_length=_MAX_ADDRESS)] = None
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
     metadata_changeset: _Changes = None
 
@@ -231,7 +263,9 @@ class NewDatasetRequest(NewDataset, defer_build=False):
     """A NewDataset whose metadata can be written as JSON."""
 
     metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
-    tags: Annotated[list[str], pydantic.Field(max_length=_MAX_TAGS)] = []
+    tags: _Tags = []
+    description: _Description = None
+    device_id: _DeviceId = None
 
 
 class NewDatasetUnlessThereRequest(NewDatasetUnlessThere, defer_build=False):
@@ -243,12 +277,16 @@ class NewDatasetUnlessThereRequest(NewDatasetUnlessThere, defer_build=False):
 class ChangedDataset(DatasetUpdate, defer_build=False):
     """A DatasetUpdate whose metadata can be written as JSON."""
 
+    description: _Description = None
+    device_id: _DeviceId = None
     metadata_changeset: _Changes = None
 
 
 class ChangedFile(FileUpdate, defer_build=False):
     """A FileUpdate whose metadata can be written as JSON."""
 
+    description: _Description = None
+    device_id: _DeviceId = None
     metadata_changeset: _Changes = None
 
 
@@ -304,7 +342,7 @@ class WatchChange(WireModel, defer_build=False):
 class StateUpdate(WireModel, defer_build=False):
     """An invocation's custom state."""
 
-    state: str
+    state: Annotated[str, pydantic.Field(max_length=_MAX_STATE)]
 
 
 class QueryBody(QuerySpecification, defer_build=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, NoReturn
@@ -47,7 +48,7 @@ _IS.2: /is\b/i
 _NULL.2: /null\b/i
 TRUTH.2: /(true|false)\b/i
 NAME: /[A-Za-z_][A-Za-z0-9_-]*/
-NUMBER: /[+-]?\d+(\.\d+)?([eE][+-]?\d+)?/
+NUMBER: /[+-]?\d{1,300}(\.\d{1,300})?([eE][+-]?\d{1,10})?/
 TEXT: /"(\\.|[^"\\])*"/s
 %ignore /\s+/
 """
@@ -159,7 +160,10 @@ class _Reader(lark.Transformer[lark.Token, Any]):
 
     def number(self, parts: list[Any]) -> int | float:
         text = str(parts[0])
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
+        number = int(text) if text.lstrip("+-").isdigit() else float(text)
+        if not math.isfinite(number):
+            raise InvalidRequestError(f"RoboQL: the number {text} is too large")
+        return number
 
     def truth(self, parts: list[Any]) -> bool:
         return str(parts[0]).lower() == "true"

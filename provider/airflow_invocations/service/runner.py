@@ -25,6 +25,7 @@ from .catalog import LocalCatalog
 from .datasets import DatasetFiles
 from .errors import ConditionError, InvalidStateTransitionError, NotFoundError
 from .logs import REDRAW_INTERVAL, LineStream, LogFiles, LogWriter
+from .orphans import Orphans
 from .outages import is_outage, log_failure, pause_after
 from .outputs import UploadError, destination_of, upload
 from .reconciler import Reconciler
@@ -216,6 +217,7 @@ class Runner:
         logs: LogFiles,
         tokens: Tokens,
         settings: ServiceSettings,
+        orphans: Orphans | None = None,
     ) -> None:
         self._store = store
         self._datasets = datasets
@@ -225,6 +227,8 @@ class Runner:
         self._settings = settings
         self._owner = f"{RUNNER_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._reconciler = Reconciler(store, self._owner, self._claims_of_now, self._touch, settings)
+        self._orphans = orphans or Orphans()
+        self._identity = settings.identity
         self._endpoint = ""
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -329,7 +333,7 @@ class Runner:
         try:
             with contextlib.closing(self._logs.writer(invocation_id)) as writer:
                 execution = _Execution(
-                    claim, writer, self._settings, self._access, self._datasets, self._secrets
+                    claim, writer, self._settings, self._access, self._datasets, self._secrets, self._orphans
                 )
                 verdict = await execution.run()
         except (ConditionError, InvalidStateTransitionError):
@@ -354,7 +358,7 @@ class Runner:
     def _access(self, own: Own, role: Role) -> Iterator[Access]:
         token = self._tokens.lend(own, role)
         try:
-            yield Access(self._endpoint, token)
+            yield Access(self._endpoint, token, self._identity)
         finally:
             self._tokens.take_back(token)
 
@@ -370,6 +374,7 @@ class _Execution:
         access: Callable[[Own, Role], AbstractContextManager[Access]],
         datasets: DatasetFiles,
         secret_values: Secrets,
+        orphans: Orphans,
     ) -> None:
         self._claim = claim
         self._record = claim.record
@@ -378,6 +383,7 @@ class _Execution:
         self._access = access
         self._datasets = datasets
         self._secrets = secret_values
+        self._orphans = orphans
         self._redaction = Redaction(())
         self._own = Own(claim.record.invocation_id, claim.record.org_id, "", set())
         self._role = Role.Action
@@ -392,6 +398,7 @@ class _Execution:
         with self._access(self._own, self._role) as access:
             try:
                 process = self._start(workspace, access, out, err)
+                self._orphans.action_began(self._record.invocation_id, process.pid)
             except (OSError, ValueError) as error:
                 if is_outage(error):
                     raise
@@ -406,7 +413,9 @@ class _Execution:
                 await processes.end(process.pid, self._settings.grace)
                 # And what has left the group: nobody would look for it once the invocation has ended.
                 await processes.end_marked(INVOCATION_VARIABLE, {self._record.invocation_id})
+                await self._orphans.action_ended(self._record.invocation_id, workspace.folder)
                 await process.last_output(LAST_OUTPUT, self._claim.stopping)
+                workspace.remove_secrets()
         out.finish()
         err.finish()
         await self._claim.repeat("write its last lines", self._writer.write_waiting)

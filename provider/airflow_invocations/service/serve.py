@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +28,7 @@ from .log_format import configure_logging
 from .logs import LogFiles
 from .metrics import Metrics
 from .opening import StartError, open_store
+from .orphans import Orphans
 from .requests import NamedAction
 from .runner import Runner, in_loop
 from .secrets import Secrets
@@ -35,6 +37,9 @@ from .signed_urls import SignedUrls
 from .store import LOCAL_ORG, LOCAL_USER, Store
 from .tokens import Tokens, token_of
 from .watching import Watches
+
+#: Threads for what isn't an action's: watches, probes, the database.
+_THREADS = 16
 
 #: Seconds that open requests are given when the service stops.
 _LAST_REQUESTS = 3
@@ -63,7 +68,9 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     tokens = Tokens(token, store)
     datasets = DatasetFiles(store, settings.datasets)
     secrets = Secrets(store, settings.secrets_key)
-    runner = Runner(store, datasets, secrets, logs, tokens, settings)
+    orphans = Orphans()
+    orphans.adopt()
+    runner = Runner(store, datasets, secrets, logs, tokens, settings, orphans)
     endpoint = _endpoint(listener)
     watches = Watches(store, logs, tokens.is_current)
     metrics = Metrics(store.count_by_status, watches.__len__)
@@ -80,14 +87,21 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     server = _Server(config, watches)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(RareReports())
+    # A slot may copy files for hours: its thread is none of those that everything else needs.
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=_THREADS + settings.slots))
     store.listen(in_loop(loop, watches.committed))
     store.listen_to_states(in_loop(loop, watches.state_updated))
     store.listen(metrics.committed)
     logs.listen(watches.log_grew)
     tokens.listen(watches.token_ended)
     logs.listen(metrics.log_grew)
+
+    def stop() -> None:
+        store.end_queries()
+        server.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
+        loop.add_signal_handler(number, stop)
     # What is loaded by now stays: looking through it for garbage took pauses of 50 ms.
     gc.collect()
     gc.freeze()

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..runtime.private_files import write_private
 
 #: The largest request body, in bytes.
 MAX_BODY = 8 * 1024 * 1024
 
 #: Minutes that an action may take when neither the action nor the invocation says.
 DEFAULT_TIMEOUT = 12 * 60
+
+
+def identity_of(data_dir: Path) -> str:
+    """The random name of a data folder; the first call makes it."""
+    path = data_dir / "identity"
+    if not path.exists():
+        write_private(path, f"{secrets.token_hex(8)}\n")
+    return path.read_text(encoding="ascii").strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,11 @@ class ServiceSettings:
     def secrets_key(self) -> Path:
         """The key that secrets are sealed with."""
         return self.data_dir / "secrets.key"
+
+    @property
+    def identity(self) -> str:
+        """What tells this data folder from every other, also from a copy of it elsewhere."""
+        return f"{identity_of(self.data_dir)} {self.data_dir}"
 
     @property
     def announcement(self) -> Path:

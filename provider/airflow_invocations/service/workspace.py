@@ -25,6 +25,9 @@ from .process_limits import MAX_TEXT, MAX_TOTAL, fit_environment
 #: Which invocation a process belongs to.
 INVOCATION_VARIABLE = str(Variable.InvocationId)
 
+#: Which service, on which data folder, has started a process.
+SERVICE_VARIABLE = "INVOCATIONS_SERVICE"
+
 #: What the variable of a parameter's value begins with; its name follows.
 _PARAMETER = "ROBOTO_PARAM_"
 
@@ -35,6 +38,8 @@ class Access:
 
     endpoint: str
     token: str
+    #: What names the service and its data folder.
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,10 @@ class Workspace:
             notice=notice,
         )
 
+    def remove_secrets(self) -> None:
+        """Remove the secrets' values: no process that may read them is left."""
+        self.paths.secrets_file.unlink(missing_ok=True)
+
     def remove_input(self) -> None:
         """Give back the room that input files take, as far as that can be done."""
         shutil.rmtree(self.paths.input_dir, ignore_errors=True)
@@ -108,7 +117,6 @@ class Workspace:
             "PATH": path,
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(self.work),
-            INVOCATION_VARIABLE: record.invocation_id,
             Variable.OrgId: record.org_id,
             Variable.DatasetId: record.data_source.data_source_id,
             **self.paths.environment(),
@@ -121,7 +129,10 @@ class Workspace:
         }
         variables = {f"{_PARAMETER}{name}": _text(value) for name, value in record.parameter_values.items()}
         chosen = record.container_parameters.env_vars or {}
-        fitted = fit_environment(command, {**own, **variables, **chosen}, variables.keys() - chosen.keys())
+        # What leads to a process that has left its group is no one's to choose.
+        marks = {INVOCATION_VARIABLE: record.invocation_id, SERVICE_VARIABLE: access.service}
+        given = {**own, **variables, **chosen, **marks}
+        fitted = fit_environment(command, given, variables.keys() - chosen.keys())
         if fitted.left_out:
             names = ", ".join(repr(name.removeprefix(_PARAMETER)) for name in fitted.left_out)
             notice(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from airflow_invocations.service.administration import set_secret
+
 from ...published import actions as published
-from ..conftest import Service
+from ..conftest import Service, eventually
 from .conftest import client_of, end_of, invoke, is_gone, lines, says, script, steps
 
 #: Runs once as long as nobody stops it, and to its end when it is run again.
@@ -99,3 +103,108 @@ def test_a_cancel_holds_over_a_crash(service: Service, tmp_path: Path) -> None:
     assert end_of(again(service, invocation)) == ("Cancelled", "cancelled by local")
     assert all(is_gone(process) for process in running)
     assert lines(again(service, invocation)) == ["up"]
+
+
+class TestOrphans:
+    """What leaves its action's process group, its environment, or its database."""
+
+    @pytest.mark.parametrize("leaves", ["setsid", "setsid env -i", "env -i setsid setsid"])
+    @pytest.mark.parametrize("where", [".", "/"])
+    def test_what_an_action_leaves_behind_ends_with_it(
+        self, service: Service, tmp_path: Path, leaves: str, where: str
+    ) -> None:
+        child = tmp_path / "child"
+        sleeping = f"/bin/sh -c 'echo $$ > {child}; exec /bin/sleep 600'"
+        text = f"cd {where}; {leaves} {sleeping} & until [ -s {child} ]; do sleep 0.02; done"
+        assert end_of(invoke(script(client_of(service), text))) == ("Completed", None)
+        assert not psutil.pid_exists(int(child.read_text()))
+
+    def test_what_another_action_has_started_goes_on(self, service: Service, tmp_path: Path) -> None:
+        child, go = tmp_path / "child", tmp_path / "go"
+        sleeping = f"/bin/sh -c 'echo $$ > {child}; exec /bin/sleep 600'"
+        text = f"cd /; setsid env -i {sleeping} & echo up; until [ -e {go} ]; do sleep 0.02; done"
+        client = client_of(service)
+        first = invoke(script(client, text))
+        eventually(lambda: child.exists() and child.read_text().strip())
+        orphan = psutil.Process(int(child.read_text()))
+        assert end_of(invoke(script(client, "true"))) == ("Completed", None)
+        assert orphan.status() != psutil.STATUS_ZOMBIE
+        go.touch()
+        assert end_of(first) == ("Completed", None)
+        assert not orphan.is_running()
+
+    def test_orphans_that_end_by_themselves_are_reaped(self, service: Service) -> None:
+        client = client_of(service)
+        for _ in range(3):
+            assert end_of(invoke(script(client, "setsid env -i /bin/sh -c 'exit 0' & sleep 0.2"))) == (
+                "Completed", None,
+            )  # fmt: skip
+        children = psutil.Process(service.process.pid).children()
+        assert [child for child in children if child.status() == psutil.STATUS_ZOMBIE] == []
+
+    def test_what_the_database_does_not_know_ends_at_the_start(
+        self, service: Service, tmp_path: Path
+    ) -> None:
+        backup = tmp_path / "backup.db"
+        assert service.stop() == 0
+        shutil.copy(service.data_dir / "service.db", backup)
+        service.start()
+        invocation = invoke(script(client_of(service), "trap '' TERM; echo up; sleep 600 & wait; sleep 600"))
+        says(invocation, "up")
+        running = service.action_processes()
+        assert running
+        service.kill()
+        for file in service.data_dir.glob("service.db*"):
+            file.unlink()
+        shutil.copy(backup, service.data_dir / "service.db")
+        service.start()
+        assert all(is_gone(process) for process in running)
+        assert service.request("GET", f"v1/actions/invocations/{invocation.id}").status_code == 404
+
+    def test_a_service_on_a_copy_of_the_folder_leaves_the_other_ones_processes_alone(
+        self, service: Service, tmp_path: Path
+    ) -> None:
+        invocation = invoke(script(client_of(service), "echo up; sleep 600"))
+        says(invocation, "up")
+        running = service.action_processes()
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        shutil.copy(service.data_dir / "identity", copy)
+        other = Service(copy)
+        other.start()
+        try:
+            assert all(process.is_running() for process in running)
+        finally:
+            other.end()
+        invocation.cancel()
+        assert end_of(invocation)[0] == "Cancelled"
+
+
+class TestSecretsOfEndedActions:
+    """The values that an action read, once nothing of it runs any more."""
+
+    def secrets_files(self, service: Service) -> list[Path]:
+        return list((service.data_dir / "workspaces").glob("*/config/secrets.json"))
+
+    def reading(self, service: Service, text: str) -> Any:
+        set_secret(service.data_dir, "crown", "jewels", "og_local")
+        parameters = [published.ActionParameter(name="crown", default="roboto-secret://crown")]
+        action = script(client_of(service), text, parameters=parameters)
+        return invoke(action)
+
+    @pytest.mark.parametrize("end", ["true", "exit 3"])
+    def test_they_are_removed_at_its_end(self, service: Service, end: str) -> None:
+        invocation = self.reading(service, f'cat "$ROBOTO_ACTION_RUNTIME_CONFIG_DIR"/*; {end}')
+        end_of(invocation)
+        assert "***" in "".join(lines(invocation))
+        assert self.secrets_files(service) == []
+
+    def test_they_are_removed_at_the_next_start_after_a_crash(self, service: Service) -> None:
+        invocation = self.reading(service, "trap '' TERM; echo up; sleep 600 & wait")
+        says(invocation, "up")
+        assert len(self.secrets_files(service)) == 1
+        invocation.cancel()
+        service.kill()
+        service.start()
+        assert end_of(again(service, invocation))[0] == "Cancelled"
+        assert self.secrets_files(service) == []

@@ -263,9 +263,26 @@ class TestRefusals:
         odd = [True, False, 2**63 - 1, -(2**63), 1e300, "\0", "x" * 10_000]
         for field in ("last_status", "parameter_values.n", "parameter_values", "idempotency_id"):
             for comparator in [*ORDER, *MEMBERS]:
-                for value in odd:
+                for value in odd if comparator in ORDER else [*odd[:-1], "x" * MAX_PATTERN]:
                     spec = QuerySpecification(condition=condition(field, comparator, value), limit=1)
                     assert len(filled.query_invocations(spec, ORG).items) <= 1
+
+    def test_a_group_of_too_many_conditions_is_refused_before_it_is_a_query(self) -> None:
+        leaf = {"field": "last_status", "comparator": "EQUALS", "value": 0}
+        with pytest.raises(ValueError, match=f"at most {MAX_CONDITIONS} items"):
+            ConditionGroup.model_validate({"operator": "OR", "conditions": [leaf] * (MAX_CONDITIONS + 1)})
+
+    def test_long_searches_in_texts_of_any_length_are_refused(self, filled: Store) -> None:
+        many = [condition("parameter_values.n", Comparator.Like, f"%{'a_' * 400}")] * 3
+        few = [condition("parameter_values.n", Comparator.Like, f"{'a' * 900}%{'b' * 90}")] * 20
+        for conditions, refused in ((many, True), (few, False)):
+            asked = ConditionGroup(operator=ConditionOperator.Or, conditions=conditions)
+            spec = QuerySpecification(condition=asked)
+            if refused:
+                with pytest.raises(InvalidRequestError, match="2000 characters in all"):
+                    filled.query_invocations(spec, ORG)
+            else:
+                assert filled.query_invocations(spec, ORG).items == []
 
     def test_too_many_conditions_and_too_deep_ones_are_refused(self, filled: Store) -> None:
         leaf = condition("last_status", Comparator.GreaterThan, 0)
@@ -274,7 +291,10 @@ class TestRefusals:
             deep = ConditionGroup(operator=ConditionOperator.Not, conditions=[deep])
         wide = ConditionGroup(operator=ConditionOperator.And, conditions=[leaf] * MAX_CONDITIONS)
         same = condition("last_status", Comparator.Equals, 0)
-        batch = ConditionGroup(operator=ConditionOperator.Or, conditions=[same] * (MAX_CONDITIONS + 1))
+        # As RoboQL is read: nothing validates what it made.
+        batch = ConditionGroup.model_construct(
+            operator=ConditionOperator.Or, conditions=[same] * (MAX_CONDITIONS + 1)
+        )
         for asked in (deep, wide, batch):
             with pytest.raises(InvalidRequestError, match="a query may have"):
                 filled.query_invocations(QuerySpecification(condition=asked), ORG)

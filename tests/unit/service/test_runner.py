@@ -177,9 +177,9 @@ async def test_a_progress_bar_is_seen_while_it_is_drawn(store: Store, logs: LogF
     assert lines(logs, one)[-1] == " 2%|#   |"
 
 
-async def test_no_slots_run_nothing(store: Store, logs: LogFiles) -> None:
+async def test_no_slots_run_nothing(store: Store, logs: LogFiles, tmp_path: Path) -> None:
     one = script(store, "true")
-    none = runner_of(store, logs, ServiceSettings(data_dir=Path("/nowhere"), slots=0))
+    none = runner_of(store, logs, ServiceSettings(data_dir=tmp_path, slots=0))
     await none.start(ENDPOINT)
     two = script(store, "true")
     await asyncio.sleep(0.1)  # nothing is to happen, so there is nothing to wait for

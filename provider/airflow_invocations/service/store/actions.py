@@ -116,7 +116,7 @@ class Actions(Database):
 
     def _query(self, spec: QuerySpecification, *restrictions: sa.ColumnElement[bool]) -> Page[ActionRecord]:
         statement, sort_by = page_of(spec, _ACTIONS, actions.c.latest, *restrictions)
-        with self._read() as connection:
+        with self._read_bounded() as connection:
             rows = connection.execute(statement).all()
         return Page(
             items=[_action_record(row) for row in rows[: spec.limit]],

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pydantic_core
 import sqlalchemy as sa
 
 from ...model import InvocationStatus
 from ..comparisons import add_functions
+from ..errors import InvalidRequestError
 from ..tables import metadata
 from .commits import Group, GroupCommit
+from .time_limit import TimeLimit
+
+#: Seconds that a query of a caller's may take.
+QUERY_WITHIN = 10.0
+
+#: Queries that run at once, and seconds that another one waits for its turn.
+_QUERIES = 8
+_QUERY_PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,10 @@ class Database:
 
     def __init__(self, database: Path) -> None:
         self._reading = _engine(database, begin="BEGIN", connections=8)
+        # However many queries there are and however slow, tokens, probes and the runner are served.
+        self._querying = _engine(database, begin="BEGIN", connections=_QUERIES, patience=_QUERY_PATIENCE)
         self._writing = _engine(database, begin="BEGIN IMMEDIATE", connections=1)
+        self._time_limit = TimeLimit()
         self._commits = GroupCommit(self._writing, self._committed)
         self._listeners: list[Listener] = []
         self._abort_listeners: list[Callable[[str], None]] = []
@@ -66,8 +79,14 @@ class Database:
     def close(self) -> None:
         """Release the database."""
         self._commits.close()
+        self._time_limit.close()
         self._reading.dispose()
+        self._querying.dispose()
         self._writing.dispose()
+
+    def end_queries(self) -> None:
+        """Interrupt the queries that run, and each later one: the service stops."""
+        self._time_limit.end()
 
     def listen(self, listener: Listener) -> None:
         """Have `listener` called, in the writer's thread, after each commit that changed statuses."""
@@ -111,6 +130,22 @@ class Database:
                 abort_listener(invocation_id)
 
     @contextmanager
+    def _read_bounded(self, within: float = QUERY_WITHIN) -> Iterator[sa.Connection]:
+        """A connection for what a caller asks for in words of their own, ended after some seconds.
+
+        :param within: how many.
+        :raises InvalidRequestError: it takes longer, or SQLite cannot answer it.
+        :raises SQLAlchemyError: an outage; too many queries run, say.
+        """
+        with self._querying.begin() as connection:
+            driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+            try:
+                with self._time_limit.within(within, driver):
+                    yield connection
+            except sa.exc.OperationalError as error:
+                raise _refusal(error, within) or error from None
+
+    @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
         with self._reading.begin() as connection:
             yield connection
@@ -125,12 +160,23 @@ def _add_columns(connection: sa.Connection, table: sa.Table) -> None:
             connection.execute(sa.text(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}'))
 
 
-def _engine(database: Path, begin: str, connections: int) -> sa.Engine:
+def _refusal(error: sa.exc.OperationalError, within: float) -> InvalidRequestError | None:
+    """What is wrong with a query that SQLite did not answer; None: nothing is."""
+    kind = getattr(error.orig, "sqlite_errorcode", None)
+    if kind == sqlite3.SQLITE_INTERRUPT:
+        return InvalidRequestError(f"the query takes longer than {within:g} s; make it simpler or narrower")
+    if kind == sqlite3.SQLITE_ERROR:
+        return InvalidRequestError(f"the query cannot be answered: {error.orig}")
+    return None
+
+
+def _engine(database: Path, begin: str, connections: int, patience: float = 30.0) -> sa.Engine:
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(database)),
         poolclass=sa.QueuePool,
         pool_size=connections,
         max_overflow=0,
+        pool_timeout=patience,
         # An error's text goes into the service's log: not with the parameters and tokens of its statement.
         hide_parameters=True,
         connect_args={"check_same_thread": False, "timeout": 30},

@@ -24,7 +24,7 @@ from ..query import Queryable, next_token, page_of
 from ..roboql import read_roboql
 from ..tables import datasets, files
 from ..times import moment, now
-from .database import Database
+from .database import QUERY_WITHIN, Database
 
 _DATASETS = Queryable(
     table=datasets,
@@ -129,7 +129,7 @@ class Datasets(Database):
     def query_datasets(self, spec: QuerySpecification, org_id: str) -> Page[DatasetRecord]:
         """A page of datasets. Raises InvalidRequestError."""
         statement, sort_by = page_of(spec, _DATASETS, datasets.c.org_id == org_id)
-        with self._read() as connection:
+        with self._read_bounded() as connection:
             rows = connection.execute(statement).all()
         items = [_dataset_record(row) for row in rows[: spec.limit]]
         return Page(items=items, next_token=next_token(spec, sort_by, rows))
@@ -217,10 +217,16 @@ class Datasets(Database):
             for row in rows:
                 yield _file_record(row)
 
-    def query_files(self, spec: QuerySpecification, org_id: str) -> Page[FileRecord]:
-        """A page of the files that are there, of any dataset. Raises InvalidRequestError."""
+    def query_files(
+        self, spec: QuerySpecification, org_id: str, within: float = QUERY_WITHIN
+    ) -> Page[FileRecord]:
+        """A page of the files that are there, of any dataset, found within some seconds.
+
+        Raises:
+            InvalidRequestError: it isn't understood, or takes longer.
+        """
         statement, sort_by = page_of(spec, _FILES, files.c.org_id == org_id, files.c.available)
-        with self._read() as connection:
+        with self._read_bounded(within) as connection:
             rows = connection.execute(statement).all()
         items = [_file_record(row) for row in rows[: spec.limit]]
         return Page(items=items, next_token=next_token(spec, sort_by, rows))

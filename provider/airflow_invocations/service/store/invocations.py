@@ -227,7 +227,7 @@ class Invocations(Lives):
         theirs = sa.func.likely(invocations.c.org_id == org_id)
         statement, sort_by = page_of(spec, _INVOCATIONS, theirs)
         shown: sa.Select[Any] = statement.with_only_columns(*_SHOWN, statement.selected_columns.sort_key)
-        with self._read() as connection:
+        with self._read_bounded() as connection:
             rows = connection.execute(shown).all()
             items = _written(connection, rows[: spec.limit])
         return items, next_token(spec, sort_by, rows)
