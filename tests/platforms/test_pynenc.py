@@ -29,6 +29,7 @@ from airflow_invocations.platform import (
     polled_events,
 )
 from airflow_invocations.platform.events import EventFilter, InvocationEvent, event_platform
+from airflow_invocations.platform.overdue import Overdue
 from airflow_invocations.platform.pynenc import PynencPlatform
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiting import cancel_and_confirm
@@ -286,6 +287,26 @@ class TestOnce:
         old = await platform.invoke(task("completes"), request)
         assert sent == [old.invocation_id] == [young.invocation_id]
         assert (await end_of(hook, old.invocation_id)).current.status is S.Completed
+        assert executions(asking.folder) == 1
+
+    async def test_one_whose_message_was_lost_is_sent_again_while_it_is_waited_for(
+        self,
+        hook: InvocationHook,
+        platform: InvocationPlatform,
+        asking: Asking,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        request = asking.request()
+        with monkeypatch.context() as patch:
+            patch.setattr(app_of(platform).broker, "route_invocations", lambda ids: None)
+            lost = (await platform.invoke(task("completes"), request)).invocation_id
+        assert [one.status for one in await platform.statuses([lost])] == [S.Queued]
+        monkeypatch.setattr("airflow_invocations.platform.pynenc_cluster._LOST_MESSAGE", 0.0)
+        monkeypatch.setattr("airflow_invocations.platform.overdue.FIRST_LOOK", 0.0)
+        platform._overdue = Overdue()  # type: ignore[attr-defined]
+        async with asyncio.timeout(60):
+            while [one.status for one in await platform.statuses([lost])] != [S.Completed]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         assert executions(asking.folder) == 1
 
     async def test_whoever_comes_while_it_is_registered_waits_for_that(

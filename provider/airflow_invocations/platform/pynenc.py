@@ -39,6 +39,7 @@ from .base import (
     web_address,
 )
 from .events import EventFilter, EventStream, UnreadableItem
+from .overdue import Overdue
 from .polled_events import SLACK, Listed, PolledEvents
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class PynencPlatform:
         self.where = settings.where
         self._settings = settings
         self._cluster: Cluster | None = None
+        self._overdue = Overdue()
 
     async def __aenter__(self) -> Self:
         self._cluster = await _in_its_thread(lambda: _cluster_of(self._settings), self.where)
@@ -228,8 +230,16 @@ class PynencPlatform:
         return await self._call(lambda cluster: cluster.record(invocation_id))
 
     async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
-        """The status of each of up to 1,000 invocations; those that aren't known are left out."""
-        return await self._call(lambda cluster: cluster.statuses(list(invocation_ids)))
+        """Return the status of each of up to 1,000 invocations; those that aren't known are left out.
+
+        What stays queued for a minute or longer is sent to the runners again: pynenc stores an invocation
+        and then sends its message, and whoever stored it may have died in between.
+        """
+        snapshots = await self._call(lambda cluster: cluster.statuses(list(invocation_ids)))
+        queued = {one.invocation_id for one in snapshots if one.status is InvocationStatus.Queued}
+        if overdue := self._overdue.due(invocation_ids, queued):
+            await self._call(lambda cluster: cluster.queue_again(overdue))
+        return snapshots
 
     async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
         """The same of those that have ended only."""

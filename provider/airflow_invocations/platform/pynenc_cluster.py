@@ -188,10 +188,20 @@ class Cluster:
         theirs = self._stored(invocation_id)[1].call_id.task_id.key
         if theirs != name:
             raise ConflictError(f"{invocation_id} is an invocation of task {theirs!r}, not of {name!r}")
+        self._queue_if_lost(invocation_id, current)
+
+    def queue_again(self, ids: Sequence[str]) -> None:
+        """Queue those of these invocations again that no runner has taken yet."""
+        for invocation_id in ids:
+            if (current := self._registered(invocation_id)) is not None:
+                self._queue_if_lost(invocation_id, current)
+
+    def _queue_if_lost(self, invocation_id: str, current: InvocationStatusRecord) -> None:
         age = datetime.datetime.now(datetime.UTC) - current.timestamp
         is_late = current.status is Status.REGISTERED and age.total_seconds() > _LOST_MESSAGE
         if is_late and self._claims("queues", invocation_id):
             self._app.broker.route_invocation(invocation_id)
+            _log.info("%s: queued invocation %s again, which no runner has taken", self._where, invocation_id)
 
     def _registered(self, invocation_id: str) -> InvocationStatusRecord | None:
         """The status that the orchestrator has; None: it knows no such invocation (any more)."""

@@ -107,7 +107,7 @@ async def test_a_run_or_a_cursor_that_is_none_is_refused(flyte: FlytePlatform) -
     with pytest.raises(NotFoundError):
         await flyte.logs(f"{PROJECT}/{DOMAIN}/no-such-run")
     run = (await flyte.invoke("env.greet", request())).invocation_id
-    with pytest.raises(InvalidRequestError, match="no place in a log"):
+    with pytest.raises(InvalidRequestError, match="not a cursor of Flyte's logs"):
         await flyte.logs(run, "17")
 
 

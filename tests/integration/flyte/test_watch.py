@@ -21,7 +21,6 @@ from airflow_invocations.platform import (
     UnsupportedError,
 )
 from airflow_invocations.platform.flyte import FlytePlatform, watch
-from airflow_invocations.platform.flyte.names import RunId
 from airflow_invocations.platform.flyte.watch import FlyteWatch
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
@@ -58,6 +57,12 @@ def is_end(one: Told) -> bool:
 
 
 def lines_of(told: list[Told]) -> list[str]:
+    """What the runs' pods have written."""
+    return [line for line in all_lines_of(told) if not line.startswith("Pulling: ")]
+
+
+def all_lines_of(told: list[Told]) -> list[str]:
+    """The same, and what the cluster said of the pods, of which a watch that begins late tells nothing."""
     return [line.log for one in told if isinstance(one, NewLines) for line in one.page.items]
 
 
@@ -171,15 +176,14 @@ async def test_a_stream_that_is_ended_at_once_is_not_opened_anew_at_once(
             steps.append("pause")
         await sleep(0)
 
-    async def statuses(invocation_ids: Collection[str]) -> list[StatusSnapshot]:
-        return []
-
-    async def attempts(run: RunId) -> int:
-        return 1
+    class NoRuns:
+        async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+            return []
 
     monkeypatch.setattr(watch.asyncio, "sleep", pause)
     connect: Any = EndsStreams()
-    watching = FlyteWatch(connect, None, statuses, attempts, [f"{PROJECT}/{DOMAIN}/r"], {})
+    runs: Any = NoRuns()
+    watching = FlyteWatch(runs, connect, None, [f"{PROJECT}/{DOMAIN}/r"], {})
     async with asyncio.timeout(10):
         await enough.wait()
     await watching.close()

@@ -13,11 +13,16 @@ from typing import Any, Self
 from urllib.parse import parse_qs
 
 import uvicorn
+from connectrpc._codec import ProtoJSONCodec
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
 from flyteidl2.auth.auth_service_connect import AuthMetadataServiceASGIApplication
 from flyteidl2.cluster.service_connect import ClusterServiceASGIApplication
 from flyteidl2.dataproxy.dataproxy_service_connect import DataProxyServiceASGIApplication
 from flyteidl2.task.task_service_connect import TaskServiceASGIApplication
 from flyteidl2.workflow.run_service_connect import RunServiceASGIApplication
+from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from .services import Services
 from .state import Backend
@@ -43,6 +48,16 @@ class _Server(uvicorn.Server):
         self.listens.set()
 
 
+class _JSON(ProtoJSONCodec[Message]):
+    """Go's codec: it passes over fields that it doesn't know, and says so of what is no JSON."""
+
+    def decode(self, data: bytes | bytearray, message: Message) -> Message:
+        try:
+            return json_format.Parse(bytes(data), message, ignore_unknown_fields=True)
+        except json_format.ParseError as error:
+            raise ConnectError(Code.INVALID_ARGUMENT, f"unmarshal message: {error}") from error
+
+
 class FlyteServer:
     """A Flyte 2 on a port of its own; to be used with `with`.
 
@@ -60,7 +75,7 @@ class FlyteServer:
         self.tokens_given = 0
         self._client = client
         self._scheme = "https" if tls else "http"
-        self._services = Services(self.backend, lambda: self.endpoint)
+        self._services = Services(self.backend, lambda: self.endpoint, has_token_endpoint=client is not None)
         applications = (
             RunServiceASGIApplication,
             TaskServiceASGIApplication,
@@ -69,6 +84,8 @@ class FlyteServer:
             AuthMetadataServiceASGIApplication,
         )
         self._applications = [application(self._services) for application in applications]
+        for application in self._applications:
+            application._codecs = {**application._codecs, "json": _JSON()}
         config = uvicorn.Config(
             self._serve,
             host="127.0.0.1",

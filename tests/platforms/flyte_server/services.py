@@ -42,8 +42,9 @@ _FUNCTION = list_pb2.Filter
 class Services:
     """Every method of every service, by its Python name; those that aren't here are unimplemented."""
 
-    def __init__(self, backend: Backend, endpoint: Callable[[], str]) -> None:
+    def __init__(self, backend: Backend, endpoint: Callable[[], str], has_token_endpoint: bool) -> None:
         self._backend = backend
+        self._has_token_endpoint = has_token_endpoint
         self._endpoint = endpoint
         #: What was asked, in order: method and request.
         self.calls: list[tuple[str, Any]] = []
@@ -75,10 +76,13 @@ class Services:
                 domain=request.project_id.domain,
                 name=f"r{uuid.uuid4().hex[:19]}",
             )
-        if request.WhichOneof("task") == "task_id":
-            task = backend.task(request.task_id)
-        else:
-            task = task_definition_pb2.TaskDetails(spec=request.task_spec)
+        match request.WhichOneof("task"):
+            case "task_id":
+                task = backend.task_of_a_run(request.task_id)
+            case "task_spec":
+                task = task_definition_pb2.TaskDetails(spec=request.task_spec)
+            case _:
+                raise ConnectError(Code.INTERNAL, "either task ID or task spec must be provided")
         if request.WhichOneof("input_wrapper") == "offloaded_input_data":
             inputs = backend.offloaded[request.offloaded_input_data.uri]
         else:
@@ -118,7 +122,9 @@ class Services:
         runs.sort(key=lambda run: run.created.ToNanoseconds(), reverse=True)
         if not listed.sort_by_fields:
             runs.sort(key=lambda run: run.phase)
-        begin, limit = int(listed.token or 0), listed.limit or DEFAULT_LIMIT
+        elif listed.sort_by_fields[0].direction == list_pb2.Sort.ASCENDING:
+            runs.reverse()
+        begin, limit = _offset(listed.token), listed.limit or DEFAULT_LIMIT
         return run_service_pb2.ListRunsResponse(
             runs=[self._run(run) for run in runs[begin : begin + limit]],
             token=str(begin + limit) if len(runs) > begin + limit else "",
@@ -180,18 +186,27 @@ class Services:
         self._note("ListTasks", request)
         names = {one.field: list(one.values) for one in request.request.filters}.get("name")
         place = (request.project_id.name, request.project_id.domain)
-        newest = sorted(
-            (
-                task
-                for task in self._backend.tasks.values()
-                if (task.task_id.project, task.task_id.domain) == place
-                and (names is None or task.task_id.name in names)
-            ),
+        here = [
+            task
+            for task in self._backend.tasks.values()
+            if (task.task_id.project, task.task_id.domain) == place
+        ]
+        found = [task for task in here if names is None or task.task_id.name in names]
+        sort = request.request.sort_by_fields
+        found.sort(
             key=lambda task: task.metadata.deployed_at.ToNanoseconds(),
-            reverse=True,
+            reverse=not sort or sort[0].direction == list_pb2.Sort.DESCENDING,
         )
-        tasks = [task_definition_pb2.Task(task_id=one.task_id, metadata=one.metadata) for one in newest]
-        return task_service_pb2.ListTasksResponse(tasks=tasks[: request.request.limit or DEFAULT_LIMIT])
+        begin, limit = _offset(request.request.token), request.request.limit or DEFAULT_LIMIT
+        page = found[begin : begin + limit]
+        return task_service_pb2.ListTasksResponse(
+            tasks=[task_definition_pb2.Task(task_id=one.task_id, metadata=one.metadata) for one in page],
+            # A full page has a token, also where nothing follows.
+            token=str(begin + limit) if len(page) == limit else "",
+            metadata=task_service_pb2.ListTasksResponse.ListTasksMetadata(
+                total=len(here), filtered_total=len(found)
+            ),
+        )
 
     # -- data ----------------------------------------------------------------------------------------
 
@@ -241,12 +256,14 @@ class Services:
 
     async def get_o_auth2_metadata(self, request: Any, context: Any) -> Any:
         self.calls.append(("GetOAuth2Metadata", request))
+        if not self._has_token_endpoint:
+            raise ConnectError(Code.UNIMPLEMENTED, "no external authorization server is configured")
         return auth_service_pb2.GetOAuth2MetadataResponse(token_endpoint=f"{self._endpoint()}/oauth2/token")
 
     async def get_public_client_config(self, request: Any, context: Any) -> Any:
         self.calls.append(("GetPublicClientConfig", request))
         return auth_service_pb2.GetPublicClientConfigResponse(
-            scopes=["all"], authorization_metadata_key="flyte-authorization"
+            scopes=["all"], authorization_metadata_key="authorization"
         )
 
     # -- parts ---------------------------------------------------------------------------------------
@@ -271,7 +288,15 @@ def _is_in_scope(run: Run, request: run_service_pb2.ListRunsRequest) -> bool:
             return True
         case "task_name":
             return run.task.task_id.name == request.task_name.name
-    raise ConnectError(Code.INVALID_ARGUMENT, "scope_by: exactly one field is required in oneof")
+    return True
+
+
+def _offset(token: str) -> int:
+    """Where a page begins."""
+    try:
+        return int(token or 0)
+    except ValueError:
+        raise ConnectError(Code.INVALID_ARGUMENT, f"invalid pagination token: {token}") from None
 
 
 def _filtered(runs: list[Run], one: list_pb2.Filter) -> list[Run]:

@@ -1,7 +1,7 @@
 """What a Flyte 2 backend keeps and does: tasks, runs, their events and pods; in memory, one process.
 
-It behaves as the open-source backend does (flyteorg/flyte at 6fadb90d, facts/flyte.md), also where that is
-nasty; what it does only sometimes is in `Faults`.
+It behaves as the open-source backend does (https://github.com/flyteorg/flyte at 6fadb90d, whose own services
+answered the same to the same requests), also where that is nasty; what it does only sometimes is in `Faults`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Faults:
 
     #: CreateRun answers 200, and nothing starts: its resource could not be made.
     enqueue_fails: bool = False
+    #: The number of CreateRuns whose run is recorded and not enqueued.
+    forgotten_creates: int = 0
     #: So many reads of a run fail; the backend calls that not_found.
     failing_reads: int = 0
     #: So many CreateRuns do their work, and the answer is lost.
@@ -84,6 +86,8 @@ class Event:
     phase: int
     time: Timestamp
     error: run_definition_pb2.ErrorInfo | None = None
+    #: What the cluster says of the pod.
+    cluster_events: tuple[run_definition_pb2.ClusterEvent, ...] = ()
 
 
 @dataclass
@@ -235,6 +239,14 @@ class Backend:
             raise ConnectError(Code.NOT_FOUND, f"task not found: {task.project}/{task.domain}/{task.name}")
         return found
 
+    def task_of_a_run(self, task: task_definition_pb2.TaskIdentifier) -> task_definition_pb2.TaskDetails:
+        """The task that CreateRun names; its error reaches the caller as it is, without a code."""
+        try:
+            return self.task(task)
+        except ConnectError:
+            name = f"{{{task.project} {task.domain} {task.name} {task.version}}}"
+            raise ConnectError(Code.UNKNOWN, f"task not found: {name}") from None
+
     # -- runs ----------------------------------------------------------------------------------------
 
     def run(self, run_id: identifier_pb2.RunIdentifier) -> Run:
@@ -264,7 +276,10 @@ class Backend:
         if run is not None and self.faults.says_already_exists:
             raise ConnectError(Code.ALREADY_EXISTS, f"run {run_id.name} already exists")
         if run is None:
-            run = self.runs[key] = Run(key, task, spec, inputs)
+            stored = run_pb2.RunSpec()
+            stored.CopyFrom(spec)
+            stored.raw_data_storage.raw_data_prefix = f"s3://data/{run_id.name}"
+            run = self.runs[key] = Run(key, task, stored, inputs)
         # Its inputs are written to the storage before the row is looked at.
         run.inputs = inputs
         self._enqueue(run)
@@ -274,6 +289,9 @@ class Backend:
         labels_are_valid = all(
             len(value) <= 63 and _LABEL.fullmatch(value) for value in run.spec.labels.values.values()
         )
+        if self.faults.forgotten_creates > 0:
+            self.faults.forgotten_creates -= 1
+            return
         if self.faults.enqueue_fails or not labels_are_valid or run.key[2] in self.resources:
             return  # "Failed to enqueue root action" goes to the log, the answer is 200
         self.resources.add(run.key[2])
@@ -304,6 +322,7 @@ class Backend:
         while True:
             run.logs[run.attempts] = []
             self.report(run, phase_pb2.ACTION_PHASE_INITIALIZING)
+            self.say_of_pod(run, "Pulling", 'Pulling image "registry.example/fleet:1"')
             await asyncio.sleep(_POD_START)
             self.report(run, RUNNING)
             try:
@@ -335,6 +354,11 @@ class Backend:
         self._notify(run)
         self.something_was_written()
 
+    def say_of_pod(self, run: Run, reason: str, message: str) -> None:
+        """What the cluster reports of a run's pod: an event without another phase."""
+        told = run_definition_pb2.ClusterEvent(occurred_at=now(), reason=reason, message=message)
+        run.events.append(Event(run.attempts, run.phase, now(), cluster_events=(told,)))
+
     def send_late_events(self) -> None:
         """The events that were late arrive (from any thread)."""
         for run in self.runs.values():
@@ -343,8 +367,11 @@ class Backend:
 
     def abort(self, run: Run, reason: str) -> None:
         """The row is ABORTED at once, whatever it was; the pod goes later, and only then comes an event."""
+        has_ended = run.phase in ENDS
         run.phase, run.abort_reason, run.ended = ABORTED, reason, now()
         self._notify(run)
+        if has_ended:  # its pod is gone, and the attempt stays what it was
+            return
         task = asyncio.get_running_loop().create_task(self._reconcile_abort(run))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -404,6 +431,7 @@ class Backend:
         )
         if run.ended is not None:
             status.end_time.CopyFrom(run.ended)
+            status.duration_ms = (run.ended.ToNanoseconds() - run.created.ToNanoseconds()) // 1_000_000
         return status
 
     def action_of(self, run: Run) -> run_definition_pb2.Action:
@@ -414,7 +442,9 @@ class Backend:
         return run_definition_pb2.Action(
             id=action_id_of(run),
             metadata=run_definition_pb2.ActionMetadata(
-                action_type=run_definition_pb2.ACTION_TYPE_TASK, task=task
+                action_type=run_definition_pb2.ACTION_TYPE_TASK,
+                task=task,
+                funtion_name=run.task.spec.short_name,  # spelled so
             ),
             status=self.status_of(run),
         )
@@ -426,7 +456,7 @@ class Backend:
             id=action.id, metadata=action.metadata, status=action.status, task=run.task.spec
         )
         for number in sorted({event.attempt for event in run.events}):
-            details.attempts.append(_attempt(number, [e for e in run.events if e.attempt == number]))
+            details.attempts.append(_attempt(run, number, [e for e in run.events if e.attempt == number]))
         if run.phase == ABORTED:
             details.abort_info.reason = run.abort_reason
         elif run.phase == FAILED and details.attempts:
@@ -436,20 +466,30 @@ class Backend:
         return details
 
 
-def _attempt(number: int, events: list[Event]) -> run_definition_pb2.ActionAttempt:
+def _attempt(run: Run, number: int, events: list[Event]) -> run_definition_pb2.ActionAttempt:
     """The events of one attempt, merged."""
-    last = events[-1]
+    phases = [event for event in events if not event.cluster_events]
+    last = phases[-1]
     attempt = run_definition_pb2.ActionAttempt(
         attempt=number,
         phase=last.phase,
-        start_time=events[0].time,
-        logs_available=any(event.phase == RUNNING for event in events),
+        start_time=phases[0].time,
+        end_time=last.time if last.phase in ENDS else None,
+        cluster="fleet-cluster",
+        cluster_events=[told for event in events for told in event.cluster_events],
+        logs_available=any(event.phase == RUNNING for event in phases),
     )
+    pod = f"{run.key[2]}-a0-{number - 1}"
+    attempt.log_context.primary_pod_name = pod
+    attempt.log_info.add(uri=f"https://logs.example/{pod}", name="Kubernetes Logs")
+    if last.phase == SUCCEEDED:
+        attempt.outputs.output_uri = f"s3://data/{run.key[2]}/outputs.pb"
     if last.error is not None:
         attempt.error_info.CopyFrom(last.error)
-    for event in events:
+    ends = [event.time for event in phases[1:]] + [attempt.end_time if last.phase in ENDS else None]
+    for event, end in zip(phases, ends, strict=True):
         attempt.phase_transitions.append(
-            run_definition_pb2.PhaseTransition(phase=event.phase, start_time=event.time)
+            run_definition_pb2.PhaseTransition(phase=event.phase, start_time=event.time, end_time=end)
         )
     return attempt
 

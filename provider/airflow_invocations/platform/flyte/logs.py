@@ -13,7 +13,7 @@ from ...model import LogPage, LogProcess, LogRecord
 from ..base import InvalidRequestError, NotFoundError
 from .connect import DATA, Connect
 from .names import RunId
-from .records import time_of
+from .records import attempts_of, cluster_events_of, ended_at, log_links_of, time_of
 
 #: Lines of a page at least before it is handed over: each page makes the server begin anew.
 PAGE_LINES = 10_000
@@ -27,28 +27,32 @@ _PROCESSES = {"SYSTEM": LogProcess.Monitor}
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where to read on: behind so many lines of one time, in an attempt's log.
+    """Where to read on: behind a number of lines of one time, in an attempt's log.
 
-    Flyte has no offsets; lines of an attempt come in the same order each time.
+    Flyte has no offsets; lines of an attempt come in the same order each time. What the cluster reports of
+    the attempt's pod comes before its lines, and is counted beside them.
     """
 
     attempt: int = 1
     #: To the nanosecond, so that texts are in the order of times; empty: the beginning.
     time: str = ""
     lines: int = 0
+    events: int = 0
 
     @classmethod
     def of(cls, text: str | None) -> Cursor:
         """Read what `str` wrote; None: the beginning. Raises InvalidRequestError."""
         if text is None:
             return cls()
-        match text.split("|"):
-            case [attempt, time, lines] if attempt.isdecimal() and lines.isdecimal():
-                return cls(int(attempt), time, int(lines))
-        raise InvalidRequestError(f"{text!r} is no place in a log of Flyte")
+        attempt, _, rest = text.partition("|")
+        time, *numbers = rest.split("|")
+        if attempt.isdecimal() and len(numbers) in (1, 2) and all(number.isdecimal() for number in numbers):
+            return cls(int(attempt), time, *map(int, numbers))
+        raise InvalidRequestError(f"{text!r} is not a cursor of Flyte's logs")
 
     def __str__(self) -> str:
-        return f"{self.attempt}|{self.time}|{self.lines}"
+        lines = f"{self.attempt}|{self.time}|{self.lines}"
+        return f"{lines}|{self.events}" if self.events else lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,9 @@ async def page_of(
     run: RunId,
     org: str | None,
     cursor: Cursor,
-    attempts: Callable[[], Awaitable[int]],
+    details: Callable[[], Awaitable[Mapping[str, Any]]],
 ) -> LogPage:
-    """A page of a run's log. `attempts`: how often the run has been begun by now."""
+    """Return a page of a run's log. `details`: asks for the run's RunDetails."""
     records: list[LogRecord] = []
     patience, has_next = FIRST_PATIENCE, False
     try:
@@ -108,9 +112,29 @@ async def page_of(
         pass
     except (StopAsyncIteration, NotFoundError):
         # This attempt's log has come to its end, or there is none.
-        if await attempts() > cursor.attempt:
-            cursor, has_next = Cursor(cursor.attempt + 1), True
+        present = await details()
+        batch = behind_the_log(present, cursor)
+        records += batch.records
+        has_next, cursor = batch.cursor.attempt > cursor.attempt, batch.cursor
     return LogPage(items=records, has_next=has_next, last_read=str(cursor))
+
+
+def pod_events(details: Mapping[str, Any], cursor: Cursor) -> Batch:
+    """Return what the cluster has reported of the pod of the cursor's attempt since then."""
+    events = cluster_events_of(details, cursor.attempt)
+    return Batch(events[cursor.events :], replace(cursor, events=max(cursor.events, len(events))))
+
+
+def behind_the_log(details: Mapping[str, Any], cursor: Cursor) -> Batch:
+    """Return what follows an attempt's log that has no more lines: the next attempt, or where it is kept."""
+    if attempts_of(details) > cursor.attempt:
+        return Batch([], Cursor(cursor.attempt + 1))
+    ended = ended_at(details)
+    if cursor.time or ended is None:
+        return Batch([], cursor)
+    # Nothing of this log was read. The run's end, as the cursor's time, says that the links were given.
+    links = log_links_of(details, cursor.attempt)
+    return Batch(links, replace(cursor, time=_nanoseconds(ended.isoformat())) if links else cursor)
 
 
 def _record(line: Mapping[str, Any]) -> LogRecord:
@@ -125,5 +149,5 @@ def _nanoseconds(timestamp: str | None) -> str:
     """A Timestamp with nine digits after the point, whatever the number it came with."""
     if not timestamp:
         return ""
-    seconds, _, fraction = timestamp.removesuffix("Z").partition(".")
+    seconds, _, fraction = timestamp.removesuffix("Z").removesuffix("+00:00").partition(".")
     return f"{seconds}.{fraction:0<9}"

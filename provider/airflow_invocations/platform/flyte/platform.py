@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,6 +18,7 @@ from ...model import (
     ActionRecord,
     InvocationRecord,
     InvocationRequest,
+    InvocationStatus,
     LogPage,
     SourceFilter,
     StatusSnapshot,
@@ -40,11 +43,11 @@ from .listing import FlyteListing
 from .logs import Cursor, page_of
 from .names import Place, RunId, TaskId, name_begin, name_middle, run_name
 from .outputs import outputs_of
-from .phases import ENDS
+from .phases import ENDS, status_of
 from .records import (
     action_record_of,
-    attempts_of,
     ended_at,
+    is_unscheduled,
     lacks_why,
     record_of,
     run_id_of,
@@ -71,7 +74,21 @@ WHY_ATTEMPTS = 5
 WHY_PAUSE = 0.5
 WHY_LATE = 30.0
 
+#: Seconds for which a task's definition is kept, and how many are.
+TASK_FRESH = 10.0
+MAX_TASKS = 256
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownTask:
+    """A task with its version, and its TaskDetails, for a while."""
+
+    task: TaskId
+    details: Json
+    #: By the monotonic clock.
+    fresh_until: float
 
 
 class FlytePlatform:
@@ -101,6 +118,7 @@ class FlytePlatform:
         self._settings = settings
         self._org = settings.org
         self._connect = Connect(settings)
+        self._tasks: dict[TaskId, _KnownTask] = {}
 
     async def __aenter__(self) -> Self:
         await self._connect.open()
@@ -156,29 +174,17 @@ class FlytePlatform:
         run = RunId(task.place, run_name(task.place, request))
         details = await self._details_if_any(run)
         if details is None:
-            task, deployed = await self._task(task)
-            inputs = inputs_of(
-                str(task), variables_of(deployed.get("spec", {})), request.parameter_values or {}
-            )
-            details = await self._create(
-                run,
-                {
-                    "runId": run.wire(self._org),
-                    "taskId": task.wire(self._org),
-                    "inputs": inputs,
-                    "runSpec": run_spec_of(request),
-                },
-            )
-        present = task_of(details.get("action", {}))
-        if present.name and present.path != task.path:
-            raise ConflictError(f"run {run}, which has this idempotency id, is one of task {present.path}")
+            details = await self._create(run, task, request)
+        elif is_unscheduled(details) and task_of(details.get("action", {})).path == task.path:
+            await self._enqueue(run, details)
+        _check_task(details, run, task)
         return record_of(details, run, self._org)
 
     async def get(self, invocation_id: str) -> InvocationRecord:
         """A run with its history; of one that has just failed, once its error is there, too."""
         run = RunId.of(invocation_id)
         for _ in range(WHY_ATTEMPTS):
-            details = await self._details(run)
+            details = await self.details(run)
             ended = ended_at(details)
             is_late = ended is None or datetime.datetime.now(datetime.UTC) - ended < datetime.timedelta(
                 seconds=WHY_LATE
@@ -272,7 +278,7 @@ class FlytePlatform:
         Raises:
             UnsupportedError: on entering: the runs are in too many projects' domains.
         """
-        watch = FlyteWatch(self._connect, self._org, self.statuses, self._attempts, invocation_ids, logs)
+        watch = FlyteWatch(self, self._connect, self._org, invocation_ids, logs)
         try:
             yield watch
         finally:
@@ -322,7 +328,7 @@ class FlytePlatform:
     async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
         """Log lines from `cursor` (None: the beginning) on; none while, or after, there is no pod."""
         run, place = RunId.of(invocation_id), Cursor.of(cursor)
-        return await page_of(self._connect, run, self._org, place, lambda: self._attempts(run))
+        return await page_of(self._connect, run, self._org, place, partial(self.details, run))
 
     async def cancel(self, invocation_id: str) -> None:
         """Abort a run, and say for which task; one that has ended stays as it is.
@@ -331,7 +337,7 @@ class FlytePlatform:
         """
         run = RunId.of(invocation_id)
         for attempt in range(ATTEMPTS):
-            record = record_of(await self._details(run), run, self._org)
+            record = record_of(await self.details(run), run, self._org)
             if record.current.status.is_terminal:
                 return
             try:
@@ -351,17 +357,27 @@ class FlytePlatform:
 
     # -- runs ----------------------------------------------------------------------------------------
 
-    async def _create(self, run: RunId, message: Json) -> Json:
-        """Create a run that isn't there; its details.
+    async def _create(self, run: RunId, task: TaskId, request: InvocationRequest) -> Json:
+        """Create a run that isn't there; its details, as far as the answer tells them.
 
         Flyte creates a run twice if it is asked twice, once the first one's resource is gone: so it is
         looked for before each try.
         """
+        task, deployed = await self._task(task)
+        spec: Json = deployed.get("spec", {})
+        run_spec = run_spec_of(request)
+        message = {
+            "runId": run.wire(self._org),
+            "taskId": task.wire(self._org),
+            "inputs": inputs_of(str(task), variables_of(spec), request.parameter_values or {}),
+            "runSpec": run_spec,
+        }
         for attempt in range(ATTEMPTS):
             try:
-                await self._connect.call(f"{RUNS}/CreateRun", message, attempts=1)
+                answer = await self._connect.call(f"{RUNS}/CreateRun", message, attempts=1)
             except ConflictError:
                 _log.debug("run %s is there already", run)
+                return await self.details(run)
             except TransientError as error:
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -369,24 +385,57 @@ class FlytePlatform:
                 details = await self._details_if_any(run)
                 if details is None:
                     continue
+                if is_unscheduled(details):
+                    await self._enqueue(run, details)
                 return details
-            return await self._details(run)
+            created: Json = answer.get("run", {}).get("action", {})
+            if not _is_new(created, task):
+                return await self.details(run)
+            return {"action": {**created, "task": spec}, "runSpec": run_spec}
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _details(self, run: RunId) -> Json:
-        """A run's RunDetails. Raises NotFoundError only if it isn't there."""
+    async def enqueue_if_unscheduled(self, invocation_id: str) -> bool:
+        """Have Flyte enqueue a run that it has accepted and never enqueued; whether it was one.
+
+        Raises:
+            PlatformError: Flyte can't be asked, or has no such run.
+        """
+        run = RunId.of(invocation_id)
+        details = await self.details(run)
+        if not is_unscheduled(details):
+            return False
+        await self._enqueue(run, details)
+        return True
+
+    async def _enqueue(self, run: RunId, details: Json) -> None:
+        """Send CreateRun again, with what Flyte itself has of a run.
+
+        A run that was accepted while Flyte could not reach its cluster stays queued for ever, and a restart
+        of Flyte doesn't help (https://github.com/flyteorg/flyte/issues/7872). Sent again, CreateRun leaves
+        the record as it is and enqueues the run; of one that is enqueued Flyte refuses the second resource.
+        """
+        data = await self._connect.call(f"{DATA}/GetActionData", {"actionId": run.action(self._org)})
+        message = {
+            "runId": run.wire(self._org),
+            "taskId": task_of(details.get("action", {})).wire(self._org),
+            "inputs": data.get("inputs", {}),
+            "runSpec": details.get("runSpec", {}),
+        }
+        with suppress(ConflictError):
+            await self._connect.call(f"{RUNS}/CreateRun", message, attempts=1)
+        _log.info("Flyte had accepted run %s without enqueueing it; sent CreateRun again", run)
+
+    async def details(self, run: RunId) -> Json:
+        """Return a run's RunDetails. Raises NotFoundError only if it isn't there."""
         answer = await self._read(f"{RUNS}/GetRunDetails", {"runId": run.wire(self._org)})
         details: Json = answer.get("details", {})
         return details
 
     async def _details_if_any(self, run: RunId) -> Json | None:
         try:
-            return await self._details(run)
+            return await self.details(run)
         except NotFoundError:
             return None
-
-    async def _attempts(self, run: RunId) -> int:
-        return attempts_of(await self._details(run))
 
     async def _read(self, method: str, message: Json) -> Json:
         """Ask for one thing.
@@ -478,14 +527,24 @@ class FlytePlatform:
     # -- tasks ---------------------------------------------------------------------------------------
 
     async def _task(self, task: TaskId) -> tuple[TaskId, Json]:
-        """A deployed task with its version, and its TaskDetails. Raises NotFoundError."""
-        if task.version is None:
-            task = await self._newest(task)
+        """A deployed task with its version, and its TaskDetails, at most TASK_FRESH seconds old.
+
+        Raises:
+            NotFoundError: there is no such task.
+        """
+        known = self._tasks.get(task)
+        if known is not None and time.monotonic() < known.fresh_until:
+            return known.task, known.details
+        versioned = task if task.version is not None else await self._newest(task)
         try:
-            answer = await self._read(f"{TASKS}/GetTaskDetails", {"taskId": task.wire(self._org)})
+            answer = await self._read(f"{TASKS}/GetTaskDetails", {"taskId": versioned.wire(self._org)})
         except NotFoundError as error:
-            raise NotFoundError(f"there is no task {task} at {self.where}: {error}") from error
-        return task, answer.get("details", {})
+            raise NotFoundError(f"there is no task {versioned} at {self.where}: {error}") from error
+        details: Json = answer.get("details", {})
+        while len(self._tasks) >= MAX_TASKS:
+            del self._tasks[next(iter(self._tasks))]
+        self._tasks[task] = _KnownTask(versioned, details, time.monotonic() + TASK_FRESH)
+        return versioned, details
 
     async def _newest(self, task: TaskId) -> TaskId:
         message = {
@@ -502,6 +561,20 @@ class FlytePlatform:
             if version:
                 return TaskId(task.place, task.name, version)
         raise NotFoundError(f"there is no task {task} at {self.where}, in any version")
+
+
+def _check_task(details: Json, run: RunId, task: TaskId) -> None:
+    """Raise ConflictError for a run of another task than the one that is to be invoked."""
+    present = task_of(details.get("action", {}))
+    if present.name and present.path != task.path:
+        raise ConflictError(f"run {run}, which has this idempotency id, is one of task {present.path}")
+
+
+def _is_new(action: Json, task: TaskId) -> bool:
+    """Return whether CreateRun's answer is the run that it asked for, and none that has gone on since."""
+    status: Json = action.get("status", {})
+    has_time = bool(status.get("startTime"))
+    return has_time and status_of(status) is InvocationStatus.Queued and task_of(action) == task
 
 
 def _filter(field: str, values: Sequence[str]) -> Json:

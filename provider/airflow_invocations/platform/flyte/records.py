@@ -22,6 +22,8 @@ from ...model import (
     InvocationRequest,
     InvocationSource,
     InvocationStatus,
+    LogProcess,
+    LogRecord,
     OpenActionRecord,
     SourceProvenance,
     StatusRecord,
@@ -186,6 +188,45 @@ def lacks_why(details: Mapping[str, Any]) -> bool:
     action = details.get("action", {})
     failed = status_of(action.get("status", {})) is InvocationStatus.Failed
     return failed and not action.get("errorInfo", {}).get("message")
+
+
+def is_unscheduled(details: Mapping[str, Any]) -> bool:
+    """Return whether Flyte has accepted a run and, as far as it tells, never enqueued it."""
+    action = details.get("action", {})
+    is_queued = status_of(action.get("status", {})) is InvocationStatus.Queued
+    return is_queued and not action.get("attempts")
+
+
+def cluster_events_of(details: Mapping[str, Any], attempt: int) -> list[LogRecord]:
+    """Return what the cluster reported of an attempt's pod, as log lines: an image that is pulled, say."""
+    return [
+        LogRecord(
+            log=": ".join(str(event[key]) for key in ("reason", "message") if event.get(key)),
+            process=LogProcess.Monitor,
+            timestamp=time_of(event.get("occurredAt")) or _NEVER,
+        )
+        for event in _attempt(details, attempt).get("clusterEvents", [])
+        if event.get("message")
+    ]
+
+
+def log_links_of(details: Mapping[str, Any], attempt: int) -> list[LogRecord]:
+    """Return where an attempt's log is kept besides its pod, as log lines."""
+    ended = ended_at(details) or _NEVER
+    return [
+        LogRecord(
+            log=f"The pod's log is gone; {link.get('name') or 'logs'}: {link['uri']}",
+            process=LogProcess.Monitor,
+            timestamp=ended,
+        )
+        for link in _attempt(details, attempt).get("logInfo", [])
+        if link.get("uri")
+    ]
+
+
+def _attempt(details: Mapping[str, Any], number: int) -> Json:
+    attempts: list[Json] = details.get("action", {}).get("attempts", [])
+    return next((one for one in attempts if int(one.get("attempt", 1)) == number), {})
 
 
 def ended_at(details: Mapping[str, Any]) -> datetime.datetime | None:

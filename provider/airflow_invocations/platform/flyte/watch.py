@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing, suppress
-from typing import ParamSpec
+from typing import Any, ParamSpec, Protocol
 
 from ...model import InvocationStatus, LogPage, StatusSnapshot
 from ..base import (
@@ -24,8 +24,9 @@ from ..base import (
     UnsupportedError,
     backoff,
 )
+from ..overdue import Overdue
 from .connect import RUNS, Connect, SilentError
-from .logs import Cursor, follow
+from .logs import Batch, Cursor, behind_the_log, follow, pod_events
 from .names import Place, RunId
 from .records import snapshot_of
 
@@ -53,6 +54,9 @@ BROKEN_LOG_PAUSE = 1.0
 #: Seconds that the last lines of a run have to arrive before its end is told.
 LAST_LINES = 5.0
 
+#: Runs of which one look asks what their pod waits for.
+MAX_PODS = 20
+
 #: What may be told before somebody takes it.
 _AHEAD = 1000
 
@@ -62,32 +66,43 @@ P = ParamSpec("P")
 _Task = asyncio.Task[None]
 
 
+class Runs(Protocol):
+    """What a watch asks of the platform besides streams."""
+
+    async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """Return the present statuses of these runs."""
+
+    async def details(self, run: RunId) -> dict[str, Any]:
+        """Return a run's RunDetails."""
+
+    async def enqueue_if_unscheduled(self, invocation_id: str) -> bool:
+        """Have a run enqueued that was accepted and never enqueued; return whether it was one."""
+
+
 class FlyteWatch:
     """What happens to some runs: a stream for each project's domain, lists beside them, and their logs.
 
     There is no place to resume at; every watch begins with the present state.
 
-    :param statuses: asks for the present statuses of these runs.
-    :param attempts: asks how often a run has been begun.
+    :param runs: what is asked besides streams.
     """
 
     place: int | None = None
 
     def __init__(
         self,
+        runs: Runs,
         connect: Connect,
         org: str | None,
-        statuses: Callable[[Collection[str]], Awaitable[list[StatusSnapshot]]],
-        attempts: Callable[[RunId], Awaitable[int]],
         invocation_ids: Collection[str],
         logs: Mapping[str, str | None],
     ) -> None:
         self._connect = connect
         self._org = org
-        self._statuses = statuses
-        self._attempts = attempts
+        self._runs = runs
         #: What was told last of each run that is watched; None: nothing yet.
         self._last: dict[str, InvocationStatus | None] = dict.fromkeys(invocation_ids)
+        self._overdue = Overdue()
         #: Runs to look at before the next look at all.
         self._fresh: set[str] = set()
         self._is_fresh = asyncio.Event()
@@ -137,7 +152,8 @@ class FlyteWatch:
         """Ask for all runs every few seconds, and in between for those that came or may have changed."""
         due, is_caught_up = 0.0, False
         while True:
-            if time.monotonic() >= due:
+            is_due = time.monotonic() >= due
+            if is_due:
                 ids = set(self._last)
                 due = time.monotonic() + LOOK_INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311
             else:
@@ -145,14 +161,45 @@ class FlyteWatch:
             self._fresh -= ids
             self._is_fresh.clear()
             if ids:
-                for snapshot in await self._statuses(ids):
+                for snapshot in await self._runs.statuses(ids):
                     await self._hear(snapshot)
+            if is_due:
+                await self._look_at_queued()
+                await self._look_at_pods()
             if not is_caught_up:
                 is_caught_up = True
                 await self._told.put(CaughtUp(0))
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
                     await self._is_fresh.wait()
+
+    async def _look_at_queued(self) -> None:
+        """Have runs enqueued that Flyte has accepted and, for a minute or longer, not enqueued."""
+        queued = {one for one, status in self._last.items() if status is InvocationStatus.Queued}
+        for invocation_id in self._overdue.due(self._last, queued):
+            try:
+                await self._runs.enqueue_if_unscheduled(invocation_id)
+            except UnauthorizedError:
+                raise
+            except PlatformError as error:
+                _log.info("Could not check whether Flyte has enqueued %s: %s", invocation_id, error)
+
+    async def _look_at_pods(self) -> None:
+        """Tell as log lines what the pods of runs wait for whose logs are followed and have not begun."""
+        waiting = [one for one, tail in self._tails.items() if not tail.begun.is_set()]
+        for invocation_id in random.sample(waiting, min(len(waiting), MAX_PODS)):
+            run, tail = _run_of(invocation_id), self._tails[invocation_id]
+            if run is None:
+                continue
+            try:
+                batch = pod_events(await self._runs.details(run), tail.cursor)
+            except UnauthorizedError:
+                raise
+            except PlatformError as error:
+                _log.debug("what %s waits for can't be read: %s", run, error)
+                continue
+            if not tail.begun.is_set():
+                await self._tell_lines(run, tail, batch)
 
     def _look_at(self, invocation_ids: Iterable[str]) -> None:
         self._fresh |= set(invocation_ids)
@@ -276,18 +323,20 @@ class FlyteWatch:
                 aclosing(follow(self._connect, run, self._org, tail.cursor, LOG_SILENCE)) as batches,
             ):
                 async for batch in batches:
-                    if batch.records:
-                        page = LogPage(items=batch.records, has_next=False, last_read=str(batch.cursor))
-                        await self._told.put(NewLines(str(run), page, tail.told))
-                        tail.told = page.last_read
-                    # Whatever becomes of the stream, these lines have been told.
-                    tail.cursor = batch.cursor
+                    await self._tell_lines(run, tail, batch)
         except TimeoutError:
             return
         except NotFoundError:
             pass
-        if await self._attempts(run) > tail.cursor.attempt:
-            tail.cursor = Cursor(tail.cursor.attempt + 1)
+        await self._tell_lines(run, tail, behind_the_log(await self._runs.details(run), tail.cursor))
+
+    async def _tell_lines(self, run: RunId, tail: _Tail, batch: Batch) -> None:
+        if batch.records:
+            page = LogPage(items=batch.records, has_next=False, last_read=str(batch.cursor))
+            await self._told.put(NewLines(str(run), page, tail.told))
+            tail.told = page.last_read
+        # Whatever becomes of the stream, these lines have been told.
+        tail.cursor = batch.cursor
 
     # -- tasks ---------------------------------------------------------------------------------------
 
