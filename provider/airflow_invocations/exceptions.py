@@ -149,7 +149,10 @@ class InvocationLostError(InvocationError):
 
 
 class PlatformUnavailableError(InvocationError):
-    """The platform was out of reach for longer than `outage_limit`. A retry goes on with the invocation."""
+    """The platform was out of reach for longer than `outage_limit`. A retry goes on with the invocation.
+
+    Also where it has refused credentials for a minute that it had accepted before.
+    """
 
 
 class InvocationCancelledError(InvocationError, AirflowFailException):
@@ -198,6 +201,7 @@ _BY_REASON: dict[Reason, type[InvocationError]] = {
     Reason.QueuedTooLong: InvocationTimedOutError,
     Reason.Unreachable: PlatformUnavailableError,
     Reason.Refused: AccessRefusedError,
+    Reason.AccessLost: PlatformUnavailableError,
     Reason.Lost: InvocationLostError,
 }
 

@@ -253,9 +253,10 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         if event.get("error") is not None:
             raise error_from_event(event["error"])
         if event["given_up"] is not None:
-            return self._give_up(
-                hook, context, invocation_id, GivenUp(Reason(event["given_up"]), event["detail"])
+            given_up = GivenUp(
+                Reason(event["given_up"]), event["detail"], is_cancelled=event.get("cancelled", False)
             )
+            return self._give_up(hook, context, invocation_id, given_up)
         return self._finish(hook, context, invocation_id, ShownLog.from_event(event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -362,9 +363,10 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 cancelled = hook.ask(cancel)
             except (TimeoutError, PlatformError) as error:
                 self.log.error("its invocation could not be cancelled: %s", error or "no answer")
-        what = f"cancelled: {', '.join(cancelled)}" if cancelled else "nothing of it was under way"
+        what = f"invocation {', '.join(cancelled)} cancelled" if cancelled else "no invocation was active"
+        timed_out = Waiting("", poll_interval=0.0, execution_timeout=self._execution_seconds).timed_out
         raise InvocationTimedOutError(
-            f"action {self.action!r}: its time is over, and no triggerer saw to it; {what}",
+            f"action {self.action!r}: {timed_out}, and no triggerer handled it; {what}",
             action=self.action,
             invocation_id=cancelled[0] if cancelled else None,
         )
@@ -403,12 +405,12 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             self._cancel(invoking)
         return record
 
-    def _cancel(self, invoking: _Invoking) -> InvocationRecord | None:
+    def _cancel(self, invoking: _Invoking, patience: float = _KILL_PATIENCE) -> InvocationRecord | None:
         """The record of an invocation that has ended now; None: it isn't known, or can't be stopped."""
         self.log.warning("cancelling invocation %s", invoking.invocation_id)
         try:
             record = invoking.hook.ask(
-                lambda platform: cancel_and_confirm(platform, invoking.invocation_id, _KILL_PATIENCE)
+                lambda platform: cancel_and_confirm(platform, invoking.invocation_id, patience)
             )
         except CannotStopError as error:
             self.log.warning("%s", error)
@@ -447,6 +449,8 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 outage_limit=self.outage_limit,
                 deadline=deadline,
                 queue_deadline=self._queue_deadline,
+                execution_timeout=self._execution_seconds,
+                queue_timeout=self.queue_timeout,
                 logs_url=self.logs_url or "",
                 in_loop=loop_position_of(context) is not None,
             ),
@@ -488,10 +492,15 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
     def _give_up(
         self, hook: InvocationHook, context: Context, invocation_id: str, given_up: GivenUp
     ) -> dict[str, Any]:
-        """End a task whose wait is over before its invocation's end is known; see to it that it ends."""
-        if self.cancel_on_kill and given_up.reason in (Reason.TimedOut, Reason.QueuedTooLong):
+        """End a task whose wait is over before its invocation's end is known; cancel what may still run.
+
+        What is known to be cancelled isn't cancelled again: the platform may be away by now, and the task
+        would wait for it until Airflow ends it with an error that says less.
+        """
+        is_late = given_up.reason in (Reason.TimedOut, Reason.QueuedTooLong)
+        if self.cancel_on_kill and is_late and not given_up.is_cancelled:
             try:
-                record = self._cancel(_Invoking(hook, context, invocation_id))
+                record = self._cancel(_Invoking(hook, context, invocation_id), self._cancel_patience)
             except (TimeoutError, PlatformError) as error:
                 self.log.error(
                     "invocation %s could not be cancelled: %s", invocation_id, error or "no answer"
@@ -500,6 +509,13 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 if record is not None and record.current.status is InvocationStatus.Completed:
                     return self._conclude(hook, context, record, [])
         raise error_of(given_up, self.action, invocation_id, hook.url(invocation_id))
+
+    @property
+    def _cancel_patience(self) -> float:
+        """Seconds for a cancel after a timeout, such that Airflow doesn't time out this process meanwhile."""
+        if self.execution_timeout is None:
+            return _KILL_PATIENCE
+        return min(_KILL_PATIENCE, self.execution_timeout.total_seconds() / 2)
 
     def _conclude(
         self,
@@ -547,8 +563,15 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             outage_limit=self.outage_limit,
             lines=LogQueue() if self._shows_log(hook) else None,
             queue_deadline=self._queue_deadline,
+            execution_timeout=self._execution_seconds,
+            queue_timeout=self.queue_timeout,
             cancels=self.cancel_on_kill,
+            accepted=True,
         )
+
+    @property
+    def _execution_seconds(self) -> float | None:
+        return None if self.execution_timeout is None else self.execution_timeout.total_seconds()
 
     @property
     def _queue_deadline(self) -> float | None:

@@ -155,7 +155,9 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
         if (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             if self.cancel_on_kill:
                 self._cancel(hook)
-            raise InvocationTimedOutError(f"{place_of(self)}: its time is over, and no triggerer saw to it")
+            seconds = self.execution_timeout.total_seconds() if self.execution_timeout else None
+            timed_out = Waiting("", poll_interval=0.0, execution_timeout=seconds).timed_out
+            raise InvocationTimedOutError(f"{place_of(self)}: {timed_out}, and no triggerer handled it")
         self.log.warning("the trigger broke, the invocations did not: waiting for them here")
         return self._finish(hook, context, pairs)
 

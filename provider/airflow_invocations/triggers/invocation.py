@@ -22,7 +22,8 @@ _LATE_START = 8.0
 class InvocationTrigger(CancellingTrigger):
     """Waits until an invocation has ended; all triggers of a connection share one watcher.
 
-    Its event is {"invocation_id", "cursor", "lines_beyond", "shown_until", "log_tail", "given_up", "detail"}:
+    Its event is {"invocation_id", "cursor", "lines_beyond", "shown_until", "log_tail", "given_up", "detail",
+    "cancelled"}:
     how far its log is known to have left the triggerer (a cursor, lines beyond it, the time of the last
     line), the last lines of that, and, if the wait ended before the invocation did, the reason and its
     words. The rest of the log is shown by the worker. The verdict isn't in the event: whoever resumes reads
@@ -41,6 +42,8 @@ class InvocationTrigger(CancellingTrigger):
     :param outage_limit: seconds for which the platform may be out of reach.
     :param deadline: when the task's time is over (seconds since 1970); None: never.
     :param queue_deadline: when the invocation must not be Queued any more; None: it may be for ever.
+    :param execution_timeout: how long the task's timeout is, in seconds, for messages; None: not known.
+    :param queue_timeout: the same of the time in the queue.
     :param logs_url: where a person can read the whole log; empty: nowhere.
     :param in_loop: the task is in a task loop of Airflow 3.4.
     """
@@ -58,6 +61,8 @@ class InvocationTrigger(CancellingTrigger):
         outage_limit: float = OUTAGE_LIMIT,
         deadline: float | None = None,
         queue_deadline: float | None = None,
+        execution_timeout: float | None = None,
+        queue_timeout: float | None = None,
         logs_url: str = "",
         in_loop: bool = False,
     ) -> None:
@@ -72,6 +77,8 @@ class InvocationTrigger(CancellingTrigger):
         self.outage_limit = outage_limit
         self.deadline = deadline
         self.queue_deadline = queue_deadline
+        self.execution_timeout = execution_timeout
+        self.queue_timeout = queue_timeout
         self.logs_url = logs_url
         self.in_loop = in_loop
 
@@ -90,6 +97,8 @@ class InvocationTrigger(CancellingTrigger):
                 "outage_limit": self.outage_limit,
                 "deadline": self.deadline,
                 "queue_deadline": self.queue_deadline,
+                "execution_timeout": self.execution_timeout,
+                "queue_timeout": self.queue_timeout,
                 "logs_url": self.logs_url,
                 "in_loop": self.in_loop,
             },
@@ -101,6 +110,7 @@ class InvocationTrigger(CancellingTrigger):
         queue = relay.open(log.show, log.position, log.shaper)
         reason: str | None = None
         detail: str | None = None
+        is_cancelled = False
         waiting = Waiting(
             self.invocation_id,
             poll_interval=self.poll_interval,
@@ -108,7 +118,10 @@ class InvocationTrigger(CancellingTrigger):
             lines=queue if self.stream_logs else None,
             deadline=self.deadline,
             queue_deadline=self.queue_deadline,
+            execution_timeout=self.execution_timeout,
+            queue_timeout=self.queue_timeout,
             cancels=self.cancel_on_kill,
+            accepted=True,
         )
         late = time.time() - self.deferred_at
         if self.stream_logs and self.deferred_at and late > _LATE_START:
@@ -127,7 +140,7 @@ class InvocationTrigger(CancellingTrigger):
                     case _:
                         self.log.warning("invocation %s: %s", self.invocation_id, step.text)
         except GivenUp as given_up:
-            reason, detail = given_up.reason.value, given_up.detail
+            reason, detail, is_cancelled = given_up.reason.value, given_up.detail, given_up.is_cancelled
             self.log.error("invocation %s: %s", self.invocation_id, detail)
         position = await relay.settle(queue)
         await asyncio.sleep(self.not_before - time.time())
@@ -136,6 +149,7 @@ class InvocationTrigger(CancellingTrigger):
             **log.shown(position).as_event(),
             "given_up": reason,
             "detail": storable_detail(detail),
+            "cancelled": is_cancelled,
         }
         self._has_fired = True
         yield trigger_event(event)

@@ -250,7 +250,9 @@ class InvokeActionTrigger(CancellingTrigger):
             lines=queue if self._shows_log else None,
             deadline=None if deadline is None else deadline.timestamp(),
             queue_deadline=None if self.queue_timeout is None else time.time() + self.queue_timeout,
+            queue_timeout=self.queue_timeout,
             cancels=self.cancel_on_kill,
+            accepted=True,
         )
         async for step in follow(self.conn_id, hook.connect, waiting):
             match step:

@@ -17,6 +17,7 @@ from .hub import (
     LOST_AFTER,
     LOST_PAUSE,
     REFRESH_PAUSE,
+    REFUSAL_LIMIT,
     Behind,
     Connect,
     Crashed,
@@ -56,6 +57,8 @@ class Reason(StrEnum):
     Unreachable = "unreachable"
     #: The platform doesn't accept the credentials; the invocation may well go on.
     Refused = "refused"
+    #: The same of credentials that it had accepted before: a retry may find that it does again.
+    AccessLost = "access_lost"
     #: The platform doesn't know the invocation any more.
     Lost = "lost"
 
@@ -66,12 +69,14 @@ class GivenUp(Exception):
     Attributes:
         reason: why.
         detail: the same in words.
+        is_cancelled: whether the platform has confirmed that the invocation is cancelled.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, *, is_cancelled: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.is_cancelled = is_cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,27 @@ class Waiting:
     #: When the time is over, and when it must not be Queued any more (seconds since 1970); None: never.
     deadline: float | None = None
     queue_deadline: float | None = None
+    #: How long these are, in seconds, for messages; None: not known.
+    execution_timeout: float | None = None
+    queue_timeout: float | None = None
     #: Whether the invocation is cancelled then.
     cancels: bool = True
+    #: Whether the platform has accepted the credentials before, as it has where the task itself invoked.
+    accepted: bool = False
+
+    @property
+    def timed_out(self) -> str:
+        """Which timeout has passed, and how long it is, for messages."""
+        return f"timed out{_after(self.execution_timeout)} (execution_timeout)"
+
+    @property
+    def queued_too_long(self) -> str:
+        """The same of the time in the queue."""
+        return f"still Queued{_after(self.queue_timeout)} (queue_timeout)"
+
+
+def _after(seconds: float | None) -> str:
+    return "" if seconds is None else f" after {seconds:g} s"
 
 
 async def follow(
@@ -116,6 +140,7 @@ async def follow(
             outage_limit=waiting.outage_limit,
             cursor=cursor,
             lines=waiting.lines,
+            accepted=waiting.accepted,
         )
         watcher = Hub.here().join(connection, connect, wait)
         try:
@@ -148,7 +173,8 @@ async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
         GivenUp: the platform was out of reach for too long, refuses, or doesn't know the invocation.
     """
     began = time.time()
-    unknown, refused = 0, 0
+    unknown = 0
+    refused_since: float | None = None
 
     async def get() -> InvocationRecord:
         async with await connect() as platform:
@@ -165,10 +191,11 @@ async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
                 raise _given_up(Gone(), waiting) from error
             await asyncio.sleep(LOST_PAUSE)
         except UnauthorizedError as error:
-            # The connection is read with each call: its token may have been replaced.
-            refused += 1
-            if refused > 1:
-                raise _given_up(Refused(str(error)), waiting) from error
+            # The connection is read again: its token may have been replaced.
+            present = time.monotonic()
+            is_first, refused_since = refused_since is None, refused_since or present
+            if (present - refused_since >= REFUSAL_LIMIT) if waiting.accepted else not is_first:
+                raise _given_up(Refused(str(error), waiting.accepted), waiting) from error
             await asyncio.sleep(REFRESH_PAUSE)
 
 
@@ -204,17 +231,19 @@ class _Clock:
                 self._queue_deadline = None if status is not None else time.time() + LAST_LOOK
                 return []
             reason = Reason.QueuedTooLong
-        what = "its time is over" if reason is Reason.TimedOut else "it has been Queued for too long"
+        what = self._waiting.timed_out if reason is Reason.TimedOut else self._waiting.queued_too_long
+        invocation = f"invocation {self._waiting.invocation_id}"
         if not self._waiting.cancels:
             raise GivenUp(reason, what)
         try:
             async with await self._connect() as platform:
                 record = await cancel_and_confirm(platform, self._waiting.invocation_id, CANCEL_PATIENCE)
         except Exception as error:
-            raise GivenUp(reason, f"{what}; it could not be cancelled: {error or 'no answer'}") from error
+            why = error or "no answer"
+            raise GivenUp(reason, f"{what}; {invocation} could not be cancelled: {why}") from error
         if record is not None and record.current.status is InvocationStatus.Completed:
             return [Ended(record.current.status)]
-        raise GivenUp(reason, f"{what}; it was cancelled")
+        raise GivenUp(reason, f"{what}; {invocation} cancelled", is_cancelled=True)
 
     async def _last_look(self) -> InvocationStatus | None:
         try:
@@ -233,7 +262,7 @@ def _given_up(step: Unreachable | Refused | Gone, waiting: Waiting) -> GivenUp:
                 f"the platform has been out of reach since {began:%Y-%m-%d %H:%M:%S} UTC, longer than "
                 f"{waiting.outage_limit:g} s: {error}",
             )
-        case Refused(error):
-            return GivenUp(Reason.Refused, error)
+        case Refused(error, were_accepted):
+            return GivenUp(Reason.AccessLost if were_accepted else Reason.Refused, error)
         case Gone():
             return GivenUp(Reason.Lost, "the platform doesn't know it any more")

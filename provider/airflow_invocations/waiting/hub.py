@@ -63,8 +63,12 @@ SINGLES = 8
 #: Seconds after which an outage is worth a word in every wait's log.
 QUIET_OUTAGE = 5.0
 
-#: Seconds until a connection that was refused is read anew.
+#: Seconds until a connection that was refused is read again.
 REFRESH_PAUSE = 1.0
+
+#: Seconds for which a refusal of credentials counts as an outage, where the platform had accepted them: it
+#: may have been started without its data, or a new token may be on its way.
+REFUSAL_LIMIT = 60.0
 
 #: Invocations that a stream may name though nobody waits for them any more.
 SPARE = 100
@@ -112,9 +116,11 @@ class Unreachable:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The platform doesn't accept the connection's credentials, read anew after the first refusal."""
+    """The platform doesn't accept the connection's credentials, read again after each refusal."""
 
     error: str
+    #: Whether it had accepted them before.
+    were_accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ class Wait:
     outage_limit: float
     #: Where to read on in the log.
     cursor: str | None = None
+    #: Whether the platform is known to have accepted the credentials.
+    accepted: bool = False
     #: Where lines go, as far as there is room; None: they aren't wanted.
     lines: LogQueue | None = None
     flow: Flow = Flow.Flowing
@@ -274,7 +282,9 @@ class Watcher(Shared):
         self._named: set[str] = set()
         self._spare: set[str] = set()
         self._outage: _Outage | None = None
-        self._was_refused = False
+        #: Since when the credentials are refused, on the monotonic clock; None: they aren't.
+        self._refused_since: float | None = None
+        self._has_answered = False
         # In a context of its own: the first wait's, with its task's log, is not everybody's.
         self._task = asyncio.create_task(self._run(), context=contextvars.Context())
 
@@ -334,10 +344,7 @@ class Watcher(Shared):
             async with await self._open() as platform:
                 await self._serve(platform)
         except UnauthorizedError as error:
-            if self._was_refused:
-                self._tell_all(Refused(str(error)))
-            self._was_refused = True
-            await self._rest(REFRESH_PAUSE)
+            await self._outlast_refusal(error)
         except TransientError as error:
             await self._outlast(error)
 
@@ -648,9 +655,31 @@ class Watcher(Shared):
         # Nobody is left waiting beyond their limit.
         await self._rest(min(pause, max(0.2, min((limit for limit in limits if limit > 0), default=pause))))
 
+    async def _outlast_refusal(self, error: UnauthorizedError) -> None:
+        """Take note that the credentials are refused, and wait before the connection is read again.
+
+        Credentials that were never accepted are believed to be wrong at the second refusal.
+        """
+        present = time.monotonic()
+        is_first = self._refused_since is None
+        since = self._refused_since = present if self._refused_since is None else self._refused_since
+        for wait in self._everybody():
+            accepted = wait.accepted or self._has_answered
+            if accepted and is_first:
+                wait.tell(
+                    Notice(
+                        "The platform refuses the connection's credentials, which it had accepted; "
+                        f"trying again for {REFUSAL_LIMIT:g} s: {error}"
+                    )
+                )
+            if (present - since >= REFUSAL_LIMIT) if accepted else not is_first:
+                wait.tell(Refused(str(error), accepted))
+        await self._rest(REFRESH_PAUSE)
+
     def _answered(self) -> None:
         """The platform answers (again)."""
-        self._was_refused = False
+        self._refused_since = None
+        self._has_answered = True
         if self._outage is not None:
             if self._outage.was_told:
                 self._tell_all(Notice("the platform answers again"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from airflow_invocations.exceptions import PlatformUnavailableError, error_of
 from airflow_invocations.model import InvocationStatus, StatusSnapshot
 from airflow_invocations.platform import (
     CaughtUp,
@@ -33,6 +34,7 @@ from airflow_invocations.waiting import (
     follow,
     following,
     hub,
+    record_of,
 )
 from airflow_invocations.waiting.hub import Hub
 
@@ -392,6 +394,45 @@ async def test_a_refused_token_is_read_anew_once_and_then_believed(pushes: bool)
     platform.down = UnauthorizedError("the token isn't known")
     async with waits(platform, "iv_1") as (one,):
         assert await one.reason() is Reason.Refused
+
+
+@pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
+async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
+    pushes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = Platform(iv_1=S.Processing)
+    platform.pushes = pushes
+    platform.next_token_works = False
+    platform.down = UnauthorizedError("the token isn't known here")
+
+    async def let_in_again() -> None:
+        await until(lambda: platform.connects > 3)
+        platform.by_id["iv_1"] = S.Completed
+        platform.down = None
+
+    # The task has invoked with it, so that it had worked, though this watcher has never had an answer.
+    waiting = Waiting("iv_1", poll_interval=0.01, accepted=True)
+    helper = asyncio.create_task(let_in_again())
+    (notice,) = [step async for step in follow("c", platform.connect, waiting)]
+    await helper
+    assert notice == Notice(
+        "The platform refuses the connection's credentials, which it had accepted; trying again for 60 s: "
+        "the token isn't known here"
+    )
+
+    monkeypatch.setattr(hub, "REFUSAL_LIMIT", 0.05)
+    monkeypatch.setattr(following, "REFUSAL_LIMIT", 0.05)
+    platform.by_id["iv_1"] = S.Processing
+    platform.down = UnauthorizedError("the token isn't known here")
+    with pytest.raises(GivenUp, match="isn't known here") as given_up:
+        async for _ in follow("c", platform.connect, waiting):
+            pass
+    assert given_up.value.reason is Reason.AccessLost
+    with pytest.raises(GivenUp) as given_up:
+        await record_of(platform.connect, waiting)
+    assert given_up.value.reason is Reason.AccessLost
+    # A retry may find that it works again.
+    assert type(error_of(given_up.value, "a", "iv_1", "")) is PlatformUnavailableError
 
 
 async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
