@@ -36,6 +36,10 @@ class PrepareEnvException(ActionRuntimeException):
         return f"{self.reason} (exit code {int(self.exit_code)}, {self.exit_code.name})"
 
 
+class SecretNotSetError(LookupError):
+    """There is no secret of a name; the message says how to set it."""
+
+
 class PlatformError(ActionRuntimeException):
     """A call of the platform's API failed."""
 

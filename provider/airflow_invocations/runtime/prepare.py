@@ -13,7 +13,7 @@ from ..exit_codes import ExitCode
 from ..model import ActionParameter, FileSelector, InvocationInput, InvocationRecord
 from ..model.dataset import ActionInputRecord, FileRecord
 from .environment import SECRETS_FILE_NAME, Variable
-from .exceptions import PlatformRefused, PlatformUnavailable, PrepareEnvException
+from .exceptions import PlatformRefused, PlatformUnavailable, PrepareEnvException, SecretNotSetError
 from .private_files import write_private
 from .resolver import ActionInputResolver, InputCatalog
 from .secret_uri import is_secret_uri, parse_secret_uri
@@ -21,7 +21,8 @@ from .secret_uri import is_secret_uri, parse_secret_uri
 #: Bytes that the name of a file or folder may have.
 MAX_NAME = 255
 
-#: Reads a secret's value: by name and organisation. Raises LookupError or PermissionError if it can't.
+#: Reads a secret's value: by name and organisation. Raises LookupError or PermissionError if it can't, which
+#: ends the invocation as it does on the platform, and SecretNotSetError where a retry can't help.
 SecretReader = Callable[[str, str], str]
 
 
@@ -154,6 +155,8 @@ def _resolved_secrets(
             raise PrepareEnvException(ExitCode.UsageError, f"parameter {parameter}: {error}") from None
         try:
             secrets[parameter] = read_secret(reference.name, reference.org_id or org_id)
+        except SecretNotSetError as error:
+            raise PrepareEnvException(ExitCode.ConfigurationError, str(error)) from None
         except (LookupError, PermissionError):
             raise PrepareEnvException(
                 ExitCode.InternalError,

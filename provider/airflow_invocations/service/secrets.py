@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from ..runtime.exceptions import SecretNotSetError
 from ..runtime.private_files import write_private
 from .errors import InvalidRequestError
 from .store import LOCAL_ORG, Store
@@ -51,7 +53,7 @@ class Secrets:
     def reader(self, org_id: str) -> Callable[[str, str], str]:
         """Return a function that reads one organisation's secrets, by name and organisation.
 
-        The function raises LookupError where there is no secret of that name, and PermissionError where
+        The function raises SecretNotSetError where there is no secret of that name, and PermissionError where
         another organisation is named or the key isn't the one that sealed the value.
         """
 
@@ -67,7 +69,10 @@ class Secrets:
             return given
         sealed = self._store.sealed_secret(name, org_id)
         if sealed is None:
-            raise LookupError(name)
+            of_org = "" if org_id == LOCAL_ORG else f" --org {org_id}"
+            raise SecretNotSetError(
+                f"secret {name!r} isn't set (set it with: invocations secret set {shlex.quote(name)}{of_org})"
+            )
         try:
             return self._cipher(make=False).decrypt(sealed).decode()
         except (InvalidToken, FileNotFoundError):

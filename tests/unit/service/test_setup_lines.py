@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -258,3 +259,15 @@ async def test_a_default_arrives_as_a_value_that_is_given(
     left_out, filled_in = await ended(store), await ended(store, parameter_values=values)
     assert [line.log for line in said(logs, left_out)] == [line.log for line in said(logs, filled_in)]
     assert len(said(logs, left_out)) == 2
+
+
+@pytest.mark.parametrize("name", ["map_server", "no such thing"])
+async def test_a_secret_that_is_not_set_says_how_to_set_it_and_is_not_retried(
+    store: Store, runner: Runner, logs: LogFiles, name: str
+) -> None:
+    create(store)
+    record = await ended(store, parameter_values={"password": f"roboto-secret://{name}"})
+    reason = f"secret '{name}' isn't set (set it with: invocations secret set {shlex.quote(name)})"
+    assert record.current.detail == f"exit code 78: {reason}"
+    assert verdict_on(record) is InvocationUnmendableError
+    assert setup_lines(logs, record) == [reason]
