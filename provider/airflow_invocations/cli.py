@@ -3,20 +3,71 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import functools
 import getpass
+import importlib.util
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from . import __version__
+
+#: What installs all that the local service needs.
+_INSTALL_SERVICE = "pip install 'airflow-provider-invocations[service]'"
+
+#: The modules of the extra [service].
+_SERVICE_MODULES = (
+    "cryptography", "fastapi", "h11", "jinja2", "lark", "prometheus_client", "psutil", "sqlalchemy",
+    "starlette", "structlog", "uvicorn",
+)  # fmt: skip
+
+#: The exit code of a program whose reader has gone, as shells have it: 128 and the number of SIGPIPE.
+_READER_GONE = 141
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps each line of descriptions and epilogs by itself, so that examples keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent)
+            for line in text.splitlines()
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code."""
     options = _parser().parse_args(arguments)
-    code: int = options.run(options)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`, say
+        # Python would complain when it flushes what is left at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_GONE
     return code
+
+
+def _needs_service(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Have a command that needs the extra say so in one line where it isn't installed."""
+
+    @functools.wraps(run)
+    def run_if_installed(options: argparse.Namespace) -> int:
+        if missing := [module for module in _SERVICE_MODULES if importlib.util.find_spec(module) is None]:
+            return _refuse(options, f"needs the extra: {_INSTALL_SERVICE} (missing: {', '.join(missing)})")
+        return run(options)
+
+    return run_if_installed
+
+
+def _refuse(options: argparse.Namespace, reason: str) -> int:
+    print(f"invocations {options.command}: {reason}", file=sys.stderr)  # noqa: T201
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "of it in a real Airflow; and whether a connection of your Airflow's works.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_token(commands)
     _add_dataset(commands)
@@ -41,10 +92,11 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "serve",
         help="run the local service in the foreground",
         description="Run the local service in the foreground until SIGTERM or Ctrl-C. When it accepts "
-        "requests it has written DIR/service.json, which holds its endpoint, token and pid.",
+        "requests it has written DIR/service.json, which holds its endpoint, token and pid.\n"
+        f"It needs the extra: {_INSTALL_SERVICE}",
         epilog="example: invocations serve --port 8085 --actions ./actions\n"
         "then, for Airflow: a connection of type roboto with the endpoint as host and the token as password",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="address to bind (default: %(default)s)"
@@ -99,7 +151,9 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "demo",
         help="see a real Airflow invoke actions on real sensor files",
         description="Start the local service and a real Airflow in a folder of their own, run the DAG "
-        "sensor_anomalies over real temperature files, show what happened, and stop everything.",
+        "sensor_anomalies over real temperature files, show what happened, and stop everything.\n"
+        f"It needs the extra: {_INSTALL_SERVICE}",
+        formatter_class=_Formatter,
     )
     parser.add_argument(
         "--keep", action="store_true", help="leave Airflow running, print its login, end with Ctrl-C"
@@ -118,97 +172,152 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "off unless [core] test_connection says otherwise.",
         epilog="example: invocations check roboto_default\n"
         "exit code: 0 if the platform accepts the connection, 1 if not; the reason is on stderr",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.add_argument("conn_id", metavar="CONN_ID", help="the connection's id")
     parser.set_defaults(run=_check)
 
 
 def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    verbs = _add_administration(
+        commands,
         "token",
-        help="list, add and revoke the service's tokens",
+        purpose="list, add and revoke the service's tokens",
         description="The tokens of a local service's data folder; it may be running. Roles: read looks at "
         "everything, invoke may also invoke actions as they are registered, and cancel, admin may also "
         "change actions and what an invocation runs, so any program as this user.",
     )
-    verbs = _about_data_folder(parser)
-    listing = verbs.add_parser("list", help="names, organisations and roles; never the tokens themselves")
-    listing.set_defaults(run=_token_list)
-    adding = verbs.add_parser("add", help="make a token and print it, this once")
+    listing = _add_verb(verbs, "list", purpose="names, organisations and roles; never the tokens themselves")
+    _as_json(listing).set_defaults(run=_token_list)
+    adding = _add_verb(verbs, "add", purpose="make a token and print it, this once")
     adding.add_argument("name", help="whom it is for; invocations name it as their source")
-    adding.add_argument("--role", choices=["read", "invoke", "admin"], default="invoke")
+    adding.add_argument(
+        "--role",
+        choices=["read", "invoke", "admin"],
+        default="invoke",
+        help="read: look at everything; invoke: also invoke and cancel; admin: also change actions and what "
+        "an invocation runs (default: %(default)s)",
+    )
     _of_org(adding).set_defaults(run=_token_add)
-    revoking = verbs.add_parser("revoke", help="make a token worthless, at once")
-    revoking.add_argument("name")
+    revoking = _add_verb(verbs, "revoke", purpose="revoke a token immediately")
+    revoking.add_argument("name", help="of the token, as `list` shows it")
     revoking.set_defaults(run=_token_revoke)
 
 
 def _add_dataset(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    verbs = _add_administration(
+        commands,
         "dataset",
-        help="list the service's datasets, and make one of a folder",
+        purpose="list the service's datasets, and make one of a folder",
         description="The datasets of a local service's data folder; it may be running. A dataset is a folder "
         "of files with metadata and tags. What changes in the folder changes in the dataset.",
         epilog="example: invocations dataset add drives /data/drives\n"
         "then, in a DAG: InvokeActionOperator(data_source_id='ds_...', input_data=['**/*.mcap'], ...)",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = _about_data_folder(parser)
-    listing = verbs.add_parser("list", help="ids, names and folders")
-    _of_org(listing).set_defaults(run=_dataset_list)
-    adding = verbs.add_parser(
+    listing = _add_verb(verbs, "list", purpose="ids, names and folders")
+    _as_json(_of_org(listing)).set_defaults(run=_dataset_list)
+    adding = _add_verb(
+        verbs,
         "add",
-        help="make a dataset of a folder that is there, and print its id",
+        purpose="make a dataset of a folder that is there, and print its id",
         description="Make a dataset of a folder that is there. Nothing is copied; actions read copies of its "
-        "files, and never the files themselves. Outputs that are uploaded into it are written to the folder.",
+        "files, and never the files themselves. Outputs that are uploaded into it are written to the folder. "
+        "What is left out of it, such as symbolic links, is counted on stderr.",
     )
     adding.add_argument("name", type=_dataset_name, help="what people call it; no other dataset may have it")
-    adding.add_argument("folder", type=Path)
+    adding.add_argument("folder", type=Path, help="where the files are")
     _of_org(adding).set_defaults(run=_dataset_add)
 
 
 def _add_secret(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    verbs = _add_administration(
+        commands,
         "secret",
-        help="set, list and remove the secrets that actions may ask for",
+        purpose="set, list and remove the secrets that actions may ask for",
         description="The secrets of a local service's data folder; it may be running. An action gets one "
         "where a parameter's value is roboto-secret://NAME. Values are kept encrypted (the key is "
         "DIR/secrets.key, mode 0600), are taken out of actions' logs, and are in no answer of the API. A "
         "variable INVOCATIONS_SECRET_NAME of the service's environment goes before the value that is stored "
         "for og_local.",
     )
-    verbs = _about_data_folder(parser)
-    listing = verbs.add_parser("list", help="names, and when each was set; never the values")
-    _of_org(listing).set_defaults(run=_secret_list)
-    setting = verbs.add_parser(
+    listing = _add_verb(verbs, "list", purpose="names, and when each was set; never the values")
+    _as_json(_of_org(listing)).set_defaults(run=_secret_list)
+    setting = _add_verb(
+        verbs,
         "set",
-        help="store a secret, or its new value",
-        description="Store a secret, or its new value, which is asked for, or read from standard input: "
-        "invocations secret set NAME < FILE. One line feed at its end isn't part of it.",
+        purpose="store a secret, or its new value",
+        description="Store a secret, or its new value, which is asked for, or read as UTF-8 from standard "
+        "input: invocations secret set NAME < FILE. One line's end at its end isn't part of it, nor is a "
+        "byte order mark at its beginning.",
     )
-    setting.add_argument("name")
+    setting.add_argument("name", help="what roboto-secret://NAME asks for")
     _of_org(setting).set_defaults(run=_secret_set)
-    removing = verbs.add_parser("remove", help="forget a secret")
-    removing.add_argument("name")
+    removing = _add_verb(verbs, "remove", purpose="forget a secret")
+    removing.add_argument("name", help="of the secret, as `list` shows it")
     _of_org(removing).set_defaults(run=_secret_remove)
 
 
-def _about_data_folder(
-    parser: argparse.ArgumentParser,
+def _add_administration(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    command: str,
+    *,
+    purpose: str,
+    description: str,
+    epilog: str | None = None,
 ) -> argparse._SubParsersAction[argparse.ArgumentParser]:
-    """The option of every command about a data folder, and where its verbs go."""
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path(".invocations"), metavar="DIR", help="(default: %(default)s)"
+    """Add a command about a data folder; where its verbs go."""
+    parser = commands.add_parser(
+        command,
+        help=purpose,
+        description=f"{description}\nIt needs the extra: {_INSTALL_SERVICE}",
+        epilog=epilog,
+        formatter_class=_Formatter,
     )
+    _add_data_dir(parser, default=Path(".invocations"))
     return parser.add_subparsers(metavar="VERB", required=True)
 
 
-def _of_org(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--org", default="og_local", metavar="ID", help="(default: %(default)s)")
+def _add_verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    verb: str,
+    *,
+    purpose: str,
+    description: str | None = None,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        verb, help=purpose, description=description or f"{purpose[0].upper()}{purpose[1:]}."
+    )
+    # Here too, as people write it behind the verb; left out, it leaves alone what stands before the verb.
+    _add_data_dir(parser, default=argparse.SUPPRESS)
     return parser
 
 
+def _add_data_dir(parser: argparse.ArgumentParser, default: Path | str) -> None:
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="everything the service keeps (default: .invocations)",
+    )
+
+
+def _of_org(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument(
+        "--org",
+        default="og_local",
+        metavar="ID",
+        help="the organisation whose it is; organisations see nothing of one another (default: %(default)s)",
+    )
+    return parser
+
+
+def _as_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--json", action="store_true", help="print a JSON array of objects, not a table")
+    return parser
+
+
+@_needs_service
 def _serve(options: argparse.Namespace) -> int:
     from .service.opening import StartError
     from .service.serve import serve
@@ -228,35 +337,39 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         serve(settings)
     except StartError as error:
-        print(f"invocations serve: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _refuse(options, str(error))
     return 0
 
 
+@_needs_service
 def _token_list(options: argparse.Namespace) -> int:
     from .service.administration import describe_tokens
 
-    return _said("token", lambda: describe_tokens(options.data_dir))
+    return _print(options, lambda: _listed(options, describe_tokens(options.data_dir)))
 
 
+@_needs_service
 def _token_add(options: argparse.Namespace) -> int:
     from .service.administration import add_token
 
-    return _said("token", lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
+    return _print(options, lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
 
 
+@_needs_service
 def _token_revoke(options: argparse.Namespace) -> int:
     from .service.administration import revoke_token
 
-    return _said("token", lambda: revoke_token(options.data_dir, options.name))
+    return _print(options, lambda: revoke_token(options.data_dir, options.name))
 
 
+@_needs_service
 def _dataset_list(options: argparse.Namespace) -> int:
     from .service.administration import describe_datasets
 
-    return _said("dataset", lambda: describe_datasets(options.data_dir, options.org))
+    return _print(options, lambda: _listed(options, describe_datasets(options.data_dir, options.org)))
 
 
+@_needs_service
 def _dataset_add(options: argparse.Namespace) -> int:
     from .service.administration import add_dataset
 
@@ -266,43 +379,72 @@ def _dataset_add(options: argparse.Namespace) -> int:
     def add() -> list[str]:
         return [add_dataset(options.data_dir, options.name, options.folder, options.org, notice)]
 
-    return _said("dataset", add)
+    return _print(options, add)
 
 
+@_needs_service
 def _secret_list(options: argparse.Namespace) -> int:
     from .service.administration import describe_secrets
 
-    return _said("secret", lambda: describe_secrets(options.data_dir, options.org))
+    return _print(options, lambda: _listed(options, describe_secrets(options.data_dir, options.org)))
 
 
+@_needs_service
 def _secret_set(options: argparse.Namespace) -> int:
     from .service.administration import set_secret
 
+    try:
+        value = _read_secret(options.name)
+    except UnicodeError:
+        return _refuse(options, f"the value of {options.name!r} isn't UTF-8; nothing was stored")
+    return _print(options, lambda: set_secret(options.data_dir, options.name, value, options.org))
+
+
+def _read_secret(name: str) -> str:
+    """A secret's value, from the terminal or from standard input. Raises UnicodeError."""
     if sys.stdin.isatty():
-        value = getpass.getpass(f"value of {options.name} (it isn't shown): ")
-    else:
-        value = sys.stdin.read().removesuffix("\n")
-    return _said("secret", lambda: set_secret(options.data_dir, options.name, value, options.org))
+        value = getpass.getpass(f"value of {name} (it isn't shown): ")
+        value.encode()
+        return value
+    content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    if content.endswith(b"\n"):
+        content = content.removesuffix(b"\n").removesuffix(b"\r")
+    return content.decode()
 
 
+@_needs_service
 def _secret_remove(options: argparse.Namespace) -> int:
     from .service.administration import remove_secret
 
-    return _said("secret", lambda: remove_secret(options.data_dir, options.name, options.org))
+    return _print(options, lambda: remove_secret(options.data_dir, options.name, options.org))
 
 
-def _said(command: str, work: Callable[[], Iterable[str] | None]) -> int:
+def _print(options: argparse.Namespace, work: Callable[[], Iterable[str] | None]) -> int:
     """Print what `work` answers; what it can't do is one line on stderr and exit code 1."""
     from .service.opening import StartError
 
     try:
         sys.stdout.writelines(f"{line}\n" for line in work() or ())
     except StartError as error:
-        print(f"invocations {command}: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _refuse(options, str(error))
     return 0
 
 
+def _listed(options: argparse.Namespace, rows: Sequence[Mapping[str, str | None]]) -> list[str]:
+    """Rows as JSON, or as a table with a header, where there are any."""
+    if options.json:
+        return [json.dumps(rows, indent=2, ensure_ascii=False)]
+    if not rows:
+        return []
+    table = [[name.upper() for name in rows[0]], *([value or "-" for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+
+
+@_needs_service
 def _demo(options: argparse.Namespace) -> int:
     from .demo import run_demo
 

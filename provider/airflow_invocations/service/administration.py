@@ -16,14 +16,20 @@ from .settings import ServiceSettings
 from .store import LOCAL_USER, Store
 from .times import moment
 
+#: One of several things that a command lists: its fields by their names, in the order of the columns.
+Row = dict[str, str | None]
 
-def describe_tokens(data_dir: Path) -> list[str]:
-    """A line for each token: name, organisation, role, when it was made. Raises StartError."""
+
+def describe_tokens(data_dir: Path) -> list[Row]:
+    """Each token's name, organisation, role, and when it was made. Raises StartError."""
     with _store(data_dir) as store:
         return [
-            "  ".join(
-                [token.name, token.org_id, token.role.name.lower(), f"{moment(token.created):%Y-%m-%d}"]
-            )
+            {
+                "name": token.name,
+                "org_id": token.org_id,
+                "role": token.role.name.lower(),
+                "created": _written(token.created),
+            }
             for token in store.list_tokens()
         ]
 
@@ -40,17 +46,17 @@ def revoke_token(data_dir: Path, name: str) -> None:
         store.revoke_token(name)
 
 
-def describe_datasets(data_dir: Path, org_id: str) -> list[str]:
-    """A line for each dataset: id, name, folder. Raises StartError."""
+def describe_datasets(data_dir: Path, org_id: str) -> list[Row]:
+    """Each dataset's id, name and folder. Raises StartError."""
+    own = ServiceSettings(data_dir).datasets
     with _store(data_dir) as store:
         return [
-            "  ".join(
-                [
-                    dataset.dataset_id,
-                    dataset.name or "-",
-                    store.folder_of_dataset(dataset.dataset_id, org_id) or "(the service's own)",
-                ]
-            )
+            {
+                "dataset_id": dataset.dataset_id,
+                "name": dataset.name,
+                "folder": store.folder_of_dataset(dataset.dataset_id, org_id)
+                or str(own / dataset.dataset_id),
+            }
             for dataset in store.list_datasets(org_id)
         ]
 
@@ -71,10 +77,12 @@ def add_dataset(
     return record.dataset_id
 
 
-def describe_secrets(data_dir: Path, org_id: str) -> list[str]:
-    """A line for each secret: its name and when it was set; never its value. Raises StartError."""
+def describe_secrets(data_dir: Path, org_id: str) -> list[Row]:
+    """Each secret's name and when it was set; never its value. Raises StartError."""
     with _store(data_dir) as store:
-        return [f"{name}  {moment(modified):%Y-%m-%d}" for name, modified in store.list_secrets(org_id)]
+        return [
+            {"name": name, "modified": _written(modified)} for name, modified in store.list_secrets(org_id)
+        ]
 
 
 def set_secret(data_dir: Path, name: str, value: str, org_id: str) -> None:
@@ -87,6 +95,10 @@ def remove_secret(data_dir: Path, name: str, org_id: str) -> None:
     """Forget a secret. Raises StartError."""
     with _store(data_dir) as store:
         store.remove_secret(name, org_id)
+
+
+def _written(microseconds: int) -> str:
+    return f"{moment(microseconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @contextmanager

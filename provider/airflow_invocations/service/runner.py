@@ -321,7 +321,9 @@ class Runner:
         try:
             verdict = await self._attempt(claim)
             await claim.end(verdict)
-            _log.info("ended", extra={**claim.named, "status": verdict.status.name})
+            is_over = verdict.status is not InvocationStatus.Queued
+            happened = "ended" if is_over else "interrupted, will run again"
+            _log.info(happened, extra={**claim.named, "status": verdict.status.name})
         except (ConditionError, InvalidStateTransitionError):
             _log.info("came to its end from outside", extra=claim.named)
         except Exception:
@@ -390,6 +392,8 @@ class _Execution:
 
     async def run(self) -> Verdict:
         """Run the action; its end status and the reason for it."""
+        if (why := _why_again(self._record)) is not None:
+            self._notice(why)
         workspace = Workspace(self._settings.workspaces / self._record.invocation_id)
         if (verdict := await asyncio.to_thread(self._prepare, workspace)) is not None:
             return verdict
@@ -539,6 +543,15 @@ def own_of(record: InvocationRecord, inputs: ActionInputRecord) -> Own:
     named.add(destination_of(record))
     datasets = {dataset_id for dataset_id in named if dataset_id is not None}
     return Own(record.invocation_id, record.org_id, record.provenance.action.name, datasets)
+
+
+def _why_again(record: InvocationRecord) -> str | None:
+    """Which attempt this is, and why the one before was broken off; None: it is the first."""
+    queued = [step for step in record.status if step.status is InvocationStatus.Queued]
+    if len(queued) < 2:
+        return None
+    why = f": {queued[-1].detail}" if queued[-1].detail else ""
+    return f"attempt {len(queued)}, from the beginning{why}"
 
 
 def _timed_out(minutes: int) -> Verdict:

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -16,11 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-import pydantic
 import uvicorn
 
-from ..model.wire import problems_of
 from ..runtime.private_files import write_private
+from .action_files import read_action
 from .app import create_app
 from .connections import BoundedConfig, RareReports, most_connections, raise_descriptor_limit
 from .datasets import DatasetFiles
@@ -29,7 +29,6 @@ from .logs import LogFiles
 from .metrics import Metrics
 from .opening import StartError, open_store
 from .orphans import Orphans
-from .requests import NamedAction
 from .runner import Runner, in_loop
 from .secrets import Secrets
 from .settings import ServiceSettings
@@ -37,6 +36,8 @@ from .signed_urls import SignedUrls
 from .store import LOCAL_ORG, LOCAL_USER, Store
 from .tokens import Tokens, token_of
 from .watching import Watches
+
+_log = logging.getLogger(__name__)
 
 #: Threads for what isn't an action's: watches, probes, the database.
 _THREADS = 16
@@ -210,7 +211,9 @@ def _register_actions(store: Store, folder: Path | None) -> list[str]:
         raise StartError(f"--actions {folder}: there is no such folder")
     names: dict[str, Path] = {}
     for path in sorted(folder.glob("*/action.json")):
-        action = _read_action(path)
+        action, warnings = read_action(path)
+        for warning in warnings:
+            _log.warning("%s: %s", path, warning)
         if action.name in names:
             raise StartError(f"{path}: the name {action.name!r} is taken by {names[action.name]}")
         container = action.container_parameters
@@ -219,15 +222,3 @@ def _register_actions(store: Store, folder: Path | None) -> list[str]:
         store.register_action(action, LOCAL_ORG, LOCAL_USER)
         names[action.name] = path
     return list(names)
-
-
-def _read_action(path: Path) -> NamedAction:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "image_uri" in content:
-            content["uri"] = content.pop("image_uri")
-        return NamedAction.model_validate(content)
-    except pydantic.ValidationError as error:
-        raise StartError(f"{path}: {problems_of(error.errors())}") from None
-    except (OSError, ValueError) as error:
-        raise StartError(f"{path}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import json
 import subprocess
 import sys
 import threading
@@ -275,8 +276,10 @@ class TestTokens:
     def test_tokens_are_added_listed_used_and_revoked_while_the_service_runs(self, service: Service) -> None:
         name = f"reader-{next(_numbers)}"
         token = self.command(service, "add", name, "--role", "read").stdout.strip()
-        listed = self.command(service, "list").stdout
-        assert f"{name}  og_local  read" in listed
+        listed = self.command(service, "list", "--json").stdout
+        assert {"name": name, "org_id": "og_local", "role": "read"}.items() <= next(
+            one for one in json.loads(listed) if one["name"] == name
+        ).items()
         assert token not in listed
         assert token.encode() not in b"".join(
             path.read_bytes() for path in service.data_dir.glob("service.db*")

@@ -505,6 +505,21 @@ class Held:
 
 
 class TestStopping:
+    async def test_what_is_interrupted_says_so_and_that_it_runs_again(
+        self, store: Store, logs: LogFiles, run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        once = f"if [ -e {tmp_path}/again ]; then exit 0; fi; touch {tmp_path}/again; exec sleep 600"
+        one = script(store, f"echo km 0; {once}")
+        with caplog.at_level("INFO", "airflow_invocations.service.runner"):
+            async with run():
+                await said(logs, one, "km 0")
+            assert [entry.getMessage() for entry in caplog.records] == ["interrupted, will run again"]
+            async with run():
+                await reached(store, one, S.Completed)
+            assert [entry.getMessage() for entry in caplog.records][1:] == ["ended"]
+        again = "attempt 2, from the beginning: the service was stopped while this ran"
+        assert lines(logs, one) == ["km 0", again, "km 0"]
+
     """A clean stop at a bad moment."""
 
     async def test_what_runs_is_stopped_and_queued_again_and_not_counted_as_lost(
@@ -620,7 +635,7 @@ async def test_a_retry_waits_until_the_attempt_before_it_is_gone(
         assert not [process for process in first if process.is_running()]
         record = await reached(store, one, *TERMINAL)
     assert record.last_status is S.Completed
-    assert lines(logs, one) == ["first", "second"]
+    assert lines(logs, one) == ["first", "attempt 2, from the beginning", "second"]
 
 
 class TestRecovery:
@@ -650,7 +665,10 @@ class TestRecovery:
         before = [S.Queued, S.Scheduled, S.Downloading, *([S.Processing] if recorded else [])]
         assert steps(record)[: len(before) + 2] == [*before, S.Failed, S.Queued]
         assert record.status[len(before)].detail == "the service ended while this ran"
-        assert lines(logs, one) == ["again"]
+        assert lines(logs, one) == [
+            "attempt 2, from the beginning: the service ended while this ran",
+            "again",
+        ]
         assert running(one) == []
 
     async def test_what_is_to_be_cancelled_is_cancelled(self, store: Store, run: Any) -> None:

@@ -146,6 +146,62 @@ class TestActionsOfAFolder:
         assert container is not None
         assert container.workdir == str((actions / "a" / below).resolve())
 
+    @pytest.mark.parametrize(
+        ("content", "warnings"),
+        [
+            ({"container_parameters": {"command": ["true"]}, "docker_config": {}, "image_uri": None}, []),
+            ({"inherits": {"name": "base"}}, []),
+            (
+                {"paramters": [], "container_parameters": {"command": ["true"]}},
+                ["the field 'paramters' has no effect; is 'parameters' meant?"],
+            ),
+            (
+                {"container_parameters": {"comand": ["true"]}},
+                [
+                    "the field 'comand' in container_parameters has no effect; is 'command' meant?",
+                    "it has nothing to run: set container_parameters.command or .entry_point",
+                ],
+            ),
+            (
+                {
+                    "container_parameters": {"entry_point": ["true"]},
+                    "parameters": [{"name": "a"}, {"name": "b", "tpye": "integer", "unheard_of": 1}],
+                    "compute_requirements": {"memory_MiB": 1024, "cpus": 2},
+                },
+                [
+                    "the field 'cpus' in compute_requirements has no effect",
+                    "the field 'tpye' in parameters has no effect; is 'type' meant?",
+                    "the field 'unheard_of' in parameters has no effect",
+                ],
+            ),
+            (
+                {"image_uri": "registry/image:1"},
+                [
+                    (
+                        "it needs the container image 'registry/image:1', and this service runs none: "
+                        "it can't be invoked"
+                    )
+                ],
+            ),
+            ({}, ["it has nothing to run: set container_parameters.command or .entry_point"]),
+        ],
+    )
+    def test_what_has_no_effect_is_a_warning(
+        self, store: Store, actions: Path, caplog: pytest.LogCaptureFixture, content: Any, warnings: list[str]
+    ) -> None:
+        path = described(actions, "a", {"name": "a", **content})
+        assert _register_actions(store, actions) == ["a"]
+        assert [entry.getMessage() for entry in caplog.records] == [f"{path}: {one}" for one in warnings]
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+    def test_a_byte_order_mark_is_none_of_its_content(
+        self, store: Store, actions: Path, encoding: str
+    ) -> None:
+        path = described(actions, "a", "")
+        path.write_text('{"name": "a", "description": "\N{SNOWMAN}"}', encoding=encoding)
+        assert _register_actions(store, actions) == ["a"]
+        assert store.get_action("a", LOCAL_ORG).description == "\N{SNOWMAN}"
+
     def test_no_folder_is_no_actions(self, store: Store) -> None:
         assert _register_actions(store, None) == []
 
