@@ -108,7 +108,7 @@ def test_a_dag_starts_when_an_action_has_written_its_dataset(airflow: Standalone
     run_id = airflow.trigger("writes")
     list(airflow.watch("writes", run_id, timeout=90))
     result = airflow.xcom("writes", run_id, "write")
-    (read,) = until("run of the reader", lambda: runs(airflow, "reads"))
+    (read,) = until("run of the reader", lambda: runs(airflow, "reads"), FIRST_REQUEST)
     (extra,) = until("what it has read", lambda: airflow.xcom("reads", read, "read"))
     assert extra == {name: result[name] for name in ("invocation_id", "url", "action", "digest")}
 
