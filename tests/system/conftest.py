@@ -66,6 +66,13 @@ class Service(LocalService):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="DIR", help="write pictures of the page in Airflow there")
+    parser.addoption(
+        "--airflow-option",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="configure the real Airflow so, besides what the tests need; may be repeated",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +101,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment | Non
 
 @pytest.fixture(scope="session")
 def airflow(
-    service: Service, fleet: Deployment | None, tmp_path_factory: pytest.TempPathFactory
+    service: Service,
+    fleet: Deployment | None,
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
 ) -> Iterator[StandaloneAirflow]:
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
@@ -106,7 +116,8 @@ def airflow(
     }
     if fleet is not None:
         connections["fleet"] = fleet.connection
-    configuration = {"core.test_connection": "Enabled"}
+    options = dict(option.split("=", 1) for option in pytestconfig.getoption("--airflow-option"))
+    configuration = {"core.test_connection": "Enabled", **options}
     with pytest.MonkeyPatch.context() as environment:
         # The app of `fleet` is to be imported wherever tasks and triggers run.
         environment.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
