@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_token(commands)
+    _add_connection(commands)
     _add_dataset(commands)
     _add_secret(commands)
     _add_demo(commands)
@@ -182,7 +183,7 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verbs = _add_administration(
         commands,
         "token",
-        purpose="list, add and revoke the service's tokens",
+        purpose="list, add, rotate and revoke the service's tokens",
         description="The tokens of a local service's data folder; it may be running. Roles: read looks at "
         "everything, invoke may also invoke actions as they are registered, and cancel, admin may also "
         "change actions and what an invocation runs, so any program as this user.",
@@ -199,9 +200,37 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "an invocation runs (default: %(default)s)",
     )
     _of_org(adding).set_defaults(run=_token_add)
+    rotating = _add_verb(
+        verbs, "rotate", purpose="replace a token by another one of its role, and print that"
+    )
+    rotating.add_argument("name", help="of the token, as `list` shows it")
+    rotating.set_defaults(run=_token_rotate)
     revoking = _add_verb(verbs, "revoke", purpose="revoke a token immediately")
     revoking.add_argument("name", help="of the token, as `list` shows it")
     revoking.set_defaults(run=_token_revoke)
+
+
+def _add_connection(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "connection",
+        help="print the line that has Airflow use the service that is running",
+        description="Make a token with the role invoke for Airflow, and print the shell's line that sets the "
+        "connection. A service must be running on the data folder.\n"
+        f"It needs the extra: {_INSTALL_SERVICE}",
+        epilog='example: eval "$(invocations connection)"',
+        formatter_class=_Formatter,
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(".invocations"), metavar="DIR", help="(default: %(default)s)"
+    )
+    parser.add_argument("--conn-id", default="roboto_default", metavar="ID", help="(default: %(default)s)")
+    parser.add_argument(
+        "--name", default="airflow", metavar="NAME", help="the token's name (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="replace the token of that name; the former one ends"
+    )
+    parser.set_defaults(run=_connection)
 
 
 def _add_dataset(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -353,6 +382,23 @@ def _token_add(options: argparse.Namespace) -> int:
     from .service.administration import add_token
 
     return _print(options, lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
+
+
+@_needs_service
+def _token_rotate(options: argparse.Namespace) -> int:
+    from .service.administration import rotate_token
+
+    return _print(options, lambda: [rotate_token(options.data_dir, options.name)])
+
+
+@_needs_service
+def _connection(options: argparse.Namespace) -> int:
+    from .service.administration import connection_of
+
+    return _print(
+        options,
+        lambda: [connection_of(options.data_dir, options.conn_id, options.name, replace=options.replace)],
+    )
 
 
 @_needs_service

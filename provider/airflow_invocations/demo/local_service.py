@@ -58,7 +58,7 @@ class LocalService:
 
     def start(self) -> None:
         """Start it and wait until it accepts requests. Raises ServiceError."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._session.start(PATIENCE)
         deadline = time.monotonic() + PATIENCE
         while (announced := self._announced()) is None:

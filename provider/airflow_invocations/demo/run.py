@@ -285,7 +285,7 @@ def _dags(here: Path) -> Path:
 @contextlib.contextmanager
 def _alone_in(home: Path) -> Iterator[None]:
     """Keep other demos out of the folder. Raises DemoError if one is in it."""
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (home / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

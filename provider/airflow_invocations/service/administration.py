@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .datasets import DatasetFiles
 from .errors import ApiError
@@ -13,7 +16,7 @@ from .opening import StartError, open_store
 from .requests import Role
 from .secrets import Secrets
 from .settings import ServiceSettings
-from .store import LOCAL_USER, Store
+from .store import LOCAL_ORG, LOCAL_USER, Store
 from .times import moment
 
 #: One of several things that a command lists: its fields by their names, in the order of the columns.
@@ -38,6 +41,33 @@ def add_token(data_dir: Path, name: str, org_id: str, role: str) -> str:
     """Make a token; this is the only time that it can be read. Raises StartError."""
     with _store(data_dir) as store:
         return store.add_token(name, org_id, Role.named(role))
+
+
+def rotate_token(data_dir: Path, name: str) -> str:
+    """Replace a token; the former one is worthless. Raises StartError."""
+    with _store(data_dir) as store:
+        return store.rotate_token(name)
+
+
+def connection_of(data_dir: Path, conn_id: str, name: str, *, replace: bool) -> str:
+    """Return the shell's line that has Airflow use a service that is running, with a token made for it.
+
+    :param data_dir: the service's data folder.
+    :param conn_id: the Airflow connection's id.
+    :param name: the name of its token, which has the role `invoke`.
+    :param replace: whether a token of that name is replaced if there is one.
+    :raises StartError: no service runs on the folder, or there is such a token and it isn't to be replaced.
+    """
+    try:
+        announced = json.loads(ServiceSettings(data_dir).announcement.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StartError(f"no service runs on {data_dir}: start one first (invocations serve)") from None
+    with _store(data_dir) as store:
+        known = replace and any(token.name == name for token in store.list_tokens())
+        token = store.rotate_token(name) if known else store.add_token(name, LOCAL_ORG, Role.Invoke)
+    where = urlsplit(announced["endpoint"]).netloc
+    variable = re.sub(r"[^A-Z0-9_]", "_", conn_id.upper())
+    return f"export AIRFLOW_CONN_{variable}='roboto://:{token}@{where}/http'"
 
 
 def revoke_token(data_dir: Path, name: str) -> None:

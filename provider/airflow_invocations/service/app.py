@@ -89,6 +89,9 @@ def create_app(
     app = FastAPI(
         title="Invocations: the local service",
         description="The invocation API on one machine, for development, tests and small set-ups.",
+        # FastAPI's pages run a script from elsewhere, in the origin of the page's sessions.
+        docs_url=None,
+        redoc_url=None,
     )
     app.add_middleware(BodyLimit, limit=MAX_BODY)
     app.add_middleware(CountRequests, metrics=metrics)

@@ -4,12 +4,14 @@
 
 import asyncio
 import hashlib
+import hmac
 import json
 import secrets
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs, quote
 
 import jinja2
@@ -37,7 +39,8 @@ from .tokens import Tokens
 #: Invocations that the page lists: the newest.
 MAX_ROWS = 200
 
-#: Sessions that are kept; one more, and the oldest ends.
+#: Sessions that are kept, of one token and in all; one more, and the oldest ends.
+MAX_SESSIONS_OF_TOKEN = 16
 MAX_SESSIONS = 256
 
 #: Seconds that a session lasts, however much it is used.
@@ -46,13 +49,35 @@ SESSION_AGE = 12 * 3600
 #: Characters of a value that came from outside, in a table and where there is room.
 _SHORT, _LONG = 160, 4000
 
+#: The header that the page's script sends the second half of its session in.
+SESSION_HEADER = "x-invocations-session"
+
 _ELSEWHERE = frozenset({"cross-site", "same-site"})
 
 InvocationId = Annotated[str, PathPart(max_length=64)]
 
 
+class NewSession(NamedTuple):
+    """The two halves of a session, which only the browser keeps."""
+
+    session_id: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    #: Monotonic seconds.
+    ends: float
+    token: str
+    secret: bytes
+
+
 class Sessions:
-    """Who is logged in, in memory only: the browser holds a random id, never the token.
+    """Who is logged in, in memory only: the browser holds two random halves, never the token.
+
+    One half is a cookie. Browsers send it to every port of the host, so a program on another port may see and
+    repeat it; alone it opens nothing. The other half is in the page's own storage, which knows ports, and is
+    sent as a header by the page's script.
 
     A session stands for its token in GET requests and nowhere else, so that no page of somebody else's can
     have a browser change anything. What the token may do is looked up each time: a revoked one is worth
@@ -61,17 +86,21 @@ class Sessions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: By the hash of their id, oldest first: when each ends (monotonic seconds), and its token.
-        self._open: dict[bytes, tuple[float, str]] = {}
+        #: By the hash of their id, oldest first.
+        self._open: dict[bytes, _Session] = {}
 
-    def open(self, token: str) -> str:
-        """Begin a session; its id. The token must be known to be good."""
-        session_id = secrets.token_urlsafe(32)
+    def open(self, token: str) -> NewSession:
+        """Begin a session. The token must be known to be good."""
+        new = NewSession(secrets.token_urlsafe(32), secrets.token_urlsafe(32))
+        session = _Session(time.monotonic() + SESSION_AGE, token, _hashed(new.secret))
         with self._lock:
+            theirs = [each for each, other in self._open.items() if other.token == token]
+            for oldest in theirs[: max(0, len(theirs) - MAX_SESSIONS_OF_TOKEN + 1)]:
+                del self._open[oldest]
             while len(self._open) >= MAX_SESSIONS:
                 del self._open[next(iter(self._open))]
-            self._open[_hashed(session_id)] = (time.monotonic() + SESSION_AGE, token)
-        return session_id
+            self._open[_hashed(new.session_id)] = session
+        return new
 
     def close(self, session_id: str) -> None:
         """End a session, if there is such a one."""
@@ -83,15 +112,27 @@ class Sessions:
         own = request.headers.get("authorization")
         if own is not None or request.method != "GET":
             return own
+        session = self._of(request)
+        given = _hashed(request.headers.get(SESSION_HEADER, ""))
+        if session is None or not hmac.compare_digest(given, session.secret):
+            return None
+        return f"Bearer {session.token}"
+
+    def token_of_cookie(self, request: Request) -> str | None:
+        """The token of the session that a request's cookie names; that alone must not open anything."""
+        session = self._of(request)
+        return None if session is None else session.token
+
+    def _of(self, request: Request) -> _Session | None:
         session_id = request.cookies.get(cookie_name(request))
         if session_id is None:
             return None
         with self._lock:
-            ends, token = self._open.get(_hashed(session_id), (0.0, ""))
-            if ends > time.monotonic():
-                return f"Bearer {token}"
-            self._open.pop(_hashed(session_id), None)
-        return None
+            session = self._open.get(_hashed(session_id))
+            if session is not None and session.ends <= time.monotonic():
+                del self._open[_hashed(session_id)]
+                return None
+        return session
 
 
 def cookie_name(request: Request) -> str:
@@ -117,7 +158,11 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
     def page(request: Request, invocation_id: str | None) -> Response:
         who = reader(request)
         if who is None:
-            return _login_form(request, invocation_id)
+            token = sessions.token_of_cookie(request)
+            if token is None or tokens.holder(token) is None:
+                return _login_form(request, invocation_id)
+            # A browser opens an address without the script's half of the session: the script asks for more.
+            return _html("page.html", who=None, rows=[], record=None, invocation_id=invocation_id)
         selected, status = None, 200
         if invocation_id is not None:
             try:
@@ -160,9 +205,19 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
             return _html("message.html", error.status, message=error.message)
         return _html("facts.html", record=record)
 
+    @router.get("/page/who")
+    def who_is_logged_in(request: Request) -> Response:
+        """Who the page is shown to."""
+        who = reader(request)
+        if who is None:
+            return _html("message.html", 401, message="Your session has ended.")
+        return _html("who.html", who=who)
+
     @router.get("/login")
-    def no_login_page() -> Response:
-        return RedirectResponse("/", 303)
+    def login_page(
+        request: Request, invocation_id: Annotated[str | None, Query(max_length=64)] = None
+    ) -> Response:
+        return _login_form(request, invocation_id, status=200)
 
     @router.post("/login")
     async def log_in(request: Request) -> Response:
@@ -175,10 +230,11 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
             return _login_form(request, invocation_id, "That didn't work. Check the token, and try again.")
         sessions.close(request.cookies.get(cookie_name(request), ""))
         place = f"/actions/invocations/{quote(invocation_id, safe='')}" if invocation_id else "/"
-        answer = RedirectResponse(place, 303)
+        session = sessions.open(token)
+        answer = _html("logged_in.html", secret=session.secret, place=place)
         answer.set_cookie(
             cookie_name(request),
-            sessions.open(token),
+            session.session_id,
             max_age=SESSION_AGE,
             httponly=True,
             samesite="strict",

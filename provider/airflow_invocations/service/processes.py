@@ -27,6 +27,9 @@ _started: set[int] = set()
 #: Seconds by which two readings of one process's start may differ.
 _SAME_START = 1.0
 
+#: What others may not do with the files that an action makes: the usual. Its workspace is closed to them.
+_UMASK = 0o022
+
 #: Bytes that are read from a pipe at a time.
 _CHUNK = 256 * 1024
 
@@ -150,6 +153,7 @@ def start(
         cwd=folder,
         env=environment,
         start_new_session=True,
+        umask=_UMASK,
     )
     _started.add(process.pid)
     try:

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def serve(settings: ServiceSettings) -> None:
         StartError: the data folder, its database or the port can't be had, or an action.json is wrong.
     """
     configure_logging()
-    with _data_folder(settings.data_dir), _listening(settings) as listener:
+    with _private_files(), _data_folder(settings.data_dir), _listening(settings) as listener:
         settings.announcement.unlink(missing_ok=True)  # of an earlier life that was killed
         store = open_store(settings.database)
         try:
@@ -162,12 +163,39 @@ def _data_folder(folder: Path) -> Iterator[None]:
     """The data folder, made if need be, and ours alone while the service runs."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_private(folder)
         lock = (folder / "lock").open("a")
     except OSError as error:
         raise StartError(f"can't write to the data folder {folder}: {error.strerror}") from None
     with lock:
         _lock(lock, folder)
         yield
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """Have everything that this process makes be its user's alone; actions get a umask of their own."""
+    former = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(former)
+
+
+def _make_private(folder: Path) -> None:
+    """Close a folder that others may read, and refuse one that others may write to.
+
+    :raises StartError: others may write to it, so what is in it may be theirs.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o022:
+        raise StartError(
+            f"others may write to the data folder {folder} (mode {mode:04o}); make it your own with "
+            f"'chmod 700 {folder}', or name a folder below it, which is made with that mode"
+        )
+    if mode & 0o055:
+        folder.chmod(0o700)
+        _log.warning("others could read the data folder %s (mode %04o); it has mode 0700 now", folder, mode)
 
 
 def _lock(lock: IO[str], folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from ...published import exceptions, http, query
 from ..conftest import Service, eventually
 
 TOKEN = (sys.executable, "-m", "airflow_invocations.cli", "token")
+CONNECTION = (sys.executable, "-m", "airflow_invocations.cli", "connection")
 
 _numbers = itertools.count(time.time_ns())
 
@@ -289,11 +291,45 @@ class TestTokens:
         with pytest.raises(exceptions.RobotoUnauthorizedException, match="needs the role admin"):
             create(reader)
         twice = self.command(service, "add", name)
-        assert (twice.returncode, twice.stderr.count("\n")) == (1, 1)
+        assert (twice.returncode, twice.stdout, twice.stderr.count("\n")) == (1, "", 1)
+        former, token = token, self.command(service, "rotate", name).stdout.strip()
+        with pytest.raises(exceptions.RobotoUnauthorizedException, match="isn't known"):
+            list(published.Action.query(roboto_client=client_of(service, former)))
+        reader = client_of(service, token)
+        assert list(published.Action.query(roboto_client=reader)) is not None
+        assert self.command(service, "rotate", "no-such-token").returncode == 1
         assert self.command(service, "revoke", name).returncode == 0
         with pytest.raises(exceptions.RobotoUnauthorizedException, match="isn't known"):
             list(published.Action.query(roboto_client=reader))
         assert self.command(service, "revoke", name).returncode == 1
+
+    @pytest.mark.parametrize("name", ["", " ", "two words", "a" * 65, "-x", "line\nfeed"])
+    def test_a_name_that_cannot_be_one_is_refused(self, service: Service, name: str) -> None:
+        refused = self.command(service, "add", "--", name)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "can't name a token" in refused.stderr
+
+    def test_the_line_of_a_connection_is_printed_whole_or_not_at_all(self, service: Service) -> None:
+        name = f"airflow-{next(_numbers)}"
+        command = [*CONNECTION, "--data-dir", str(service.data_dir), "--name", name]
+
+        def run(*options: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+        first, second, third = run(), run(), run("--replace")
+        assert (second.returncode, second.stdout) == (1, "")
+        assert "already" in second.stderr
+        port = service.endpoint.rpartition(":")[2]
+        for printed in (first, third):
+            line = rf"export AIRFLOW_CONN_ROBOTO_DEFAULT='roboto://:([\w-]+)@127\.0\.0\.1:{port}/http'\n"
+            assert re.fullmatch(line, printed.stdout), printed.stderr
+        token = third.stdout.partition("//:")[2].partition("@")[0]
+        assert list(published.Action.query(roboto_client=client_of(service, token))) is not None
+        away = subprocess.run(
+            [*CONNECTION, "--data-dir", "nowhere"], capture_output=True, text=True, check=False
+        )
+        assert (away.returncode, away.stdout) == (1, "")
+        assert "no service runs on nowhere" in away.stderr
 
     def test_organisations_do_not_see_one_another(self, service: Service, client: Any) -> None:
         name = f"other-{next(_numbers)}"

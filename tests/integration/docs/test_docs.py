@@ -69,6 +69,7 @@ NEWER = {"dags/checked_drives.py": ((3, 4), "task loops")}
 OTHER_PROGRAMS = {
     ".": "the shell's own",
     "cd": "the shell's own",
+    "eval": "the shell's own",
     "mkdir": "everybody's",
     "curl": "it would need a service at the port that is shown; the addresses are looked at",
     "flyte": "Flyte's SDK, which wants a real Flyte; tests/integration/flyte deploys the same file",

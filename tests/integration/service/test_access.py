@@ -110,6 +110,7 @@ OPEN_ROUTES = {
     ("GET", "/"),
     ("GET", "/actions/invocations/{invocation_id}"),
     ("GET", "/page/rows"),
+    ("GET", "/page/who"),
     ("GET", "/page/invocations/{invocation_id}"),
     ("GET", "/login"),
     ("POST", "/login"),

@@ -22,7 +22,13 @@ from fastapi import Request
 
 from airflow_invocations.model import DagRunProvenance
 from airflow_invocations.service import page as page_module
-from airflow_invocations.service.page import MAX_SESSIONS, SESSION_AGE, Sessions
+from airflow_invocations.service.page import (
+    MAX_SESSIONS,
+    MAX_SESSIONS_OF_TOKEN,
+    SESSION_AGE,
+    NewSession,
+    Sessions,
+)
 
 from ..conftest import Service, eventually
 
@@ -77,8 +83,25 @@ def visitor(service: Service) -> Iterator[httpx.Client]:
 @pytest.fixture
 def reader(service: Service, visitor: httpx.Client) -> httpx.Client:
     """One that is logged in."""
-    assert visitor.post("/login", data={"token": service.token}).status_code == 303
+    let_in(visitor, service.token)
     return visitor
+
+
+def let_in(visitor: httpx.Client, token: str) -> None:
+    """Log a visitor in, and have both halves of the session sent from now on."""
+    answer = visitor.post("/login", data={"token": token})
+    assert answer.status_code == 200
+    visitor.headers["X-Invocations-Session"] = secret_in(answer)
+
+
+def secret_in(answer: httpx.Response) -> str:
+    """The half of a new session that the page's script keeps."""
+    return re.findall(r'data-secret="([\w-]{40,})"', answer.text)[0]
+
+
+def place_in(answer: httpx.Response) -> str:
+    """Where the page goes once somebody is logged in."""
+    return html.unescape(re.findall(r'data-place="([^"]*)"', answer.text)[0])
 
 
 class TestLogin:
@@ -129,7 +152,7 @@ class TestLogin:
         self, service: Service, visitor: httpx.Client
     ) -> None:
         answer = visitor.post("/login", data={"token": service.token})
-        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert (answer.status_code, place_in(answer)) == (200, "/")
         name_and_value, *flags = (part.strip() for part in answer.headers["set-cookie"].split(";"))
         assert {flag.lower() for flag in flags} == {
             "httponly", "samesite=strict", "path=/", f"max-age={SESSION_AGE}"
@@ -140,6 +163,7 @@ class TestLogin:
         assert service.token not in name_and_value
         other = httpx.post(f"{service.endpoint}/login", data={"token": service.token})
         assert value not in other.headers["set-cookie"]
+        assert len({value, secret_in(answer), secret_in(other)}) == 3
 
     def test_behind_https_the_cookie_stays_there(self, service: Service, visitor: httpx.Client) -> None:
         forwarded = {"X-Forwarded-Proto": "https"}
@@ -153,7 +177,7 @@ class TestLogin:
         for asked, place in {"iv_7": "iv_7", "//evil.example/": "%2F%2Fevil.example%2F"}.items():
             form = {"token": service.token, "invocation_id": asked}
             answer = visitor.post("/login", data=form)
-            assert answer.headers["location"] == f"/actions/invocations/{place}"
+            assert place_in(answer) == f"/actions/invocations/{place}"
 
     @pytest.mark.parametrize("site", ["cross-site", "same-site"])
     def test_nobody_elses_page_logs_anybody_in_or_out(
@@ -188,8 +212,8 @@ class TestLogin:
 class TestSessions:
     def test_the_number_of_sessions_is_bounded_and_the_oldest_end(self) -> None:
         sessions = Sessions()
-        ids = [sessions.open(f"token-{number}") for number in range(MAX_SESSIONS + 2)]
-        known = [sessions.authorization(request_with(session_id)) for session_id in ids]
+        opened = [sessions.open(f"token-{number}") for number in range(MAX_SESSIONS + 2)]
+        known = [sessions.authorization(request_with(session)) for session in opened]
         assert known[:2] == [None, None]
         assert known[2:] == [f"Bearer token-{number}" for number in range(2, MAX_SESSIONS + 2)]
 
@@ -197,16 +221,34 @@ class TestSessions:
         now = time.monotonic()
         monkeypatch.setattr(page_module.time, "monotonic", lambda: now)
         sessions = Sessions()
-        session_id = sessions.open("token")
+        session = sessions.open("token")
         now += SESSION_AGE - 1
-        assert sessions.authorization(request_with(session_id)) == "Bearer token"
+        assert sessions.authorization(request_with(session)) == "Bearer token"
         now += 1
-        assert sessions.authorization(request_with(session_id)) is None
+        assert sessions.authorization(request_with(session)) is None
+
+    def test_many_logins_with_one_token_end_its_own_sessions_only(self) -> None:
+        sessions = Sessions()
+        theirs = sessions.open("theirs")
+        mine = [sessions.open("mine") for _ in range(MAX_SESSIONS + 2)]
+        assert sessions.authorization(request_with(theirs)) == "Bearer theirs"
+        known = [sessions.authorization(request_with(session)) for session in mine]
+        assert known == [None] * (len(mine) - MAX_SESSIONS_OF_TOKEN) + ["Bearer mine"] * MAX_SESSIONS_OF_TOKEN
+
+    def test_one_half_opens_nothing(self) -> None:
+        sessions = Sessions()
+        one, other = sessions.open("token"), sessions.open("token")
+        for session_id, secret in (
+            (one.session_id, ""), (one.session_id, other.secret), ("", one.secret),
+            (one.session_id, one.session_id),
+        ):  # fmt: skip
+            assert sessions.authorization(request_with(NewSession(session_id, secret))) is None
 
 
-def request_with(session_id: str, method: str = "GET") -> Request:
-    cookie = f"invocations_session_80={session_id}".encode()
-    headers = [(b"host", b"service:80"), (b"cookie", cookie)]
+def request_with(session: NewSession, method: str = "GET") -> Request:
+    cookie = f"invocations_session_80={session.session_id}".encode()
+    secret = (b"x-invocations-session", session.secret.encode())
+    headers = [(b"host", b"service:80"), (b"cookie", cookie), secret]
     server = ("service", 80)
     return Request(
         {"type": "http", "method": method, "scheme": "http", "path": "/", "query_string": b"",
@@ -215,6 +257,23 @@ def request_with(session_id: str, method: str = "GET") -> Request:
 
 
 class TestCookie:
+    def test_alone_it_opens_nothing(self, service: Service, reader: httpx.Client) -> None:
+        """Browsers send it to every port of the host: whoever listens there may repeat it."""
+        name = new_action(service, "true")
+        invocation_id = invoke(service, name)
+        with httpx.Client(base_url=service.endpoint, cookies=reader.cookies, timeout=30) as thief:
+            for path in (
+                "/page/rows", "/page/who", f"/page/invocations/{invocation_id}", f"/v1/actions/{name}",
+                "/v1/actions/invocations/watch", f"/v1/actions/invocations/{invocation_id}", "/v1/users",
+            ):  # fmt: skip
+                assert thief.get(path).status_code == 401, path
+            for path in ("/", f"/actions/invocations/{invocation_id}"):
+                shell = thief.get(path)
+                assert shell.status_code == 200
+                assert name not in shell.text
+                assert "og_local" not in shell.text
+            assert name in reader.get("/").text
+
     def test_it_opens_gets_of_the_api_and_nothing_that_changes_anything(
         self, service: Service, reader: httpx.Client
     ) -> None:
@@ -276,7 +335,7 @@ class TestPage:
     def test_another_organisation_sees_none_of_it(self, service: Service, visitor: httpx.Client) -> None:
         invocation_id = invoke(service, new_action(service, "true"))
         token = token_command(service, "add", "neighbour", "--org", "og_next_door", "--role", "admin")
-        visitor.post("/login", data={"token": token})
+        let_in(visitor, token)
         assert invocation_id not in visitor.get("/").text
         assert visitor.get(f"/actions/invocations/{invocation_id}").status_code == 404
         assert invocation_id not in visitor.get(f"/page/rows?ids={invocation_id}").text

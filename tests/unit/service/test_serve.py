@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from airflow_invocations.cli import main
 from airflow_invocations.service.opening import StartError
-from airflow_invocations.service.serve import _endpoint, _register_actions, serve
+from airflow_invocations.service.serve import _endpoint, _make_private, _register_actions, serve
 from airflow_invocations.service.settings import ServiceSettings
 from airflow_invocations.service.store import LOCAL_ORG, Store
 
@@ -271,3 +272,27 @@ def test_the_endpoint_is_one_that_can_be_reached(family: int, host: str, endpoin
         except OSError:
             pytest.skip("this machine has no such address")
         assert _endpoint(listener) == f"{endpoint}{listener.getsockname()[1]}"
+
+
+class TestDataFolder:
+    @pytest.mark.parametrize("mode", [0o777, 0o775, 0o702, 0o720])
+    def test_one_that_others_may_write_to_is_refused(self, tmp_path: Path, mode: int) -> None:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        folder.chmod(mode)
+        assert f"(mode 0{mode:o}); make it your own with 'chmod 700" in refusal(tmp_path)
+        assert list(folder.iterdir()) == []
+
+    @pytest.mark.parametrize("mode", [0o755, 0o750, 0o705, 0o711])
+    def test_one_that_others_may_read_is_closed(
+        self, tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        folder.chmod(mode)
+        _make_private(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert "others could read the data folder" in caplog.text
+        caplog.clear()
+        _make_private(folder)
+        assert caplog.text == ""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from ..errors import ConflictError, NotFoundError
+from ..errors import ConflictError, InvalidRequestError, NotFoundError
 from ..requests import Role
 from ..tables import tokens
 from ..times import now
 from .database import Database
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 # Looked up with every request: building the statement takes longer than running it.
 _BY_HASH = sa.select(tokens).where(tokens.c.hash == sa.bindparam("hash"))
@@ -33,13 +36,34 @@ class TokenHashes(Database):
     """Reads and writes of tokens."""
 
     def add_token(self, name: str, org_id: str, role: Role) -> str:
-        """Make a token; this is the only time that it can be read. Raises ConflictError for a taken name."""
+        """Make a token; this is the only time that it can be read.
+
+        Raises:
+            InvalidRequestError: the name can't be one.
+            ConflictError: the name is taken.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidRequestError(
+                f"{name[:80]!r} can't name a token; allowed: letters, digits, _ . @ -, at most 64 characters"
+            )
         token = secrets.token_urlsafe(32)
         values = {"name": name, "hash": hash_of(token), "org_id": org_id, "role": role.name, "created": now()}
         with self._write() as connection:
             if connection.execute(sa.select(tokens).where(tokens.c.name == name)).first() is not None:
-                raise ConflictError(f"there is a token {name!r} already")
+                raise ConflictError(
+                    f"there is a token {name!r} already, and it can't be read again; replace it (invocations "
+                    "token rotate), or choose another name"
+                )
             connection.execute(tokens.insert().values(values))
+        return token
+
+    def rotate_token(self, name: str) -> str:
+        """Replace a token by another one with its name, organisation and role. Raises NotFoundError."""
+        token = secrets.token_urlsafe(32)
+        changed = tokens.update().where(tokens.c.name == name).values(hash=hash_of(token), created=now())
+        with self._write() as connection:
+            if connection.execute(changed).rowcount == 0:
+                raise NotFoundError(f"there is no token {name!r}")
         return token
 
     def revoke_token(self, name: str) -> None:

@@ -11,9 +11,78 @@ const MAX_NAMED = 100; // rows asked for by name; more, and all are
 const PAUSE = 250; // milliseconds between two requests for rows
 const HIDDEN_FOR = 20000; // milliseconds after which a hidden page gives its connections back
 
+const RECONNECT = 3000; // milliseconds until a stream that broke is opened again
+const SESSION = "invocations-session"; // the half of the session that is no cookie
+
 const [main] = document.getElementsByTagName("main");
 const [rows, detail, facts, log, link] = ["rows", "detail", "facts", "log", "link"].map((id) => document.getElementById(id));
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+// -- the session: its cookie goes to every port of this host, so the script's own half goes with each request
+
+function headers(more) {
+  return { "X-Invocations-Session": localStorage.getItem(SESSION) || "", ...more };
+}
+
+// Reads server-sent events as EventSource does, which can't send headers.
+class Stream extends EventTarget {
+  constructor(address) {
+    super();
+    this.address = address;
+    this.closed = false;
+    this.last = "";
+    this.aborter = new AbortController();
+    this.run();
+  }
+
+  close() {
+    this.closed = true;
+    this.aborter.abort();
+  }
+
+  async run() {
+    while (!this.closed) {
+      await this.connect().catch(() => {}); // the service can't be reached, or the stream broke
+      if (this.aborter.signal.aborted) return;
+      this.dispatchEvent(new Event("error"));
+      if (!this.closed) await pause(RECONNECT);
+    }
+  }
+
+  async connect() {
+    const answer = await fetch(this.address, {
+      credentials: "same-origin",
+      cache: "no-store",
+      signal: this.aborter.signal,
+      headers: headers(this.last && { "Last-Event-ID": this.last }),
+    });
+    if (!answer.ok) {
+      this.closed = true; // refused: asking again the same way is of no use
+      return;
+    }
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const blocks = (text + value).split("\n\n");
+      text = blocks.pop();
+      for (const block of blocks) if (!this.closed) this.hand(block);
+    }
+  }
+
+  hand(block) {
+    let [name, data] = ["message", null];
+    for (const line of block.split("\n")) {
+      const colon = line.indexOf(": ");
+      const value = line.slice(colon + 2);
+      if (line.startsWith("event: ")) name = value;
+      else if (line.startsWith("data: ")) data = value;
+      else if (line.startsWith("id: ")) this.last = value;
+    }
+    if (data !== null) this.dispatchEvent(new MessageEvent(name, { data }));
+  }
+}
 
 // -- times: the server's UTC in the reader's own zone, durations that go on
 
@@ -54,7 +123,7 @@ let allChanged = false;
 let asking = false;
 
 async function ask(path) {
-  const answer = await fetch(path, { credentials: "same-origin" });
+  const answer = await fetch(path, { credentials: "same-origin", headers: headers() });
   if (answer.status === 401) sessionEnded();
   else if (!answer.ok && answer.status !== 404) throw new Error(`${path}: ${answer.status}`);
   else return answer.text();
@@ -207,7 +276,7 @@ function readLog() {
   logStream = null;
   emptyLog();
   if (!selected) return;
-  const stream = new EventSource(`${WATCH}?logs=true&ids=${encodeURIComponent(selected)}`);
+  const stream = new Stream(`${WATCH}?logs=true&ids=${encodeURIComponent(selected)}`);
   logStream = stream;
   let [ready, ended] = [false, false];
   const close = () => {
@@ -234,7 +303,7 @@ function readLog() {
     if (ended && !page.has_next) close();
   });
   stream.addEventListener("error", () => {
-    if (stream.readyState === EventSource.CLOSED) close();
+    if (stream.closed) close();
   });
 }
 
@@ -286,7 +355,7 @@ function say(state, text) {
 
 function connect() {
   if (stream) stream.close();
-  const own = new EventSource(WATCH);
+  const own = new Stream(WATCH);
   stream = own;
   own.addEventListener("ready", () => {
     say("live", "Live");
@@ -300,8 +369,8 @@ function connect() {
   own.addEventListener("error", async () => {
     if (own !== stream) return;
     say("lost", "Connection lost, reconnecting…");
-    if (own.readyState !== EventSource.CLOSED) return; // the browser resumes by itself
-    await pause(3000);
+    if (!own.closed) return; // it resumes by itself
+    await pause(RECONNECT);
     if (own !== stream) return;
     const reachable = await ask("/page/rows?ids=none").catch(() => "");
     if (reachable !== null && own === stream) reconnect();
@@ -322,7 +391,7 @@ function sessionEnded() {
   disconnect();
   say("ended", "Your session has ended. ");
   const again = document.createElement("a");
-  again.href = location.pathname;
+  again.href = selected ? `/login?invocation_id=${encodeURIComponent(selected)}` : "/login";
   again.textContent = "Log in";
   link.append(again);
 }
@@ -339,3 +408,5 @@ if (location.search) history.replaceState(null, "", location.pathname);
 humanise(document);
 connect();
 readLog();
+ask("/page/who").then((html) => html && (document.getElementById("who").innerHTML = html), () => {});
+if (selected) showFacts().catch(() => (allChanged = true));
