@@ -43,7 +43,7 @@ from .cancel import cancelled_on_failure
 from .checked import CheckedTask
 from .context import identity_of, loop_position_of, provenance_of
 from .in_worker import end_at_deadline, ends_within, wait_for_end
-from .results import INVOCATION_ID_KEY, invoked_line, result_of
+from .results import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
 from .submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from .workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
 
@@ -63,9 +63,6 @@ if TYPE_CHECKING:
     from ..platform import InvocationPlatform
 
 T = TypeVar("T")
-
-#: The XCom that holds which try it was that had the invocation last.
-TRY_KEY = "invocation_try"
 
 #: Seconds that a worker which is being killed waits to be told whether a later try has taken over.
 _TAKEOVER_PATIENCE = 1.0
@@ -333,6 +330,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 "durable": self.durable,
                 "volatile_parameters": list(self.volatile_parameters),
                 "keeps_result": bool(self.do_xcom_push),
+                "multiple_outputs": self.multiple_outputs,
             },
         )
 

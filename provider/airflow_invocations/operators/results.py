@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: The XCom that holds the invocation's id from the moment it exists.
 INVOCATION_ID_KEY = "invocation_id"
 
+#: The XCom that holds which try it was that had the invocation last.
+TRY_KEY = "invocation_try"
+
 _log = logging.getLogger(__name__)
 
 

@@ -24,7 +24,7 @@ from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..model import DagRunProvenance, InvocationRecord
 from ..operators.arguments import REQUEST_ARGUMENTS
 from ..operators.context import identity_of, provenance_of
-from ..operators.results import INVOCATION_ID_KEY, invoked_line, result_of
+from ..operators.results import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
 from ..operators.submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from ..platform import InvocationPlatform, PlatformError, UnsupportedError
 from ..stored import trigger_event
@@ -64,6 +64,7 @@ class InvokeActionTrigger(CancellingTrigger):
     `wait` and the others mean the same. They are stored in Airflow's database.
 
     :param keeps_result: push the result, as `do_xcom_push` of the task says.
+    :param multiple_outputs: push each part of the result as an XCom of its own, too.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class InvokeActionTrigger(CancellingTrigger):
         durable: bool = True,
         volatile_parameters: Sequence[str] = (),
         keeps_result: bool = True,
+        multiple_outputs: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -107,6 +109,7 @@ class InvokeActionTrigger(CancellingTrigger):
         self.durable = durable
         self.volatile_parameters = volatile_parameters
         self.keeps_result = keeps_result
+        self.multiple_outputs = multiple_outputs
         self._submitting: asyncio.Task[InvocationRecord] | None = None
         self._url = ""
         self._logs_url = ""
@@ -129,6 +132,7 @@ class InvokeActionTrigger(CancellingTrigger):
                 "durable": self.durable,
                 "volatile_parameters": list(self.volatile_parameters),
                 "keeps_result": self.keeps_result,
+                "multiple_outputs": self.multiple_outputs,
             },
         )
 
@@ -145,6 +149,8 @@ class InvokeActionTrigger(CancellingTrigger):
             event = await self._failure(error, identity, provenance)
         else:
             if self.keeps_result:
+                for key, part in result.items() if self.multiple_outputs else ():
+                    await push_xcom(self, key, part)
                 await push_xcom(self, "return_value", result)
             event = TaskSuccessEvent()
         await let_last_lines_arrive()
@@ -232,6 +238,7 @@ class InvokeActionTrigger(CancellingTrigger):
         self._url = unopened.url(record.invocation_id)
         self._shows_log = self.stream_logs and unopened.capabilities.logs
         await push_xcom(self, INVOCATION_ID_KEY, record.invocation_id)
+        await push_xcom(self, TRY_KEY, tries)
         await push_xcom(self, URL_KEY, self._url)
         self._logs_url = unopened.logs_url(record.invocation_id)
         await push_xcom(self, LOGS_URL_KEY, self._logs_url)

@@ -25,7 +25,7 @@ from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
 from airflow_invocations.waiting import LOG_SETTINGS
 
-from .conftest import Task, connect_to, script
+from .conftest import Task, connect_to, run_deferred, script
 from .test_durability import Instance, count
 
 pytestmark = pytest.mark.anyio
@@ -362,7 +362,7 @@ async def test_a_worker_cancels_what_no_triggerer_ended_in_time(
     task, made = instance.next_try(), instance.operator()
     task.pushed["invocation_id"] = "iv_of_an_earlier_try"
     late = ("__fail__", {"error": "Trigger timeout"}, task.context)
-    with pytest.raises(InvocationTimedOutError, match="nothing of it was under way"):
+    with pytest.raises(InvocationTimedOutError, match="no invocation was active"):
         await anyio.to_thread.run_sync(made.resume_execution, *late)
     triggerer = Triggerer(monkeypatch, retries=3)
     stuck = asyncio.create_task(end_of_trigger(triggerer.trigger(made, task)))
@@ -394,3 +394,25 @@ async def test_without_durability_a_try_is_its_own_name(
     await triggerer.end(operator(action, durable=False), task)
     record = hook.get(triggerer.xcoms["invocation_id"])
     assert record.idempotency_id == str(uuid.UUID(str(task.context["ti"].id)))
+
+
+@pytest.mark.parametrize("multiple_outputs", [True, False])
+async def test_the_xcoms_are_the_same_in_a_worker_deferred_and_without_one(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, multiple_outputs: bool
+) -> None:
+    action = await anyio.to_thread.run_sync(script, hook, "true")
+
+    async def by_worker(**arguments: Any) -> set[str]:
+        task = first_try()
+        made = InvokeActionOperator(
+            task_id="ask", action=action, multiple_outputs=multiple_outputs, poll_interval=0.1, **arguments
+        )
+        result = await run_deferred(made, task)
+        # These two are pushed by Airflow's task runner.
+        return {*task.pushed, "return_value", *(result if multiple_outputs else ())}
+
+    in_worker, deferred = await by_worker(), await by_worker(deferrable=True, defer_after=0)
+    triggerer = Triggerer(monkeypatch)
+    await triggerer.end(operator(action, multiple_outputs=multiple_outputs), first_try())
+    assert in_worker == deferred == set(triggerer.xcoms)
+    assert ("url" in triggerer.xcoms) is multiple_outputs
