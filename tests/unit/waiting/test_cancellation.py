@@ -62,14 +62,21 @@ def clock_steps() -> Case:
     return clock.steps_of(wait), lambda: wait.tell(Notice("something has happened"))
 
 
-def flyte_watch() -> FlyteWatch:
-    async def statuses(_: Collection[str]) -> list[StatusSnapshot]:
+class NoRuns:
+    """A Flyte that has no runs."""
+
+    async def statuses(self, _: Collection[str]) -> list[StatusSnapshot]:
         return []
 
-    async def attempts(_: RunId) -> int:
-        return 1
+    async def details(self, _: RunId) -> dict[str, Any]:
+        return {}
 
-    return FlyteWatch(never, None, statuses, attempts, [], {})  # type: ignore[arg-type]
+    async def enqueue_if_unscheduled(self, _: str) -> bool:
+        return False
+
+
+def flyte_watch() -> FlyteWatch:
+    return FlyteWatch(NoRuns(), never, None, [], {})  # type: ignore[arg-type]
 
 
 async def until_it_waits() -> None:
