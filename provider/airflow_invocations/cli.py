@@ -125,6 +125,14 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="register every subfolder of DIR that holds an action.json",
     )
     parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that requests may be sent to, beside addresses, localhost and this machine's name; may "
+        "be given several times",
+    )
+    parser.add_argument(
         "--allow-overrides",
         action="store_true",
         help="let tokens with the role invoke change the command, working directory and every environment "
@@ -360,6 +368,7 @@ def _serve(options: argparse.Namespace) -> int:
         actions_dir=options.actions,
         grace=options.grace,
         allow_overrides=options.allow_overrides,
+        allowed_hosts=tuple(options.allow_host),
         keep_workspaces=options.keep_workspaces,
         **chosen,
     )

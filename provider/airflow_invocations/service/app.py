@@ -30,6 +30,7 @@ from .body_limit import BodyLimit
 from .dataset_routes import dataset_routes, file_routes, org_routes, query_routes
 from .datasets import DatasetFiles
 from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnavailableError
+from .host_check import HostCheck
 from .logs import InvalidCursorError, LogFiles
 from .metrics import CountRequests, Metrics
 from .outages import is_outage
@@ -94,6 +95,7 @@ def create_app(
         redoc_url=None,
     )
     app.add_middleware(BodyLimit, limit=MAX_BODY)
+    app.add_middleware(HostCheck, names=(settings.host, *settings.allowed_hosts))
     app.add_middleware(CountRequests, metrics=metrics)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(InvalidCursorError, _cursor_error)

@@ -7,9 +7,11 @@ Lines are split when they are read, so that keeping up with an action costs a wr
 from __future__ import annotations
 
 import contextlib
+import hmac
 import logging
 import os
 import re
+import secrets
 import struct
 import time
 from collections import deque
@@ -42,7 +44,7 @@ _PROCESSES = tuple(LogProcess)
 _LINE_END = re.compile(rb"\r?\n|\r(?=[^\n])")
 #: Terminal sequences that move the cursor, erase, or colour.
 _CLEARS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})")
+_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})\.([0-9a-f]{16})")
 
 _log = logging.getLogger(__name__)
 
@@ -61,22 +63,45 @@ class Cursor:
     def __str__(self) -> str:
         return f"{self.offset}.{self.line}"
 
-    @classmethod
-    def parse(cls, text: str | None) -> Cursor:
-        """Read what `str(cursor)` wrote; None is the beginning. Raises InvalidCursorError."""
+
+class CursorSigner:
+    """Writes and reads the cursors that readers are given, signed, so that none can be made up.
+
+    An action decides what is in its log, so it could write there what looks like a frame of the service's
+    own; a cursor that leads into the middle of a frame would read that.
+
+    :param key: what they are signed with; cursors are good as long as it is the same.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def sign(self, invocation_id: str, cursor: Cursor) -> str:
+        """Write a cursor of an invocation's log."""
+        said = f"{invocation_id}:{cursor}".encode()
+        return f"{cursor}.{hmac.digest(self._key, said, 'sha256').hex()[:16]}"
+
+    def read(self, invocation_id: str, text: str | None) -> Cursor:
+        """Read what `sign` wrote; None is the beginning. Raises InvalidCursorError."""
         if text is None:
-            return cls()
+            return Cursor()
         match = _CURSOR.fullmatch(text)
-        if match is None:
-            raise InvalidCursorError(f"not a place in a log: {text[:40]!r}")
-        return cls(int(match[1]), int(match[2]))
+        cursor = Cursor() if match is None else Cursor(int(match[1]), int(match[2]))
+        if not hmac.compare_digest(self.sign(invocation_id, cursor).encode(), text.encode(errors="replace")):
+            raise InvalidCursorError(f"not a place in this log: {text[:40]!r}")
+        return cursor
 
 
 class LogFiles:
-    """The log files in one folder."""
+    """The log files in one folder.
 
-    def __init__(self, folder: Path) -> None:
+    :param folder: where they are.
+    :param key: what cursors are signed with; without one they are good for this object only.
+    """
+
+    def __init__(self, folder: Path, key: bytes | None = None) -> None:
         self._folder = folder
+        self.cursors = CursorSigner(key or secrets.token_bytes(32))
         self._listeners: list[Callable[[str, int], None]] = []
 
     def listen(self, listener: Callable[[str, int], None]) -> None:
@@ -104,7 +129,7 @@ class LogFiles:
         Raises:
             InvalidCursorError: for a cursor that isn't one of this log's.
         """
-        place = Cursor.parse(cursor)
+        place = self.cursors.read(invocation.invocation_id, cursor)
         try:
             file = self._path(invocation.invocation_id).open("rb")
         except FileNotFoundError:
@@ -112,7 +137,11 @@ class LogFiles:
                 raise InvalidCursorError(f"the log has no place {place}") from None
             return LogPage(items=[], has_next=False, last_read=cursor)
         with file:
-            return _read_page(file, place, cursor, limit)
+            page = _read_page(file, place, limit)
+        following = (
+            cursor if page.following is None else self.cursors.sign(invocation.invocation_id, page.following)
+        )
+        return LogPage(items=page.items, has_next=page.has_next, last_read=following)
 
     def _path(self, invocation_id: str) -> Path:
         if not INVOCATION_ID.fullmatch(invocation_id):
@@ -120,7 +149,15 @@ class LogFiles:
         return self._folder / f"{invocation_id}.log"
 
 
-def _read_page(file: BinaryIO, place: Cursor, cursor: str | None, limit: int) -> LogPage:
+@dataclass(frozen=True, slots=True)
+class _Page:
+    items: list[LogRecord]
+    has_next: bool
+    #: Where to read on; None: where this page was read from.
+    following: Cursor | None
+
+
+def _read_page(file: BinaryIO, place: Cursor, limit: int) -> _Page:
     items: list[LogRecord] = []
     size = 0
     end = file.seek(0, os.SEEK_END)
@@ -133,11 +170,11 @@ def _read_page(file: BinaryIO, place: Cursor, cursor: str | None, limit: int) ->
             raise InvalidCursorError(f"the log has no place {place}")
         for number in range(first, len(lines)):
             if len(items) >= limit or size >= PAGE_BYTES:
-                return LogPage(items=items, has_next=True, last_read=str(Cursor(frame.offset, number)))
+                return _Page(items, has_next=True, following=Cursor(frame.offset, number))
             items.append(frame.record(lines[number]))
             size += len(lines[number])
         place = Cursor(frame.end)
-    return LogPage(items=items, has_next=False, last_read=str(place) if items else cursor)
+    return _Page(items, has_next=False, following=place if items else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import hmac
 import json
 import logging
 import os
@@ -40,6 +41,9 @@ from .watching import Watches
 
 _log = logging.getLogger(__name__)
 
+#: What the key of log cursors is made of, beside the data folder's token: they outlive restarts.
+_CURSORS = b"airflow-invocations log cursor 1"
+
 #: Threads for what isn't an action's: watches, probes, the database.
 _THREADS = 16
 
@@ -65,8 +69,8 @@ def serve(settings: ServiceSettings) -> None:
 
 
 async def _serve(settings: ServiceSettings, store: Store, listener: socket.socket, names: list[str]) -> None:
-    logs = LogFiles(settings.logs)
     token = token_of(settings.data_dir)
+    logs = LogFiles(settings.logs, key=hmac.digest(token.encode(), _CURSORS, "sha256"))
     tokens = Tokens(token, store)
     datasets = DatasetFiles(store, settings.datasets)
     secrets = Secrets(store, settings.secrets_key)

@@ -33,6 +33,8 @@ class ServiceSettings:
     host: str = "127.0.0.1"
     #: 0: any free one.
     port: int = 0
+    #: Names that requests may be sent to, beside addresses, localhost and this machine's name.
+    allowed_hosts: tuple[str, ...] = ()
     #: How many actions run at once; 0 accepts invocations and runs none.
     slots: int = field(default_factory=lambda: os.cpu_count() or 1)
     #: A folder whose subfolders with an action.json are registered at the start.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import struct
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from airflow_invocations.model import LogPage, LogProcess, LogRecord
 from airflow_invocations.service import logs
-from airflow_invocations.service.logs import InvalidCursorError, LogFiles
+from airflow_invocations.service.logs import Cursor, InvalidCursorError, LogFiles
 from airflow_invocations.service.redaction import Redaction
 from airflow_invocations.service.store import CheckedInvocation
 
@@ -417,6 +418,7 @@ class TestPages:
             "1.0",
             "0.2",
             "0.999999999",
+            "0.0." + "0" * 16,
         ],
     )
     def test_a_cursor_that_was_not_handed_out_is_refused(self, files: LogFiles, cursor: str) -> None:
@@ -424,22 +426,54 @@ class TestPages:
         with pytest.raises(InvalidCursorError):
             files.read(INVOCATION, cursor)
 
+    @pytest.mark.parametrize("place", [Cursor(999_999_999), Cursor(1), Cursor(0, 2), Cursor(0, 999_999_999)])
+    def test_nor_is_a_signed_one_of_a_place_that_is_not_there_read(
+        self, files: LogFiles, place: Cursor
+    ) -> None:
+        write(files, b"one\ntwo\n")
+        with pytest.raises(InvalidCursorError):
+            files.read(INVOCATION, files.cursors.sign(ID, place))
+
+    def test_a_cursor_is_good_for_its_log_and_key_only(self, files: LogFiles, tmp_path: Path) -> None:
+        other = CheckedInvocation("iv_0000000000000002", "og_local")
+        write(files, b"one\n")
+        writer = files.writer(other.invocation_id)
+        writer.say(LogProcess.Action, "one")
+        writer.close()
+        end = files.read(INVOCATION).last_read
+        assert files.read(INVOCATION, end).last_read == end
+        for reader, invocation in ((files, other), (LogFiles(tmp_path / "logs", b"another"), INVOCATION)):
+            with pytest.raises(InvalidCursorError):
+                reader.read(invocation, end)
+        same = LogFiles(tmp_path / "same", b"key"), LogFiles(tmp_path / "same", b"key")
+        write(same[0], b"one\n")
+        assert same[1].read(INVOCATION, same[0].read(INVOCATION).last_read).items == []
+
+    def test_a_frame_that_an_action_wrote_is_never_read_as_one(self, files: LogFiles) -> None:
+        forged = struct.pack(">HIqBQ", 0xA10F, 6, 0, 1, 0) + b"forged"
+        write(files, b"x" + forged + b"\n")
+        place = Cursor(23 + 1)  # behind the real frame's header and its first character
+        with pytest.raises(InvalidCursorError):
+            files.read(INVOCATION, str(place))
+        # It takes the signature to get there.
+        assert files.read(INVOCATION, files.cursors.sign(ID, place)).items[0].log == "forged"
+
     def test_no_place_makes_lines_that_were_not_written(self, files: LogFiles, path: Path) -> None:
         write(files, b"one\ntwo\n", b"three\n")
         written = ["one", "two", "three"]
         for offset in range(path.stat().st_size + 2):
             for line in range(3):
                 try:
-                    page = files.read(INVOCATION, f"{offset}.{line}")
+                    page = files.read(INVOCATION, files.cursors.sign(ID, Cursor(offset, line)))
                 except InvalidCursorError:
                     continue
                 read = [record.log for record in page.items]
                 assert read == written[len(written) - len(read) :], (offset, line)
 
     def test_a_place_in_a_log_that_is_not_there_is_refused(self, files: LogFiles) -> None:
-        assert files.read(INVOCATION, "0.0").items == []
+        assert files.read(INVOCATION, files.cursors.sign(ID, Cursor())).items == []
         with pytest.raises(InvalidCursorError):
-            files.read(INVOCATION, "26.0")
+            files.read(INVOCATION, files.cursors.sign(ID, Cursor(26)))
 
 
 class TestCrashes:
