@@ -21,24 +21,33 @@ _VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
 @contextmanager
 def metadata_database(kind: str) -> Iterator[None]:
-    """Have Airflow's tables in a database of this kind; that of PostgreSQL is made and dropped here.
-
-    Skips where no PostgreSQL answers; where CI is set, fails.
-    """
+    """Have Airflow's tables in a database of this kind; that of PostgreSQL is made and dropped here."""
     if kind == "sqlite":
         _migrate()
         yield
         return
+    with empty_postgres() as url, pytest.MonkeyPatch.context() as environment:
+        environment.setenv(_VARIABLE, url)
+        _reconnect()
+        try:
+            _migrate()
+            yield
+        finally:
+            environment.undo()
+            _reconnect()
+
+
+@contextmanager
+def empty_postgres() -> Iterator[str]:
+    """The URL of a database that is made and dropped here, with its password.
+
+    Skips where no PostgreSQL answers; where CI is set, fails.
+    """
     name = f"invocations_{secrets.token_hex(6)}"
     _execute(f'CREATE DATABASE "{name}" TEMPLATE "template0"')
     try:
-        with pytest.MonkeyPatch.context() as environment:
-            url = sa.make_url(POSTGRES).set(drivername="postgresql+psycopg2", database=name)
-            environment.setenv(_VARIABLE, url.render_as_string(hide_password=False))
-            _reconnect()
-            _migrate()
-            yield
-        _reconnect()
+        url = sa.make_url(POSTGRES).set(drivername="postgresql+psycopg2", database=name)
+        yield url.render_as_string(hide_password=False)
     finally:
         _execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 

@@ -15,7 +15,7 @@ import tempfile
 
 from .figures import Figure, table
 
-#: Seconds that our modules may add (issue 7).
+#: Seconds that our modules may add.
 BOUND = 0.030
 
 RUNS, FEW_RUNS = 9, 2

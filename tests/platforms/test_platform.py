@@ -11,6 +11,7 @@ import pytest
 
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.model import InvocationStatus, StatusSnapshot
+from airflow_invocations.operators.results import result_of
 from airflow_invocations.platform import (
     CancelReach,
     CannotStopError,
@@ -57,6 +58,27 @@ class TestConnection:
         assert not works
         assert nowhere.get_conn().where in said
         assert nowhere.get_conn().where in str(unreachable.value)
+
+
+class TestTimes:
+    async def test_they_mean_the_same_on_every_platform(
+        self,
+        platform: InvocationPlatform,
+        under_test: PlatformUnderTest,
+        asking: Asking,
+        hook: InvocationHook,
+    ) -> None:
+        invoked = await platform.invoke(under_test.actions.typed, asking.request(count=1))
+        record = await end_of(hook, invoked.invocation_id)
+        started, ended = record.started_at, record.ended_at
+        assert started is not None
+        assert ended is not None
+        assert record.created <= started <= ended == record.current.timestamp
+        assert record.duration == record.ran_for == ended - started
+        result = result_of(record, platform.url(invoked.invocation_id), None)
+        assert (result["started"], result["ended"]) == (started.isoformat(), ended.isoformat())
+        assert result["duration"] == (ended - started).total_seconds()
+        assert result["queued"] == (started - record.created).total_seconds()
 
 
 class TestActions:

@@ -219,7 +219,7 @@ def _after(status: InvocationStatus, *more: InvocationStatus) -> frozenset[Invoc
     return frozenset({status, *later, _S.Cancelled, _S.Failed, *more})
 
 
-#: The whole life of an invocation. Transitions: facts, Status; checked against the published client's.
+#: The whole life of an invocation. The transitions are those of the published client.
 DEFINITIONS: Definitions[InvocationStatus] = {
     None: StatusDefinition(frozenset({_S.Queued})),
     _S.Queued: StatusDefinition(_after(_S.Queued, _S.Deadly), releases_owner=True, overrides_owner=True),

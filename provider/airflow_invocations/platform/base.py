@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
     """Seconds to wait after try number `attempt` (from 0): full jitter, growing from `base` to `cap`.
 
-    The defaults are those of the platform's own client (facts: Transport).
+    The defaults are those of Roboto's own client (https://pypi.org/project/roboto/).
     """
     return random.uniform(0, min(cap, base * 2 ** min(attempt, 30)))  # noqa: S311
 

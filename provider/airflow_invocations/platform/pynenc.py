@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .pynenc_cluster import Cluster
 
 #: The version that this is written for: caller and cluster must have the same one, or what is submitted
-#: is silently not run (facts: pynenc, 9).
+#: is silently not run.
 VERSION = "0.3"
 
 _S = InvocationStatus
@@ -146,7 +146,7 @@ class PynencPlatform:
 
     The caller submits by itself and reads what runners write; nothing has to listen. Everything that touches
     pynenc is done by one thread for the whole process, one thing at a time: its contexts are the thread's
-    own, and its SQLite connections pile up where several poll (facts: Traps).
+    own, and its SQLite connections pile up where several poll.
 
     An invocation has the id that its idempotency id stands for, so that it can't be there twice. Concurrency
     control of registrations, which would hand out another task's invocation, is not asked.

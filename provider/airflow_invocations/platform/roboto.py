@@ -70,7 +70,7 @@ from .polled_events import PolledEvents
 from .roboto_events import PushedEvents, RobotoListing
 from .server_sent_events import server_sent_events
 
-#: The newest version of the API that we know (facts: Transport).
+#: The newest version of the API that we know.
 API_VERSION = "2026-10-06"
 
 #: The largest request body the platform takes, in bytes.
@@ -721,7 +721,7 @@ def _both(*conditions: dict[str, Any]) -> dict[str, Any]:
     return {"operator": "AND", "conditions": list(conditions)}
 
 
-#: All statuses from Completed on are terminal (facts: Status).
+#: All statuses from Completed on are terminal.
 _HAS_ENDED = {
     "field": "last_status",
     "comparator": "GREATER_THAN_OR_EQUAL",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported with the first call: most actions never make one
 #: Where the platform is, unless the environment says otherwise.
 DEFAULT_ENDPOINT = "https://api.roboto.ai"
 
-#: The newest version of the API that we know (facts: Transport).
+#: The newest version of the API that we know.
 API_VERSION = "2026-10-06"
 
 #: Seconds that a connection, and each wait for data, may take.
@@ -36,7 +36,8 @@ class PlatformClient:
     """Calls of the platform's API with the token of one invocation.
 
     Nothing is asked and nothing is imported for it before the first call, so a context can be made where
-    there is no platform. Calls are tried again as the platform's own client does (facts: Transport).
+    there is no platform. Calls are tried again as the platform's own client does
+    (https://pypi.org/project/roboto/, `RobotoClient`).
 
     Args:
         endpoint: for example https://api.roboto.ai.
@@ -172,7 +173,7 @@ class PlatformClient:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to wait before each try: none, then full jitter (facts: Transport)."""
+    """Seconds to wait before each try: none, then full jitter."""
     import random
 
     yield 0

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Variable(StrEnum):
-    """The variables' names (facts: What an action's own process finds)."""
+    """The variables' names."""
 
     ActionInputsManifest = "ROBOTO_ACTION_INPUTS_MANIFEST"
     ActionParametersFile = "ROBOTO_ACTION_PARAMETERS_FILE"

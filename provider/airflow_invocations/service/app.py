@@ -1,4 +1,4 @@
-"""The HTTP routes of the invocation API, nothing else (facts: Endpoints; the watch is our own)."""
+"""The HTTP routes of the invocation API, nothing else; the watch is an extension of this service."""
 
 # No postponed annotations here: the routes' types are made inside functions.
 

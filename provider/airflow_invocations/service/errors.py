@@ -1,4 +1,4 @@
-"""The API's errors: one class an error code, each with its status (facts: Transport)."""
+"""The API's errors: one class an error code, each with its status."""
 
 from __future__ import annotations
 

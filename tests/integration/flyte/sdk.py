@@ -1,7 +1,7 @@
 """The official SDK in a process of its own: `python -m tests.integration.flyte.sdk ENDPOINT COMMANDS`.
 
 Commands are JSON, [[what, argument, ...], ...]; it prints what it got for each, as JSON. In a process of its
-own because it changes the one it is in: threads, hooks, loggers, Sentry's client (facts/flyte.md, traps).
+own because it changes the one it is in: threads, hooks, loggers, Sentry's client.
 """
 
 from __future__ import annotations

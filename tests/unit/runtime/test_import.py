@@ -13,7 +13,7 @@ from airflow_invocations.runtime import resolver
 
 from .published import action_runtime as published
 
-#: Seconds of processor time that the import may take (issue 5): time on the wall is the machine's.
+#: Seconds of processor time that the import may take: time on the wall is the machine's.
 LIMIT = 0.1
 
 _MEASURED = """

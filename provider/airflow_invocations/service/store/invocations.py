@@ -51,7 +51,7 @@ from .lives import (
 )
 from .repeats import note_first_request, refuse_another_request
 
-#: An invocation that was lost with its runner so often is Deadly (facts: Status).
+#: An invocation that was lost with its runner so often is Deadly.
 MAX_LOSSES = 3
 
 #: What the id of every invocation begins with.
