@@ -33,6 +33,7 @@ benchmarks: setup ## the figures of the README, and the soak (minutes)
 	@.venv/bin/python -m tests.benchmarks.service
 	@.venv/bin/python -m tests.benchmarks.waits
 	@.venv/bin/python -m tests.benchmarks.waits --airflow
+	@.venv/bin/python -m tests.benchmarks.action_logs
 	@.venv/bin/python -m tests.benchmarks.soak
 
 screenshots: setup ## the README's pictures of the page in a real Airflow (needs chromium)

@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,15 +24,24 @@ from .stored import TAIL_LINES, storable_tail, storable_token
 from .waiting import (
     BEGINNING,
     LOG_SETTINGS,
+    Behind,
+    Connect,
+    Lines,
     LineShaper,
     LogLine,
     LogPosition,
     LogRelay,
+    Notice,
     UnshownRecords,
+    Waiting,
+    follow,
+    log_pages,
+    read_end,
 )
 
 if TYPE_CHECKING:
     from .model import LogRecord
+    from .platform import InvocationPlatform
 
 #: The source that Airflow shows beside each line.
 ACTION_LOGGER = "airflow_invocations.action"
@@ -41,6 +50,9 @@ _TICK = datetime.timedelta(microseconds=1)
 
 #: Airflow sorts the lines of several files by milliseconds.
 _HANDOVER = datetime.timedelta(milliseconds=1)
+
+#: Said when a trigger begins to wait where another one had begun.
+SHOWN_AGAIN = "Another triggerer had begun this wait. The action's log is shown from its beginning again"
 
 #: Said once in a task's log when lines come faster than they are shown.
 BEHIND = (
@@ -134,6 +146,66 @@ class ActionLog:
             if time.monotonic() - stretch_began > LOG_SETTINGS.stretch:
                 await asyncio.sleep(0)
                 stretch_began = time.monotonic()
+
+
+class LiveLog:
+    """An action's log as a trigger shows it: beside those of all other triggers, and never in their way.
+
+    :param logs_url: where the whole log can be read; empty: nowhere.
+    :param warn: takes what is said about the wait and its log.
+    """
+
+    def __init__(self, logs_url: str, warn: Callable[[str], object]) -> None:
+        self._log = ActionLog(logs_url)
+        self._relay = log_relay()
+        self._warn = warn
+        #: What a wait reads the log for.
+        self.queue = self._relay.open(self._log.show, self._log.position, self._log.shaper)
+
+    @property
+    def last(self) -> list[str]:
+        """The last lines that were shown."""
+        return self._log.last
+
+    async def follow(self, connection: str, connect: Connect, waiting: Waiting) -> None:
+        """Wait as `waiting.follow` does, and show, or say, what it yields. Raises what it does."""
+        try:
+            async for step in follow(connection, connect, waiting):
+                match step:
+                    case Lines():
+                        self._relay.put(self.queue, step.records, step.cursor)
+                    case Behind():
+                        self._warn(self._log.shaper.with_url(BEHIND))
+                    case Notice():
+                        self._warn(step.text)
+        except asyncio.CancelledError:
+            # The task was killed, or its trigger is moved: whoever goes on shows the log.
+            self._relay.close(self.queue)
+            raise
+
+    async def leave(self) -> ShownLog:
+        """Show no more; what is known to have left the triggerer, for the worker that shows the rest."""
+        return self._log.shown(await self._relay.settle(self.queue))
+
+    async def show_rest(self, platform: InvocationPlatform, invocation_id: str) -> None:
+        """Show the lines that haven't been shown yet, as fast as other tasks can bear, and not for ever."""
+        limit = LOG_SETTINGS.triggerer_end
+        await self._relay.settle(self.queue)
+        position = self.queue.written
+        first: list[LogLine] = []
+        end = await read_end(
+            log_pages(platform, invocation_id, position.cursor),
+            position,
+            shaper=self._log.shaper,
+            limit=limit,
+            show=first.append,
+        )
+        too_late = await self._relay.show_last(self.queue, first, limit.seconds)
+        if end.left_out:
+            self._warn(end.left_out)
+        too_late += await self._relay.show_last(self.queue, end.last, 0.0 if too_late else limit.seconds)
+        if too_late:
+            self._warn(self._log.shaper.with_url(f"{too_late:,} lines are left out: the triggerer is busy"))
 
 
 def log_relay() -> LogRelay:

@@ -21,6 +21,7 @@ def runs() -> Iterator[dict[str, Run]]:
         "soak": ["--kills", "3", "--seed", "1"],
         "service": ["--quick"],
         "workerless": ["--quick"],
+        "action_logs": ["--quick"],
         "parsing": ["--quick"],
         "waits": ["--quick", "--only", "push", "--only", "batched", "--only", "dbt"],
     }
@@ -44,6 +45,11 @@ def printed_by(run: Run) -> str:
     printed, _ = run.communicate(timeout=200)
     assert run.returncode == 0, printed
     return printed
+
+
+def test_no_line_of_an_action_is_lost_or_shown_twice(runs: dict[str, Run]) -> None:
+    rows = [line for line in printed_by(runs["action_logs"]).splitlines() if "lost / shown twice" in line]
+    assert ["0 / 0 of 120" in row for row in rows] == [True]
 
 
 def test_nothing_is_lost_in_a_few_kills(runs: dict[str, Run]) -> None:

@@ -42,7 +42,7 @@ from .arguments import REQUEST_ARGUMENTS, destination_of, place_of
 from .cancel import cancelled_on_failure
 from .checked import CheckedTask
 from .context import identity_of, loop_position_of, provenance_of
-from .in_worker import end_at_deadline, ends_within, wait_for_end
+from .in_worker import end_at_deadline, ends_within, show_end_within, wait_for_end
 from .results import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
 from .submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from .workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
@@ -249,12 +249,13 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             self._name(hook, invocation_id)
         if event.get("error") is not None:
             raise error_from_event(event["error"])
+        shown = ShownLog.from_event(event)
         if event["given_up"] is not None:
             given_up = GivenUp(
                 Reason(event["given_up"]), event["detail"], is_cancelled=event.get("cancelled", False)
             )
-            return self._give_up(hook, context, invocation_id, given_up)
-        return self._finish(hook, context, invocation_id, ShownLog.from_event(event))
+            return self._give_up(hook, context, invocation_id, given_up, shown)
+        return self._finish(hook, context, invocation_id, shown)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, also after a trigger that timed out (cancel) or broke (wait here instead)."""
@@ -470,7 +471,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         try:
             record = hook.run(lambda: wait_for_end(hook, waiting, log, self.log.warning))
         except GivenUp as given_up:
-            return self._give_up(hook, context, invocation_id, given_up)
+            return self._give_up(hook, context, invocation_id, given_up, log.shown(log.position))
         self._invoking = None
         return self._conclude(hook, context, record, log.last)
 
@@ -488,12 +489,19 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         return self._finish(hook, context, invocation_id)
 
     def _give_up(
-        self, hook: InvocationHook, context: Context, invocation_id: str, given_up: GivenUp
+        self,
+        hook: InvocationHook,
+        context: Context,
+        invocation_id: str,
+        given_up: GivenUp,
+        shown: ShownLog | None = None,
     ) -> dict[str, Any]:
         """End a task whose wait is over before its invocation's end is known; cancel what may still run.
 
         What is known to be cancelled isn't cancelled again: the platform may be away by now, and the task
         would wait for it until Airflow ends it with an error that says less.
+
+        :param shown: how much of its log has been shown; None: that isn't known.
         """
         is_late = given_up.reason in (Reason.TimedOut, Reason.QueuedTooLong)
         if self.cancel_on_kill and is_late and not given_up.is_cancelled:
@@ -506,6 +514,10 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             else:
                 if record is not None and record.current.status is InvocationStatus.Completed:
                     return self._conclude(hook, context, record, [])
+        if is_late and shown is not None and self._shows_log(hook):
+            log = ActionLog(self.logs_url or "", shown)
+            seconds = self._cancel_patience / 2
+            hook.run(lambda: show_end_within(seconds, hook, invocation_id, log, self.log.warning))
         raise error_of(given_up, self.action, invocation_id, hook.url(invocation_id))
 
     @property

@@ -94,3 +94,14 @@ async def show_end(
         warn(end.left_out)
     for line in end.last:
         log.show(line)
+
+
+async def show_end_within(
+    seconds: float, hook: InvocationHook, invocation_id: str, log: ActionLog, warn: Callable[[str], object]
+) -> None:
+    """Like `show_end`, where something else has to be done in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await show_end(hook, invocation_id, log, warn)
+    except TimeoutError:
+        warn(log.shaper.with_url(f"the rest of the log was not read within {seconds:g} s"))

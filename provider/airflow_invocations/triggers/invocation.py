@@ -11,8 +11,8 @@ from airflow.triggers.base import TriggerEvent
 
 from ..hooks import InvocationHook
 from ..stored import storable_detail, trigger_event
-from ..task_log import BEHIND, ActionLog, log_relay
-from ..waiting import OUTAGE_LIMIT, Behind, GivenUp, Lines, Waiting, follow
+from ..task_log import LiveLog
+from ..waiting import OUTAGE_LIMIT, GivenUp, Waiting
 from .killing import CancellingTrigger
 
 #: Seconds after a deferral from which on a trigger that starts may have run in another triggerer before.
@@ -106,8 +106,7 @@ class InvocationTrigger(CancellingTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, show the log, fire once."""
-        log, relay = ActionLog(self.logs_url), log_relay()
-        queue = relay.open(log.show, log.position, log.shaper)
+        log = LiveLog(self.logs_url, self._warn)
         reason: str | None = None
         detail: str | None = None
         is_cancelled = False
@@ -115,7 +114,7 @@ class InvocationTrigger(CancellingTrigger):
             self.invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
-            lines=queue if self.stream_logs else None,
+            lines=log.queue if self.stream_logs else None,
             deadline=self.deadline,
             queue_deadline=self.queue_deadline,
             execution_timeout=self.execution_timeout,
@@ -131,28 +130,24 @@ class InvocationTrigger(CancellingTrigger):
                 late,
             )
         try:
-            async for step in follow(self.conn_id, InvocationHook(self.conn_id).connect, waiting):
-                match step:
-                    case Lines():
-                        relay.put(queue, step.records, step.cursor)
-                    case Behind():
-                        self.log.warning("%s", log.shaper.with_url(BEHIND))
-                    case _:
-                        self.log.warning("invocation %s: %s", self.invocation_id, step.text)
+            await log.follow(self.conn_id, InvocationHook(self.conn_id).connect, waiting)
         except GivenUp as given_up:
             reason, detail, is_cancelled = given_up.reason.value, given_up.detail, given_up.is_cancelled
             self.log.error("invocation %s: %s", self.invocation_id, detail)
-        position = await relay.settle(queue)
+        shown = await log.leave()
         await asyncio.sleep(self.not_before - time.time())
         event = {
             "invocation_id": self.invocation_id,
-            **log.shown(position).as_event(),
+            **shown.as_event(),
             "given_up": reason,
             "detail": storable_detail(detail),
             "cancelled": is_cancelled,
         }
         self._has_fired = True
         yield trigger_event(event)
+
+    def _warn(self, text: str) -> None:
+        self.log.warning("invocation %s: %s", self.invocation_id, text)
 
     async def _own_ids(self) -> list[str]:
         return [self.invocation_id]

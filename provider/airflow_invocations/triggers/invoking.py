@@ -28,22 +28,16 @@ from ..operators.results import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result
 from ..operators.submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from ..platform import InvocationPlatform, PlatformError, UnsupportedError
 from ..stored import trigger_event
-from ..task_log import BEHIND, ActionLog, log_relay
+from ..task_log import SHOWN_AGAIN, LiveLog
 from ..waiting import (
-    LOG_SETTINGS,
     OUTAGE_LIMIT,
-    Behind,
     GivenUp,
-    Lines,
-    LogLine,
-    LogQueue,
+    Reason,
     TaskIdentity,
     Waiting,
-    follow,
-    log_pages,
     outlast,
-    read_end,
     record_of,
+    started_by_earlier_try,
 )
 from .killing import CancellingTrigger
 from .task import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
@@ -181,17 +175,19 @@ class InvokeActionTrigger(CancellingTrigger):
         record = await asyncio.shield(self._submitting)
         if not self.wait:
             return result_of(record, self._url, provenance)
-        log = ActionLog(self._logs_url)
+        log = LiveLog(self._logs_url, self._warn)
+        waiting = self._waiting(record, log)
         try:
-            waiting = await self._follow(hook, record, log)
+            await log.follow(self.conn_id, hook.connect, waiting)
             record = await record_of(hook.connect, waiting)
         except GivenUp as given_up:
+            if given_up.reason in (Reason.TimedOut, Reason.QueuedTooLong):
+                await self._show_rest(hook, log)
             raise error_of(given_up, self.action, record.invocation_id, self._url) from given_up
+        await self._show_rest(hook, log)
         outputs = None
         try:
             async with await hook.connect() as platform:
-                if waiting.lines is not None:
-                    await self._show_rest(platform, waiting.lines, log)
                 raise_unless_completed(record, self._url, log.last)
                 if platform.capabilities.outputs:
                     outputs = await self._outputs(platform, record.invocation_id)
@@ -237,6 +233,9 @@ class InvokeActionTrigger(CancellingTrigger):
         self._invocation_id = record.invocation_id
         self._url = unopened.url(record.invocation_id)
         self._shows_log = self.stream_logs and unopened.capabilities.logs
+        may_have_shown = self._shows_log and self.wait and not started_by_earlier_try(record, tries)
+        if may_have_shown and await pull_xcom(self, INVOCATION_ID_KEY) == record.invocation_id:
+            self.log.info(SHOWN_AGAIN)
         await push_xcom(self, INVOCATION_ID_KEY, record.invocation_id)
         await push_xcom(self, TRY_KEY, tries)
         await push_xcom(self, URL_KEY, self._url)
@@ -245,51 +244,32 @@ class InvokeActionTrigger(CancellingTrigger):
         self.log.info("%s", invoked_line(self.action, record, tries, self._url))
         return record
 
-    async def _follow(self, hook: InvocationHook, record: InvocationRecord, log: ActionLog) -> Waiting:
-        """Wait for the end, showing lines. Raises GivenUp."""
+    def _waiting(self, record: InvocationRecord, log: LiveLog) -> Waiting:
         deadline: datetime.datetime | None = getattr(self, "timeout_after", None)
-        relay = log_relay()
-        queue = relay.open(log.show, log.position, log.shaper)
-        waiting = Waiting(
+        return Waiting(
             record.invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
-            lines=queue if self._shows_log else None,
+            lines=log.queue if self._shows_log else None,
             deadline=None if deadline is None else deadline.timestamp(),
             queue_deadline=None if self.queue_timeout is None else time.time() + self.queue_timeout,
             queue_timeout=self.queue_timeout,
             cancels=self.cancel_on_kill,
             accepted=True,
         )
-        async for step in follow(self.conn_id, hook.connect, waiting):
-            match step:
-                case Lines():
-                    relay.put(queue, step.records, step.cursor)
-                case Behind():
-                    self.log.warning("%s", log.shaper.with_url(BEHIND))
-                case _:
-                    self.log.warning("invocation %s: %s", record.invocation_id, step.text)
-        return waiting
 
-    async def _show_rest(self, platform: InvocationPlatform, queue: LogQueue, log: ActionLog) -> None:
-        """Show the lines that haven't been shown yet, as fast as other tasks can bear, and not for ever."""
-        relay, limit = log_relay(), LOG_SETTINGS.triggerer_end
-        await relay.settle(queue)
-        position = queue.written
-        first: list[LogLine] = []
-        end = await read_end(
-            log_pages(platform, self._invocation_id or "", position.cursor),
-            position,
-            shaper=log.shaper,
-            limit=limit,
-            show=first.append,
-        )
-        too_late = await relay.show_last(queue, first, limit.seconds)
-        if end.left_out:
-            self.log.warning("%s", end.left_out)
-        too_late += await relay.show_last(queue, end.last, 0.0 if too_late else limit.seconds)
-        if too_late:
-            self.log.warning("%s", log.shaper.left_out_notice(too_late, 0, "the triggerer is busy"))
+    def _warn(self, text: str) -> None:
+        self.log.warning("invocation %s: %s", self._invocation_id, text)
+
+    async def _show_rest(self, hook: InvocationHook, log: LiveLog) -> None:
+        """Show the lines that haven't been shown yet; trouble with the log is no more than said."""
+        if not self._shows_log or self._invocation_id is None:
+            return
+        try:
+            async with await hook.connect() as platform:
+                await log.show_rest(platform, self._invocation_id)
+        except PlatformError as error:
+            self._warn(f"the rest of the log can't be read: {error}")
 
     async def _failure(
         self, error: InvocationError, identity: TaskIdentity, provenance: DagRunProvenance

@@ -170,8 +170,9 @@ class Wait:
     on_room: Callable[[], object] = lambda: None
     _steps: list[Step] = field(default_factory=list)
     _something: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Lines that were told and not taken yet.
+    #: Lines that were told and not taken yet, and their characters.
     _untaken: int = 0
+    _untaken_size: int = 0
     #: Since when more lines have been there than were taken, on the monotonic clock; None: they aren't.
     _behind_since: float | None = None
     _said_behind: bool = False
@@ -186,7 +187,7 @@ class Wait:
         await self._something.wait()
         self._something.clear()
         steps, self._steps = self._steps, []
-        self._untaken = 0
+        self._untaken = self._untaken_size = 0
         if self.flow is not Flow.Flowing:
             self.on_room()
         return steps
@@ -194,7 +195,12 @@ class Wait:
     @property
     def has_room(self) -> bool:
         """Whether lines that come now are taken."""
-        return self.lines is not None and self.lines.has_room and self._untaken < LOG_SETTINGS.queue_lines
+        return (
+            self.lines is not None
+            and self.lines.has_room
+            and self._untaken < LOG_SETTINGS.queue_lines
+            and self._untaken_size < LOG_SETTINGS.queue_size
+        )
 
     def take_page(self, page: LogPage) -> None:
         """Have the next page of the log shown."""
@@ -205,6 +211,7 @@ class Wait:
             self._say_behind(self._behind_since)
         if page.items:
             self._untaken += len(page.items)
+            self._untaken_size += sum(len(record.log) for record in page.items)
             self.tell(Lines(page.items, self.cursor))
 
     def stop(self) -> None:

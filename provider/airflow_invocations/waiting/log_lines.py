@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,10 @@ class LineShaper:
             text = f"{text[:room]} {self._cut_notice}"
         return LogLine(text, record.timestamp, len(text) + self._settings.overhead)
 
+    def size_of(self, record: LogRecord) -> int:
+        """Bytes that a record's line costs at most."""
+        return min(len(record.log), self._settings.line_length) + self._settings.overhead
+
     @property
     def _cut_notice(self) -> str:
         where = f"; the whole line: {self.logs_url}" if self.logs_url else ""
@@ -105,42 +109,47 @@ class UnshownRecords:
 
 
 class FirstAndLast:
-    """Keeps so much of a log's rest: its first lines, and its last lines when all of it has been read."""
+    """Keeps so much of a log's rest: its first lines, and its last lines when all of it has been read.
 
-    def __init__(self, limit: LogEnd) -> None:
+    :param shaper: makes lines of records; of those in between it makes none.
+    """
+
+    def __init__(self, limit: LogEnd, shaper: LineShaper) -> None:
+        self._shaper = shaper
         self._first_lines, self._first_size = limit.lines // 2, limit.size // 2
         self._last_lines, self._last_size = limit.lines - self._first_lines, limit.size - self._first_size
-        self._last: deque[LogLine] = deque()
+        self._last: deque[LogRecord] = deque()
         self._size_of_last = 0
         self._is_full = False
         #: How much was left out between the first lines and the last: lines, characters.
         self.left_out = 0
         self.left_out_size = 0
 
-    def add(self, line: LogLine) -> bool:
-        """Take the next line; whether it is one of the first, to be shown at once."""
-        if not self._is_full and self._first_lines >= 1 and self._first_size >= line.size:
-            self._first_lines -= 1
-            self._first_size -= line.size
-            return True
-        self._is_full = True
-        self._last.append(line)
-        self._size_of_last += line.size
+    def add(self, record: LogRecord) -> LogLine | None:
+        """Take the next record; its line if it is one of the first, to be shown at once."""
+        if not self._is_full:
+            size = self._shaper.size_of(record)
+            if self._first_lines >= 1 and self._first_size >= size:
+                self._first_lines -= 1
+                self._first_size -= size
+                return self._shaper.shape(record)
+            self._is_full = True
+        self._last.append(record)
+        self._size_of_last += self._shaper.size_of(record)
         while len(self._last) > self._last_lines or self._size_of_last > self._last_size:
             self._leave_out(self._last.popleft())
-        return False
+        return None
 
     def leave_out_last(self) -> None:
         """Leave out what would have been last: it isn't, as the log was not read to its end."""
         while self._last:
             self._leave_out(self._last.popleft())
 
-    def last(self) -> Iterable[LogLine]:
+    def last(self) -> list[LogLine]:
         """The last lines, to be shown after what `left_out` says."""
-        return self._last
+        return [self._shaper.shape(record) for record in self._last]
 
-    def _leave_out(self, line: LogLine) -> None:
-        self._size_of_last -= line.size
-        if line.text is not None:
-            self.left_out += 1
-            self.left_out_size += len(line.text)
+    def _leave_out(self, record: LogRecord) -> None:
+        self._size_of_last -= self._shaper.size_of(record)
+        self.left_out += 1
+        self.left_out_size += len(record.log)

@@ -226,6 +226,11 @@ class LogRelay:
             self._leaving.pop(queue, None)
         return queue.left
 
+    def close(self, queue: LogQueue) -> None:
+        """Forget a log that nothing waits for any more."""
+        self._drop(queue)
+        self._leaving.pop(queue, None)
+
     async def drain(self) -> None:
         """Wait until everything that was written is read, at most the settings' `settle` seconds."""
         await self._is_read_before(self._clock() + self._settings.settle)

@@ -55,14 +55,13 @@ async def read_end(
     :param pages: the log from `position.cursor` on.
     :param show: takes the first lines, as they are read.
     """
-    unshown, parts = UnshownRecords(position), FirstAndLast(limit)
+    unshown, parts = UnshownRecords(position), FirstAndLast(limit, shaper)
     deadline = time.monotonic() + limit.seconds
     trouble = ""
     try:
         async for page in pages:
             for record, _ in unshown.of_page(page.items, page.last_read):
-                line = shaper.shape(record)
-                if parts.add(line):
+                if (line := parts.add(record)) is not None:
                     show(line)
             await asyncio.sleep(0)
             if page.has_next and time.monotonic() > deadline:
@@ -77,5 +76,5 @@ async def read_end(
         shaper.left_out_notice(parts.left_out, parts.left_out_size, trouble)
         if parts.left_out or trouble
         else "",
-        list(parts.last()),
+        parts.last(),
     )

@@ -294,11 +294,10 @@ async def test_what_nobody_takes_out_of_the_queue_is_cancelled(
 
 @pytest.mark.anyio
 async def test_an_absolute_deadline_ends_a_deferred_task_and_its_invocation(
-    hook: RobotoHook, service: Any, monkeypatch: pytest.MonkeyPatch
+    hook: RobotoHook, service: Any, monkeypatch: pytest.MonkeyPatch, action_log: list[str]
 ) -> None:
-    instance = Instance(
-        script(hook, "sleep 60"), deferrable=True, execution_timeout=datetime.timedelta(seconds=1)
-    )
+    stops = "trap 'echo stopping; exit 1' TERM; echo begun; while :; do sleep 0.1; done"
+    instance = Instance(script(hook, stops), deferrable=True, execution_timeout=datetime.timedelta(seconds=1))
     task = instance.next_try()
     with pytest.raises(TaskDeferred) as deferred:
         await anyio.to_thread.run_sync(instance.operator().execute, task.context)
@@ -324,6 +323,7 @@ async def test_an_absolute_deadline_ends_a_deferred_task_and_its_invocation(
     assert unused == []
     monkeypatch.undo()
     connect_to(service, monkeypatch)
+    assert (action_log[0], action_log[-1]) == ("begun", "stopping")
     # The retry doesn't go on with what was cancelled.
     _, again = instance.start()
     assert again != event["invocation_id"]

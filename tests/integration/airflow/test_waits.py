@@ -10,16 +10,20 @@ import time
 from asyncio import events
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import anyio.to_thread
+import psutil
 import pytest
 
+from airflow_invocations import task_log
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
+from airflow_invocations.operators import in_worker
 from airflow_invocations.platform import roboto
 from airflow_invocations.triggers import InvocationTrigger
-from airflow_invocations.waiting import log_pages
+from airflow_invocations.waiting import LOG_SETTINGS, LogEnd, LogQueue, LogSettings, Waiting, log_pages
 
 from .conftest import connect_to, script
 
@@ -197,3 +201,53 @@ async def test_a_flood_is_shown_in_part_and_the_rest_is_left_to_the_worker(
         return [entry.log for page in pages for entry in page.items][event["lines_beyond"] :]
 
     assert action_log + await the_rest() == [str(number) for number in range(1, 20101)]
+
+
+async def test_a_line_of_fifty_megabytes_holds_up_nobody_and_is_cut(
+    hook: RobotoHook, action_log: list[str]
+) -> None:
+    command = "head -c 50000000 /dev/zero | tr '\\0' 'x'; echo; sleep 2; echo after"
+    (long,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, command, 1))
+    with callbacks_timed() as times:
+        event = await event_of(trigger(long, stream_logs=True))
+    assert max(processor for processor, _ in times) < LONGEST_CALLBACK
+    assert len(action_log) == len(event["log_tail"]) <= 2
+    assert sum(len(line) for line in action_log) < 2 * LOG_SETTINGS.line_length
+
+
+class Counting:
+    """A task's logger that keeps no more of the lines than their number and the last one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+        self.last = ""
+
+    def info(self, line: str, *, timestamp: str) -> None:
+        self.first = self.first or line
+        assert not self.last or int(line) > int(self.last)
+        self.count += 1
+        self.last = line
+
+
+async def test_a_worker_keeps_no_flood_in_memory_and_ends_with_its_last_lines(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting()
+    monkeypatch.setattr(task_log, "structlog", SimpleNamespace(get_logger=lambda _: counting))
+    monkeypatch.setattr(
+        in_worker, "LOG_SETTINGS", LogSettings(worker_end=LogEnd(lines=1000, size=10**6, seconds=60))
+    )
+    (flood,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, "seq 1 300000; sleep 1", 1))
+    said: list[str] = []
+    log = task_log.ActionLog("http://platform/log")
+    waiting = Waiting(flood, poll_interval=1.0, lines=LogQueue())
+    process = psutil.Process()
+    before = process.memory_info().rss
+    record = await in_worker.wait_for_end(hook, waiting, log, said.append)
+    assert record.current.status is S.Completed
+    assert process.memory_info().rss - before < 100e6
+    assert (counting.first, counting.last) == ("1", "300000")
+    assert counting.count < 300_000
+    assert "lines (" in said[-1]
+    assert said[-1].endswith("are left out here; the whole log: http://platform/log")

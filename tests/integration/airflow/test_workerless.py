@@ -22,6 +22,7 @@ from airflow_invocations.model import ActionParameter, DagRunProvenance, Invocat
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import identity_of, provenance_of
 from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.task_log import SHOWN_AGAIN
 from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
 from airflow_invocations.waiting import LOG_SETTINGS
 
@@ -200,9 +201,12 @@ async def test_what_is_refused_fails_with_all_that_is_wrong(
 
 
 async def test_moved_to_another_triggerer_it_goes_on_with_the_same_invocation(
-    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+    hook: RobotoHook,
+    monkeypatch: pytest.MonkeyPatch,
+    action_log: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    action = await anyio.to_thread.run_sync(script, hook, "sleep 0.7")
+    action = await anyio.to_thread.run_sync(script, hook, "echo begun; sleep 0.7")
     triggerer, task = Triggerer(monkeypatch), first_try()
     triggerer.states = {"deferred"}
     first = triggerer.trigger(operator(action), task)
@@ -212,7 +216,10 @@ async def test_moved_to_another_triggerer_it_goes_on_with_the_same_invocation(
     with pytest.raises(asyncio.CancelledError):
         await moved
     await first.on_kill()  # Airflow calls it then too
+    assert SHOWN_AGAIN not in capsys.readouterr().out
     assert type(await triggerer.end(operator(action), task)) is TaskSuccessEvent
+    assert SHOWN_AGAIN in capsys.readouterr().out
+    assert action_log[-1] == "begun"
     assert await anyio.to_thread.run_sync(count, hook, action) == 1
 
 
@@ -312,13 +319,17 @@ async def test_who_is_killed_before_the_answer_cancels_what_is_answered(
     assert hook.get(triggerer.xcoms["invocation_id"]).current.status is S.Cancelled
 
 
-async def test_its_time_may_be_over(hook: RobotoHook, monkeypatch: pytest.MonkeyPatch) -> None:
-    action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
+async def test_its_time_may_be_over_and_what_the_action_says_to_that_is_shown(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, action_log: list[str]
+) -> None:
+    stops = "trap 'echo stopping; exit 1' TERM; echo begun; while :; do sleep 0.1; done"
+    action = await anyio.to_thread.run_sync(script, hook, stops)
     triggerer = Triggerer(monkeypatch)
     trigger = triggerer.trigger(operator(action), first_try())
     trigger.timeout_after = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
     assert type(await end_of_trigger(trigger)) is TaskFailedEvent
     assert hook.get(triggerer.xcoms["invocation_id"]).current.status is S.Cancelled
+    assert (action_log[0], action_log[-1]) == ("begun", "stopping")
 
 
 async def test_what_nobody_takes_out_of_the_queue_is_cancelled(

@@ -1,0 +1,192 @@
+"""`airflow triggerer` with a database of its own, full of task instances that wait for invocations."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from airflow_invocations.task_log import ACTION_LOGGER
+
+from . import triggerer_rows
+from .kill_matrix.components import Component
+
+#: Seconds in which a triggerer gets anything done, on a busy machine.
+PATIENCE = 120.0
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A wait whose event has reached its task instance."""
+
+    moment: datetime
+    event: dict[str, Any]
+
+
+class RealTriggerer:
+    """A migrated database, and triggerers on it. Use it with `with`.
+
+    :param home: AIRFLOW_HOME; made if need be.
+    :param connections: Airflow connections by id.
+    :param database: the URL of an empty database; None: a SQLite in `home`.
+    :param provider: the folder of another version of the provider, for its triggerers.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        connections: Mapping[str, Mapping[str, Any]],
+        database: str | None = None,
+        provider: Path | None = None,
+    ) -> None:
+        self.home = home
+        self._database = database or f"sqlite:///{home}/airflow.db"
+        self._engine = sa.create_engine(self._database)
+        self._environment = _environment(home, self._database, connections)
+        if provider is not None:
+            self._environment["PYTHONPATH"] = str(provider)
+        self._triggerers: list[Component] = []
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._run("-m", "airflow", "db", "migrate")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for triggerer in self._triggerers:
+            triggerer.kill()
+        self._engine.dispose()
+
+    def wait_for(self, invocations: Sequence[tuple[str, str]]) -> None:
+        """Have a deferred task instance wait for each of these: a connection's id, an invocation's id."""
+        each = {"poll_interval": 5.0, "stream_logs": True}
+        lines = "\n".join(
+            json.dumps({**each, "conn_id": conn_id, "invocation_id": invocation_id})
+            for conn_id, invocation_id in invocations
+        )
+        self._run("-m", triggerer_rows.__name__, lines=lines)
+
+    def start(self) -> Component:
+        """Start a triggerer."""
+        number = len(self._triggerers)
+        arguments = ["airflow", "triggerer", "--capacity", "100000", "--skip-serve-logs"]
+        triggerer = Component(f"triggerer-{number}", arguments, self.home, self._environment, sys.executable)
+        self._triggerers.append(triggerer)
+        triggerer.start()
+        return triggerer
+
+    def ended(self) -> dict[int, Ended]:
+        """The waits that have ended, by number."""
+        query = sa.text(
+            "SELECT map_index, scheduled_dttm, next_kwargs FROM task_instance WHERE state='scheduled'"
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return {
+            number: Ended(_moment(scheduled), _plain(_loaded(arguments))["event"])
+            for number, scheduled, arguments in rows
+        }
+
+    def log(self, number: int) -> list[dict[str, Any]]:
+        """The action's lines in the log of a wait, as triggerers have written them."""
+        return list(self._lines(number))
+
+    def until(self, what: str, look: Callable[[], Any], patience: float = PATIENCE) -> Any:
+        """Look until there is something; nothing tells when."""
+        deadline = time.monotonic() + patience
+        while not (found := look()):
+            if time.monotonic() > deadline or not all(each.is_running for each in self._triggerers):
+                words = "\n".join(each.last_words() for each in self._triggerers)
+                raise AssertionError(f"no {what} within {patience:g} s\n{words}")
+            time.sleep(0.1)
+        return found
+
+    def log_folder(self, number: int) -> Path:
+        """Where the log files of a wait are."""
+        names = (
+            f"dag_id={triggerer_rows.DAG_ID}",
+            f"run_id={triggerer_rows.RUN_ID}",
+            f"task_id={triggerer_rows.TASK_ID}",
+            f"map_index={number}",
+        )
+        return self.home.joinpath("logs", *names)
+
+    def _lines(self, number: int) -> Iterator[dict[str, Any]]:
+        for file in sorted(self.log_folder(number).glob("attempt=1.log.trigger.*.log")):
+            for line in file.read_bytes().splitlines():
+                record = json.loads(line)
+                if record.get("logger") == ACTION_LOGGER:
+                    yield record
+
+    def _run(self, *command: str, lines: str | None = None) -> None:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=self._environment,
+            input=lines,
+            text=True,
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def _environment(home: Path, database: str, connections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    options = {
+        "core.fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "core.load_examples": "False",
+        "core.dags_folder": str(home),
+        "api_auth.jwt_secret": secrets.token_urlsafe(48),
+        "database.sql_alchemy_conn": database,
+        "logging.base_log_folder": str(home / "logs"),
+        "usage_data_collection.enabled": "False",
+    }
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        "AIRFLOW_HOME": str(home),
+        **{
+            f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(dict(each)) for conn_id, each in connections.items()
+        },
+        "NO_PROXY": "localhost,127.0.0.1",
+        "no_proxy": "localhost,127.0.0.1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        **{f"AIRFLOW__{option.upper().replace('.', '__')}": value for option, value in options.items()},
+    }
+
+
+def _moment(stored: Any) -> datetime:
+    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _loaded(stored: Any) -> Any:
+    return json.loads(stored) if isinstance(stored, str) else stored
+
+
+def _plain(value: Any) -> Any:
+    """What Airflow has serialized, as the JSON that it was."""
+    match value:
+        case {"__type": "dict", "__var": {**items}} | {
+            "__classname__": "builtins.dict",
+            "__data__": {**items},
+        }:
+            return {key: _plain(item) for key, item in items.items()}
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list():
+            return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,101 @@
+"""A real triggerer shows the lines of many actions at once: each exactly once, whoever shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from airflow_invocations.hooks import RobotoHook
+from airflow_invocations.task_log import ShownLog
+from airflow_invocations.waiting import UnshownRecords, log_pages
+
+from .conftest import Service
+from .real_triggerer import RealTriggerer
+
+ACTIONS = 40
+LINES = 300
+
+#: Says that it is there, and writes all of its lines when all are to.
+BURST = {
+    "name": "burst",
+    "parameters": [{"name": "go", "required": True}],
+    "container_parameters": {
+        "command": [
+            "sh",
+            "-c",
+            f'echo ready; while [ ! -e "$ROBOTO_PARAM_go" ]; do sleep 0.2; done; seq 1 {LINES}',
+        ]
+    },
+}
+
+
+def invoke(service: Service, action: str, parameters: dict[str, Any]) -> str:
+    answer = httpx.post(
+        f"{service.endpoint}/v1/actions/{action}/invoke",
+        json={"invocation_source": "Manual", "parameter_values": parameters},
+        headers={"Authorization": f"Bearer {service.token}"},
+        trust_env=False,
+    )
+    return str(answer.raise_for_status().json()["data"]["invocation_id"])
+
+
+def connection_to(service: Service) -> dict[str, Any]:
+    return {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+
+
+def rest_of(invocation_id: str, shown: ShownLog, conn_id: str = "roboto_default") -> list[str]:
+    """The lines that the worker shows after the trigger."""
+
+    async def read() -> list[str]:
+        unshown = UnshownRecords(shown.position)
+        async with await RobotoHook(conn_id).connect() as platform:
+            pages = [page async for page in log_pages(platform, invocation_id, shown.position.cursor)]
+        return [record.log for page in pages for record, _ in unshown.of_page(page.items, page.last_read)]
+
+    return asyncio.run(read())
+
+
+def events_of(log: Sequence[dict[str, Any]]) -> list[str]:
+    return [record["event"] for record in log]
+
+
+def test_no_line_of_a_burst_at_the_end_is_lost_or_shown_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = tmp_path / "go"
+    actions = tmp_path / "actions"
+    (actions / "burst").mkdir(parents=True)
+    (actions / "burst" / "action.json").write_text(json.dumps(BURST))
+    with Service(tmp_path / "service", actions, slots=ACTIONS) as service:
+        service.start()
+        connection = connection_to(service)
+        monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(connection))
+        ids = [invoke(service, "burst", {"go": str(go)}) for _ in range(ACTIONS)]
+        with RealTriggerer(tmp_path / "airflow", {"roboto_default": connection}) as airflow:
+            airflow.wait_for([("roboto_default", each) for each in ids])
+            airflow.start()
+            numbers = range(ACTIONS)
+            airflow.until("first lines", lambda: all(events_of(airflow.log(each)) for each in numbers))
+            go.touch()
+            airflow.until("ends", lambda: len(airflow.ended()) == ACTIONS)
+            ended = airflow.ended()
+            logs = {number: airflow.log(number) for number in numbers}
+            expected = ["ready", *(str(line) for line in range(1, LINES + 1))]
+            shown_live = 0
+            for number, invocation_id in enumerate(ids):
+                shown = ShownLog.from_event(ended[number].event)
+                live = events_of(logs[number])
+                assert live + rest_of(invocation_id, shown) == expected
+                assert shown.last == live[-20:]
+                # Airflow sorts by these, and takes equal lines of the same time for one.
+                times = [record["timestamp"] for record in logs[number]]
+                assert len(set(times)) == len(times)
+                assert times == sorted(times)
+                shown_live += len(live)
+            assert shown_live >= ACTIONS
