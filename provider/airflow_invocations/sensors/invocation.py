@@ -22,6 +22,9 @@ from ..stored import push_xcom, storable
 from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, number_wanted
 from .wish import Wish, ids_named, is_granted
 
+#: Seconds after which the log of a sensor that pokes says again what it waits for.
+ANNOUNCEMENT_INTERVAL = 600.0
+
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
 
@@ -88,6 +91,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         self.outage_limit = outage_limit
         self.invocation_url: str | None = None
         self.logs_url: str | None = None
+        self._announced_at: float | None = None
         self._check()
         if start_from_trigger and not is_unmapped(self):
             self._start_from_trigger()
@@ -130,9 +134,17 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
                 raise AirflowSkipException(f"skipped, as {why} is set: {error}") from error
             raise
         if found is None:
+            self._announce(context)
             return False
         self.log.info("Completed: %s", ids_named(found))
         return PokeReturnValue(True, storable(found if self.invocation_ids is not None else found[0]))
+
+    def _announce(self, context: Context) -> None:
+        """Say what is waited for: at the first look, and every `ANNOUNCEMENT_INTERVAL` seconds."""
+        present = time.monotonic()
+        if self._announced_at is None or present - self._announced_at >= ANNOUNCEMENT_INTERVAL:
+            self._announced_at = present
+            self.log.info("Waiting for %s", self._wish(context))
 
     def _look(self, context: Context) -> list[str] | None:
         hook, wish = self._hook(), self._wish(context)

@@ -60,6 +60,15 @@ class Wish:
     poll_interval: float = 5.0
     outage_limit: float = OUTAGE_LIMIT
 
+    def __str__(self) -> str:
+        """What is waited for, for a task's log."""
+        if self.action is not None:
+            since = f" created since {self.since.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+            return f"the newest invocation of {self.action!r}{since}"
+        if len(self.ids) == 1:
+            return f"invocation {self.ids[0]}"
+        return f"{self.wanted} of {len(self.ids)} invocations: {ids_named(self.ids)}"
+
     def waiting(self, invocation_id: str, outage_limit: float | None = None) -> Waiting:
         """The wait for one of them; killing the task, or its time, doesn't cancel it."""
         limit = self.outage_limit if outage_limit is None else outage_limit

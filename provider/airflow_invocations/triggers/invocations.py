@@ -27,7 +27,7 @@ from ..sensors.wish import Wish, ids_named, is_granted, wait_until_it_may_be_gra
 from ..stored import storable_detail, trigger_event
 from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, endings
 from .killing import CancellingTrigger
-from .task import let_last_lines_arrive, may_be_retried, push_xcom
+from .task import announced, let_last_lines_arrive, may_be_retried, push_xcom
 
 
 class InvocationsTrigger(CancellingTrigger):
@@ -100,7 +100,9 @@ class InvocationsTrigger(CancellingTrigger):
             if self.wanted is None:
                 await self._wait_for_all()
             else:
-                await wait_until_it_may_be_granted(self.conn_id, connect, self._wish(self.wanted))
+                wish = self._wish(self.wanted)
+                async with announced(self, wish):
+                    await wait_until_it_may_be_granted(self.conn_id, connect, wish)
         except GivenUp as given_up:
             event = {"given_up": given_up.reason.value, "detail": storable_detail(given_up.detail)}
             self.log.error("%s", given_up.detail)
@@ -205,7 +207,7 @@ class SensorTrigger(BaseTrigger):
             async with asyncio.timeout(self._seconds_left):
                 found = await self._wait()
         except TimeoutError:
-            self.log.error("the sensor's time is over")
+            self.log.error("The sensor timed out (timeout)")
             await let_last_lines_arrive()
             yield TaskSkippedEvent() if self.soft_fail else TaskFailedEvent()
             return
@@ -240,8 +242,9 @@ class SensorTrigger(BaseTrigger):
         try:
             if len(wish.ids) == 1:
                 await self._push_links(hook, wish.ids[0])
-            while (found := await is_granted(hook.connect, wish, self.outage_limit)) is None:
-                await wait_until_it_may_be_granted(self.conn_id, hook.connect, wish)
+            async with announced(self, wish):
+                while (found := await is_granted(hook.connect, wish, self.outage_limit)) is None:
+                    await wait_until_it_may_be_granted(self.conn_id, hook.connect, wish)
         except GivenUp as given_up:
             async with await hook.connect() as platform:
                 subject = ids_named(wish.ids) or f"of action {wish.action}"

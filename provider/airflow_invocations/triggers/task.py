@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger
@@ -9,6 +13,9 @@ from airflow.triggers.base import BaseTrigger
 from ..sdk_calls import complete
 from ..stored import storable
 from ..task_log import log_relay
+
+#: Seconds after which the log of a task that waits says again what it waits for.
+ANNOUNCEMENT_INTERVAL = 600.0
 
 
 async def push_xcom(trigger: BaseTrigger, key: str, value: Any) -> None:
@@ -48,6 +55,24 @@ def may_be_retried(trigger: BaseTrigger) -> bool:
     """Whether Airflow might retry the task; how often it has, a triggerer isn't told."""
     instance: Any = trigger.task_instance
     return bool(instance.task.retries)
+
+
+@asynccontextmanager
+async def announced(trigger: BaseTrigger, what: object) -> AsyncIterator[None]:
+    """Say in the task's log what the block waits for: at once, and every `ANNOUNCEMENT_INTERVAL` seconds."""
+
+    async def repeat() -> None:
+        began = time.monotonic()
+        while True:
+            await asyncio.sleep(ANNOUNCEMENT_INTERVAL)
+            trigger.log.info("Still waiting after %.0f s for %s", time.monotonic() - began, what)
+
+    trigger.log.info("Waiting for %s", what)
+    reminder = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        reminder.cancel()
 
 
 async def let_last_lines_arrive() -> None:

@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+from structlog.testing import capture_logs
 
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
@@ -29,7 +30,9 @@ from airflow_invocations.exceptions import (
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.model import InvocationRequest, InvocationSource
 from airflow_invocations.sensors import InvocationSensor
+from airflow_invocations.sensors.wish import Wish
 from airflow_invocations.triggers import SensorTrigger, invocations
+from airflow_invocations.triggers.task import announced
 from airflow_invocations.waiting import hub
 
 from .conftest import Task, end_of, script
@@ -337,3 +340,34 @@ async def test_a_sensor_resumed_without_an_event_looks_again(hook: RobotoHook, t
     made = sensor(invocation_id=started, deferrable=True)
     found = await anyio.to_thread.run_sync(made.resume_execution, "execute_complete", {}, task.context)
     assert found == started
+
+
+async def test_a_sensor_says_what_it_waits_for_at_the_start_and_now_and_then(
+    hook: RobotoHook, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = await anyio.to_thread.run_sync(invoke, hook, "sleep 60")
+    made = sensor(invocation_id=started)
+    with capture_logs() as said:
+        for _ in range(3):
+            await anyio.to_thread.run_sync(made.poke, task.context)
+    assert [one["event"] for one in said].count(f"Waiting for invocation {started}") == 1
+    await anyio.to_thread.run_sync(hook.cancel, started)
+
+    monkeypatch.setattr("airflow_invocations.triggers.task.ANNOUNCEMENT_INTERVAL", 0.01)
+    trigger = SensorTrigger(conn_id="roboto_default", action="a", since="2026-01-31T12:00:00Z")
+    with capture_logs() as said:
+        async with announced(trigger, "the newest invocation of 'a'"), asyncio.timeout(20):
+            while len(said) < 3:  # noqa: ASYNC110 - what is awaited is a line of the log
+                await asyncio.sleep(0.01)
+    first, *others = [one["event"] for one in said]
+    assert first == "Waiting for the newest invocation of 'a'"
+    assert all(one.startswith("Still waiting after ") for one in others)
+
+
+async def test_what_a_sensor_waits_for_in_words() -> None:
+    since = datetime.datetime(2026, 1, 31, 4, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
+    assert str(Wish(ids=("iv_1",))) == "invocation iv_1"
+    assert str(Wish(ids=("iv_1", "iv_2"), wanted=2)) == "2 of 2 invocations: iv_1, iv_2"
+    assert str(Wish(action="upload", since=since)) == (
+        "the newest invocation of 'upload' created since 2026-01-31 03:00:00 UTC"
+    )
