@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
@@ -190,11 +190,13 @@ class InvocationHook(BaseHook):
 
         thread = ThreadPoolExecutor(1, thread_name_prefix="invocations-bridge")
         outcome = thread.submit(contextvars.copy_context().run, asyncio.run, cancellable())
+        # Where no loop could be opened there is nothing to cancel, and waiting for it would never end.
+        outcome.add_done_callback(lambda _: cancel.cancel())
         try:
             return outcome.result()
         except BaseException:
             if not outcome.done():
-                with contextlib.suppress(RuntimeError):  # it has ended in this very moment
+                with contextlib.suppress(RuntimeError, CancelledError):  # it has ended in this very moment
                     cancel.result()()
             raise
         finally:

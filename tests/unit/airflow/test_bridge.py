@@ -6,8 +6,10 @@ import asyncio
 import contextvars
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Coroutine, Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,31 @@ def test_a_timeout_interrupts_and_ends_the_operation() -> None:
     with pytest.raises(TimeIsUp):
         RobotoHook.run(busy)
     assert ended.wait(5)
+
+
+@pytest.mark.timeout(30)
+def test_a_timeout_while_no_loop_can_be_opened_hangs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = threading.Event()
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        interrupted.set()
+        raise TimeIsUp
+
+    def out_of_descriptors(operation: Coroutine[Any, Any, None]) -> None:
+        time.sleep(0.2)  # the main thread waits for the outcome now
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        interrupted.wait()
+        time.sleep(0.2)  # and now for the loop in which it is to cancel the operation
+        operation.close()
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "run", out_of_descriptors)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(TimeIsUp):
+            RobotoHook.run(lambda: asyncio.sleep(0))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_results_exceptions_and_context_cross_the_bridge() -> None:
