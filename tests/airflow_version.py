@@ -7,13 +7,39 @@ import pytest
 from airflow_invocations.compat import VERSION
 
 if VERSION >= (3, 2):
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowRescheduleException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        TaskDeferred,
+    )
     from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime as ProvidersManager
     from airflow.serialization.serialized_objects import DagSerialization
 else:
+    from airflow.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowRescheduleException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        TaskDeferred,
+    )
     from airflow.providers_manager import ProvidersManager
     from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
 
-__all__ = ["DagSerialization", "ProvidersManager", "since"]
+__all__ = [
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowRescheduleException",
+    "AirflowSensorTimeout",
+    "AirflowSkipException",
+    "DagSerialization",
+    "ProvidersManager",
+    "TaskDeferred",
+    "since",
+]
 
 
 def since(version: str, what: str) -> pytest.MarkDecorator:

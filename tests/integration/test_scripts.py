@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -140,14 +139,3 @@ class TestVenv:
         # The other interpreter is none that could make one.
         assert ended.returncode == 9
         assert not made.exists()
-
-
-def test_make_setup_changes_nothing_where_its_environment_is_active() -> None:
-    """The real one: only where these tests run in .venv themselves."""
-    venv = ROOT / ".venv"
-    if Path(sys.prefix) != venv:
-        pytest.skip("these tests run in an environment of their own, not in .venv")
-    environment = os.environ | {"PATH": f"{venv}/bin:{os.environ['PATH']}", "VIRTUAL_ENV": str(venv)}
-    inode = venv.stat().st_ino
-    subprocess.run(["sh", "scripts/setup"], cwd=ROOT, env=environment, check=True, timeout=120)
-    assert venv.stat().st_ino == inode

@@ -24,7 +24,7 @@ from .conftest import CONN_ID, Asking, end_of
 from .deployment import PlatformUnderTest, release
 from .test_platform import begun
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 S = InvocationStatus
 EVERY_END = EventFilter(None, frozenset(ENDS))
 

@@ -36,7 +36,7 @@ from ..integration.conftest import eventually
 from .conftest import CONN_ID, IDLE_CONN_ID, NOWHERE_CONN_ID, Asking
 from .deployment import PlatformUnderTest, executions, release
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 S = InvocationStatus
 
 both_ways = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])

@@ -28,7 +28,7 @@ from ..integration.conftest import eventually
 from .conftest import Asking, Late, end_of
 from .deployment import PlatformUnderTest, executions, release
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 S = InvocationStatus
 
 

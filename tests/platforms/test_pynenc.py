@@ -42,7 +42,6 @@ from .test_platform import begun
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(60),
     pytest.mark.parametrize(
         "under_test", [OnSQLite, OnRedis], indirect=True, scope="session", ids=lambda one: one.name
     ),

@@ -43,7 +43,6 @@ def test_airflow_reads_the_dag_and_leaves_the_app_alone() -> None:
 
 @with_pynenc
 @pytest.mark.usefixtures("database", "no_floor")
-@pytest.mark.timeout(120)
 def test_it_reports_on_real_files(dag: DAG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(DAGS)
     monkeypatch.setenv("PYTHONPATH", str(DAGS))

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_invocations import task_log
 from airflow_invocations.hooks import RobotoHook
@@ -23,6 +22,7 @@ from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.sensors import invocation
 from airflow_invocations.waiting import Waiting, follow, record_of
 
+from ...airflow_version import TaskDeferred
 from ...metadata_database import DATABASES, metadata_database
 from ...unit.airflow.conftest import context as unit_context
 

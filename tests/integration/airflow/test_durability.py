@@ -9,7 +9,6 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
@@ -24,6 +23,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.action import TRY_KEY
 from airflow_invocations.platform.roboto import RobotoPlatform
 
+from ...airflow_version import AirflowException, TaskDeferred
 from ..conftest import eventually
 from .conftest import Task, connect_to, end_of, run_deferred, script
 

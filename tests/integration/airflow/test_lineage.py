@@ -74,7 +74,6 @@ def _lines_of_the_action(hook: RobotoHook, invocation_id: str) -> list[str]:
     return [line.log for line in hook.logs(invocation_id) if line.process is LogProcess.Action]
 
 
-@pytest.mark.timeout(300)
 def test_lineage_knows_the_invocation_and_its_datasets_and_the_action_knows_its_parent(
     hook: RobotoHook, datasets: tuple[str, str], events: list[dict[str, Any]]
 ) -> None:

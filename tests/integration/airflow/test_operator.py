@@ -11,7 +11,6 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from structlog.testing import capture_logs
 
 from airflow_invocations.exceptions import (
@@ -31,6 +30,7 @@ from airflow_invocations.service.administration import add_token
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiting import LOG_SETTINGS
 
+from ...airflow_version import AirflowException, AirflowFailException, TaskDeferred
 from .conftest import Task, connect_to, end_of, run_deferred, script
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseTrigger
 
 from airflow_invocations.exceptions import (
@@ -30,6 +29,7 @@ from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationsTrigger, InvocationTrigger
 from airflow_invocations.waiting import following, hub
 
+from ...airflow_version import AirflowException
 from .conftest import Task, end_of, script
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
@@ -29,6 +28,7 @@ from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.platform import Capabilities
 from airflow_invocations.platform.roboto import RobotoPlatform
 
+from ...airflow_version import AirflowException, TaskDeferred
 from .conftest import Task, end_of, script
 from .test_durability import count
 from .test_sensor import fired_by

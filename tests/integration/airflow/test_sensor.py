@@ -10,13 +10,6 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowRescheduleException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    TaskDeferred,
-)
 from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
 from structlog.testing import capture_logs
 
@@ -35,6 +28,13 @@ from airflow_invocations.triggers import SensorTrigger, invocations
 from airflow_invocations.triggers.task import announced
 from airflow_invocations.waiting import hub
 
+from ...airflow_version import (
+    AirflowException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
 from .conftest import Task, end_of, script
 
 pytestmark = pytest.mark.anyio

@@ -27,7 +27,7 @@ from ..airflow.conftest import database, no_floor  # noqa: F401  these are fixtu
 from ..airflow.dag_runs import results, run
 from .conftest import ended, request
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.anyio
 HERE = Path(__file__).parent
 DAGS = HERE.parents[2] / "dags"
 

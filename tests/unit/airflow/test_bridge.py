@@ -48,7 +48,6 @@ def test_a_timeout_interrupts_and_ends_the_operation() -> None:
     assert ended.wait(5)
 
 
-@pytest.mark.timeout(30)
 def test_a_timeout_while_no_loop_can_be_opened_hangs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = threading.Event()
 
