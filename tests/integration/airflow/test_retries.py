@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,8 @@ from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retries import invocation_retry_policy
 
-from .conftest import on_every_database, script
+from ...airflow_version import since
+from .conftest import connect_to, on_every_database, script
 from .dag_runs import run
 
 
@@ -42,3 +44,35 @@ def test_a_failure_is_invoked_anew_and_what_a_retry_can_not_mend_is_not(hook: Ro
     assert {one.current.status.name for task_id in found for one in found[task_id] if "late" in task_id} == {
         "Cancelled"
     }
+
+
+@since("3.4", "reschedules")
+@pytest.mark.usefixtures("database")
+def test_an_outage_uses_up_no_retry(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.definitions.retry_policy import RetryPolicy
+
+    connect_to(service, monkeypatch)
+    action = script(RobotoHook(), "true")
+    away = {"conn_type": "roboto", "host": "http://127.0.0.1:9", "password": "t"}
+    monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(away))
+    decisions: list[str] = []
+
+    class Comes(RetryPolicy):
+        """Asks the ready policy, and has the platform come back."""
+
+        def evaluate(self, *asked: Any, **more: Any) -> Any:
+            ready = invocation_retry_policy(outage_delay=timedelta(seconds=0.1))
+            assert ready is not None
+            decision = ready.evaluate(*asked, **more)
+            decisions.append(decision.action.name)
+            connect_to(service, monkeypatch)
+            return decision
+
+    with DAG("outage", schedule=None) as dag:
+        InvokeActionOperator(
+            task_id="ask", action=action, outage_limit=0.1, retries=0, retry_policy=Comes(), poll_interval=0.1
+        )
+    dag_run = run(dag)
+    assert dag_run.state == "success"
+    assert decisions == ["RESCHEDULE"]
+    assert [one.try_number for one in dag_run.get_task_instances()] == [1]
