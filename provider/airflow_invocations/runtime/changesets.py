@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -113,7 +114,7 @@ def _content(path: Path) -> bytes:
         raise ActionRuntimeException(f"{path} can't be read: {error.strerror}") from error
     if len(content) > MAX_SIZE:
         raise ActionRuntimeException(f"{path} has more than {MAX_SIZE} bytes")
-    return content
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def _without_following(path: str, flags: int) -> int:

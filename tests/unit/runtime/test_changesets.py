@@ -287,3 +287,14 @@ def test_the_datasets_own_changeset(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ActionRuntimeException, match=r"dataset_changeset\.json"):
         read_dataset_changeset(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_changeset(tmp_path: Path) -> None:
+    path = tmp_path / "changeset"
+    path.write_text('{"put_tags": ["a"]}', encoding="utf-8-sig")
+    assert read_dataset_changeset(path) == MetadataChangeset(put_tags=["a"])
+    line = '{"relative_path": "a.csv", "update": {"metadata_changeset": {"put_tags": ["b"]}}}\n'
+    path.write_text(line, encoding="utf-8-sig")
+    assert list(read_file_changesets(path)) == ["a.csv"]
+    path.write_text("", encoding="utf-8-sig")
+    assert read_dataset_changeset(path) is None
