@@ -26,7 +26,7 @@ with DAG(
     drives_uploaded = InvocationSensor(
         task_id="drives_uploaded",
         action="upload_drives",
-        since="{{ logical_date.start_of('day') }}",
+        since="{{ dag_run.run_after | ds }}T00:00Z",
         timeout=datetime.timedelta(hours=8),
         soft_fail=True,
         start_from_trigger=True,
@@ -36,7 +36,7 @@ with DAG(
     make_map = InvokeActionOperator(
         task_id="make_map",
         action="make_map",
-        parameters={"day": "{{ ds }}"},
+        parameters={"day": "{{ dag_run.run_after | ds }}"},
         timeout=90,
         execution_timeout=datetime.timedelta(hours=2),
         queue_timeout=1800,

@@ -24,7 +24,7 @@ from airflow.cli.cli_parser import get_parser
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, Connection
 
-from airflow_invocations import hooks
+from airflow_invocations import __version__, hooks
 from airflow_invocations.cli import _parser
 from airflow_invocations.compat import VERSION
 from airflow_invocations.exceptions import RequestRefusedError
@@ -36,7 +36,7 @@ from airflow_invocations.triggers import InvocationEventTrigger, events
 from ..airflow.conftest import Task, end_of
 from ..airflow.dag_runs import payload_of, results, run, watched
 from .blocks import ROOT, Block, blocks, pages
-from .conftest import Reader, shown_actions
+from .conftest import EXAMPLES, Reader, shown_actions
 
 BLOCKS = blocks()
 
@@ -73,6 +73,7 @@ OTHER_PROGRAMS = {
     "mkdir": "everybody's",
     "curl": "it would need a service at the port that is shown; the addresses are looked at",
     "flyte": "Flyte's SDK, which wants a real Flyte; tests/integration/flyte deploys the same file",
+    "pip": "it would build and install; another test looks at the wheel that is named",
     "pynenc": "it would run until it is stopped; tests/platforms starts the same app's runner",
 }
 
@@ -97,8 +98,20 @@ def test_nothing_is_left_out_that_is_not_there() -> None:
 
 def test_every_example_is_quoted() -> None:
     examples = {f"dags/{file.name}" for file in (ROOT / "dags").glob("*.py")}
-    assert examples == {block.quotes for block in BLOCKS if block.quotes}
-    assert all(block.title == block.quotes for block in BLOCKS if block.quotes)
+    quoted = [block for block in BLOCKS if block.quotes]
+    assert examples == {block.quotes for block in quoted if block.title.startswith("dags/")}
+    assert all(str(block.quotes).removeprefix("examples/") == block.title for block in quoted)
+
+
+def test_every_action_that_a_dag_of_the_pages_invokes_is_in_the_examples() -> None:
+    invoked = {
+        name
+        for block in BLOCKS
+        if block.language == "python"
+        for name in re.findall(r'action="(\w+)"', block.text)
+    }
+    there = {json.loads(file.read_text())["name"] for file in EXAMPLES.glob("*/action.json")}
+    assert invoked - there == set()
 
 
 # -- Python ------------------------------------------------------------------------------------------
@@ -107,7 +120,7 @@ def test_every_example_is_quoted() -> None:
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("block", of("python"))
 def test_python_runs(block: Block, reader: Reader, tmp_path: Path) -> None:
-    if block.quotes:
+    if block.quotes and block.quotes.startswith("dags/"):
         test = RUN_BY.get(block.quotes, "tests/integration/airflow/test_examples.py")
         assert f'"{Path(block.quotes).stem}' in (ROOT / test).read_text(), (
             f"{test} doesn't run {block.quotes}"
@@ -394,7 +407,18 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "make": _make,
     "pip": _pip,
 }
-KINDS = ("python", "json", "sh", "text")
+
+
+def test_the_wheel_that_is_installed_is_the_one_that_is_built() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    wheels = set(re.findall(r"airflow_provider_invocations-[-\w.]+?\.whl", page))
+    assert wheels == {f"airflow_provider_invocations-{__version__}-py3-none-any.whl"}
+    (image,) = of("dockerfile")
+    instructions = [line.split()[0] for line in image.values[0].text.splitlines()]
+    assert instructions == ["FROM", "COPY", "RUN"]
+
+
+KINDS = ("python", "json", "sh", "text", "dockerfile")
 
 
 def test_commands_in_sentences_can_be_given() -> None:
