@@ -32,7 +32,7 @@ from .datasets import DatasetFiles
 from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnavailableError
 from .host_check import HostCheck
 from .logs import InvalidCursorError, LogFiles
-from .metrics import CountRequests, Metrics
+from .metrics import Metrics
 from .outages import is_outage
 from .overrides import accept_overrides, require_as_registered
 from .page import Sessions, page_routes
@@ -96,7 +96,6 @@ def create_app(
     )
     app.add_middleware(BodyLimit, limit=MAX_BODY)
     app.add_middleware(HostCheck, names=(settings.host, *settings.allowed_hosts))
-    app.add_middleware(CountRequests, metrics=metrics)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(InvalidCursorError, _cursor_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

@@ -96,7 +96,10 @@ class _Gauges(Collector):
 
 
 class CountRequests:
-    """ASGI middleware: counts answers by method, route and status."""
+    """ASGI application around another: counts answers by method, route and status.
+
+    It has to be the outermost: what lies within the framework's own error handling sees no 500.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

@@ -28,7 +28,7 @@ from .connections import BoundedConfig, RareReports, most_connections, raise_des
 from .datasets import DatasetFiles
 from .log_format import configure_logging
 from .logs import LogFiles
-from .metrics import Metrics
+from .metrics import CountRequests, Metrics
 from .opening import StartError, open_store
 from .orphans import Orphans
 from .runner import Runner, in_loop
@@ -80,7 +80,9 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     endpoint = _endpoint(listener)
     watches = Watches(store, logs, tokens.is_current)
     metrics = Metrics(store.count_by_status, watches.__len__)
-    app = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
+    answering = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
+    # Outside of everything: an answer that says that the app broke is counted too.
+    app = CountRequests(answering, metrics)
     config = BoundedConfig(
         app,
         most_connections(raise_descriptor_limit(), settings.slots),

@@ -22,6 +22,24 @@ def test_values_are_replaced_as_they_are_and_as_json() -> None:
     assert redaction.applied_to(text.encode()) == b'*** "***" ***'
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"a\u003cb\u003e\u0026\"/d\u00e9",  # Python, of what Go has written for < > &
+        r"a\u003cb\u003e\u0026\"/d" + "\u00e9",  # Go
+        r"a\u003Cb\u003E\u0026\"/d\u00E9",  # .NET
+        r"a<b>&\"\/d\u00e9",  # PHP
+        r"a\u003Cb\u003E\u0026\"\/d\u00e9",  # PHP with JSON_HEX_TAG | JSON_HEX_AMP, digits mixed
+        json.dumps(json.dumps('a<b>&"/d\u00e9')),
+        json.dumps(r"a\u003cb\u003e\u0026\"/d" + "\u00e9", ensure_ascii=False),
+    ],
+)
+def test_a_value_is_replaced_as_other_writers_of_json_write_it(written: str) -> None:
+    shown = Redaction(['a<b>&"/d\u00e9']).applied_to(written.encode()).decode()
+    assert REDACTED.decode() in shown
+    assert "d" not in shown.replace("u00", "")
+
+
 def test_a_value_of_several_lines_is_replaced_line_by_line() -> None:
     shown = Redaction([KEY]).applied_to(f"key:\n{KEY}\n".encode())
     assert b"MIIEvQ" not in shown
