@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_connection(commands)
     _add_dataset(commands)
     _add_secret(commands)
+    _add_backup(commands)
     _add_demo(commands)
     _add_check(commands)
     return parser
@@ -294,6 +295,22 @@ def _add_secret(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _of_org(removing).set_defaults(run=_secret_remove)
 
 
+def _add_backup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "backup",
+        help="copy the service's data folder while it runs",
+        description="Copy the database, logs, datasets, token and secrets' key of a local service's data "
+        "folder to a new folder; it may be running. Folders that datasets are linked to aren't copied, nor "
+        f"are workspaces.\nIt needs the extra: {_INSTALL_SERVICE}",
+        epilog="to restore: stop the service, move its data folder away, copy the backup to the same path, "
+        "and start the service. What the backup doesn't know ends; what it says was running runs again.",
+        formatter_class=_Formatter,
+    )
+    _add_data_dir(parser, default=Path(".invocations"))
+    parser.add_argument("destination", type=Path, help="the folder to make")
+    parser.set_defaults(run=_backup)
+
+
 def _add_administration(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     command: str,
@@ -472,6 +489,13 @@ def _secret_remove(options: argparse.Namespace) -> int:
     from .service.administration import remove_secret
 
     return _print(options, lambda: remove_secret(options.data_dir, options.name, options.org))
+
+
+@_needs_service
+def _backup(options: argparse.Namespace) -> int:
+    from .service.backup import back_up
+
+    return _print(options, lambda: back_up(options.data_dir, options.destination))
 
 
 def _print(options: argparse.Namespace, work: Callable[[], Iterable[str] | None]) -> int:

@@ -37,6 +37,7 @@ OF_THE_SERVICE = [
     ["secret", "list"],
     ["secret", "set", "key"],
     ["secret", "remove", "key"],
+    ["backup", "copy"],
     ["demo"],
 ]
 
@@ -79,7 +80,7 @@ class TestWithoutTheExtra:
         assert done.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("command", ["serve", "token", "dataset", "secret", "demo"])
+    @pytest.mark.parametrize("command", ["serve", "token", "dataset", "secret", "backup", "demo"])
     def test_the_help_of_a_command_says_so_too(
         self, plain_python: Path, tmp_path: Path, command: str
     ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from airflow_invocations.cli import main
 from airflow_invocations.service.administration import set_secret
 
 from ...published import actions as published
@@ -145,21 +146,21 @@ class TestOrphans:
     def test_what_the_database_does_not_know_ends_at_the_start(
         self, service: Service, tmp_path: Path
     ) -> None:
-        backup = tmp_path / "backup.db"
-        assert service.stop() == 0
-        shutil.copy(service.data_dir / "service.db", backup)
-        service.start()
+        before = invoke(script(client_of(service), "echo kept"))
+        assert end_of(before) == ("Completed", None)
+        backup = tmp_path / "backup"
+        assert main(["backup", "--data-dir", str(service.data_dir), str(backup)]) == 0
         invocation = invoke(script(client_of(service), "trap '' TERM; echo up; sleep 600 & wait; sleep 600"))
         says(invocation, "up")
         running = service.action_processes()
         assert running
         service.kill()
-        for file in service.data_dir.glob("service.db*"):
-            file.unlink()
-        shutil.copy(backup, service.data_dir / "service.db")
+        service.data_dir.rename(tmp_path / "moved away")
+        backup.rename(service.data_dir)
         service.start()
         assert all(is_gone(process) for process in running)
         assert service.request("GET", f"v1/actions/invocations/{invocation.id}").status_code == 404
+        assert lines(again(service, before)) == ["kept"]
 
     def test_a_service_on_a_copy_of_the_folder_leaves_the_other_ones_processes_alone(
         self, service: Service, tmp_path: Path
