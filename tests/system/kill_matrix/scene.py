@@ -77,7 +77,8 @@ class Scene:
 
     def connect(self, airflow: Airflow) -> None:
         """Give an Airflow the row's connection, with a token that is new."""
-        self.token_name = f"{self.conn_id}-{secrets.token_hex(2)}"
+        # A token's name has at most 64 characters, and a row's may be longer.
+        self.token_name = f"{self.conn_id[:56]}-{secrets.token_hex(2)}"
         token = self.platform.new_token(self.token_name)
         airflow.connect(self.conn_id, self.proxy.endpoint, token, REQUEST_TIMEOUT)
 
