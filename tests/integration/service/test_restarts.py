@@ -50,7 +50,8 @@ def test_a_clean_stop_ends_what_runs_and_it_runs_again_at_the_next_start(
     service.start()
     invocation = again(service, invocation)
     assert end_of(invocation) == ("Completed", None)
-    assert lines(invocation) == ["up", "second"]
+    again_as = "attempt 2, from the beginning: the service was stopped while this ran"
+    assert lines(invocation) == ["up", again_as, "second"]
     assert steps(invocation) == [
         "Queued", "Scheduled", "Downloading", "Processing", "Failed", "Queued",
         "Scheduled", "Downloading", "Processing", "Uploading", "Completed",
@@ -69,7 +70,8 @@ def test_a_crash_leaves_nothing_running_after_the_next_start(service: Service, t
     assert all(is_gone(process) for process in running)
     invocation = again(service, invocation)
     assert end_of(invocation) == ("Completed", None)
-    assert lines(invocation) == ["up", "second"]
+    again_as = "attempt 2, from the beginning: the service ended while this ran"
+    assert lines(invocation) == ["up", again_as, "second"]
     assert steps(invocation)[4:6] == ["Failed", "Queued"]
     assert invocation.status_log[4].detail == "the service ended while this ran"
 
