@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit compat kill-matrix benchmarks screenshots docs check format lock clean
 PYTEST := .venv/bin/python -m pytest
-# A test that hangs ends (tests/hangs.py); this ends a run that hangs.
+# tests/hangs.py ends a test that hangs; this ends a run that hangs.
 BOUNDED := sh scripts/bounded
 # Most tests wait more than they work; those with a real Airflow run later, and two at once only.
 JOBS ?= 4
@@ -23,7 +23,7 @@ test: setup ## all tests: unit, integration, every platform, one real Airflow, a
 unit: setup ## the fast tests only
 	@$(BOUNDED) 15m $(PYTEST) tests/unit
 
-compat: setup ## unit tests, operators and a real Airflow, with the other Airflows and on the other Pythons
+compat: setup ## unit tests, operators and a real Airflow, on every other supported Airflow and Python
 	@JOBS=$(JOBS) sh scripts/compat
 
 kill-matrix: setup ## all that can go wrong in a real Airflow, row by row (PostgreSQL, Redis; an hour)
