@@ -7,6 +7,7 @@ import pytest
 from airflow_invocations.compat import VERSION
 
 if VERSION >= (3, 2):
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
     from airflow.sdk.exceptions import (
         AirflowException,
         AirflowFailException,
@@ -26,6 +27,7 @@ else:
         AirflowSkipException,
         TaskDeferred,
     )
+    from airflow.models.dagbag import DagBag, sync_bag_to_db
     from airflow.providers_manager import ProvidersManager
     from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
 
@@ -35,10 +37,12 @@ __all__ = [
     "AirflowRescheduleException",
     "AirflowSensorTimeout",
     "AirflowSkipException",
+    "DagBag",
     "DagSerialization",
     "ProvidersManager",
     "TaskDeferred",
     "since",
+    "sync_bag_to_db",
 ]
 
 

@@ -9,7 +9,6 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.models import dagrun
 from airflow.models.asset import AssetEvent, AssetModel
 from airflow.sdk import DAG
@@ -19,6 +18,7 @@ from sqlalchemy import select
 from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers.events import CURSOR_KEY
 
+from ...airflow_version import DagBag, sync_bag_to_db
 from .watcher import State
 
 #: Finds the asset events that a DAG run has consumed, in an open session.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
 from airflow_invocations.hooks import RobotoHook
@@ -21,6 +20,7 @@ from airflow_invocations.model import (
 from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.triggers import events
 
+from ...airflow_version import DagBag
 from ..conftest import Service
 from .conftest import connect_to
 from .dag_runs import emitted_by, payload_of, results, run, states, watched

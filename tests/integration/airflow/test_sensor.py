@@ -34,10 +34,12 @@ from ...airflow_version import (
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferred,
+    since,
 )
 from .conftest import Task, end_of, script
 
 pytestmark = pytest.mark.anyio
+starts_in_triggerer = since("3.3", "tasks that start in the triggerer")
 
 #: How a sensor is run to its end: its result, or its exception.
 Way = Callable[[InvocationSensor, Task], Awaitable[Any]]
@@ -256,6 +258,7 @@ def workerless(**arguments: Any) -> InvocationSensor:
     return sensor(start_from_trigger=True, **arguments)
 
 
+@starts_in_triggerer
 async def test_without_a_worker_it_succeeds(
     hook: RobotoHook, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +275,7 @@ async def test_without_a_worker_it_succeeds(
     assert several.xcoms["return_value"] == [started]
 
 
+@starts_in_triggerer
 async def test_without_a_worker_it_waits_for_the_newest(
     hook: RobotoHook, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +299,7 @@ async def test_without_a_worker_it_waits_for_the_newest(
         ("exit 65", 2, True, TaskSkippedEvent),
     ],
 )
+@starts_in_triggerer
 async def test_without_a_worker_it_fails(
     hook: RobotoHook,
     task: Task,
@@ -316,6 +321,7 @@ async def test_without_a_worker_it_fails(
         assert type(raised.value) is InvocationUnmendableError
 
 
+@starts_in_triggerer
 async def test_without_a_worker_its_time_may_be_over(
     hook: RobotoHook, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,10 +26,11 @@ from airflow_invocations.task_log import SHOWN_AGAIN
 from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
 from airflow_invocations.waiting import LOG_SETTINGS
 
+from ...airflow_version import since
 from .conftest import Task, connect_to, run_deferred, script
 from .test_durability import Instance, count
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, since("3.3", "tasks that start in the triggerer")]
 S = InvocationStatus
 
 

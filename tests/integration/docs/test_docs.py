@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 from airflow.cli.cli_parser import get_parser
-from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, Connection
 
 from airflow_invocations import __version__, hooks
@@ -33,6 +32,7 @@ from airflow_invocations.model import InvocationRequest, InvocationSource, task_
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.triggers import InvocationEventTrigger, events
 
+from ...airflow_version import DagBag
 from ..airflow.conftest import Task, end_of
 from ..airflow.dag_runs import payload_of, results, run, watched
 from .blocks import ROOT, Block, blocks, pages

@@ -14,7 +14,6 @@ import pytest
 from airflow.api_fastapi.app import create_app, init_auth_manager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.dag_processing.bundles.manager import DagBundlesManager
-from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.models.connection import Connection
 from airflow.sdk import DAG
 from airflow.utils import db
@@ -30,6 +29,7 @@ from airflow_invocations.page.airflow_api import AirflowApi
 from airflow_invocations.page.runs import RunKey
 from airflow_invocations.plugin import URL_PREFIX
 
+from ...airflow_version import DagBag, sync_bag_to_db
 from ..airflow.conftest import connect_to, script
 
 __all__ = ["script"]
