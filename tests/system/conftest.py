@@ -37,6 +37,16 @@ ACTIONS = {
         "parameters": [{"name": "who", "required": True}],
         "container_parameters": {"command": ["sh", "-c", "echo hello $ROBOTO_PARAM_who; sleep 1"]},
     },
+    "odd_bytes": {
+        "parameters": [{"name": "code", "default": "0"}],
+        "container_parameters": {
+            "command": [
+                "sh",
+                "-c",
+                r"printf 'RIFF\000\n'; sleep 1; printf 'RIFF\000\n' >&2; exit $ROBOTO_PARAM_code",
+            ]
+        },
+    },
     "tick": {"container_parameters": {"command": ["sleep", "2"]}},
     "tock": {"container_parameters": {"command": ["true"]}},
     "misuse": {"container_parameters": {"command": ["sh", "-c", "exit 64"]}},
