@@ -300,7 +300,7 @@ class TestForeignAnswers:
             (b"", "broken off"),
             (b"\0\0\0\0\2{}", "broken off"),
             (b"\0\0\0\0\xff{", "broken off"),
-            (b"\0\0\0\0\2{{", "isn't JSON"),
+            (b"\0\0\0\0\2{{", "isn't a JSON object"),
             (b"\1\0\0\0\2{}", "no form we asked for"),
             (b"\0\xff\0\0\0", "no form we asked for"),
             (b'\2\0\0\0\x20{"error":{"code":"unavailable"}}', "unavailable"),

@@ -74,11 +74,11 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
         if not isinstance(url, str) or not url:
             raise UnsupportedError(f"{settings.endpoint} doesn't say where tokens are; set extra 'token_url'")
         client = await _ask(http, settings, "GetPublicClientConfig")
-    if urlsplit(settings.endpoint).scheme == "https" and urlsplit(url).scheme != "https":
+    if urlsplit(settings.endpoint).scheme == "https" and not url.lower().startswith("https:"):
         raise UnauthorizedError(f"the client's secret isn't sent to {url}, which is without TLS")
     form = {
         "grant_type": "client_credentials",
-        "scope": " ".join(scopes or map(str, client.get("scopes") or ())),
+        "scope": " ".join(scopes or _texts(client.get("scopes"))),
         "audience": str(client.get("audience") or ""),
     }
     credentials = httpx.BasicAuth(settings.client_id or "", settings.secret or "")
@@ -91,13 +91,18 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
         raise UnavailableError(f"{url} answers {answer.status_code}, and not with a token")
     try:
         life = float(data.get("expires_in", _UNSAID_LIFE))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         life = _UNSAID_LIFE
     header = str(client.get("authorizationMetadataKey") or "authorization")
     if not _SENDABLE.fullmatch(data["access_token"]) or not _HEADER.fullmatch(header):
         # Not shown: it is a secret.
         raise UnavailableError(f"{url} answers with a token, or the name of its header, that can't be sent")
     return _Token(header, data["access_token"], time.monotonic() + max(life - _MARGIN, life / 2))
+
+
+def _texts(value: object) -> list[str]:
+    """Return the texts in an array; none of anything else."""
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 async def _ask(http: httpx.AsyncClient, settings: FlyteSettings, method: str) -> dict[str, Any]:

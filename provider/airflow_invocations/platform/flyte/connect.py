@@ -232,9 +232,9 @@ class Connect:
                     break
                 data = _json(bytes(received[_HEAD.size : _HEAD.size + size]))
                 del received[: _HEAD.size + size]
-                if data is None:
+                if not isinstance(data, dict):
                     raise UnavailableError(
-                        f"{self._settings.endpoint} sends {method} something that isn't JSON"
+                        f"{self._settings.endpoint} sends {method} something that isn't a JSON object"
                     )
                 if not flags & _END:
                     yield data

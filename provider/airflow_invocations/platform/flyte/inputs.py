@@ -12,6 +12,7 @@ from typing import Any
 
 from ..base import InvalidRequestError
 from .packing import TAG, pack
+from .shapes import MISSHAPEN, object_at, objects_at, reads, text_at
 
 Json = dict[str, Any]
 
@@ -39,23 +40,26 @@ class Variable:
         return type_in_words(self.type)
 
 
+@reads
 def variables_of(task_spec: Mapping[str, Any]) -> list[Variable]:
-    """The inputs that a TaskSpec declares, in its order."""
-    interface = task_spec.get("taskTemplate", {}).get("interface", {})
-    entries = interface.get("inputs", {}).get("variables", [])
-    if isinstance(entries, Mapping):
+    """Return the inputs that a TaskSpec declares, in its order."""
+    inputs = object_at(task_spec, "taskTemplate", "interface", "inputs")
+    if isinstance(inputs.get("variables"), Mapping):
         # An earlier flyteidl2 had a map here.
-        entries = [{"key": name, "value": variable} for name, variable in entries.items()]
+        variables = object_at(inputs, "variables")
+        entries: list[Json] = [{"key": name, "value": variable} for name, variable in variables.items()]
+    else:
+        entries = objects_at(inputs, "variables")
     defaults = {
-        one.get("name", ""): one.get("parameter", {}).get("default")
-        for one in task_spec.get("defaultInputs", [])
+        text_at(one, "name"): object_at(one, "parameter", "default") or None
+        for one in objects_at(task_spec, "defaultInputs")
     }
     return [
         Variable(
-            name=entry.get("key", ""),
-            type=entry.get("value", {}).get("type", {}),
-            default=defaults.get(entry.get("key", "")),
-            description=entry.get("value", {}).get("description") or None,
+            name=text_at(entry, "key"),
+            type=object_at(entry, "value", "type"),
+            default=defaults.get(text_at(entry, "key")),
+            description=text_at(entry, "value", "description") or None,
         )
         for entry in entries
     ]
@@ -94,20 +98,25 @@ def inputs_of(task: str, variables: list[Variable], values: Mapping[str, Any]) -
     return {"literals": literals}
 
 
+#: In place of a type that isn't known, or no type at all.
+_UNKNOWN = "nothing that is known"
+
+
 def type_in_words(kind: Mapping[str, Any]) -> str:
     """A LiteralType for a person to read."""
     match kind:
         case {"simple": "STRUCT"}:
-            return str(kind.get("metadata", {}).get("title") or "dict")
+            metadata = kind.get("metadata")
+            return str((metadata.get("title") if isinstance(metadata, Mapping) else None) or "dict")
         case {"simple": str(simple)}:
             return _SIMPLE_IN_WORDS.get(simple, simple.lower())
         case {"collectionType": of}:
             return f"list of {type_in_words(of)}"
         case {"mapValueType": of}:
             return f"dict from text to {type_in_words(of)}"
-        case {"enumType": {"values": values}}:
+        case {"enumType": {"values": [*values]}}:
             return f"one of {', '.join(map(repr, values))}"
-        case {"unionType": {"variants": variants}}:
+        case {"unionType": {"variants": [*variants]}}:
             return " or ".join(map(type_in_words, variants))
         case {"blob": {"dimensionality": "MULTIPART"}}:
             return "directory (its URI)"
@@ -115,7 +124,7 @@ def type_in_words(kind: Mapping[str, Any]) -> str:
             return "file (its URI)"
         case {"structuredDatasetType": _}:
             return "dataset (its URI)"
-    return next(iter(kind), "nothing that is known")
+    return next(iter(kind), _UNKNOWN) if isinstance(kind, Mapping) else _UNKNOWN
 
 
 _SIMPLE_IN_WORDS = {
@@ -171,9 +180,9 @@ def _literal(value: Any, kind: Json, where: str, *, lenient: bool) -> Json:
         ):
             items = _all([(item, f"{where}.{key}") for key, item in value.items()], of, lenient)
             return {"map": {"literals": dict(zip(value, items, strict=True))}}
-        case {"enumType": {"values": values}} if isinstance(value, str) and value in values:
+        case {"enumType": {"values": [*values]}} if isinstance(value, str) and value in values:
             return {"scalar": {"primitive": {"stringValue": value}}}
-        case {"unionType": {"variants": variants}}:
+        case {"unionType": {"variants": [*variants]}}:
             return _union(value, kind, variants, where, lenient=lenient)
         case {"blob": blob} if lenient and isinstance(value, str) and _URI.fullmatch(value):
             return {"scalar": {"blob": {"metadata": {"type": blob}, "uri": value}}}
@@ -307,7 +316,7 @@ def _violations(value: Mapping[str, Any], schema: Any) -> list[tuple[str, str]]:
         Draft202012Validator.check_schema(schema)
         # A registry of its own: one that fetches nothing.
         found = list(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
-    except (SchemaError, Unresolvable):
+    except (SchemaError, Unresolvable, re.error, *MISSHAPEN):
         return []
     return [(error.json_path.removeprefix("$"), error.message[: 2 * _SHOWN]) for error in found]
 

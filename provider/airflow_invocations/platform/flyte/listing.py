@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,11 @@ from .names import TaskId
 from .phases import status_of
 from .records import run_id_of, task_of, time_of
 from .settings import FlyteSettings
+from .shapes import MisshapenError, object_at, reads
 
 Json = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 class FlyteListing:
@@ -39,19 +43,34 @@ class FlyteListing:
         """Everything that was created then or later."""
         async for page in self._created(moment):
             for run in page:
-                yield listed_of(run, self._settings)
+                if listed := listed_of(run, self._settings):
+                    yield listed
 
     async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
         """Those of up to 1,000 runs that have ended."""
         for run in await self._ended(invocation_ids):
-            yield listed_of(run, self._settings)
+            if listed := listed_of(run, self._settings):
+                yield listed
 
 
-def listed_of(run: Mapping[str, Any], settings: FlyteSettings) -> Listed:
-    """A Run with the status that it has."""
-    action: Json = run.get("action", {})
-    status: Json = action.get("status", {})
-    invocation_id, created = str(run_id_of(action)), time_of(status.get("startTime"))
+def listed_of(run: Mapping[str, Any], settings: FlyteSettings) -> Listed | None:
+    """Return a Run with the status that it has, or why that can't be read; None: it says of no run."""
+    try:
+        invocation_id = str(run_id_of(object_at(run, "action")))
+    except MisshapenError as error:
+        _log.info("Left a run out: %s", error)
+        return None
+    try:
+        return _listed(run, invocation_id, settings)
+    except MisshapenError as error:
+        return Listed(invocation_id, None, UnreadableItem(f"{invocation_id}: {error}"))
+
+
+@reads
+def _listed(run: Mapping[str, Any], invocation_id: str, settings: FlyteSettings) -> Listed:
+    action = object_at(run, "action")
+    status = object_at(action, "status")
+    created = time_of(status.get("startTime"))
     entered = time_of(status.get("endTime")) or created
     if entered is None:
         return Listed(

@@ -14,6 +14,7 @@ from ..base import InvalidRequestError, NotFoundError
 from .connect import DATA, Connect
 from .names import RunId
 from .records import attempts_of, cluster_events_of, ended_at, log_links_of, time_of
+from .shapes import objects_at, reads, text_at
 
 #: Lines of a page at least before it is handed over: each page makes the server begin anew.
 PAGE_LINES = 10_000
@@ -77,9 +78,9 @@ async def follow(
     async with connect.stream(f"{DATA}/TailLogs", message, silence) as answers:
         async for answer in answers:
             records = []
-            for line in (line for part in answer.get("logs", []) for line in part.get("lines", [])):
+            for line in (line for part in objects_at(answer, "logs") for line in objects_at(part, "lines")):
                 # A line without a time is of the time of the one before, and so is one out of order.
-                written = _nanoseconds(line.get("timestamp"))
+                written = _nanoseconds(text_at(line, "timestamp"))
                 if written > time:
                     time, seen = written, 0
                 seen += written in ("", time)
@@ -137,15 +138,16 @@ def behind_the_log(details: Mapping[str, Any], cursor: Cursor) -> Batch:
     return Batch(links, replace(cursor, time=_nanoseconds(ended.isoformat())) if links else cursor)
 
 
+@reads
 def _record(line: Mapping[str, Any]) -> LogRecord:
     return LogRecord(
-        log=str(line.get("message", "")).rstrip("\r\n"),
-        process=_PROCESSES.get(line.get("originator", ""), LogProcess.Action),
+        log=text_at(line, "message").rstrip("\r\n"),
+        process=_PROCESSES.get(str(line.get("originator")), LogProcess.Action),
         timestamp=time_of(line.get("timestamp")) or datetime.datetime.now(datetime.UTC),
     )
 
 
-def _nanoseconds(timestamp: str | None) -> str:
+def _nanoseconds(timestamp: str) -> str:
     """A Timestamp with nine digits after the point, whatever the number it came with."""
     if not timestamp:
         return ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..base import UnsupportedError
 from .packing import TAG, unpack
+from .shapes import MISSHAPEN, reads
 
 #: In place of a value that isn't read: why not. Pickled ones are never, as that would run code of theirs.
 NOT_LOADED = "not_loaded"
@@ -20,6 +21,7 @@ _ONLY = "o0"
 _PICKLE = "PythonPickle"
 
 
+@reads
 def outputs_of(literals: Sequence[Mapping[str, Any]]) -> Any:
     """The value of a task that returns one; of one that returns several, a dict by name; None: nothing.
 
@@ -32,7 +34,14 @@ def outputs_of(literals: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def value_of(literal: Mapping[str, Any]) -> Any:
-    """The value of one Literal, as JSON types."""
+    """Return the value of one Literal, as JSON types; `{"not_loaded": why}` of what is no Literal at all."""
+    try:
+        return _value(literal)
+    except MISSHAPEN as error:
+        return _not_loaded(f"literal of another shape than Flyte's API describes: {type(error).__name__}")
+
+
+def _value(literal: Mapping[str, Any]) -> Any:
     match literal:
         case {"scalar": {"primitive": primitive}}:
             return _primitive(primitive)

@@ -44,13 +44,18 @@ _UNKNOWN = 1000
 
 
 def word_of(phase: str | int | None) -> str:
-    """Flyte's own word for a phase, as it is in JSON: a name, a number that has none here, or left out."""
+    """Return Flyte's own word for a phase, as JSON has it: a name, a number without one here, or left out.
+
+    :raises TypeError: it is of another type.
+    """
     if phase is None:
         return "UNSPECIFIED"
     if isinstance(phase, int):
         return next(
             (word for word, known in PHASES.items() if known.number == phase), f"unknown phase {phase}"
         )
+    if not isinstance(phase, str):
+        raise TypeError(f"a phase is a name or a number, not {type(phase).__name__}")
     return phase.removeprefix(_PREFIX)
 
 

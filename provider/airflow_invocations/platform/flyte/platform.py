@@ -52,10 +52,13 @@ from .records import (
     record_of,
     run_id_of,
     run_spec_of,
+    runs_by_id,
     snapshot_of,
+    snapshots_of,
     task_of,
 )
 from .settings import FlyteSettings
+from .shapes import MisshapenError, object_at, objects_at, reads, text_at
 from .watch import FlyteWatch
 
 Json = dict[str, Any]
@@ -150,8 +153,10 @@ class FlytePlatform:
     async def check(self) -> str:
         """Ask for one run; a sentence about who answered."""
         answer = await self._list(self._everywhere(), [], limit=1)
-        if not isinstance(answer.get("runs", []), list):
-            raise UnavailableError(f"{self.where} answers, but not as Flyte 2 does")
+        try:
+            objects_at(answer, "runs")
+        except MisshapenError as error:
+            raise UnavailableError(f"{self.where} answers, but not as Flyte 2 does: {error}") from error
         place = "/".join(part for part in (self._settings.project, self._settings.domain) if part)
         return f"{self.where} answers as Flyte 2" + (f"; actions are those of {place}" if place else "")
 
@@ -175,7 +180,7 @@ class FlytePlatform:
         details = await self._details_if_any(run)
         if details is None:
             details = await self._create(run, task, request)
-        elif is_unscheduled(details) and task_of(details.get("action", {})).path == task.path:
+        elif is_unscheduled(details) and task_of(object_at(details, "action")).path == task.path:
             await self._enqueue(run, details)
         _check_task(details, run, task)
         return record_of(details, run, self._org)
@@ -207,9 +212,9 @@ class FlytePlatform:
 
         async def of(idempotency_id: str) -> list[Json]:
             named = _containing("run_name", name_middle(idempotency_id))
-            runs: list[Json] = (await self._list(self._everywhere(), [named])).get("runs", [])
-            return runs
+            return objects_at(await self._list(self._everywhere(), [named]), "runs")
 
+        # A run that can't be read may be one that goes on: it is not left out here.
         found = [snapshot_of(run) for runs in await _at_once(of, idempotency_ids) for run in runs]
         return [snapshot for snapshot in found if not snapshot.status.is_terminal]
 
@@ -230,8 +235,9 @@ class FlytePlatform:
         size = PAGE if task.version else 1
         async for page in self._pages(self._at(task.place), filters, size):
             for run in page:
-                if str(task) in task_of(run.get("action", {})).names(self._settings):
-                    return await self.get(snapshot_of(run).invocation_id)
+                root = object_at(run, "action")
+                if str(task) in task_of(root).names(self._settings):
+                    return await self.get(str(run_id_of(root)))
         return None
 
     async def find(
@@ -253,7 +259,7 @@ class FlytePlatform:
         wanted = SourceFilter(dag_id, run_id, task_id, map_index, iteration)
         mine: list[InvocationRecord] = []
         async for page in self._pages(self._everywhere(), [named]):
-            runs = [run_id_of(run.get("action", {})) for run in page]
+            runs = [run_id_of(object_at(run, "action")) for run in page]
             step = limit or len(runs)
             for first in range(0, len(runs), step):
                 mine += await self._asked_by(runs[first : first + step], wanted)
@@ -317,11 +323,13 @@ class FlytePlatform:
     async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
         """The records of up to 1,000 runs, in any order, each asked for by itself."""
 
-        async def of(invocation_id: str) -> InvocationRecord | None:
+        async def of(invocation_id: str) -> InvocationRecord | UnreadableItem | None:
             try:
                 return await self.get(invocation_id)
             except NotFoundError:
                 return None
+            except MisshapenError as error:
+                return UnreadableItem(f"{invocation_id}: {error}")
 
         return [record for record in await _at_once(of, set(invocation_ids)) if record is not None]
 
@@ -353,7 +361,7 @@ class FlytePlatform:
         """What a completed run has returned, as JSON types: see `outputs_of`."""
         message = {"actionId": RunId.of(invocation_id).action(self._org)}
         answer = await self._connect.call(f"{DATA}/GetActionData", message)
-        return outputs_of(answer.get("outputs", {}).get("literals", []))
+        return outputs_of(objects_at(answer, "outputs", "literals"))
 
     # -- runs ----------------------------------------------------------------------------------------
 
@@ -364,7 +372,7 @@ class FlytePlatform:
         looked for before each try.
         """
         task, deployed = await self._task(task)
-        spec: Json = deployed.get("spec", {})
+        spec: Json = object_at(deployed, "spec")
         run_spec = run_spec_of(request)
         message = {
             "runId": run.wire(self._org),
@@ -388,7 +396,7 @@ class FlytePlatform:
                 if is_unscheduled(details):
                     await self._enqueue(run, details)
                 return details
-            created: Json = answer.get("run", {}).get("action", {})
+            created: Json = object_at(answer, "run", "action")
             if not _is_new(created, task):
                 return await self.details(run)
             return {"action": {**created, "task": spec}, "runSpec": run_spec}
@@ -417,9 +425,9 @@ class FlytePlatform:
         data = await self._connect.call(f"{DATA}/GetActionData", {"actionId": run.action(self._org)})
         message = {
             "runId": run.wire(self._org),
-            "taskId": task_of(details.get("action", {})).wire(self._org),
-            "inputs": data.get("inputs", {}),
-            "runSpec": details.get("runSpec", {}),
+            "taskId": task_of(object_at(details, "action")).wire(self._org),
+            "inputs": object_at(data, "inputs"),
+            "runSpec": object_at(details, "runSpec"),
         }
         with suppress(ConflictError):
             await self._connect.call(f"{RUNS}/CreateRun", message, attempts=1)
@@ -428,8 +436,7 @@ class FlytePlatform:
     async def details(self, run: RunId) -> Json:
         """Return a run's RunDetails. Raises NotFoundError only if it isn't there."""
         answer = await self._read(f"{RUNS}/GetRunDetails", {"runId": run.wire(self._org)})
-        details: Json = answer.get("details", {})
-        return details
+        return object_at(answer, "details")
 
     async def _details_if_any(self, run: RunId) -> Json | None:
         try:
@@ -456,7 +463,7 @@ class FlytePlatform:
 
     async def _snapshots(self, invocation_ids: Collection[str], filters: list[Json]) -> list[StatusSnapshot]:
         """The statuses of those runs that the filters let through."""
-        return [snapshot_of(run) for run in await self._runs_of(invocation_ids, filters)]
+        return snapshots_of(await self._runs_of(invocation_ids, filters))
 
     async def _runs_of(self, invocation_ids: Collection[str], filters: list[Json]) -> list[Json]:
         """Those runs that the filters let through: a request for 200 of one place."""
@@ -476,8 +483,7 @@ class FlytePlatform:
         async def of(batch: tuple[Place, list[str]]) -> list[Json]:
             place, names = batch
             named = _filter("run_name", names)
-            runs: list[Json] = (await self._list(self._at(place), [named, *filters])).get("runs", [])
-            return runs
+            return objects_at(await self._list(self._at(place), [named, *filters]), "runs")
 
         return [run for runs in await _at_once(of, batches) for run in runs]
 
@@ -494,10 +500,10 @@ class FlytePlatform:
         token = ""
         while True:
             answer = await self._list(scope, filters, limit=size, token=token, sort=newest_first)
-            listed = {run_id_of(run.get("action", {})): run for run in answer.get("runs", [])}
+            listed = runs_by_id(objects_at(answer, "runs"))
             new = [run for run_id, run in listed.items() if run_id not in seen]
             seen.update(listed)
-            before, token = token, answer.get("token", "")
+            before, token = token, text_at(answer, "token")
             if new:
                 yield new
             # A page without anything new is that of many that were created meanwhile.
@@ -540,7 +546,7 @@ class FlytePlatform:
             answer = await self._read(f"{TASKS}/GetTaskDetails", {"taskId": versioned.wire(self._org)})
         except NotFoundError as error:
             raise NotFoundError(f"there is no task {versioned} at {self.where}: {error}") from error
-        details: Json = answer.get("details", {})
+        details = object_at(answer, "details")
         while len(self._tasks) >= MAX_TASKS:
             del self._tasks[next(iter(self._tasks))]
         self._tasks[task] = _KnownTask(versioned, details, time.monotonic() + TASK_FRESH)
@@ -556,8 +562,8 @@ class FlytePlatform:
             **self._at(task.place),
         }
         answer = await self._connect.call(f"{TASKS}/ListTasks", message)
-        for found in answer.get("tasks", []):
-            version = found.get("taskId", {}).get("version")
+        for found in objects_at(answer, "tasks"):
+            version = text_at(found, "taskId", "version")
             if version:
                 return TaskId(task.place, task.name, version)
         raise NotFoundError(f"there is no task {task} at {self.where}, in any version")
@@ -565,14 +571,15 @@ class FlytePlatform:
 
 def _check_task(details: Json, run: RunId, task: TaskId) -> None:
     """Raise ConflictError for a run of another task than the one that is to be invoked."""
-    present = task_of(details.get("action", {}))
+    present = task_of(object_at(details, "action"))
     if present.name and present.path != task.path:
         raise ConflictError(f"run {run}, which has this idempotency id, is one of task {present.path}")
 
 
+@reads
 def _is_new(action: Json, task: TaskId) -> bool:
     """Return whether CreateRun's answer is the run that it asked for, and none that has gone on since."""
-    status: Json = action.get("status", {})
+    status = object_at(action, "status")
     has_time = bool(status.get("startTime"))
     return has_time and status_of(status) is InvocationStatus.Queued and task_of(action) == task
 

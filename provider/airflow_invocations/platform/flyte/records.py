@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -36,8 +37,11 @@ from .inputs import variables_of
 from .names import Place, RunId, TaskId
 from .outputs import value_of
 from .phases import status_of, word_of
+from .shapes import MisshapenError, object_at, objects_at, reads, text_at
 
 Json = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 #: Annotations of a run. Kubernetes takes any text as a value of these, unlike of labels.
 _IDEMPOTENCY_ID = "airflow_idempotency_id"
@@ -93,26 +97,56 @@ def run_spec_of(request: InvocationRequest) -> Json:
 
 
 def run_id_of(action: Mapping[str, Any]) -> RunId:
-    """Which run an Action, or its details, belong to."""
-    run = action.get("id", {}).get("run", {})
-    return RunId(Place(run.get("project", ""), run.get("domain", "")), run.get("name", ""))
+    """Return which run an Action, or its details, belong to.
+
+    :raises MisshapenError: it names none.
+    """
+    run = object_at(action, "id", "run")
+    project, domain, name = (text_at(run, part) for part in ("project", "domain", "name"))
+    if not (project and domain and name):
+        raise MisshapenError("Flyte lists a run without the project, domain or name that identify it")
+    return RunId(Place(project, domain), name)
 
 
+@reads
 def snapshot_of(run: Mapping[str, Any]) -> StatusSnapshot:
-    """The status of a Run, as lists and watches have it."""
-    action = run.get("action", {})
-    return StatusSnapshot(str(run_id_of(action)), status_of(action.get("status", {})))
+    """Return the status of a Run, as lists and watches have it."""
+    action = object_at(run, "action")
+    return StatusSnapshot(str(run_id_of(action)), status_of(object_at(action, "status")))
 
 
+def snapshots_of(runs: Iterable[Mapping[str, Any]]) -> list[StatusSnapshot]:
+    """Return the statuses of the Runs that can be read; the others are left out, as unknown ones are."""
+    found: list[StatusSnapshot] = []
+    for run in runs:
+        try:
+            found.append(snapshot_of(run))
+        except MisshapenError as error:
+            _log.info("Left a run out: %s", error)
+    return found
+
+
+def runs_by_id(runs: Iterable[Json]) -> dict[RunId, Json]:
+    """Return Runs by their ids; those that name none are left out."""
+    found: dict[RunId, Json] = {}
+    for run in runs:
+        try:
+            found[run_id_of(object_at(run, "action"))] = run
+        except MisshapenError as error:
+            _log.info("Left a run out: %s", error)
+    return found
+
+
+@reads
 def record_of(details: Mapping[str, Any], run_id: RunId, org: str | None) -> InvocationRecord:
-    """The record of a run from its RunDetails."""
-    action: Json = details.get("action", {})
-    spec: Json = details.get("runSpec", {})
-    status: Json = action.get("status", {})
+    """Return the record of a run from its RunDetails."""
+    action: Json = object_at(details, "action")
+    spec: Json = object_at(details, "runSpec")
+    status: Json = object_at(action, "status")
     created = time_of(status.get("startTime")) or _NEVER
-    annotations: dict[str, str] = spec.get("annotations", {}).get("values", {})
-    variables = {one.get("key", ""): one.get("value", "") for one in spec.get("envs", {}).get("values", [])}
-    template: Json = action.get("task", {}).get("taskTemplate", {})
+    annotations: dict[str, str] = object_at(spec, "annotations", "values")
+    variables = {text_at(one, "key"): text_at(one, "value") for one in objects_at(spec, "envs", "values")}
+    template: Json = object_at(action, "task", "taskTemplate")
     task = task_of(action)
     history = list(_history(action, created))
     return InvocationRecord(
@@ -127,13 +161,13 @@ def record_of(details: Mapping[str, Any], run_id: RunId, org: str | None) -> Inv
         provenance=InvocationProvenance(
             action=ActionProvenance(name=task.path, org_id=org or "", digest=task.version),
             executable=ExecutableProvenance(
-                container_image_uri=template.get("container", {}).get("image") or None
+                container_image_uri=text_at(template, "container", "image") or None
             ),
             source=_source(annotations, action),
         ),
         status=history,
         duration=elapsed(history, datetime.datetime.now(datetime.UTC)),
-        timeout=_minutes(template.get("metadata", {}).get("timeout")),
+        timeout=_minutes(object_at(template, "metadata").get("timeout")),
     ).with_parameter_digests(_digests(annotations.get(_PARAMETERS)))
 
 
@@ -147,19 +181,19 @@ def _digests(text: str | None) -> dict[str, str] | None:
 
 
 def task_of(action: Mapping[str, Any]) -> TaskId:
-    """Which task an Action runs; with an empty name: it doesn't say."""
-    told = action.get("metadata", {}).get("task", {}).get("id")
-    task = told or action.get("task", {}).get("taskTemplate", {}).get("id", {})
-    place = Place(task.get("project", ""), task.get("domain", ""))
-    return TaskId(place, task.get("name", ""), task.get("version") or None)
+    """Return which task an Action runs; with an empty name: it doesn't say."""
+    task = object_at(action, "metadata", "task", "id") or object_at(action, "task", "taskTemplate", "id")
+    place = Place(text_at(task, "project"), text_at(task, "domain"))
+    return TaskId(place, text_at(task, "name"), text_at(task, "version") or None)
 
 
+@reads
 def action_record_of(task: TaskId, details: Mapping[str, Any], org: str | None) -> ActionRecord:
     """The record of a deployed task from its TaskDetails."""
-    spec: Json = details.get("spec", {})
-    metadata: Json = details.get("metadata", {})
+    spec: Json = object_at(details, "spec")
+    metadata: Json = object_at(details, "metadata")
     deployed = time_of(metadata.get("deployedAt")) or _NEVER
-    by = _subject(metadata.get("deployedBy", {}))
+    by = _subject(object_at(metadata, "deployedBy"))
     # Open: what it doesn't take is told when the inputs are coerced, together with all else that is wrong.
     return OpenActionRecord(
         created=deployed,
@@ -178,25 +212,28 @@ def action_record_of(task: TaskId, details: Mapping[str, Any], org: str | None) 
             )
             for one in variables_of(spec)
         ],
-        short_description=(spec.get("documentation", {}).get("shortDescription") or None),
-        uri=spec.get("taskTemplate", {}).get("container", {}).get("image") or None,
+        short_description=(text_at(spec, "documentation", "shortDescription") or None),
+        uri=text_at(spec, "taskTemplate", "container", "image") or None,
     )
 
 
+@reads
 def lacks_why(details: Mapping[str, Any]) -> bool:
     """Whether a run has failed, and its error hasn't arrived yet: it comes by another way than the phase."""
-    action = details.get("action", {})
-    failed = status_of(action.get("status", {})) is InvocationStatus.Failed
-    return failed and not action.get("errorInfo", {}).get("message")
+    action = object_at(details, "action")
+    failed = status_of(object_at(action, "status")) is InvocationStatus.Failed
+    return failed and not object_at(action, "errorInfo").get("message")
 
 
+@reads
 def is_unscheduled(details: Mapping[str, Any]) -> bool:
     """Return whether Flyte has accepted a run and, as far as it tells, never enqueued it."""
-    action = details.get("action", {})
-    is_queued = status_of(action.get("status", {})) is InvocationStatus.Queued
+    action = object_at(details, "action")
+    is_queued = status_of(object_at(action, "status")) is InvocationStatus.Queued
     return is_queued and not action.get("attempts")
 
 
+@reads
 def cluster_events_of(details: Mapping[str, Any], attempt: int) -> list[LogRecord]:
     """Return what the cluster reported of an attempt's pod, as log lines: an image that is pulled, say."""
     return [
@@ -205,11 +242,12 @@ def cluster_events_of(details: Mapping[str, Any], attempt: int) -> list[LogRecor
             process=LogProcess.Monitor,
             timestamp=time_of(event.get("occurredAt")) or _NEVER,
         )
-        for event in _attempt(details, attempt).get("clusterEvents", [])
+        for event in objects_at(_attempt(details, attempt), "clusterEvents")
         if event.get("message")
     ]
 
 
+@reads
 def log_links_of(details: Mapping[str, Any], attempt: int) -> list[LogRecord]:
     """Return where an attempt's log is kept besides its pod, as log lines."""
     ended = ended_at(details) or _NEVER
@@ -219,43 +257,45 @@ def log_links_of(details: Mapping[str, Any], attempt: int) -> list[LogRecord]:
             process=LogProcess.Monitor,
             timestamp=ended,
         )
-        for link in _attempt(details, attempt).get("logInfo", [])
+        for link in objects_at(_attempt(details, attempt), "logInfo")
         if link.get("uri")
     ]
 
 
 def _attempt(details: Mapping[str, Any], number: int) -> Json:
-    attempts: list[Json] = details.get("action", {}).get("attempts", [])
+    attempts = objects_at(details, "action", "attempts")
     return next((one for one in attempts if int(one.get("attempt", 1)) == number), {})
 
 
 def ended_at(details: Mapping[str, Any]) -> datetime.datetime | None:
-    """When a run ended; None: it hasn't."""
-    return time_of(details.get("action", {}).get("status", {}).get("endTime"))
+    """Return when a run ended; None: it has not."""
+    return time_of(object_at(details, "action", "status").get("endTime"))
 
 
+@reads
 def attempts_of(details: Mapping[str, Any]) -> int:
-    """How often a run has been begun: Flyte says 0 of some that have been once."""
-    return max(1, int(details.get("action", {}).get("status", {}).get("attempts", 0)))
+    """Return how often a run was begun: Flyte says 0 of some that were begun once."""
+    return max(1, int(object_at(details, "action", "status").get("attempts") or 0))
 
 
-def time_of(text: str | None) -> datetime.datetime | None:
-    """A Timestamp, to the microsecond."""
-    if not text:
+def time_of(text: object) -> datetime.datetime | None:
+    """Return a Timestamp to the microsecond, in UTC; None: it is none, or none that a datetime can be."""
+    if not isinstance(text, str):
         return None
     try:
-        return datetime.datetime.fromisoformat(text)
-    except ValueError:
+        moment = datetime.datetime.fromisoformat(text)
+        return moment.astimezone(datetime.UTC) if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+    except (ValueError, OverflowError):
         return None
 
 
 def _history(action: Json, created: datetime.datetime) -> Iterable[StatusRecord]:
     """What became of a run, attempt by attempt; last, what it is now."""
-    status: Json = action.get("status", {})
-    attempts: list[Json] = action.get("attempts", [])
+    status: Json = object_at(action, "status")
+    attempts = objects_at(action, "attempts")
     latest, word = created, ""
     for attempt in attempts:
-        for step in attempt.get("phaseTransitions", []):
+        for step in objects_at(attempt, "phaseTransitions"):
             entered, was = time_of(step.get("startTime")), status_of({"phase": step.get("phase")})
             if entered is None or (was.is_terminal and attempt is attempts[-1]):
                 # How the last attempt ended is what the run is now, if it has ended.
@@ -295,15 +335,15 @@ def _source(annotations: Mapping[str, str], action: Json) -> SourceProvenance:
     """Who asked for a run: what it was told by us, else who Flyte says executed it."""
     kind, source_id = annotations.get(_SOURCE_TYPE), annotations.get(_SOURCE_ID)
     if source_id is None:
-        source_id = _subject(action.get("metadata", {}).get("executedBy", {}))
+        source_id = _subject(object_at(action, "metadata", "executedBy"))
     source_type = next((known for known in InvocationSource if known == kind), InvocationSource.Manual)
     return SourceProvenance(source_type=source_type, source_id=source_id)
 
 
 def _subject(identity: Mapping[str, Any]) -> str:
     """The name of an EnrichedIdentity: a user's, or an application's."""
-    one = identity.get("user") or identity.get("application") or {}
-    return str(one.get("id", {}).get("subject", ""))
+    one = object_at(identity, "user") or object_at(identity, "application")
+    return text_at(one, "id", "subject")
 
 
 def _minutes(duration: object) -> int:

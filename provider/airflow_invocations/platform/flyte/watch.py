@@ -28,7 +28,8 @@ from ..overdue import Overdue
 from .connect import RUNS, Connect, SilentError
 from .logs import Batch, Cursor, behind_the_log, follow, pod_events
 from .names import Place, RunId
-from .records import snapshot_of
+from .records import snapshots_of
+from .shapes import objects_at
 
 #: Seconds between two looks at all runs: a stream may lose what it should tell, and stay open.
 LOOK_INTERVAL = 10.0
@@ -230,8 +231,8 @@ class FlyteWatch:
                             # What happened while there was no stream need not be in anything that it says.
                             self._look_at(one for one in self._last if _is_at(one, place))
                             is_first = True
-                        for run in answer.get("runs", []):
-                            await self._hear(snapshot_of(run))
+                        for snapshot in snapshots_of(objects_at(answer, "runs")):
+                            await self._hear(snapshot)
                 # Flyte ends none by itself; who does may end the next one as soon.
                 failures += 1
             except UnauthorizedError:
