@@ -136,9 +136,20 @@ def _all_names(values: Iterable[object]) -> Iterator[str]:
 def _names_in_template(template: str) -> Iterable[str]:
     import jinja2
     import jinja2.meta
+    import jinja2.nodes
 
+    environment = jinja2.Environment(autoescape=True)
     try:
-        tree = jinja2.Environment(autoescape=True).parse(template)
+        tree = environment.parse(template)
     except jinja2.TemplateSyntaxError:
         return ()  # what is wrong with it is said when it is rendered
+    # Airflow's filters, such as `ds`, aren't known here, and no name depends on what they do.
+    for filtered in tree.find_all(jinja2.nodes.Filter):
+        environment.filters.setdefault(filtered.name, _unchanged)
+    for tested in tree.find_all(jinja2.nodes.Test):
+        environment.tests.setdefault(tested.name, _unchanged)
     return jinja2.meta.find_undeclared_variables(tree)
+
+
+def _unchanged(value: Any) -> Any:
+    return value

@@ -31,7 +31,7 @@ def test_a_task_that_starts_in_the_triggerer_says_with_what() -> None:
         InvokeActionOperator(
             task_id="ask",
             action="a",
-            parameters={"file": "{{ ds }}/{{ params.name }}.csv"},
+            parameters={"file": "{{ dag_run.run_after | ds }}/{{ params.name }}.csv"},
             container_parameters=ContainerParameters(command=["run"]),
             start_from_trigger=True,
         )
@@ -42,7 +42,7 @@ def test_a_task_that_starts_in_the_triggerer_says_with_what() -> None:
     arguments = read.start_trigger_args
     assert arguments.trigger_cls == "airflow_invocations.triggers.InvokeActionTrigger"
     kwargs = dag.get_task("ask").start_trigger_args.trigger_kwargs
-    assert kwargs["parameters"] == {"file": "{{ ds }}/{{ params.name }}.csv"}
+    assert kwargs["parameters"] == {"file": "{{ dag_run.run_after | ds }}/{{ params.name }}.csv"}
     assert kwargs["container_parameters"] == {"command": ["run"]}
     trigger = triggers.InvokeActionTrigger(**kwargs)
     assert trigger.serialize()[1] == kwargs
@@ -77,6 +77,8 @@ def test_others_start_in_a_worker() -> None:
         ({"parameters": {"n": "{{ ti.xcom_pull('up') }}"}}, "argument 'parameters' needs ti"),
         ({"action": "{{ task_instance.task_id }}"}, "argument 'action' needs task_instance"),
         ({"conn_id": "{{ my_macro() }}"}, "argument 'conn_id' needs my_macro"),
+        ({"conn_id": "{{ ti.start_date | ds }}"}, "argument 'conn_id' needs ti"),
+        ({"conn_id": "{% if ti is odd_one %}x{% endif %}"}, "argument 'conn_id' needs ti"),
         ({"timeout": "{{ prev_start_date_success }}"}, "needs prev_start_date_success"),
         ({"input_data": {"files": {"paths": ["{{ triggering_asset_events }}"]}}}, "needs triggering_asset"),
         ({"outlets": [Asset("a")]}, "outlets emit no asset event there"),
