@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import __version__
 
-#: What installs all that the local service needs.
+#: The command that installs the requirements of the local service.
 _INSTALL_SERVICE = "pip install 'airflow-provider-invocations[service]'"
 
 #: The modules of the extra [service].
@@ -31,7 +31,7 @@ _READER_GONE = 141
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Wraps each line of descriptions and epilogs by itself, so that examples keep their lines."""
+    """Wrap each line of descriptions and epilogs separately, so that examples keep their lines."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head`, say
-        # Python would complain when it flushes what is left at its end.
+        # Without this, Python reports the broken pipe again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _READER_GONE
     return code
 
 
 def _needs_service(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Have a command that needs the extra say so in one line where it isn't installed."""
+    """Make a command name the missing extra in one line instead of failing with an ImportError."""
 
     @functools.wraps(run)
     def run_if_installed(options: argparse.Namespace) -> int:
@@ -130,14 +130,14 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="append",
         default=[],
         metavar="NAME",
-        help="a name that requests may be sent to, beside addresses, localhost and this machine's name; may "
-        "be given several times",
+        help="another host name to accept requests for, beside IP addresses, localhost and this machine's "
+        "name; may be repeated",
     )
     parser.add_argument(
         "--allow-overrides",
         action="store_true",
         help="let tokens with the role invoke change the command, working directory and every environment "
-        "variable of the actions that they invoke, which is as good as running any program as this user",
+        "variable of the actions that they invoke; such a token can then run any program as this user",
     )
     parser.add_argument(
         "--grace",
@@ -193,38 +193,40 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         commands,
         "token",
         purpose="list, add, rotate and revoke the service's tokens",
-        description="The tokens of a local service's data folder; it may be running. Roles: read looks at "
-        "everything, invoke may also invoke actions as they are registered, and cancel, admin may also "
-        "change actions and what an invocation runs, so any program as this user.",
+        description="Manage the tokens of a local service's data folder, also while the service runs. Roles: "
+        "read can view everything; invoke can also invoke registered actions and cancel invocations; admin "
+        "can also change actions and what an invocation runs, and so run any program as this user.",
     )
-    listing = _add_verb(verbs, "list", purpose="names, organisations and roles; never the tokens themselves")
+    listing = _add_verb(
+        verbs, "list", purpose="list names, organisations and roles, never the tokens themselves"
+    )
     _as_json(listing).set_defaults(run=_token_list)
-    adding = _add_verb(verbs, "add", purpose="make a token and print it, this once")
-    adding.add_argument("name", help="whom it is for; invocations name it as their source")
+    adding = _add_verb(verbs, "add", purpose="create a token and print it once")
+    adding.add_argument("name", help="the token's name; invocations show it as their source")
     adding.add_argument(
         "--role",
         choices=["read", "invoke", "admin"],
         default="invoke",
-        help="read: look at everything; invoke: also invoke and cancel; admin: also change actions and what "
-        "an invocation runs (default: %(default)s)",
+        help="read: view everything; invoke: also invoke and cancel; admin: also change actions and what an "
+        "invocation runs (default: %(default)s)",
     )
     _of_org(adding).set_defaults(run=_token_add)
     rotating = _add_verb(
-        verbs, "rotate", purpose="replace a token by another one of its role, and print that"
+        verbs, "rotate", purpose="replace a token with a new one of the same role, and print it"
     )
-    rotating.add_argument("name", help="of the token, as `list` shows it")
+    rotating.add_argument("name", help="the token's name, as `list` shows it")
     rotating.set_defaults(run=_token_rotate)
     revoking = _add_verb(verbs, "revoke", purpose="revoke a token immediately")
-    revoking.add_argument("name", help="of the token, as `list` shows it")
+    revoking.add_argument("name", help="the token's name, as `list` shows it")
     revoking.set_defaults(run=_token_revoke)
 
 
 def _add_connection(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "connection",
-        help="print the line that has Airflow use the service that is running",
-        description="Make a token with the role invoke for Airflow, and print the shell's line that sets the "
-        "connection. A service must be running on the data folder.\n"
+        help="print the shell command that connects Airflow to the running service",
+        description="Create a token with the role invoke for Airflow, and print the shell command that sets "
+        "the connection. A service must be running on the data folder.\n"
         f"It needs the extra: {_INSTALL_SERVICE}",
         epilog='example: eval "$(invocations connection)"',
         formatter_class=_Formatter,
@@ -237,7 +239,7 @@ def _add_connection(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "--name", default="airflow", metavar="NAME", help="the token's name (default: %(default)s)"
     )
     parser.add_argument(
-        "--replace", action="store_true", help="replace the token of that name; the former one ends"
+        "--replace", action="store_true", help="replace the token of that name; the old one is revoked"
     )
     parser.set_defaults(run=_connection)
 
@@ -246,23 +248,23 @@ def _add_dataset(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verbs = _add_administration(
         commands,
         "dataset",
-        purpose="list the service's datasets, and make one of a folder",
-        description="The datasets of a local service's data folder; it may be running. A dataset is a folder "
-        "of files with metadata and tags. What changes in the folder changes in the dataset.",
+        purpose="list the service's datasets, and create one from a folder",
+        description="Manage the datasets of a local service's data folder, also while the service runs. A "
+        "dataset is a folder of files with metadata and tags. A change in the folder changes the dataset.",
         epilog="example: invocations dataset add drives /data/drives\n"
         "then, in a DAG: InvokeActionOperator(data_source_id='ds_...', input_data=['**/*.mcap'], ...)",
     )
-    listing = _add_verb(verbs, "list", purpose="ids, names and folders")
+    listing = _add_verb(verbs, "list", purpose="list ids, names and folders")
     _as_json(_of_org(listing)).set_defaults(run=_dataset_list)
     adding = _add_verb(
         verbs,
         "add",
-        purpose="make a dataset of a folder that is there, and print its id",
-        description="Make a dataset of a folder that is there. Nothing is copied; actions read copies of its "
-        "files, and never the files themselves. Outputs that are uploaded into it are written to the folder. "
-        "What is left out of it, such as symbolic links, is counted on stderr.",
+        purpose="create a dataset from an existing folder, and print its id",
+        description="Create a dataset from an existing folder. Nothing is copied: actions read copies of its "
+        "files, never the files themselves. Outputs that are uploaded to the dataset are written to the "
+        "folder. Entries that are left out, such as symbolic links, are counted on stderr.",
     )
-    adding.add_argument("name", type=_dataset_name, help="what people call it; no other dataset may have it")
+    adding.add_argument("name", type=_dataset_name, help="the dataset's name; it must be unique")
     adding.add_argument("folder", type=Path, help="where the files are")
     _of_org(adding).set_defaults(run=_dataset_add)
 
@@ -271,27 +273,27 @@ def _add_secret(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     verbs = _add_administration(
         commands,
         "secret",
-        purpose="set, list and remove the secrets that actions may ask for",
-        description="The secrets of a local service's data folder; it may be running. An action gets one "
-        "where a parameter's value is roboto-secret://NAME. Values are kept encrypted (the key is "
-        "DIR/secrets.key, mode 0600), are taken out of actions' logs, and are in no answer of the API. A "
-        "variable INVOCATIONS_SECRET_NAME of the service's environment goes before the value that is stored "
-        "for og_local.",
+        purpose="set, list and remove the secrets that actions can use",
+        description="Manage the secrets of a local service's data folder, also while the service runs. An "
+        "action gets a secret if a parameter's value is roboto-secret://NAME. Values are stored encrypted "
+        "(the key is DIR/secrets.key, mode 0600), removed from actions' logs, and never returned by the API. "
+        "The variable INVOCATIONS_SECRET_NAME in the service's environment takes precedence over the value "
+        "stored for og_local.",
     )
-    listing = _add_verb(verbs, "list", purpose="names, and when each was set; never the values")
+    listing = _add_verb(verbs, "list", purpose="list names, and when each was set, never the values")
     _as_json(_of_org(listing)).set_defaults(run=_secret_list)
     setting = _add_verb(
         verbs,
         "set",
-        purpose="store a secret, or its new value",
-        description="Store a secret, or its new value, which is asked for, or read as UTF-8 from standard "
-        "input: invocations secret set NAME < FILE. One line's end at its end isn't part of it, nor is a "
-        "byte order mark at its beginning.",
+        purpose="store a secret, or replace its value",
+        description="Store a secret, or replace its value. The command prompts for the value, or reads it as "
+        "UTF-8 from standard input: invocations secret set NAME < FILE. A trailing newline and a leading "
+        "byte order mark are removed.",
     )
-    setting.add_argument("name", help="what roboto-secret://NAME asks for")
+    setting.add_argument("name", help="the NAME in roboto-secret://NAME")
     _of_org(setting).set_defaults(run=_secret_set)
-    removing = _add_verb(verbs, "remove", purpose="forget a secret")
-    removing.add_argument("name", help="of the secret, as `list` shows it")
+    removing = _add_verb(verbs, "remove", purpose="remove a secret")
+    removing.add_argument("name", help="the secret's name, as `list` shows it")
     _of_org(removing).set_defaults(run=_secret_remove)
 
 
@@ -299,15 +301,16 @@ def _add_backup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "backup",
         help="copy the service's data folder while it runs",
-        description="Copy the database, logs, datasets, token and secrets' key of a local service's data "
-        "folder to a new folder; it may be running. Folders that datasets are linked to aren't copied, nor "
-        f"are workspaces.\nIt needs the extra: {_INSTALL_SERVICE}",
+        description="Copy the database, logs, datasets, token and secrets key of a local service's data "
+        "folder to a new folder, also while the service runs. Workspaces, and folders that datasets are "
+        f"linked to, aren't copied.\nIt needs the extra: {_INSTALL_SERVICE}",
         epilog="to restore: stop the service, move its data folder away, copy the backup to the same path, "
-        "and start the service. What the backup doesn't know ends; what it says was running runs again.",
+        "and start the service. Processes of invocations that the backup doesn't contain are ended; "
+        "invocations that it records as running run again.",
         formatter_class=_Formatter,
     )
     _add_data_dir(parser, default=Path(".invocations"))
-    parser.add_argument("destination", type=Path, help="the folder to make")
+    parser.add_argument("destination", type=Path, help="the folder to create")
     parser.set_defaults(run=_backup)
 
 
@@ -319,7 +322,7 @@ def _add_administration(
     description: str,
     epilog: str | None = None,
 ) -> argparse._SubParsersAction[argparse.ArgumentParser]:
-    """Add a command about a data folder; where its verbs go."""
+    """Add a command that manages a data folder; return the object to add its verbs to."""
     parser = commands.add_parser(
         command,
         help=purpose,
@@ -341,7 +344,7 @@ def _add_verb(
     parser = verbs.add_parser(
         verb, help=purpose, description=description or f"{purpose[0].upper()}{purpose[1:]}."
     )
-    # Here too, as people write it behind the verb; left out, it leaves alone what stands before the verb.
+    # Also accepted after the verb. Without a value here, the one given before the verb stays.
     _add_data_dir(parser, default=argparse.SUPPRESS)
     return parser
 
@@ -352,7 +355,7 @@ def _add_data_dir(parser: argparse.ArgumentParser, default: Path | str) -> None:
         type=Path,
         default=default,
         metavar="DIR",
-        help="everything the service keeps (default: .invocations)",
+        help="the service's data folder (default: .invocations)",
     )
 
 
@@ -361,7 +364,7 @@ def _of_org(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--org",
         default="og_local",
         metavar="ID",
-        help="the organisation whose it is; organisations see nothing of one another (default: %(default)s)",
+        help="the organisation; organisations are isolated from one another (default: %(default)s)",
     )
     return parser
 
@@ -473,9 +476,9 @@ def _secret_set(options: argparse.Namespace) -> int:
 
 
 def _read_secret(name: str) -> str:
-    """A secret's value, from the terminal or from standard input. Raises UnicodeError."""
+    """Read a secret's value from the terminal or from standard input. Raises UnicodeError."""
     if sys.stdin.isatty():
-        value = getpass.getpass(f"value of {name} (it isn't shown): ")
+        value = getpass.getpass(f"value of {name} (not shown): ")
         value.encode()
         return value
     content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
@@ -510,7 +513,7 @@ def _print(options: argparse.Namespace, work: Callable[[], Iterable[str] | None]
 
 
 def _listed(options: argparse.Namespace, rows: Sequence[Mapping[str, str | None]]) -> list[str]:
-    """Rows as JSON, or as a table with a header, where there are any."""
+    """Format rows as JSON, or as a table with a header; no rows make an empty table."""
     if options.json:
         return [json.dumps(rows, indent=2, ensure_ascii=False)]
     if not rows:

@@ -47,11 +47,11 @@ class InvocationError(AirflowException):
          +-- InvocationDeadlyError      the platform has given it up
          +-- UnknownStatusError         it ended with a status that this version doesn't know
          +-- RequestRefusedError        the platform refuses the request; nothing was invoked
-         |    +-- InvocationConflictError  an earlier try has invoked something else
+                  |    +-- InvocationConflictError  an earlier try has invoked the action with another request
          +-- AccessRefusedError         the platform doesn't accept the connection's credentials
 
-    A callback finds it in `context["exception"]`. Its texts are such as Airflow can store, and no longer
-    than the limits in docs/reference/exceptions.md.
+    A callback finds it in `context["exception"]`. Its strings are cleaned and cut to the limits in
+    docs/reference/exceptions.md, so that Airflow can store them.
 
     Attributes:
         action: the action's name; None: not known.
@@ -149,9 +149,9 @@ class InvocationLostError(InvocationError):
 
 
 class PlatformUnavailableError(InvocationError):
-    """The platform was out of reach for longer than `outage_limit`. A retry goes on with the invocation.
+    """The platform was unavailable for longer than `outage_limit`. A retry continues with the invocation.
 
-    Also where it has refused credentials for a minute that it had accepted before.
+    Also raised when the platform has rejected, for a minute, credentials that it had accepted before.
     """
 
 
@@ -175,11 +175,11 @@ class RequestRefusedError(InvocationError, AirflowFailException):
 
 
 class InvocationConflictError(RequestRefusedError):
-    """The task's invocation, which an earlier try has started, was asked for something else; not retried.
+    """An earlier try of the task started an invocation with a different request; the task isn't retried.
 
-    `invocation_id` is that invocation, which goes on, and `detail` names what differs: the action, the input,
-    the upload destination, the command, or parameters by their names. Values are left out, as they may be
-    secrets. Parameters that change with each try are named in the operator's `volatile_parameters`.
+    `invocation_id` is that invocation, which keeps running. `detail` names the fields that differ: the
+    action, the input, the upload destination, the command, or parameters by name. Values are left out, as
+    they may be secrets. Name parameters that change with each try in the operator's `volatile_parameters`.
     """
 
 
@@ -261,9 +261,9 @@ def error_of_outputs(
 
 
 def at(url: str) -> str:
-    """Return how a message ends that says where to look; nothing where there is no such page.
+    """Return the end of a message that links to a page; empty if there is no page.
 
-    The URL stands last and bare: viewers would take a bracket or a full stop behind it for a part of it.
+    The URL comes last and bare, because viewers would treat a bracket or full stop after it as a part of it.
     """
     return f": {url}" if url else ""
 
@@ -271,11 +271,11 @@ def at(url: str) -> str:
 def error_about(
     error: PlatformError, what: str, invocation_id: str | None = None, url: str = ""
 ) -> InvocationError:
-    """Return the public error for what a platform has answered: every such error is translated here.
+    """Return the public error for a platform's error. This is the only place that translates them.
 
-    :param what: what was asked for, for a person.
-    :param invocation_id: the invocation that was asked about; None: it wasn't about one, so that "not found"
-        is about something else and no invocation is lost.
+    :param what: the request, in words for the message.
+    :param invocation_id: the invocation of the request. None if it had none; "not found" then doesn't mean
+        that an invocation is lost.
     """
     kind = next((kind for cause, kind in _BY_PLATFORM_ERROR if isinstance(error, cause)), InvocationError)
     if kind is InvocationLostError and invocation_id is None:

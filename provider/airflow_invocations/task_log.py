@@ -51,19 +51,19 @@ _TICK = datetime.timedelta(microseconds=1)
 #: Airflow sorts the lines of several files by milliseconds.
 _HANDOVER = datetime.timedelta(milliseconds=1)
 
-#: Said when a trigger begins to wait where another one had begun.
-SHOWN_AGAIN = "Another triggerer had begun this wait. The action's log is shown from its beginning again"
+#: Logged when a trigger continues a wait that another triggerer started.
+SHOWN_AGAIN = "Another triggerer started this wait. The action's log is shown from its beginning again"
 
-#: Said once in a task's log when lines come faster than they are shown.
+#: Logged once in a task's log when lines arrive faster than they are shown.
 BEHIND = (
-    "The action writes lines faster than they can be shown here. What is missing is shown when the "
+    "The action writes lines faster than they can be shown here. The missing lines are shown when the "
     "invocation has ended"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ShownLog:
-    """How much of an action's log has been shown by whoever waited for it before.
+    """How much of an action's log an earlier trigger or worker has shown.
 
     :param position: how far.
     :param until: the time of the last line; None: there was none.
@@ -75,7 +75,7 @@ class ShownLog:
     last: Sequence[str] = ()
 
     def as_event(self) -> dict[str, Any]:
-        """The fields of a trigger's event, such as Airflow can store."""
+        """Return the fields for a trigger's event, cleaned so that Airflow can store them."""
         cursor = storable_token(self.position.cursor)
         return {
             "cursor": cursor,
@@ -100,10 +100,10 @@ NOTHING_SHOWN = ShownLog()
 
 
 class ActionLog:
-    """An action's lines in the task's log, each with the time at which the action wrote it.
+    """Write an action's lines into the task's log, each with the time at which the action wrote it.
 
-    The times grow from line to line, as Airflow sorts by them and takes equal lines of the same time for one;
-    none is later than now, whatever the platform's clock says.
+    The times increase from line to line, because Airflow sorts by them and drops equal lines with the same
+    time. No time is later than now, whatever the platform's clock says.
 
     :param logs_url: where the whole log can be read; empty: nowhere.
     :param shown: what has been shown before.
@@ -123,7 +123,7 @@ class ActionLog:
         return list(self._last)
 
     def shown(self, position: LogPosition) -> ShownLog:
-        """What has been shown, for whoever goes on from a position."""
+        """Return how much has been shown, for the trigger or worker that continues from a position."""
         return ShownLog(position, self._until, self.last)
 
     def show(self, line: LogLine) -> None:
@@ -138,7 +138,7 @@ class ActionLog:
         self._last.append(line.text)
 
     async def show_page(self, records: Sequence[LogRecord], cursor: str | None = None) -> None:
-        """Write the next page of the log, and let the event loop do something else every few milliseconds."""
+        """Write the next page of the log, and yield to the event loop every few milliseconds."""
         stretch_began = time.monotonic()
         for record, position in self._unshown.of_page(records, cursor):
             self.show(self.shaper.shape(record))
@@ -149,7 +149,7 @@ class ActionLog:
 
 
 class LiveLog:
-    """An action's log as a trigger shows it: beside those of all other triggers, and never in their way.
+    """Show an action's log from a trigger, without delaying the other triggers of the process.
 
     :param logs_url: where the whole log can be read; empty: nowhere.
     :param warn: takes what is said about the wait and its log.
@@ -168,7 +168,7 @@ class LiveLog:
         return self._log.last
 
     async def follow(self, connection: str, connect: Connect, waiting: Waiting) -> None:
-        """Wait as `waiting.follow` does, and show, or say, what it yields. Raises what it does."""
+        """Wait as `waiting.follow` does, and log the lines and notices that it yields. Raises as it does."""
         try:
             async for step in follow(connection, connect, waiting):
                 match step:
@@ -179,16 +179,16 @@ class LiveLog:
                     case Notice():
                         self._warn(step.text)
         except asyncio.CancelledError:
-            # The task was killed, or its trigger is moved: whoever goes on shows the log.
+            # The task was killed, or its trigger is moved: the next trigger or worker shows the log.
             self._relay.close(self.queue)
             raise
 
     async def leave(self) -> ShownLog:
-        """Show no more; what is known to have left the triggerer, for the worker that shows the rest."""
+        """Stop showing lines; return how many have left the triggerer, so that the worker shows the rest."""
         return self._log.shown(await self._relay.settle(self.queue))
 
     async def show_rest(self, platform: InvocationPlatform, invocation_id: str) -> None:
-        """Show the lines that haven't been shown yet, as fast as other tasks can bear, and not for ever."""
+        """Show the remaining lines within a time limit, without delaying other tasks."""
         limit = LOG_SETTINGS.triggerer_end
         await self._relay.settle(self.queue)
         position = self.queue.written
@@ -205,16 +205,18 @@ class LiveLog:
             self._warn(end.left_out)
         too_late += await self._relay.show_last(self.queue, end.last, 0.0 if too_late else limit.seconds)
         if too_late:
-            self._warn(self._log.shaper.with_url(f"{too_late:,} lines are left out: the triggerer is busy"))
+            self._warn(
+                self._log.shaper.with_url(f"{too_late:,} lines are left out because the triggerer is busy")
+            )
 
 
 def log_relay() -> LogRelay:
-    """The relay of the running event loop, for the lines of all of its triggers."""
+    """Return the relay of the running event loop, which carries the lines of all its triggers."""
     return LogRelay.here(_log_channel)
 
 
 class SocketChannel:
-    """A socket that a process's log lines are written to.
+    """The socket to which a process writes its log lines.
 
     :param descriptor: its file descriptor.
     """
@@ -225,7 +227,7 @@ class SocketChannel:
             self.capacity = duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def unread(self) -> int | None:
-        """Bytes that the receiver has not read yet, about; None: this system doesn't say.
+        """Return about how many bytes the receiver has not read yet; None if the system doesn't tell.
 
         Linux says how much memory the unread data of a local socket takes
         (https://man7.org/linux/man-pages/man7/unix.7.html, SIOCOUTQ).
@@ -237,7 +239,7 @@ class SocketChannel:
 
 
 def _log_channel() -> SocketChannel | None:
-    """The socket that Airflow has this process's log lines written to; None: they go somewhere directly."""
+    """Return the socket to which Airflow writes this process's log lines; None if there is no socket."""
     for handler in logging.getLogger().handlers:
         stream = getattr(handler, "stream", None)
         try:

@@ -58,17 +58,17 @@ class InvokeActionDecoratedOperator(DecoratedOperator, InvokeActionOperator):
         return InvokeActionOperator.execute(self, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume with the request that the task had before it deferred: the function is called for it again.
+        """Resume with the request that the task had before it deferred; call the function again to get it.
 
         `map_index_template`, the rendered fields and the lineage of the task read it. What the function
         returned isn't kept in Airflow's database over the deferral, as it may hold secrets. The invocation
-        is what it is by now, so a function that fails this time doesn't fail the task.
+        exists already, so a function that fails this time doesn't fail the task.
         """
         try:
             self._take(self._returned(context))
         except Exception as error:
             self.log.warning(
-                "The function failed as the task resumed; its parameters aren't known: %s", error
+                "The function failed when the task resumed, so the parameters are unknown: %s", error
             )
         return super().resume_execution(next_method, next_kwargs, context)
 

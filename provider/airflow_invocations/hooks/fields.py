@@ -8,30 +8,31 @@ import re
 import httpx
 from airflow.sdk import Connection
 
-#: What a token in a header may not have: anything but visible ASCII (RFC 6750, section 2.1).
+#: Characters that a token in a header may not contain: all but visible ASCII (RFC 6750, section 2.1).
 _NOT_IN_TOKENS = re.compile(r"[^\x21-\x7e]")
 
-#: What no host has, though httpx would escape some of it and look for a host of that name.
+#: Characters that no host contains; httpx would escape some of them and look up the result.
 _NOT_IN_HOSTS = re.compile(r"[\x00-\x20\x7f\s%\\<>\"^`{|}]")
 
-#: What OAuth's client ids and secrets may not have: anything but printable ASCII (RFC 6749, appendix A).
+#: Characters that OAuth client ids and secrets may not contain: all but printable ASCII (RFC 6749,
+#: appendix A).
 _NOT_IN_CREDENTIALS = re.compile(r"[^\x20-\x7e]")
 
 
 def endpoint_of(connection: Connection) -> str:
-    """Return the address that host, schema and port make, https unless it is said. Raises ValueError."""
+    """Return the URL made of host, schema (default: https) and port. Raises ValueError."""
     name = f"connection {connection.conn_id!r}"
     host = str(connection.host).strip().rstrip("/")
     if "://" not in host:
         host = f"{connection.schema or 'https'}://{host}"
     scheme, _, address = host.partition("://")
     if scheme not in ("http", "https"):
-        raise ValueError(f"{name}: host begins {scheme}://; allowed: http, https")
+        raise ValueError(f"{name}: host begins with {scheme}://; allowed: http, https")
     if set(address) & set("@?#"):
         # Not shown: what is before an @ may be a password.
         raise ValueError(
-            f"{name}: host isn't only an address; login and password have their "
-            "fields, and what is behind ? or # has no place in it"
+            f"{name}: host must be an address without '@', '?' and '#'; put login and password into their "
+            "own fields"
         )
     where, slash, path = address.partition("/")
     where = host_in_url(where)
@@ -40,7 +41,7 @@ def endpoint_of(connection: Connection) -> str:
     endpoint = f"{scheme}://{where}{slash}{path}"
     if not _is_address(where, endpoint):
         raise ValueError(
-            f"{name}: host and port make {endpoint!r}; allowed: an address, such as "
+            f"{name}: host and port make {endpoint!r}, which is not a valid URL; allowed: a URL such as "
             "https://host.example.org or https://[2001:db8::1]:8085"
         )
     return endpoint
@@ -57,7 +58,7 @@ def _is_address(where: str, endpoint: str) -> bool:
 
 
 def host_in_url(host: str) -> str:
-    """Return a host as URLs have it: an IPv6 address in brackets, which Airflow takes off in a URI."""
+    """Return a host as URLs write it, with an IPv6 address in brackets; Airflow removes them from URIs."""
     try:
         ipaddress.IPv6Address(host)
     except ValueError:
@@ -66,27 +67,27 @@ def host_in_url(host: str) -> str:
 
 
 def token_of(name: str, field: str, value: str) -> str:
-    """Return a token, or whatever else is sent as a header, without white space around it.
+    """Return a token, or another value that is sent in a header, without surrounding white space.
 
     :param name: the connection, for messages.
-    :param field: which of its fields it is.
-    :raises ValueError: it can't be sent; the message names the field and never the value.
+    :param field: the name of the connection's field.
+    :raises ValueError: the value can't be sent; the message names the field and never shows the value.
     """
-    return _sendable(name, field, value, _NOT_IN_TOKENS, "visible ASCII characters, without blanks")
+    return _sendable(name, field, value, _NOT_IN_TOKENS, "visible ASCII characters, no blanks")
 
 
 def credential_of(name: str, field: str, value: str) -> str:
-    """Return OAuth's client id or client secret without white space around it; as `token_of`."""
+    """Return an OAuth client id or client secret without surrounding white space; see `token_of`."""
     return _sendable(name, field, value, _NOT_IN_CREDENTIALS, "printable ASCII characters")
 
 
 def _sendable(name: str, field: str, value: str, wrong: re.Pattern[str], allowed: str) -> str:
     stripped = value.strip()
     if (found := wrong.search(stripped)) is not None:
-        # Not shown: it is a secret, or somebody took it for one.
+        # The value is not shown: it may be a secret.
         raise ValueError(
             f"{name}: {field} can't be sent in a header: character {found.start() + 1} of {len(stripped)} "
-            f"isn't allowed there; allowed: {allowed}"
+            f"isn't allowed; allowed: {allowed}"
         )
     return stripped
 

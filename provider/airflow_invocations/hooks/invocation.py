@@ -47,7 +47,7 @@ class PlatformOf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _ConnectionFields:
-    """What a connection says. `extra` is kept too: reading it from a Connection calls the task SDK."""
+    """A connection that was read once, with its `extra`: reading `extra` later would call the task SDK."""
 
     connection: Connection
     extra: dict[str, Any]
@@ -77,8 +77,8 @@ class InvocationHook(BaseHook):
     def get_conn(self) -> InvocationPlatform:
         """Return a client of the platform, to be opened with `async with`.
 
-        The hook reads its connection once and keeps it, so after the first call this asks Airflow nothing and
-        can be used in a signal handler.
+        The hook reads its connection once and keeps it. After the first call this makes no request to Airflow
+        and can be used in a signal handler.
 
         Raises:
             ValueError: the connection is misconfigured.
@@ -88,9 +88,9 @@ class InvocationHook(BaseHook):
     async def connect(self) -> InvocationPlatform:
         """Return a client, to be opened with `async with`, without blocking the event loop.
 
-        A hook that keeps its connection (`get_conn`) reads it again once it is `CONNECTION_AGE` seconds old,
-        and goes on with the one it has where that fails; another hook reads it with each call. Either way a
-        caller that is cancelled doesn't interrupt the reading.
+        A hook that keeps its connection (`get_conn`) reads it again when it is `CONNECTION_AGE` seconds old;
+        if that fails, it keeps the old one. Any other hook reads the connection with each call. Cancelling
+        the caller doesn't interrupt the reading.
 
         Raises:
             ValueError: the connection is misconfigured.
@@ -105,13 +105,13 @@ class InvocationHook(BaseHook):
         return self._platform_of(self._fields())
 
     def _platform_of(self, fields: _ConnectionFields) -> InvocationPlatform:
-        """Return the client of a connection's platform; a hook of one connection type takes only that."""
+        """Return the client of a connection's platform, after checking the connection's type."""
         connection = fields.connection
         wanted = getattr(self, "conn_type", None)
         if wanted not in (None, connection.conn_type):
             raise ValueError(
                 f"connection {connection.conn_id!r}: its conn_type is {connection.conn_type!r}; "
-                f"{type(self).__name__} takes {wanted!r} only, and InvocationHook every type of this provider"
+                f"{type(self).__name__} allows only {wanted!r}; InvocationHook allows all of this provider's"
             )
         return platform_of(connection, fields.extra)
 
@@ -124,11 +124,13 @@ class InvocationHook(BaseHook):
         try:
             self._kept = _ConnectionFields.read(self.conn_id)
         except Exception as error:
-            self.log.info("Could not read connection %r again, keeping what it said: %s", self.conn_id, error)
+            self.log.info(
+                "Could not read connection %r again; keeping its earlier fields: %s", self.conn_id, error
+            )
 
     @property
     def connection_type(self) -> str:
-        """The connection's type, of this provider or of any other; the connection is read once."""
+        """The connection's type, also one of another provider; the connection is read once."""
         return self._fields().connection.conn_type or ""
 
     def call(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
@@ -136,9 +138,10 @@ class InvocationHook(BaseHook):
 
         `hook.call(lambda platform: platform.get(invocation_id))`.
 
-        :raises InvocationError: as the platform answers: `AccessRefusedError` (the credentials),
-            `PlatformUnavailableError` (it doesn't answer), `RequestRefusedError` (anything else that would be
-            refused again, and a connection that is misconfigured).
+        :raises AccessRefusedError: the platform rejects the credentials.
+        :raises PlatformUnavailableError: the platform doesn't answer.
+        :raises RequestRefusedError: the platform rejects the request, or the connection is misconfigured.
+        :raises InvocationError: any other error; all of these are one.
         """
         return self._asked(operation, f"connection {self.conn_id!r}")
 
@@ -148,7 +151,7 @@ class InvocationHook(BaseHook):
         what: str,
         invocation_id: str | None = None,
     ) -> T:
-        """Run an operation; `what`, for a person, is what was asked for. Raises InvocationError."""
+        """Run an operation; `what` is the request, in words for messages. Raises InvocationError."""
         try:
             self.get_conn()
         except ValueError as error:
@@ -160,7 +163,7 @@ class InvocationHook(BaseHook):
             raise error_about(error, what, invocation_id, url) from error
 
     def ask(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
-        """Run an operation as `call` does, for this provider's own code, which handles platforms' errors.
+        """Run an operation as `call` does, but with the platform's own errors; used by this provider's code.
 
         :raises PlatformError: as the platform's methods do.
         """
@@ -190,13 +193,13 @@ class InvocationHook(BaseHook):
 
         thread = ThreadPoolExecutor(1, thread_name_prefix="invocations-bridge")
         outcome = thread.submit(contextvars.copy_context().run, asyncio.run, cancellable())
-        # Where no loop could be opened there is nothing to cancel, and waiting for it would never end.
+        # If no loop could be started, there is nothing to cancel, and waiting for it would never end.
         outcome.add_done_callback(lambda _: cancel.cancel())
         try:
             return outcome.result()
         except BaseException:
             if not outcome.done():
-                with contextlib.suppress(RuntimeError, CancelledError):  # it has ended in this very moment
+                with contextlib.suppress(RuntimeError, CancelledError):  # it has just ended
                     cancel.result()()
             raise
         finally:
@@ -213,7 +216,7 @@ class InvocationHook(BaseHook):
     def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
         """Start an invocation; return the one that has the request's `idempotency_id`, if there is one.
 
-        :raises InvocationConflictError: that one was asked for something else.
+        :raises InvocationConflictError: that invocation has a different request.
         :raises RequestRefusedError: there is no such action, or its parameters don't fit.
         :raises InvocationError: as `call` does.
         """
@@ -241,14 +244,14 @@ class InvocationHook(BaseHook):
         limit: int | None = None,
         iteration: int | None = None,
     ) -> list[InvocationRecord]:
-        """Return what a DAG, a DAG run or a task of it has invoked, newest first; all its tries.
+        """Return the invocations of a DAG, a DAG run or a task, of all its tries, newest first.
 
         :param map_index: -1 for a task that isn't mapped; None for every index.
         :param limit: the largest number of invocations to return; None for all of them.
         :param iteration: an iteration of the task loop that the task is in, as Airflow's pages number it;
             None for all of them.
         :raises ValueError: for a task without its run, or a map index or an iteration without its task.
-        :raises RequestRefusedError: the platform can't be asked that.
+        :raises RequestRefusedError: the platform doesn't support this search.
         :raises InvocationError: as `call` does.
         """
         if (task_id is not None and run_id is None) or (
@@ -257,11 +260,11 @@ class InvocationHook(BaseHook):
             raise ValueError("find: task_id needs run_id; map_index and iteration need task_id")
         return self._asked(
             lambda platform: platform.find(dag_id, run_id, task_id, map_index, limit, iteration),
-            f"what DAG {dag_id!r} has invoked",
+            f"invocations of DAG {dag_id!r} were not listed",
         )
 
     def logs(self, invocation_id: str) -> list[LogRecord]:
-        """Return all log lines that there are now.
+        """Return all log lines that exist now.
 
         :raises InvocationLostError: the platform knows no such invocation.
         :raises RequestRefusedError: the platform keeps no logs.
@@ -281,10 +284,10 @@ class InvocationHook(BaseHook):
 
         One that has ended stays as it is.
 
-        :param patience: seconds for which the platform is asked.
+        :param patience: seconds to wait for the confirmation.
         :raises InvocationLostError: the platform knows no such invocation.
         :raises PlatformUnavailableError: it hasn't confirmed after `patience` seconds.
-        :raises RequestRefusedError: the invocation runs, was asked to stop, and can't be made to.
+        :raises RequestRefusedError: the invocation is running, and the platform can't force it to stop.
         :raises InvocationError: as `call` does.
         """
         url = self.url(invocation_id)
@@ -307,20 +310,20 @@ class InvocationHook(BaseHook):
         return record
 
     def outputs(self, invocation_id: str) -> Any:
-        """Return what a completed invocation has returned, as JSON types.
+        """Return the outputs of a completed invocation, as JSON types.
 
         :raises InvocationLostError: the platform knows no such invocation.
-        :raises RequestRefusedError: the platform keeps no such thing, as the invocation API doesn't.
+        :raises RequestRefusedError: the platform keeps no outputs, as the invocation API doesn't.
         :raises InvocationError: as `call` does.
         """
         return self._about(invocation_id, lambda platform: platform.outputs(invocation_id))
 
     def url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation, http(s) or empty; nothing is asked for it."""
+        """Return the URL of an invocation's page (http or https), or an empty string. Makes no request."""
         return web_address(self.get_conn().url(invocation_id))
 
     def logs_url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation's log; empty where the platform has no page."""
+        """Return the URL of an invocation's log, or an empty string if the platform has no such page."""
         return web_address(self.get_conn().logs_url(invocation_id))
 
     def test_connection(self) -> tuple[bool, str]:

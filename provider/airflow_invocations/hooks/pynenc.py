@@ -71,7 +71,7 @@ def _redis(name: str, connection: Connection) -> tuple[str, str]:
     scheme, separator, host = str(connection.host).strip().rpartition("://")
     scheme = scheme if separator else "redis"
     if scheme not in _SCHEMES:
-        raise ValueError(f"{name}: host begins {scheme}://; allowed: {', '.join(_SCHEMES)}, or none")
+        raise ValueError(f"{name}: host begins with {scheme}://; allowed: {', '.join(_SCHEMES)}, or none")
     if not host or set(host) & set("/@?#"):
         raise ValueError(
             f"{name}: host isn't only a host; login, password, port and schema have their fields"

@@ -30,7 +30,7 @@ class RobotoHook(InvocationHook):
     hook_name = "Roboto (invocation API)"
 
     def dataset(self, name: str) -> DatasetRecord:
-        """Return the dataset of a name, the oldest if there are several; it is made where there is none.
+        """Return the dataset of a name, the oldest if there are several; create it if there is none.
 
         :raises InvocationError: as `call` does.
         """

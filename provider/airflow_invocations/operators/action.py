@@ -108,9 +108,9 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
     :param deferrable: wait in the triggerer, without a worker. Default: `[operators] default_deferrable`.
     :param poll_interval: seconds between two looks at the invocation, where the platform doesn't push.
     :param stream_logs: show the action's log lines in the task's log as they come.
-    :param volatile_parameters: names of parameters whose values may change from one try to the next, as one
-        with a template of `ti.try_number` does. A retry goes on with the invocation of the try before only
-        if it was asked for the same; these aren't compared, nor are env_vars, the timeout, the compute
+    :param volatile_parameters: names of parameters whose values may change from one try to the next, such as
+        a template with `ti.try_number`. A retry continues with an earlier try's invocation only if the
+        request is the same. These parameters aren't compared; neither are env_vars, the timeout, the compute
         requirements and the version of the action.
     :param durable: retries go on with the invocation of the try before. False: each try invokes anew.
     :param cancel_on_kill: cancel the invocation when the task is killed, or its time is over.
@@ -236,10 +236,10 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         return self._finish(hook, context, record.invocation_id)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Go on after the deferral: read the rest of the log and the verdict from the platform itself.
+        """Resume after the deferral: read the rest of the log and the status from the platform.
 
-        Without an event it starts over, and so goes on with the same invocation. Airflow resumes a task
-        without one that was cleared while it was deferring, or that was missing from its DAG for a while.
+        Without an event, start over; this finds the same invocation. Airflow resumes a task without an event
+        if the task was cleared while it was deferring, or was missing from its DAG for a while.
         """
         if event is None:
             self.log.warning("Resumed without the trigger's event; looking for the invocation again")
@@ -372,7 +372,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
 
     def _idempotency_ids(self, context: Context, tries: int) -> list[str]:
         if tries == 0:
-            # `airflow tasks test`: never the invocation of a real try, which a kill would cancel too.
+            # `airflow tasks test` must not adopt the invocation of a real try, which a kill would cancel.
             return [f"airflow-test-{uuid.uuid4()}"]
         identity = identity_of(context)
         return identity.idempotency_ids(tries) if self.durable else [str(context["ti"].id)]
@@ -476,10 +476,10 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         return self._conclude(hook, context, record, log.last)
 
     def _finish_late(self, hook: InvocationHook, context: Context, invocation_id: str) -> dict[str, Any]:
-        """End a deferral that Airflow has ended by its timeout, with the same result as the trigger.
+        """Handle a deferral that Airflow ended at its timeout, with the same result as the trigger.
 
-        Airflow may come first: a triggerer is down or busy, or Airflow ends deferrals at `execution_timeout`
-        itself (https://github.com/apache/airflow/issues/69679).
+        Airflow ends it before the trigger does if the triggerer is down or busy, or if Airflow itself applies
+        `execution_timeout` to deferrals (https://github.com/apache/airflow/issues/69679).
         """
         waiting = self._waiting(hook, invocation_id)
         try:
@@ -496,12 +496,12 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         given_up: GivenUp,
         shown: ShownLog | None = None,
     ) -> dict[str, Any]:
-        """End a task whose wait is over before its invocation's end is known; cancel what may still run.
+        """End a task whose wait was abandoned; cancel the invocation if it may still run.
 
-        What is known to be cancelled isn't cancelled again: the platform may be away by now, and the task
-        would wait for it until Airflow ends it with an error that says less.
+        An invocation that is known to be cancelled isn't cancelled again. If the platform became unavailable,
+        the task would wait for it until Airflow ends the task with a less precise error.
 
-        :param shown: how much of its log has been shown; None: that isn't known.
+        :param shown: how much of the log has been shown; None: not known.
         """
         is_late = given_up.reason in (Reason.TimedOut, Reason.QueuedTooLong)
         if self.cancel_on_kill and is_late and not given_up.is_cancelled:
@@ -522,7 +522,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
 
     @property
     def _cancel_patience(self) -> float:
-        """Seconds for a cancel after a timeout, such that Airflow doesn't time out this process meanwhile."""
+        """Seconds for a cancel after a timeout, short enough that Airflow doesn't time out this process."""
         if self.execution_timeout is None:
             return _KILL_PATIENCE
         return min(_KILL_PATIENCE, self.execution_timeout.total_seconds() / 2)

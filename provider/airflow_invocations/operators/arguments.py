@@ -194,9 +194,9 @@ def _parameters(value: object) -> dict[str, Any]:
 
 def _names(value: object) -> list[str]:
     if isinstance(value, str) or not isinstance(value, Collection):
-        raise TypeError(f"it is {value!r}; allowed: a list of parameters' names")
+        raise TypeError(f"it is {value!r}; allowed: a list of parameter names")
     if wrong := [name for name in value if not isinstance(name, str) or not name]:
-        raise TypeError(f"it has {wrong[0]!r}; allowed: a list of parameters' names")
+        raise TypeError(f"it contains {wrong[0]!r}; allowed: a list of parameter names")
     return list(value)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 8
 
 
-#: Seconds for which a task that fails right after it has invoked tries to cancel what it invoked.
+#: Seconds to try to cancel the invocation of a task that fails right after invoking.
 _FAILURE_PATIENCE = 30.0
 
 
@@ -105,9 +105,9 @@ def cancelled_on_failure(
     *,
     is_adopted: bool,
 ) -> Iterator[None]:
-    """Cancel a task's invocations if the block fails, unless a retry will go on with them.
+    """Cancel a task's invocations if the block fails, unless a retry will continue with them.
 
-    :param is_adopted: whether a retry of the task goes on with the invocations of the try before.
+    :param is_adopted: whether a retry of the task continues with the invocations of the previous try.
     """
     try:
         yield
@@ -115,9 +115,9 @@ def cancelled_on_failure(
         instance = context["ti"]
         named = ", ".join(invocation_ids)
         if is_adopted and instance.max_tries and instance.try_number <= instance.max_tries:
-            operator.log.warning("The task fails after it has invoked; its retry goes on with %s", named)
+            operator.log.warning("The task failed after invoking; its retry continues with %s", named)
         elif getattr(operator, "cancel_on_kill", True):
-            operator.log.warning("The task fails after it has invoked; cancelling %s", named)
+            operator.log.warning("The task failed after invoking; cancelling %s", named)
             outcomes = hook.ask(partial(cancel_all, ids=invocation_ids, patience=_FAILURE_PATIENCE))
             for invocation_id, outcome in outcomes.items():
                 if isinstance(outcome, Exception):

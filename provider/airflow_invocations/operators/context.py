@@ -1,4 +1,4 @@
-"""Read a task's context: which try of which task instance it is, and what started its DAG run."""
+"""Read from a task's context its task instance and try, and what started its DAG run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ..model import DagRunProvenance
 
 
-#: The region of what is neither mapped nor in a loop.
+#: The region of a task instance that is neither mapped nor in a loop.
 _NO_REGION = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
 class LoopPosition:
-    """Where a task instance is in a task loop (Airflow 3.4).
+    """The position of a task instance in a task loop (Airflow 3.4).
 
     The iterations of a loop share DAG, run, task and map index. `region_id` names one execution of the
     loop, or of a task that is mapped within one of its iterations; a clear that repeats iterations begins a
@@ -38,7 +38,7 @@ class LoopPosition:
 
 
 def loop_position_of(context: Context) -> LoopPosition | None:
-    """Return where in a loop the task instance is; None for one that is in no loop.
+    """Return the position of the task instance in its loop; None outside of loops.
 
     A triggerer's context has no `loop`, so there the region alone tells; what starts in a triggerer is never
     mapped, and outside of loops only mapped tasks have regions. `loop.index` is not part of any identity:

@@ -39,7 +39,7 @@ async def ends_within(hook: InvocationHook, waiting: Waiting, seconds: float) ->
 
 
 async def end_at_deadline(hook: InvocationHook, waiting: Waiting) -> None:
-    """Cancel an invocation whose deadline has passed, as its trigger would; return if it has ended.
+    """Cancel an invocation whose deadline has passed, as its trigger would; return if it ended by itself.
 
     Raises:
         GivenUp: as `follow` does.
@@ -51,7 +51,7 @@ async def end_at_deadline(hook: InvocationHook, waiting: Waiting) -> None:
 async def wait_for_end(
     hook: InvocationHook, waiting: Waiting, log: ActionLog, warn: Callable[[str], object]
 ) -> InvocationRecord:
-    """The record of an invocation that has ended, its log shown, if lines are wanted.
+    """Return the record of an ended invocation, after showing its log if lines are wanted.
 
     Raises:
         GivenUp: as `follow` and `record_of` do.
@@ -76,7 +76,7 @@ async def wait_for_end(
 async def show_end(
     hook: InvocationHook, invocation_id: str, log: ActionLog, warn: Callable[[str], object]
 ) -> None:
-    """Show the rest of a log, or its first and last lines; trouble with the log is no more than said."""
+    """Show the rest of a log, or its first and last lines; an error only logs a warning."""
     position = log.position
     try:
         async with await hook.connect() as platform:
@@ -99,7 +99,7 @@ async def show_end(
 async def show_end_within(
     seconds: float, hook: InvocationHook, invocation_id: str, log: ActionLog, warn: Callable[[str], object]
 ) -> None:
-    """Like `show_end`, where something else has to be done in time."""
+    """Call `show_end` with a time limit; log a warning when the limit is reached."""
     try:
         async with asyncio.timeout(seconds):
             await show_end(hook, invocation_id, log, warn)

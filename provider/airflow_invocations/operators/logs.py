@@ -43,8 +43,8 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
 
     The result (XCom) is a dict: invocation_id, count (lines fetched), left_out (lines that didn't fit into
     the XCom), lines (a list; None unless `destination` is "xcom"), path (a text; None unless it is a file).
-    A long line, which the platform keeps in parts, comes as one, but for the task's log. In the XCom U+FFFD
-    stands for U+0000 and lone surrogates, which Airflow's database refuses; a file has them as they are.
+    A long line that the platform keeps in parts is joined, except in the task's log. In the XCom, U+FFFD
+    replaces U+0000 and lone surrogates, which Airflow's database rejects; a file keeps them.
 
     :param invocation_id: whose log: an id, or an operator's result. (templated)
     :param destination: "log" (the task's log), "xcom", or the file to write: an ObjectStoragePath, or its

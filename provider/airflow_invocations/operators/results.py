@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 #: The XCom that holds the invocation's id from the moment it exists.
 INVOCATION_ID_KEY = "invocation_id"
 
-#: The XCom that holds which try it was that had the invocation last.
+#: The XCom with the number of the last try that handled the invocation.
 TRY_KEY = "invocation_try"
 
 _log = logging.getLogger(__name__)
 
 
 def invoked_line(action: str, record: InvocationRecord, try_number: int, url: str) -> str:
-    """Return the line of a task's log that says what it has invoked, or goes on with."""
+    """Return the log line that names the invocation that the task started or continues with."""
     who = "An earlier try invoked" if started_by_earlier_try(record, try_number) else "Invoked"
     return f"{who} {action} as {record.invocation_id}{at(url)}"
 
@@ -35,7 +35,7 @@ def result_of(
     invocation_id, action, digest, status, created, started (its last attempt), ended (ISO 8601, UTC; None:
     never), duration (seconds from started to ended; None: it is active or never started), queued (seconds
     from created to started; None: it never started), outputs (None: the platform keeps none), url, provenance
-    (None: it wasn't Airflow that asked). It holds nothing that Airflow can't store; see
+    (None: not started by Airflow). Values that Airflow can't store are replaced; see
     `airflow_invocations.stored`.
     """
     step = record.current
@@ -61,8 +61,8 @@ def _outputs_that_fit(record: InvocationRecord, outputs: Any) -> Any:
     if not is_too_large(outputs):
         return outputs
     _log.warning(
-        "invocation %s: the result has no outputs: they are larger than %s characters and values, or nested "
-        "deeper than %s levels; write them to a file or a dataset",
+        "invocation %s: its outputs are left out of the result: they have more than %s characters and "
+        "values, or more than %s levels; write them to a file or a dataset",
         storable_name(record.invocation_id), f"{OUTPUTS_LIMIT:,}", DEPTH_LIMIT,
     )  # fmt: skip
     return None

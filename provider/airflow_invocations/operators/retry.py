@@ -114,7 +114,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.outage_limit = outage_limit
         self._under_way: list[str] = []
-        #: The hook of this execution: `on_kill` must not read the connection.
+        #: The hook of this execution, because `on_kill` must not read the connection.
         self._current_hook: InvocationHook | None = None
         self._check()
 
@@ -130,7 +130,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
         return self._finish(hook, context, pairs)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Take the verdict from the platform itself; what was invoked before is derived again.
+        """Read the statuses from the platform; derive again which invocations were started before.
 
         Without an event it starts over (see `InvokeActionOperator.execute_complete`).
         """

@@ -111,9 +111,9 @@ async def submit(
 
 
 def run_id_problems(run_id: str) -> list[str]:
-    """Return what keeps a run from having XComs: a task that can't push its invocation's id mustn't invoke.
+    """Return why Airflow can't store XComs of a run; such a task must not invoke.
 
-    Airflow's client puts the run id into a URL as it is, so that Airflow answers such a push with 404.
+    Airflow's client puts the run id into a URL without escaping it, so Airflow answers the push with 404.
     """
     wrong = sorted(set(run_id) & set("?#/"))
     if not wrong:
@@ -131,8 +131,8 @@ def error_of_submission(error: PlatformError, action: str, where: str) -> Invoca
         case RequestConflictError():
             return InvocationConflictError(
                 f"{refused}: an earlier try of this task has started another one: {error}. Clear the task to "
-                "invoke it as it is asked for now, undo the change, or name parameters that change with each "
-                f"try in volatile_parameters; {where}",
+                "invoke the action with the new request, undo the change, or name parameters that change "
+                f"with each try in volatile_parameters; {where}",
                 action=action,
                 invocation_id=error.invocation_id,
                 detail="; ".join(error.differences),
@@ -142,7 +142,7 @@ def error_of_submission(error: PlatformError, action: str, where: str) -> Invoca
                 f"{refused}: {error}; clear the task to start over; {where}", action=action
             )
         case TransientError():
-            unknown = f"action {action!r}: the platform doesn't answer; a retry asks again"
+            unknown = f"action {action!r}: the platform doesn't answer; a retry sends the request again"
             return PlatformUnavailableError(f"{unknown}: {error}; {where}", action=action)
     return RequestRefusedError(f"{refused}: {error}; {where}", action=action)
 

@@ -50,20 +50,20 @@ def refuse_what_needs_a_worker(operator: BaseOperator, arguments: Mapping[str, o
             ("pre_execute", operator._pre_execute_hook is not None, "isn't called there"),
             ("post_execute", operator._post_execute_hook is not None, "isn't called there"),
             ("on_skipped_callback", bool(operator.on_skipped_callback), "isn't called there"),
-            ("executor_config", bool(operator.executor_config), "is for an executor"),
-            ("run_as_user", operator.run_as_user is not None, "is for a worker's process"),
-            # Airflow defers the task when it is scheduled, before it looks at any of these.
-            ("pool", operator.pool != "default_pool", "isn't looked at, so it limits nothing"),
-            ("pool_slots", operator.pool_slots != 1, "aren't looked at"),
+            ("executor_config", bool(operator.executor_config), "applies to executors only"),
+            ("run_as_user", operator.run_as_user is not None, "applies to workers only"),
+            # Airflow defers the task when it is scheduled, before it checks any of these limits.
+            ("pool", operator.pool != "default_pool", "isn't checked, so it limits nothing"),
+            ("pool_slots", operator.pool_slots != 1, "aren't checked"),
             (
                 "max_active_tis_per_dag",
                 operator.max_active_tis_per_dag is not None,
-                "isn't looked at, so it limits nothing",
+                "isn't checked, so it limits nothing",
             ),
             (
                 "max_active_tis_per_dagrun",
                 operator.max_active_tis_per_dagrun is not None,
-                "isn't looked at, so it limits nothing",
+                "isn't checked, so it limits nothing",
             ),
         )
         if is_there

@@ -22,7 +22,7 @@ from ..stored import push_xcom, storable
 from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, number_wanted
 from .wish import Wish, ids_named, is_granted
 
-#: Seconds after which the log of a sensor that pokes says again what it waits for.
+#: Seconds after which a poking sensor logs again what it waits for.
 ANNOUNCEMENT_INTERVAL = 600.0
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         return self._defer(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Take the verdict from the platform itself, whatever the event says; without one, look again.
+        """Read the statuses from the platform, whatever the event says; without an event, poke again.
 
-        Airflow resumes a task without an event that was cleared while it was deferring.
+        Airflow resumes a task without an event if it was cleared while it was deferring.
         """
         if event is not None and event.get("given_up") is not None:
             given_up = GivenUp(Reason(event["given_up"]), event["detail"])
@@ -140,7 +140,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         return PokeReturnValue(True, storable(found if self.invocation_ids is not None else found[0]))
 
     def _announce(self, context: Context) -> None:
-        """Say what is waited for: at the first look, and every `ANNOUNCEMENT_INTERVAL` seconds."""
+        """Log what the sensor waits for, at the first poke and every `ANNOUNCEMENT_INTERVAL` seconds."""
         present = time.monotonic()
         if self._announced_at is None or present - self._announced_at >= ANNOUNCEMENT_INTERVAL:
             self._announced_at = present

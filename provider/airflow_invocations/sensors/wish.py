@@ -61,7 +61,7 @@ class Wish:
     outage_limit: float = OUTAGE_LIMIT
 
     def __str__(self) -> str:
-        """What is waited for, for a task's log."""
+        """Return what the sensor waits for, in words for the task's log."""
         if self.action is not None:
             since = f" created since {self.since.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
             return f"the newest invocation of {self.action!r}{since}"

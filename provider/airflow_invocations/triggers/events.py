@@ -32,7 +32,7 @@ ENDS = tuple(status for status in InvocationStatus if status.is_terminal)
 #: The key of the asset's state that holds the place up to which everything was handed over.
 CURSOR_KEY = "invocation_events_cursor"
 
-#: What the name of the Airflow variable begins with that holds the same; the asset's name follows. Airflow
+#: The prefix of the Airflow variable that also holds the cursor; the asset's name follows. Airflow
 #: deletes the state of an asset that no DAG file mentions for a while, and keeps its variables.
 CURSOR_VARIABLE = "invocation_events_cursor:"
 
@@ -57,8 +57,8 @@ SWEEPS = 3
 LOOK_PAUSE = 1.0
 LONGEST_LOOK_PAUSE = 10.0
 
-#: Seconds that the other DAGs have at least once one has acknowledged a batch, or twice as long as that one
-#: took. A paused DAG never acknowledges, and must not hold up the others.
+#: Minimum seconds that the other DAGs get after the first one has acknowledged a batch; they get twice the
+#: time that it took, if that is more. A paused DAG never acknowledges, and must not delay the others.
 LAGGARD_GRACE = 20.0
 
 #: Seconds between two notes of the place while nothing is handed over.
@@ -76,7 +76,7 @@ _RUN_OF_ASSETS = "asset_triggered__"
 #: Characters that Airflow allows in a variable's name.
 _LONGEST_KEY = 250
 
-_DESCRIPTION = "Where InvocationEventTrigger resumes. Delete it, and the asset's state, to begin from now on."
+_DESCRIPTION = "Cursor of InvocationEventTrigger. To start from now, delete it and the asset's state."
 
 _log = logging.getLogger(__name__)
 
@@ -94,8 +94,9 @@ class InvocationEventTrigger(BaseEventTrigger):
 
     All watchers of a connection share one stream. The place up to which everything was handed over is kept
     in the asset's state, and in the Airflow variable `invocation_events_cursor:` with the asset's name. So
-    nothing is lost when a triggerer stops or dies, when a platform is out of reach, or when a DAG file is
-    away for a while. The first time it begins with what ends from then on, and again once both are deleted.
+    nothing is lost when a triggerer stops or dies, when a platform is unavailable, or when a DAG file is
+    missing for a while. A new trigger starts with invocations that end from then on; so does one whose
+    state and variable were both deleted.
 
     :param conn_id: the Airflow connection. Of Flyte it tells the runs of the connection's project and
         domain, of pynenc all of the app's invocations, whoever has asked for them.
@@ -211,7 +212,7 @@ class InvocationEventTrigger(BaseEventTrigger):
             await state.note()
 
     async def _let_be_taken(self, sent: int, state: _State) -> None:
-        """Wait until each DAG that acknowledges has acknowledged what was sent, or is late."""
+        """Wait until each acknowledging DAG has acknowledged the last batch, or is late."""
         began = time.monotonic()
         pause = LOOK_PAUSE
         limit = self.acknowledge_within
@@ -322,7 +323,7 @@ class _State:
         return self.place
 
     async def _kept_in_variable(self, name: str) -> int | None:
-        """Return the place of an asset whose state Airflow has deleted; None: there is none."""
+        """Return the stored cursor of an asset whose state Airflow has deleted; None if there is none."""
         key = _variable_of(name)
         kept = await self._read(name, partial(read_variable, key))
         if kept is None:
@@ -330,7 +331,7 @@ class _State:
         if not (isinstance(kept, str) and kept.isdecimal()):
             _log.error("Variable %s is not a cursor; ignored", key)
             return None
-        _log.warning("Asset %r has lost its state; resuming from the cursor in the variable %s", name, key)
+        _log.warning("Asset %r lost its state; resuming from the cursor in variable %s", name, key)
         return int(kept)
 
     def reach(self, place: int) -> None:
@@ -365,7 +366,7 @@ class _State:
         return {who for who in awaited if self._acknowledged[who] < sent} if awaited else None
 
     def was_acknowledged(self, sent: int) -> bool:
-        """Return whether any DAG has acknowledged this."""
+        """Return whether any DAG has acknowledged this batch."""
         return any(acknowledged >= sent for acknowledged in self._acknowledged.values())
 
     def silence(self, late: Collection[tuple[str, str]]) -> None:
@@ -453,8 +454,8 @@ def _queue_arguments(queue: str | None) -> dict[str, str]:
     if not has_trigger_queues():
         version = ".".join(map(str, VERSION))
         raise ValueError(
-            f"InvocationEventTrigger: argument 'queue': Airflow {version} assigns no event trigger to a "
-            "queue (3.4 does); leave it out"
+            f"InvocationEventTrigger: argument 'queue': Airflow {version} can't assign event triggers to "
+            "queues (3.4 can); leave it out"
         )
     return {"queue": _text("queue", queue)}
 
@@ -465,7 +466,7 @@ def _handed_over(event: InvocationEvent, record: InvocationRecord, url: str) -> 
     ends = (step for step in record.status if step.status == event.status)
     end = min(ends, key=lambda step: abs(step.timestamp - event.at), default=None)
     detail = end.detail if end else None
-    # One that was put back into the queue may run again already: what ended was the attempt before that.
+    # An invocation that was queued again may be running already; the event is about the attempt that ended.
     began = end.timestamp if end else event.at
     started = started_at(step for step in record.status if step.timestamp <= began)
     destination = record.upload_destination

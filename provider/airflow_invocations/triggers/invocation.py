@@ -15,7 +15,7 @@ from ..task_log import LiveLog
 from ..waiting import OUTAGE_LIMIT, GivenUp, Waiting
 from .killing import CancellingTrigger
 
-#: Seconds after a deferral from which on a trigger that starts may have run in another triggerer before.
+#: A trigger that starts more than this many seconds after the deferral may have run in another triggerer.
 _LATE_START = 8.0
 
 
@@ -26,9 +26,8 @@ class InvocationTrigger(CancellingTrigger):
     "cancelled"}:
     how far its log is known to have left the triggerer (a cursor, lines beyond it, the time of the last
     line), the last lines of that, and, if the wait ended before the invocation did, the reason and its
-    words. The rest of the log is shown by the worker. The verdict isn't in the event: whoever resumes reads
-    it from the platform. The arguments are stored in Airflow's database as plain text, so none of them is a
-    secret.
+    words. The worker shows the rest of the log. The status isn't in the event: the worker reads it from the
+    platform. The arguments are stored in Airflow's database as plain text, so none of them is a secret.
 
     :param conn_id: the Airflow connection.
     :param invocation_id: what to wait for.
@@ -42,7 +41,7 @@ class InvocationTrigger(CancellingTrigger):
     :param outage_limit: seconds for which the platform may be out of reach.
     :param deadline: when the task's time is over (seconds since 1970); None: never.
     :param queue_deadline: when the invocation must not be Queued any more; None: it may be for ever.
-    :param execution_timeout: how long the task's timeout is, in seconds, for messages; None: not known.
+    :param execution_timeout: the task's timeout in seconds, for messages; None: not known.
     :param queue_timeout: the same of the time in the queue.
     :param logs_url: where a person can read the whole log; empty: nowhere.
     :param in_loop: the task is in a task loop of Airflow 3.4.

@@ -262,7 +262,7 @@ class InvokeActionTrigger(CancellingTrigger):
         self.log.warning("invocation %s: %s", self._invocation_id, text)
 
     async def _show_rest(self, hook: InvocationHook, log: LiveLog) -> None:
-        """Show the lines that haven't been shown yet; trouble with the log is no more than said."""
+        """Show the remaining lines; an error only logs a warning."""
         if not self._shows_log or self._invocation_id is None:
             return
         try:

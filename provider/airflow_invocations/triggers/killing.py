@@ -18,26 +18,26 @@ from ..waiting import cancel_and_confirm
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
 
-#: States of a task that doesn't want its invocation: it has ended, or was cleared while a worker ran it
-#: ("restarting"), for instance in the moment of its deferral.
+#: States of a task whose invocation is to be cancelled: the task has ended, or was cleared while a worker
+#: ran it ("restarting"), for instance at the moment of its deferral.
 _UNWANTING_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed", "restarting"})
 
-#: States of a task that handles its invocation itself: it has resumed, or was cleared and starts again; then
-#: it cancels what it had invoked before, or goes on with it.
+#: States of a task that handles its invocation itself: it has resumed, or was cleared and starts again. It
+#: then cancels its earlier invocation, or continues with it.
 _SELF_RELIANT_STATES = frozenset({"running", "up_for_retry", "up_for_reschedule"})
 
 #: Seconds between two looks at a task that is on its way to a new state, and how often it is looked at.
 _LOOK_PAUSE = 0.5
 _LOOKS = 8
 
-#: Seconds for one look at the invocations of a task that was killed.
+#: Seconds to fetch the statuses of a killed task's invocations.
 _LOOK_TIME = 5.0
 
 #: Seconds in which a triggerer that stops is gone.
 _STOP_TIME = 1.0
 
-#: Cancels under way. Before 3.4 Airflow cancels a trigger again every second until it has ended, and with it
-#: `on_kill`; what is kept here goes on to its end.
+#: Cancels in progress. Before 3.4 Airflow cancels a trigger, and with it `on_kill`, every second until it has
+#: ended; the cancels kept here run to completion.
 _cancelling: set[asyncio.Task[None]] = set()
 
 
@@ -47,7 +47,7 @@ class CancellingTrigger(BaseTrigger):
     conn_id: str
     #: False for those that only watch.
     cancel_on_kill: bool
-    #: Whether the task is in a task loop, where one iteration can't be asked for.
+    #: Whether the task is in a task loop, where Airflow can't tell the state of one iteration.
     in_loop = False
     _has_fired = False
 
@@ -99,9 +99,9 @@ class CancellingTrigger(BaseTrigger):
         await self._cancel(active)
 
     async def _active(self, ids: Sequence[str]) -> Sequence[str]:
-        """Return those that haven't ended; all of them where the platform doesn't answer.
+        """Return the ids of the active invocations, or all ids if the platform doesn't answer.
 
-        A task that ended by itself, in another triggerer or a worker, has nothing left to cancel.
+        A task that ended by itself, in another triggerer or a worker, has no active invocation.
         """
         try:
             async with asyncio.timeout(_LOOK_TIME), await InvocationHook(self.conn_id).connect() as platform:
@@ -125,13 +125,13 @@ class CancellingTrigger(BaseTrigger):
                 self.log.info("invocation %s: %s", invocation_id, status)
 
     async def _is_still_wanted(self) -> bool:
-        """Whether the task goes on with its invocation, or sees to its end itself.
+        """Whether the task still waits for its invocation, or handles its end itself.
 
-        Before Airflow 3.4 a trigger that was handed to another triggerer is told to end as a killed one is.
-        In every version a triggerer that stood still tells its trigger to end after another triggerer has
-        ended the wait. So the task instance is asked. Deferred: its XCom names the invocation that it waits
-        for now. On its way to a worker: it was cleared, or resumes; it is looked at again, but not for
-        long, as a cleared one may have to wait for a slot.
+        Before Airflow 3.4 a trigger that moves to another triggerer is stopped in the same way as a killed
+        one. In every version a triggerer that was blocked stops its trigger after another triggerer has ended
+        the wait. So the task instance's state decides. If it is deferred, its XCom names the invocation that
+        it waits for now. If it is queued or scheduled, it was cleared or resumes; its state is read again,
+        but not for long, because a cleared task may have to wait for a slot.
         """
         if self.task_instance is None:
             return False
@@ -157,8 +157,8 @@ class CancellingTrigger(BaseTrigger):
     async def _was_replaced(self, instance: TaskInstance) -> bool:
         """Return whether a clear has replaced this task instance of a loop by another.
 
-        Airflow tells the states of a loop's latest iteration only, and that may be an earlier one that is
-        being repeated. It lets a trigger read XComs for as long as its own task instance is a current one.
+        Airflow returns only the state of a loop's latest iteration, which may be an earlier one that is being
+        repeated. A trigger can read XComs only as long as its own task instance is current.
         """
         try:
             await self._is_named_by_xcom(instance)

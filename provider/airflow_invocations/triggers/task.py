@@ -14,7 +14,7 @@ from ..sdk_calls import complete
 from ..stored import storable
 from ..task_log import log_relay
 
-#: Seconds after which the log of a task that waits says again what it waits for.
+#: Seconds after which a waiting task logs again what it waits for.
 ANNOUNCEMENT_INTERVAL = 600.0
 
 
@@ -59,7 +59,7 @@ def may_be_retried(trigger: BaseTrigger) -> bool:
 
 @asynccontextmanager
 async def announced(trigger: BaseTrigger, what: object) -> AsyncIterator[None]:
-    """Say in the task's log what the block waits for: at once, and every `ANNOUNCEMENT_INTERVAL` seconds."""
+    """Log what the block waits for, immediately and every `ANNOUNCEMENT_INTERVAL` seconds."""
 
     async def repeat() -> None:
         began = time.monotonic()
@@ -76,8 +76,8 @@ async def announced(trigger: BaseTrigger, what: object) -> AsyncIterator[None]:
 
 
 async def let_last_lines_arrive() -> None:
-    """Wait until a trigger's last line has left, where no worker has the last word.
+    """Wait until a trigger's last log line has left the process, for tasks that end without a worker.
 
-    Airflow closes the task's log as soon as it hears of the end; what is on its way then never gets there.
+    Airflow closes the task's log when it receives the trigger's event; lines that arrive later are lost.
     """
     await log_relay().drain()

@@ -1,4 +1,4 @@
-"""Compare an invocation that is about to be adopted with the request that would otherwise make it."""
+"""Compare an invocation with the request that would adopt it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def check_adopted(
     can: Capabilities,
     volatile: Collection[str] = (),
 ) -> None:
-    """Check that an invocation was asked for what the request asks for.
+    """Check that an invocation has the same request.
 
-    Not compared is what may change between two tries of one task: who asks, the environment variables, the
-    timeout, the compute requirements, the version of the action, and the parameters named in `volatile`.
-    Nor what a platform's record doesn't hold.
+    Fields that may change between two tries of one task aren't compared: provenance, environment variables,
+    the timeout, the compute requirements, the version of the action, and the parameters named in `volatile`.
+    Fields that a platform's record doesn't hold aren't compared either.
 
-    :raises RequestConflictError: it names what differs; values stay out of it, as they may be secrets.
+    :raises RequestConflictError: names the fields that differ; values are left out, as they may be secrets.
     """
     differences = list(_differences(record, action, request, can, volatile))
     if differences:
@@ -60,7 +60,7 @@ def _differences(
     can: Capabilities,
     volatile: Collection[str],
 ) -> Iterator[str]:
-    # Platforms that know an action by several names compare it themselves, and say so by a ConflictError.
+    # Platforms with several names for an action compare it themselves and raise ConflictError.
     if can.parameters and record.provenance.action.name != action:
         yield f"action ({record.provenance.action.name!r} first, {action!r} now)"
     given = {name: value for name, value in (request.parameter_values or {}).items() if name not in volatile}
@@ -86,7 +86,7 @@ def _differences(
 
 
 def _of_parameters(first: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Compare those that are given now. Others of the record may be the action's defaults."""
+    """Compare the parameters of the request. Others of the record may be the action's defaults."""
     for name, value in now.items():
         if name not in first:
             yield f"parameter {name!r} (given now, not first)"
@@ -105,14 +105,14 @@ def _changed(first: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
 
 
 def _is_same(recorded: Any, given: Any) -> bool:
-    """Whether a recorded value is the given one; a platform may keep every value as a text."""
+    """Whether a recorded value equals the given one; a platform may keep every value as a string."""
     written = model.canonical_json(given)
     as_text = (written, json.dumps(given), str(given))
     return model.canonical_json(recorded) == written or (isinstance(recorded, str) and recorded in as_text)
 
 
 def _is_kept(asked: pydantic.BaseModel | None, recorded: pydantic.BaseModel | None) -> bool:
-    """Whether a record holds all that was asked for; what wasn't is the platform's to fill in."""
+    """Whether a record holds all requested fields; the platform may have filled in others."""
     wanted, has = _plain(asked), _plain(recorded)
     return wanted is None or (has is not None and all(has.get(name) == wanted[name] for name in wanted))
 

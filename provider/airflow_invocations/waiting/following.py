@@ -57,7 +57,7 @@ class Reason(StrEnum):
     Unreachable = "unreachable"
     #: The platform doesn't accept the credentials; the invocation may well go on.
     Refused = "refused"
-    #: The same of credentials that it had accepted before: a retry may find that it does again.
+    #: The platform rejects credentials that it had accepted before; a retry may succeed.
     AccessLost = "access_lost"
     #: The platform doesn't know the invocation any more.
     Lost = "lost"
@@ -90,17 +90,17 @@ class Waiting:
     outage_limit: float = OUTAGE_LIMIT
     #: Where to read on in the log.
     cursor: str | None = None
-    #: The queue that lines are read for, which says whether there is room for more; None: they aren't wanted.
+    #: The queue for log lines, which limits how many are read; None: don't read the log.
     lines: LogQueue | None = None
     #: When the time is over, and when it must not be Queued any more (seconds since 1970); None: never.
     deadline: float | None = None
     queue_deadline: float | None = None
-    #: How long these are, in seconds, for messages; None: not known.
+    #: The timeouts in seconds, for messages; None: not known.
     execution_timeout: float | None = None
     queue_timeout: float | None = None
     #: Whether the invocation is cancelled then.
     cancels: bool = True
-    #: Whether the platform has accepted the credentials before, as it has where the task itself invoked.
+    #: Whether the platform has accepted the credentials before; true if the task itself invoked.
     accepted: bool = False
 
     @property
@@ -110,7 +110,7 @@ class Waiting:
 
     @property
     def queued_too_long(self) -> str:
-        """The same of the time in the queue."""
+        """The `queue_timeout` that has passed, for messages."""
         return f"still Queued{_after(self.queue_timeout)} (queue_timeout)"
 
 
@@ -191,7 +191,7 @@ async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
                 raise _given_up(Gone(), waiting) from error
             await asyncio.sleep(LOST_PAUSE)
         except UnauthorizedError as error:
-            # The connection is read again: its token may have been replaced.
+            # The connection is read again, because its token may have been replaced.
             present = time.monotonic()
             is_first, refused_since = refused_since is None, refused_since or present
             if (present - refused_since >= REFUSAL_LIMIT) if waiting.accepted else not is_first:

@@ -63,11 +63,11 @@ SINGLES = 8
 #: Seconds after which an outage is worth a word in every wait's log.
 QUIET_OUTAGE = 5.0
 
-#: Seconds until a connection that was refused is read again.
+#: Seconds until a connection whose credentials were rejected is read again.
 REFRESH_PAUSE = 1.0
 
-#: Seconds for which a refusal of credentials counts as an outage, where the platform had accepted them: it
-#: may have been started without its data, or a new token may be on its way.
+#: Seconds for which rejected credentials count as an outage if the platform had accepted them: it may have
+#: been started without its data, or the token may be about to be replaced.
 REFUSAL_LIMIT = 60.0
 
 #: Invocations that a stream may name though nobody waits for them any more.
@@ -96,7 +96,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """Lines come faster than they are shown, for some time now."""
+    """Lines have been arriving faster than they are shown for some time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Refused:
     """The platform doesn't accept the connection's credentials, read again after each refusal."""
 
     error: str
-    #: Whether it had accepted them before.
+    #: Whether the platform had accepted them before.
     were_accepted: bool = False
 
 
@@ -142,9 +142,9 @@ class Flow(Enum):
     """What becomes of an invocation's lines."""
 
     Flowing = auto()
-    #: There is no room for more, and the stream is to be told to stop.
+    #: The queue is full, and the stream has to be stopped.
     Stopping = auto()
-    #: They are left where they are until there is room.
+    #: Lines are not read until there is room.
     Stopped = auto()
 
 
@@ -161,7 +161,7 @@ class Wait:
     cursor: str | None = None
     #: Whether the platform is known to have accepted the credentials.
     accepted: bool = False
-    #: Where lines go, as far as there is room; None: they aren't wanted.
+    #: The queue for log lines; None: don't read the log.
     lines: LogQueue | None = None
     flow: Flow = Flow.Flowing
     #: When the wait began, on the monotonic clock.
@@ -170,10 +170,10 @@ class Wait:
     on_room: Callable[[], object] = lambda: None
     _steps: list[Step] = field(default_factory=list)
     _something: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Lines that were told and not taken yet, and their characters.
+    #: Lines that were delivered and not yet consumed, and their characters.
     _untaken: int = 0
     _untaken_size: int = 0
-    #: Since when more lines have been there than were taken, on the monotonic clock; None: they aren't.
+    #: When lines began to arrive faster than they were consumed, on the monotonic clock; None: they don't.
     _behind_since: float | None = None
     _said_behind: bool = False
 
@@ -194,7 +194,7 @@ class Wait:
 
     @property
     def has_room(self) -> bool:
-        """Whether lines that come now are taken."""
+        """Whether there is room for lines now."""
         return (
             self.lines is not None
             and self.lines.has_room
@@ -203,7 +203,7 @@ class Wait:
         )
 
     def take_page(self, page: LogPage) -> None:
-        """Have the next page of the log shown."""
+        """Deliver the next page of the log."""
         self.cursor = page.last_read if page.last_read is not None else self.cursor
         if not page.has_next:
             self._behind_since = None
@@ -215,7 +215,7 @@ class Wait:
             self.tell(Lines(page.items, self.cursor))
 
     def stop(self) -> None:
-        """Leave further lines where they are."""
+        """Stop reading lines until there is room."""
         self.flow = Flow.Stopping
         self._behind_since = self._behind_since or time.monotonic()
 
@@ -283,13 +283,13 @@ class Watcher(Shared):
         #: Where to resume the stream, and whose status it has told up to there.
         self._place: int | None = None
         self._told: set[str] = set()
-        #: Invocations that are known to run, where that has to be asked.
+        #: Invocations known to be running, on platforms that have to be polled.
         self._running: set[str] = set()
         #: What the open stream names, and what it names though nobody waits for it any more.
         self._named: set[str] = set()
         self._spare: set[str] = set()
         self._outage: _Outage | None = None
-        #: Since when the credentials are refused, on the monotonic clock; None: they aren't.
+        #: When the credentials were first rejected, on the monotonic clock; None: they aren't rejected.
         self._refused_since: float | None = None
         self._has_answered = False
         # In a context of its own: the first wait's, with its task's log, is not everybody's.
@@ -492,7 +492,7 @@ class Watcher(Shared):
                     self._take(snapshot)
 
     def _may_have_lines(self, invocation_id: str) -> bool:
-        """Whether lines are wanted of an invocation that isn't known to run."""
+        """Whether a wait wants lines of an invocation that isn't known to be running."""
         return invocation_id not in self._running and self._reader(invocation_id) is not None
 
     async def _ask(
@@ -528,7 +528,7 @@ class Watcher(Shared):
         return found
 
     async def _poll_logs(self, platform: InvocationPlatform) -> None:
-        """Ask for new lines of what runs, several logs at a time."""
+        """Poll the logs of running invocations, several at a time."""
         from .log_polling import LogSchedule  # most platforms push; DAG files import this module
 
         schedule = LogSchedule(LOG_SETTINGS)
@@ -549,7 +549,7 @@ class Watcher(Shared):
         return wait.has_room and wait.invocation_id in self._running
 
     async def _poll_log(self, platform: InvocationPlatform, wait: Wait) -> bool:
-        """Ask for one page of a log; whether it had lines."""
+        """Fetch one page of a log; return whether it had lines."""
         try:
             page = await platform.logs(wait.invocation_id, wait.cursor)
         except TransientError as error:
@@ -610,7 +610,7 @@ class Watcher(Shared):
             self._forget(snapshot.invocation_id)
 
     def _take_lines(self, invocation_id: str, page: LogPage, begins_at: str | None) -> None:
-        """Take a page from the stream; it may have been on its way when its log was stopped or resumed."""
+        """Accept a page from the stream; it may have been sent before its log was stopped or resumed."""
         wait = self._reader(invocation_id)
         if wait is None or wait.flow is not Flow.Flowing or begins_at not in (None, wait.cursor):
             return
@@ -632,7 +632,7 @@ class Watcher(Shared):
         return next((wait for wait in waits if wait.lines is not None), None)
 
     def _readers(self, flow: Flow) -> list[Wait]:
-        """Waits whose lines flow so."""
+        """Return the waits whose lines are in this state."""
         return [wait for wait in self._everybody() if wait.lines is not None and wait.flow is flow]
 
     def _everybody(self) -> list[Wait]:
@@ -663,9 +663,9 @@ class Watcher(Shared):
         await self._rest(min(pause, max(0.2, min((limit for limit in limits if limit > 0), default=pause))))
 
     async def _outlast_refusal(self, error: UnauthorizedError) -> None:
-        """Take note that the credentials are refused, and wait before the connection is read again.
+        """Handle rejected credentials, and wait before the connection is read again.
 
-        Credentials that were never accepted are believed to be wrong at the second refusal.
+        Credentials that were never accepted are considered wrong when they are rejected a second time.
         """
         present = time.monotonic()
         is_first = self._refused_since is None
@@ -675,7 +675,7 @@ class Watcher(Shared):
             if accepted and is_first:
                 wait.tell(
                     Notice(
-                        "The platform refuses the connection's credentials, which it had accepted; "
+                        "The platform rejects the connection's credentials, which it accepted before; "
                         f"trying again for {REFUSAL_LIMIT:g} s: {error}"
                     )
                 )

@@ -65,7 +65,7 @@ class TaskIdentity:
         return f"{_SCHEME}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
     def idempotency_ids(self, try_number: int) -> list[str]:
-        """Return the ids that this incarnation can have used by its try `try_number`, in order.
+        """Return the ids that this incarnation may have used up to its try `try_number`, in order.
 
         Each earlier try has left one failed invocation behind at most.
 
@@ -90,14 +90,14 @@ async def find_or_create(
     """The invocation that this try goes on with: the first one that no earlier try has seen fail.
 
     It asks for one id after the other; the platform answers with what has that id already, or starts it.
-    One request is enough unless an earlier try's invocation has failed. What another try has started is
-    adopted only if it was asked for the same (`check_adopted`). Within one try the request is rendered again
-    when a triggerer takes over from another one, and that isn't a reason to refuse its own invocation.
+    One request is enough unless an earlier try's invocation has failed. Another try's invocation is
+    adopted only if its request is the same (`check_adopted`). Within one try the request is rendered again
+    when another triggerer takes over; differences to its own invocation are then ignored.
 
     :param volatile: names of parameters that may change from one try to the next.
 
     Raises:
-        RequestConflictError: the invocation was asked for something else.
+        RequestConflictError: the invocation has a different request.
         ConflictError: the id belongs to an invocation of another action, or no id is left.
         PlatformError: as `platform.invoke` does.
     """
@@ -112,9 +112,7 @@ async def find_or_create(
         if record.provenance.source.source_id != request.invocation_source_id:
             check_adopted(record, action, named, platform.capabilities, volatile)
         return record
-    raise ConflictError(
-        f"every idempotency id that try {try_number} may use belongs to an invocation that has failed"
-    )
+    raise ConflictError(f"every idempotency id that try {try_number} may use belongs to a failed invocation")
 
 
 def started_by_earlier_try(record: InvocationRecord, try_number: int) -> bool:

@@ -1,4 +1,4 @@
-"""What of an action's log records a task's log shows, and how far it has been shown."""
+"""Convert an action's log records to lines of a task's log, and track the position."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class LogPosition:
     """How far a log has been shown.
 
-    :param cursor: the platform's own, None for the beginning. It stands at the end of a page.
+    :param cursor: the platform's cursor at the end of a page; None for the beginning.
     :param lines: records beyond the cursor that have been shown too.
     """
 
@@ -46,7 +46,7 @@ class LogLine:
 
 
 class LineShaper:
-    """Makes lines of records: redrawn lines in their last state, long ones cut.
+    """Convert records to lines: redrawn lines in their last state, long lines cut.
 
     :param logs_url: where the whole log can be read; empty where there is no such page.
     """
@@ -58,7 +58,7 @@ class LineShaper:
         self._shown_of_it = 0
 
     def shape(self, record: LogRecord) -> LogLine:
-        """A record's line. Parts of one long line share its length."""
+        """Return a record's line. The parts of one long line share its maximum length."""
         text = encodable(record.log.rstrip("\r").rpartition("\r")[2])
         if record.partial_id is None or record.partial_id != self._long_line:
             self._long_line, self._shown_of_it = record.partial_id, 0
@@ -71,7 +71,7 @@ class LineShaper:
         return LogLine(text, record.timestamp, len(text) + self._settings.overhead)
 
     def size_of(self, record: LogRecord) -> int:
-        """Bytes that a record's line costs at most."""
+        """Return the largest number of bytes that a record's line counts."""
         return min(len(record.log), self._settings.line_length) + self._settings.overhead
 
     @property
@@ -80,19 +80,19 @@ class LineShaper:
         return f"[... cut after {self._settings.line_length:,} characters{where} ]"
 
     def left_out_notice(self, lines: int, size: int, trouble: str) -> str:
-        """What is said where lines are left out of a task's log."""
+        """Return the line that replaces lines left out of a task's log."""
         parts = [trouble] if trouble else []
         if lines:
             parts.append(f"{lines:,} lines ({size / 1e6:,.1f} MB) of the action's log are left out here")
         return self.with_url("; ".join(parts))
 
     def with_url(self, text: str) -> str:
-        """A message that says where the whole log is."""
+        """Return a message with the URL of the whole log appended."""
         return f"{text}; the whole log: {self.logs_url}" if self.logs_url else text
 
 
 class UnshownRecords:
-    """Passes on records from a position on: pages of any size that follow each other, from its cursor on."""
+    """Skip the records of consecutive pages that were shown before a position."""
 
     def __init__(self, position: LogPosition = BEGINNING) -> None:
         self._skip = position.lines
@@ -101,7 +101,7 @@ class UnshownRecords:
     def of_page(
         self, records: Sequence[LogRecord], cursor: str | None
     ) -> Iterator[tuple[LogRecord, LogPosition]]:
-        """The records of the next page that have not been shown, each with the position behind it."""
+        """Yield the records of the next page that have not been shown, each with the position after it."""
         skip, begins_at = self._skip, self._cursor
         self._skip, self._cursor = max(0, skip - len(records)), cursor
         for number, record in enumerate(records[skip:], skip + 1):
@@ -109,9 +109,9 @@ class UnshownRecords:
 
 
 class FirstAndLast:
-    """Keeps so much of a log's rest: its first lines, and its last lines when all of it has been read.
+    """Keep the first lines of the rest of a log, and its last lines once all of it has been read.
 
-    :param shaper: makes lines of records; of those in between it makes none.
+    :param shaper: converts the first and last records to lines; the others are not converted.
     """
 
     def __init__(self, limit: LogEnd, shaper: LineShaper) -> None:
@@ -126,7 +126,7 @@ class FirstAndLast:
         self.left_out_size = 0
 
     def add(self, record: LogRecord) -> LogLine | None:
-        """Take the next record; its line if it is one of the first, to be shown at once."""
+        """Add the next record; return its line if it is one of the first, which are shown immediately."""
         if not self._is_full:
             size = self._shaper.size_of(record)
             if self._first_lines >= 1 and self._first_size >= size:
@@ -141,12 +141,12 @@ class FirstAndLast:
         return None
 
     def leave_out_last(self) -> None:
-        """Leave out what would have been last: it isn't, as the log was not read to its end."""
+        """Leave out the last lines, because the log was not read to its end."""
         while self._last:
             self._leave_out(self._last.popleft())
 
     def last(self) -> list[LogLine]:
-        """The last lines, to be shown after what `left_out` says."""
+        """Return the last lines, to be shown after the notice about lines left out."""
         return [self._shaper.shape(record) for record in self._last]
 
     def _leave_out(self, record: LogRecord) -> None:

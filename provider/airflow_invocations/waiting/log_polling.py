@@ -1,4 +1,4 @@
-"""Decide which log to ask for next, where lines have to be asked for."""
+"""Decide which log to poll next, on platforms that don't push log lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _State:
-    """Since when a log waits to be asked for, and for how long it should."""
+    """When a log was polled last, and the pause until the next poll."""
 
     since: float
     pause: float
@@ -23,9 +23,9 @@ class _State:
 
 
 class LogSchedule:
-    """Asks those logs most often that had lines lately, and the others with growing pauses.
+    """Poll logs that had lines recently most often, and the others with growing pauses.
 
-    Where there are more logs than requests, the one comes next that has waited longest in proportion to
+    If there are more logs than requests, the next one is the log that has waited longest in proportion to
     its pause.
 
     :param clock: seconds, monotonic.
@@ -41,7 +41,7 @@ class LogSchedule:
         self._under_way: set[str] = set()
 
     def take(self, logs: Mapping[str, T]) -> T | None:
-        """The log to ask for now, of those that may be asked for; None: none is due."""
+        """Return the log to poll now, one of the allowed ones; None if none is due."""
         if not self._rate.allows():
             return None
         for gone in self._states.keys() - logs.keys():
@@ -65,7 +65,7 @@ class LogSchedule:
         return logs[best]
 
     def note(self, log: str, *, had_lines: bool) -> None:
-        """Note that a log has been asked for, and whether it had new lines."""
+        """Record that a log was polled, and whether it had new lines."""
         self._under_way.discard(log)
         state = self._states.get(log)
         if state is None:
@@ -81,5 +81,5 @@ class LogSchedule:
         return 4 * self._settings.least_pause
 
     def pause(self) -> float:
-        """Seconds after which it is worth asking again what is due."""
+        """Seconds to wait before asking again which log is due."""
         return max(self._rate.pause(), 1 / self._settings.reads)

@@ -1,4 +1,4 @@
-"""Carry many logs over one channel: in bursts, in fair shares, never at the cost of an invocation's end."""
+"""Send many logs over one channel, in bursts and fair shares, without delaying the end of an invocation."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class LogChannel(Protocol):
-    """What carries a process's log lines to where they are stored."""
+    """The channel that carries a process's log lines to their receiver."""
 
     #: Bytes that may be unread before a write blocks.
     capacity: int
 
     def unread(self) -> int | None:
-        """Bytes that were written and not yet read at the other end, about; None: that can't be known."""
+        """Return about how many bytes were written and not yet read by the receiver; None if unknown."""
 
 
 class LogQueue:
-    """The lines of one log that have been read and wait to be shown.
+    """The lines of one log that were read from the platform and wait to be written.
 
     :param write: shows a line; it is called in the context in which the queue was made.
     :param position: how far the log has been shown before.
@@ -52,14 +52,15 @@ class LogQueue:
         self._unshown = UnshownRecords(position)
         self._lines: deque[tuple[LogLine, LogPosition | None]] = deque()
         self._is_full = False
-        #: Bytes that wait.
+        #: Bytes in the queue.
+
         self.size = 0
-        #: Up to where lines were written, and up to where they are known to have left the process.
+        #: The position of the last line written, and of the last line known to have left the process.
         self.written = position
         self.left = position
         #: Called when a queue that was full has room again.
         self.on_room: Callable[[], object] = lambda: None
-        #: Bytes that were written lately, when that was noted, and the relay's cap on all queues.
+        #: Bytes written recently, the time of that count, and the relay's limit for all queues.
         self._had = 0.0
         self._had_at = 0.0
         self.is_capped: Callable[[], bool] = lambda: False
@@ -69,11 +70,11 @@ class LogQueue:
 
     @property
     def has_room(self) -> bool:
-        """Whether more of the log is to be read: it isn't from when the queue is full until it is empty."""
+        """Whether to read more of the log: false from when the queue is full until it is empty."""
         return not self._is_full and not self.is_capped()
 
     def put(self, records: Sequence[LogRecord], cursor: str | None) -> int:
-        """Take the next page of the log; the bytes that it adds."""
+        """Add the next page of the log; return its bytes."""
         before = self.size
         for record, position in self._unshown.of_page(records, cursor):
             line = self._shaper.shape(record)
@@ -84,7 +85,7 @@ class LogQueue:
         return self.size - before
 
     def put_last(self, lines: Sequence[LogLine]) -> int:
-        """Put lines that are shown at a log's end, wherever in it they are; the bytes that they add."""
+        """Add lines to show at the end of a log, from any position; return their bytes."""
         self._lines.extend((line, None) for line in lines)
         added = sum(line.size for line in lines)
         self.size += added
@@ -96,7 +97,7 @@ class LogQueue:
         return self._lines[0][0].size
 
     def write_next(self) -> int:
-        """Write the next line; the bytes that it cost."""
+        """Write the next line; return its bytes."""
         line, position = self._lines.popleft()
         self.written = position or self.written
         self.size -= line.size
@@ -108,13 +109,13 @@ class LogQueue:
         return line.size
 
     def clear(self) -> int:
-        """Drop what waits; the bytes of it."""
+        """Empty the queue; return the bytes dropped."""
         dropped, self.size = self.size, 0
         self._lines.clear()
         return dropped
 
     def had_lately(self, present: float) -> float:
-        """Bytes written lately, of which the settings' `memory` forgets half."""
+        """Return the bytes written recently; the count halves every `memory` seconds of the settings."""
         self._had *= 0.5 ** ((present - self._had_at) / self._settings.memory)
         self._had_at = present
         return self._had
@@ -125,14 +126,14 @@ class LogQueue:
 
 
 class BurstBudget:
-    """How many bytes a burst may have: half as many after one that was slow, a few more after a quick one."""
+    """The size limit of a burst in bytes: halved after a slow burst, increased a little after a quick one."""
 
     def __init__(self, settings: LogSettings = LOG_SETTINGS) -> None:
         self._settings = settings
         self.size = settings.first_burst
 
     def learn(self, *, seconds: float, was_limit: bool) -> None:
-        """Note what a burst took until all of it was read, and whether lines were left for want of budget."""
+        """Record how long a burst took to be read, and whether lines were left because of the limit."""
         if seconds > self._settings.drain_target:
             self.size = max(self._settings.least_burst, self.size // 2)
         elif was_limit:
@@ -140,11 +141,12 @@ class BurstBudget:
 
 
 class LogRelay:
-    """Writes the queues of one event loop.
+    """Write the queues of one event loop.
 
-    The receiver of a triggerer's lines is its supervisor, which also hands on its events; each time it is
-    woken costs as much as some thousand lines. So all lines of about a second are written together, as
-    many as it reads in a small part of that second, and a log that had least lately comes first.
+    The receiver of a triggerer's lines is its supervisor, which also forwards its events. Each wake-up of the
+    supervisor costs as much as some thousand lines. So the lines of about a second are written together, and
+    only as many as it can read in a small part of that second. The log with the fewest recent bytes comes
+    first.
 
     :param channel: what the lines are written to; None: writing a line is all there is to it.
     :param clock: seconds, monotonic.
@@ -189,12 +191,12 @@ class LogRelay:
         return queue
 
     def put(self, queue: LogQueue, records: Sequence[LogRecord], cursor: str | None) -> None:
-        """Have the next page of a log shown in its turn."""
+        """Queue the next page of a log."""
         self._size += queue.put(records, cursor)
         self._start(queue)
 
     async def show_last(self, queue: LogQueue, lines: Sequence[LogLine], seconds: float) -> int:
-        """Show a log's last lines, which takes at most so many seconds; how many there was no time for."""
+        """Write a log's last lines within a time limit; return how many were left out."""
         self._size += queue.put_last(lines)
         self._start(queue)
         deadline = self._clock() + seconds
@@ -211,10 +213,10 @@ class LogRelay:
                 self._task = asyncio.create_task(self._run(), context=contextvars.Context())
 
     async def settle(self, queue: LogQueue) -> LogPosition:
-        """Write no more of a log; up to where its lines are known to have left the process.
+        """Stop writing a log; return the position up to which its lines have left the process.
 
-        Waits for lines that are on their way, at most the settings' `settle` seconds. What waits in the
-        queue is left to whoever reads on from that position.
+        Waits at most the settings' `settle` seconds for lines that were written and not yet read. Lines still
+        in the queue are left to the worker, which reads on from that position.
         """
         self._drop(queue)
         try:
@@ -227,22 +229,22 @@ class LogRelay:
         return queue.left
 
     def close(self, queue: LogQueue) -> None:
-        """Forget a log that nothing waits for any more."""
+        """Remove a log that no task waits for any more."""
         self._drop(queue)
         self._leaving.pop(queue, None)
 
     async def drain(self) -> None:
-        """Wait until everything that was written is read, at most the settings' `settle` seconds."""
+        """Wait until all written lines are read, for at most the settings' `settle` seconds."""
         await self._is_read_before(self._clock() + self._settings.settle)
 
     def _drop(self, queue: LogQueue) -> None:
-        """Forget what waits in a queue."""
+        """Drop the lines in a queue."""
         self._size -= queue.clear()
         self._waiting.pop(queue, None)
         self._capped.pop(queue, None)
 
     def _is_capped(self, queue: LogQueue) -> bool:
-        """Whether a queue may take no more, as all queues together hold as much as they may."""
+        """Whether a queue accepts no more lines because all queues together are full."""
         if self._size >= self._settings.queues_size:
             self._capped[queue] = None
         return queue in self._capped
@@ -262,7 +264,7 @@ class LogRelay:
             self._make_room()
 
     async def _burst(self, present: float) -> bool:
-        """Write lines, those of logs that had least lately first; whether some are left over."""
+        """Write lines, starting with the log with the fewest recent bytes; return whether lines are left."""
         ready = [(queue.had_lately(present), next(self._tie), queue) for queue in self._waiting]
         heapq.heapify(ready)
         remaining, stretch_began = self._budget.size, present
@@ -322,7 +324,7 @@ class LogRelay:
         self._has_left.set()
 
     def _make_room(self) -> None:
-        """Have those logs read on that were stopped because all queues together were full."""
+        """Resume reading of logs that were stopped because all queues together were full."""
         if self._capped and self._size < self._settings.queues_size // 2:
             capped, self._capped = self._capped, {}
             for queue in capped:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEnd:
-    """How much of a log is copied once its invocation has ended; half from its beginning, half from its end.
+    """Limits of a log that is copied after its invocation has ended: half from its start, half from its end.
 
     :param lines: lines at most.
     :param size: bytes at most, as they count in the task's log: 1 for each character, `LogSettings.overhead`

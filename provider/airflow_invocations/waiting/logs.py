@@ -1,4 +1,4 @@
-"""Read an invocation's log from where it was left to the end that it has now."""
+"""Read an invocation's log from a position to its current end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def log_pages(
 
 @dataclass(frozen=True, slots=True)
 class EndOfLog:
-    """What remains to be shown of a log, after its first lines.
+    """The lines of a log that remain to be shown, after its first lines.
 
     :param left_out: says that and why lines are left out before the last ones; empty: none are.
     :param last: the last lines.
@@ -50,7 +50,7 @@ async def read_end(
 ) -> EndOfLog:
     """Read the rest of a log whose invocation has ended, or its first and last lines if that is too much.
 
-    Trouble with the log is in `left_out`, and raises nothing.
+    An error is reported in `left_out`; this raises nothing.
 
     :param pages: the log from `position.cursor` on.
     :param show: takes the first lines, as they are read.

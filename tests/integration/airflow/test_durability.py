@@ -151,7 +151,7 @@ def test_another_action_under_the_same_identity_is_refused_and_says_what_to_do(h
     instance.arguments["action"] = script(hook, "true")
     _, error = instance.run()
     assert type(error) is InvocationConflictError
-    assert "Clear the task to invoke it as it is asked for now" in str(error)
+    assert "Clear the task to invoke the action with the new request" in str(error)
     assert error.detail.startswith("action (")
     assert count(hook, instance.arguments["action"]) == 0
 

@@ -161,7 +161,7 @@ def test_a_hook_of_one_connection_type_takes_no_other(
     with pytest.raises(ValueError, match="connection 'c': its conn_type is") as raised:
         hook("c").get_conn()
     assert repr(other.conn_type) in str(raised.value)  # type: ignore[attr-defined]
-    assert f"{hook.__name__} takes {hook.conn_type!r} only" in str(raised.value)  # type: ignore[attr-defined]
+    assert f"{hook.__name__} allows only {hook.conn_type!r}" in str(raised.value)  # type: ignore[attr-defined]
 
 
 #: An address, and the ways in which people write it, by connection type: URIs, and the fields of the form.

@@ -61,7 +61,7 @@ def test_nothing_but_the_app_leaves_the_rest_to_it() -> None:
         ({}, {"app": "../fleet.py"}, "extra 'app'"),
         ({"host": "r"}, {"sqlite_path": "/data/fleet.db"}, "two backends; allowed: one of them"),
         ({}, {"sqlite_path": "fleet.db"}, "'sqlite_path' is 'fleet.db'; allowed: a path from the root on"),
-        ({"host": "http://r"}, {}, "host begins http://; allowed: redis, rediss"),
+        ({"host": "http://r"}, {}, "host begins with http://; allowed: redis, rediss"),
         ({"host": "u:s3cret@r"}, {}, "host isn't only a host"),
         ({"host": "r", "schema": "zero"}, {}, "schema is 'zero'; allowed: a number"),
     ],

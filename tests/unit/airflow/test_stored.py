@@ -132,7 +132,9 @@ class TestPayloads:
     ) -> None:
         result = result_of(record(), "http://h", PROVENANCE, "x" * (OUTPUTS_LIMIT + 1))
         assert result["outputs"] is None
-        assert "the result has no outputs: they are larger than 1,000,000 characters" in caplog.text
+        assert (
+            "its outputs are left out of the result: they have more than 1,000,000 characters" in caplog.text
+        )
 
     def test_the_fields_of_an_error(self) -> None:
         error = InvocationFailedError.of(record(), f"http://h/{EVIL}", [f"line {EVIL}"])

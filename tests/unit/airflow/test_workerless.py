@@ -90,12 +90,12 @@ def test_others_start_in_a_worker() -> None:
         ({"on_execute_callback": print}, "on_execute_callback isn't called there"),
         ({"pre_execute": print}, "pre_execute isn't called there"),
         ({"on_skipped_callback": print}, "on_skipped_callback isn't called there"),
-        ({"executor_config": {"KubernetesExecutor": {}}}, "executor_config is for an executor"),
-        ({"run_as_user": "ada"}, "run_as_user is for a worker's process"),
-        ({"pool": "scarce"}, "pool isn't looked at, so it limits nothing"),
-        ({"pool_slots": 2}, "pool_slots aren't looked at"),
-        ({"max_active_tis_per_dag": 1}, "max_active_tis_per_dag isn't looked at"),
-        ({"max_active_tis_per_dagrun": 1}, "max_active_tis_per_dagrun isn't looked at"),
+        ({"executor_config": {"KubernetesExecutor": {}}}, "executor_config applies to executors only"),
+        ({"run_as_user": "ada"}, "run_as_user applies to workers only"),
+        ({"pool": "scarce"}, "pool isn't checked, so it limits nothing"),
+        ({"pool_slots": 2}, "pool_slots aren't checked"),
+        ({"max_active_tis_per_dag": 1}, "max_active_tis_per_dag isn't checked"),
+        ({"max_active_tis_per_dagrun": 1}, "max_active_tis_per_dagrun isn't checked"),
     ],
 )
 def test_what_needs_a_worker_is_refused(arguments: dict[str, Any], named: str) -> None:

@@ -225,7 +225,7 @@ async def test_a_platform_that_answers_the_same_failure_for_every_id_is_not_aske
         async def invoke(self, action: str, request_: InvocationRequest) -> InvocationRecord:
             return record(S.Failed, request(1), "iv_0")
 
-    with pytest.raises(ConflictError, match="that try 3 may use belongs to an invocation that has failed"):
+    with pytest.raises(ConflictError, match="that try 3 may use belongs to a failed invocation"):
         await walk(Stuck(), 3)
 
 

@@ -416,7 +416,7 @@ async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
     (notice,) = [step async for step in follow("c", platform.connect, waiting)]
     await helper
     assert notice == Notice(
-        "The platform refuses the connection's credentials, which it had accepted; trying again for 60 s: "
+        "The platform rejects the connection's credentials, which it accepted before; trying again for 60 s: "
         "the token isn't known here"
     )
 
