@@ -26,8 +26,8 @@ def invocation_retry_policy(
     which): they fail at once. The task's `retries` stay the limit, except for outages: since Airflow 3.4
     a task whose platform is unavailable is rescheduled, which uses up no retry.
 
-    To add rules of your own, give both policies to Airflow 3.4's `ChainRetryPolicy`; errors that this one
-    doesn't know are left to the next.
+    To add rules of your own, combine both policies in Airflow 3.4's `ChainRetryPolicy`; errors that this one
+    doesn't handle are passed to the next.
 
     :param failed_delay: before the retry of an invocation that has failed or was lost; None: the task's
         `retry_delay`.

@@ -1,4 +1,4 @@
-"""Run calls of Airflow's task SDK to completion, whatever is cancelled around them."""
+"""Run calls of Airflow's task SDK to completion, even if the caller is cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clean what Airflow stores: events, XComs, links, asset events and the fields of errors.
+"""Clean values that Airflow stores: events, XComs, links, asset events and the fields of errors.
 
 Airflow's metadata database refuses some values: PostgreSQL's `jsonb` holds neither U+0000 nor lone
 surrogates nor NaN (https://www.postgresql.org/docs/current/datatype-json.html), and the Task SDK sends no
@@ -102,7 +102,7 @@ def storable_token(token: str | None) -> str | None:
 
 
 def is_too_large(outputs: Any) -> bool:
-    """Whether what an action returned is larger than OUTPUTS_LIMIT, or nested deeper than DEPTH_LIMIT."""
+    """Whether an action's outputs are larger than OUTPUTS_LIMIT, or nested deeper than DEPTH_LIMIT."""
     left = OUTPUTS_LIMIT
     level = [outputs]
     for _ in range(DEPTH_LIMIT):

@@ -118,14 +118,14 @@ class TestLists:
     def test_tokens_are_a_table_with_a_header(
         self, data_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        add_token(data_dir, "the dash board", LOCAL_ORG, "read")
+        add_token(data_dir, "the.dash.board", LOCAL_ORG, "read")
         add_token(data_dir, "airflow", "og_other", "invoke")
         assert cli.main(["token", "list", "--data-dir", str(data_dir)]) == 0
         header, *rows = capsys.readouterr().out.splitlines()
         assert header == "NAME            ORG_ID    ROLE    CREATED"
         assert sorted(row[: header.index("CREATED")] for row in rows) == [
             "airflow         og_other  invoke  ",
-            "the dash board  og_local  read    ",
+            "the.dash.board  og_local  read    ",
         ]
 
     def test_and_json_on_demand(self, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,8 +159,8 @@ class StatusRecord(WireModel):
     status: InvocationStatus
     detail: str | None = None
     timestamp: datetime.datetime
-    #: What the action's process ended with, if that is how it ended and the platform tells. The local service
-    #: does; the invocation API doesn't have it.
+    #: The exit code of the action's process, if it exited and the platform reports it. The local service
+    #: does; the invocation API has no such field.
     exit_code: int | None = pydantic.Field(default=None, exclude_if=lambda code: code is None)
     #: The platform's own word for the status, where it has others than the invocation API.
     platform_status: str | None = pydantic.Field(default=None, exclude_if=lambda word: word is None)
@@ -213,12 +213,12 @@ class InvocationRecord(WireModel):
 
     @property
     def started_at(self) -> datetime.datetime | None:
-        """When its last attempt was Processing for the first time; None: that attempt hasn't started."""
+        """When the last attempt was first Processing; None if that attempt hasn't started."""
         return started_at(self.status)
 
     @property
     def ended_at(self) -> datetime.datetime | None:
-        """When it took the terminal status that it has; None: it is active."""
+        """When the invocation reached its terminal status; None while it is active."""
         step = self.current
         return step.timestamp if step.status.is_terminal else None
 
@@ -252,7 +252,7 @@ def started_at(steps: Iterable[StatusRecord]) -> datetime.datetime | None:
 
 
 def elapsed(steps: Sequence[StatusRecord], present: datetime.datetime) -> datetime.timedelta:
-    """Return how long the last attempt has run, up to its end or to `present`; 0 before it starts."""
+    """Return how long the last attempt has run, up to its end or to `present`; 0 before its start."""
     started = started_at(steps)
     if started is None:
         return datetime.timedelta()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-#: What a value begins with that stands for a secret; what it is, shows when the action runs.
+#: The prefix of a value that refers to a secret, which is resolved when the action runs.
 SECRET_SCHEME = "roboto-secret://"  # noqa: S105
 
 #: Characters of a text that a message quotes.
@@ -20,7 +20,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
 
 
 class ParameterType(StrEnum):
-    """What a parameter's value is, in the words of JSON Schema."""
+    """The type of a parameter's value, named as in JSON Schema."""
 
     String = "string"
     Integer = "integer"
@@ -31,7 +31,7 @@ class ParameterType(StrEnum):
 
 
 def fit_value(kind: ParameterType, value: Any) -> Any:
-    """Return a value as its type has it: JSON types are kept, and a text is read if it says the type clearly.
+    """Convert a value to its type: JSON types are kept, and a string is converted if it is unambiguous.
 
     The URI of a secret fits every type.
 
@@ -43,7 +43,7 @@ def fit_value(kind: ParameterType, value: Any) -> Any:
 
 
 def read_text(text: str) -> Any:
-    """What a text says as JSON, or as Python writes it: a template renders a list the latter way.
+    """Parse a string as JSON or as a Python literal; a template renders a list as the latter.
 
     Raises:
         ValueError: it is neither.
@@ -121,7 +121,7 @@ ARTICLES: dict[ParameterType | None, str] = {
 
 
 def described(value: Any) -> str:
-    """A value for a message: a text is quoted, of anything else only its kind is said."""
+    """Describe a value for a message: a string is quoted; an array or object is only named."""
     match value:
         case None:
             return "null"

@@ -41,7 +41,7 @@ def fit_parameters(action: ActionRecord, given: Mapping[str, Any]) -> tuple[dict
 
 
 def default_misfit(parameter: ActionParameter) -> str | None:
-    """What is wrong with a parameter's default, in one sentence; None: nothing, or there is none."""
+    """Return what is wrong with a parameter's default, in one sentence; None if it is valid or absent."""
     if parameter.type is None or parameter.default is None:
         return None
     try:

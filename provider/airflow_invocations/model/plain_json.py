@@ -1,4 +1,4 @@
-"""Accept only what every reader of JSON can read, within limits."""
+"""Validate that a value is JSON that every parser can read, within limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_VALUES = 250_000
 
 
 def require_plain_json(value: object, depth: int = MAX_DEPTH) -> None:
-    """Raise ValueError for what Python reads as JSON, but others do not, or what cannot be written again.
+    """Raise ValueError for a value that Python parses as JSON but that isn't valid JSON elsewhere.
 
     :param value: what was read: dicts with text keys, lists, texts, numbers, booleans, None. It may have
         MAX_VALUES of them in all.

@@ -177,7 +177,7 @@ def source_id_prefix(
     map_index: int | None = None,
     iteration: int | None = None,
 ) -> str:
-    """Return what every `source_id` of a DAG, of one run, of one task or of one task instance begins with.
+    """Return the common prefix of every `source_id` of a DAG, a run, a task or a task instance.
 
     `iteration` counts only beside a task; None leaves out what is in a loop where `map_index` is given.
     """
@@ -209,7 +209,7 @@ class TaskInstanceReference(pydantic.BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SourceFilter:
-    """Which task instances' invocations are looked for; None stands for any.
+    """The task instances whose invocations to find; None stands for any.
 
     `map_index` -1 is a task that isn't mapped. Without `iteration`, every iteration of a loop is meant.
     """
@@ -222,7 +222,7 @@ class SourceFilter:
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What a matching `source_id` begins with, one of these; not all that begin so match."""
+        """The prefixes of a matching `source_id`; not every `source_id` with one of them matches."""
         if self.task_id is None or self.map_index is None:
             return (source_id_prefix(self.dag_id, self.run_id, self.task_id, None, self.iteration),)
         own = source_id_prefix(self.dag_id, self.run_id, self.task_id, self.map_index, self.iteration)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-#: What stands for a character that can't be kept: U+FFFD, the replacement character of Unicode.
+#: Replaces a character that can't be kept: U+FFFD, the replacement character of Unicode.
 REPLACEMENT: Final = "\ufffd"
 
 #: What ends a text that was cut.
 CUT: Final = " ... (cut)"
 
-#: U+0000, which PostgreSQL has in no text, and surrogates, which no encoding has.
+#: U+0000, which PostgreSQL can't store in text, and surrogates, which UTF-8 can't encode.
 _UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
 
 #: Escape sequences of terminals (ECMA-48): CSI, such as colours; OSC, such as titles; and the short ones.
@@ -27,7 +27,7 @@ def encodable(text: str) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Cut a text to `limit` characters at most; one that was cut says so at its end."""
+    """Cut a string to `limit` characters; a cut string ends in ` ... (cut)`."""
     return text if len(text) <= limit else f"{text[: max(0, limit - len(CUT))]}{CUT}"
 
 

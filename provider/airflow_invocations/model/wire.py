@@ -17,7 +17,7 @@ _MAX_PROBLEM = 500
 
 
 def problems_of(errors: Sequence[Mapping[str, Any]]) -> str:
-    """What pydantic found wrong, in one line: where, and what; the first few, and how many more there are.
+    """Format pydantic's errors in one line: location and message of the first few, and how many more.
 
     `errors` is what its `errors()` answers.
     """

@@ -1,4 +1,4 @@
-"""Call Airflow's public REST API as the person who views the page, inside the API server's own process."""
+"""Call Airflow's public REST API as the viewer of the page, inside the API server's process."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class MountedApp(FastAPI):
 
 
 class AirflowApi:
-    """Airflow's REST API with a viewer's own credentials, so that Airflow decides what the viewer may see.
+    """A client of Airflow's REST API with the viewer's own credentials, so that Airflow checks permissions.
 
-    Requests stay in the process: they need no address of the API server and no open port. Use it as an
-    asynchronous context manager, and call it from the event loop only: a thread of Airflow's pool that waited
-    for another one could wait for ever.
+    Requests stay in the process: they need no URL of the API server and no open port. Use it as an
+    asynchronous context manager, and call it from the event loop only: a thread of Airflow's pool that waits
+    for another thread of the pool could wait for ever.
 
     :param request: the viewer's request to the page; its `Authorization` and `Cookie` headers are passed on.
     """

@@ -137,9 +137,9 @@ KnownConnection = Annotated[str, Depends(_connection_of)]
 
 
 class _Viewer:
-    """Who views the page.
+    """The viewer of the page.
 
-    A status' detail holds the last line that an action wrote, so it is shown to those who may read logs.
+    A status's detail contains the last line that an action wrote, so only viewers of task logs see it.
     """
 
     def __init__(self, user: GetUserDep) -> None:
@@ -240,7 +240,7 @@ def create_app(platforms: Platforms | None = None) -> FastAPI:
 
 
 async def list_run(platforms: Platforms, api: AirflowApi, viewer: _Viewer, run: RunKey) -> Listing:
-    """Return what one DAG run has invoked.
+    """Return the invocations of one DAG run.
 
     :raises HTTPException: there is no such run (404), or the viewer may not see it (403).
     """
@@ -258,7 +258,7 @@ async def list_run(platforms: Platforms, api: AirflowApi, viewer: _Viewer, run: 
 
 
 async def list_all(platforms: Platforms, api: AirflowApi, viewer: _Viewer) -> Listing:
-    """Return what the newest runs of the DAGs that the viewer may see have invoked."""
+    """Return the invocations of the newest DAG runs that the viewer may see."""
     newest = await runs.newest_runs(api)
     named = await runs.named_connections(api, newest)
     listed = await runs.listed_connections(api)
@@ -319,7 +319,7 @@ def _merged(known: Platform | None, conn_id: str, answer: Answer) -> Platform:
 
 
 def _for_viewer(found: Iterable[Found], viewer: _Viewer) -> list[Found]:
-    """Return what was found as the viewer may see it."""
+    """Return an invocation without the fields that the viewer may not see."""
     may_read_logs = cache(viewer.may_read_logs)
     return [each if may_read_logs(each.asker.dag_id) else replace(each, detail=None) for each in found]
 

@@ -164,9 +164,9 @@ class Platforms:
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
 
     def close(self) -> None:
-        """Drop what waits to be asked, and let what is being asked end by itself.
+        """Drop queued questions, and let running ones finish.
 
-        Airflow keeps the page for as long as its process lives, so a later question starts threads again.
+        Airflow keeps the page as long as its process lives, so a later question starts threads again.
         """
         with self._lock:
             pools = self._lists, self._persons
@@ -342,7 +342,7 @@ class Platforms:
 
 
 def _thread_pools() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
-    """Return the threads for lists, and those for what a person has opened; each starts when it is needed."""
+    """Return the thread pools for lists and for single invocations; threads start when needed."""
     return (
         ThreadPoolExecutor(THREADS, thread_name_prefix="invocations-page-lists"),
         ThreadPoolExecutor(THREADS, thread_name_prefix="invocations-page"),

@@ -1,4 +1,4 @@
-"""What Airflow knows: DAG runs that invoked something, their tasks' tries, their connections."""
+"""Read from Airflow's API the DAG runs with invocations, their tries and their connections."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def _type_in(conn_id: str, value: str) -> str:
 
 
 async def task_instances(api: AirflowApi, keys: Iterable[TryKey]) -> dict[TryKey, Instance]:
-    """Return what Airflow knows of these task instances; those that are too many to read are left out."""
+    """Return these task instances, without those beyond the page limit."""
     wanted = set(keys)
     runs = {RunKey(key.dag_id, key.run_id) for key in wanted}
     query = {"task_ids": sorted({key.task_id for key in wanted}), "order_by": "-start_date"}

@@ -27,7 +27,7 @@ def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
     return random.uniform(0, min(cap, base * 2 ** min(attempt, 30)))  # noqa: S311
 
 
-#: An address that a browser opens and runs nothing of, unlike `javascript:` and `data:`; no blanks in it.
+#: A URL that can't run a script in a browser, unlike `javascript:` and `data:`; without blanks.
 _WEB_ADDRESS = re.compile(r"https?://[^\s\x00-\x20\x7f<>\"\\]+", re.IGNORECASE)
 
 #: Characters of a PlatformError's message.
@@ -35,7 +35,7 @@ MESSAGE_LIMIT = 2_000
 
 
 def web_address(url: str) -> str:
-    """Return an http(s) address that a link may lead to; empty for any other: `link_base` can be anything."""
+    """Return a URL if it is http or https, else an empty string; `link_base` is not validated elsewhere."""
     return url if _WEB_ADDRESS.fullmatch(url) else ""
 
 
@@ -52,13 +52,13 @@ class PlatformError(Exception):
               +-- InvalidRequestError 400, 413, and what is refused before it is sent
               +-- ConflictError       409
               |    +-- RepeatedIdError       the idempotency id has an invocation: it has to be compared
-              |    +-- RequestConflictError  it has one that was asked for something else
+                            |    +-- RequestConflictError  it has an invocation with a different request
               +-- LimitExceededError  403
               +-- UnsupportedError    501
               +-- CannotStopError     what runs can't be stopped from outside
 
-    Which one it is follows from status and error code, never from a message's text. The message may quote
-    what the platform said, so it holds no control characters and at most MESSAGE_LIMIT characters.
+    The status and error code decide the class, never the text of a message. The message may quote the
+    platform, so it is cut to MESSAGE_LIMIT characters and has no control characters.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -104,7 +104,7 @@ class ConflictError(PermanentError):
 
 
 class RepeatedIdError(ConflictError):
-    """The idempotency id belongs to an invocation, and the platform doesn't say whether to this one.
+    """The idempotency id belongs to an invocation whose request has to be compared.
 
     Attributes:
         record: the invocation that has the id.
@@ -116,15 +116,15 @@ class RepeatedIdError(ConflictError):
 
 
 class RequestConflictError(ConflictError):
-    """The idempotency id belongs to an invocation that was asked for something else.
+    """The idempotency id belongs to an invocation with a different request.
 
     Attributes:
         invocation_id: the invocation that has the id.
-        differences: what isn't the same, such as "parameter 'speed' (another value)"; no values.
+        differences: the fields that differ, such as "parameter 'speed' (another value)"; no values.
     """
 
     def __init__(self, invocation_id: str, differences: Sequence[str]) -> None:
-        super().__init__(f"invocation {invocation_id} was asked for something else: {'; '.join(differences)}")
+        super().__init__(f"invocation {invocation_id} has a different request: {'; '.join(differences)}")
         self.invocation_id = invocation_id
         self.differences = list(differences)
 
@@ -209,7 +209,7 @@ def refuse_what_is_not_honoured(platform: str, can: Capabilities, request: Invoc
 
 @dataclass(frozen=True, slots=True)
 class NewLines:
-    """Log lines of an invocation that a watch tells of; the next cursor is the page's `last_read`.
+    """Log lines of an invocation from a watch; the next cursor is the page's `last_read`.
 
     :param begins_at: the cursor at which they begin; None: the log's beginning, or the platform doesn't say.
     """
@@ -259,7 +259,7 @@ class Watch(Protocol):
 class InvocationPlatform(Protocol):
     """A system that runs actions, seen from a DAG, to be opened with `async with`.
 
-    Every method may raise a PlatformError; `url` and `logs_url` ask nothing and need no open client.
+    Every method may raise a PlatformError; `url` and `logs_url` make no request and need no open client.
     """
 
     #: What this platform can do; the same for every connection of its type.
@@ -277,10 +277,10 @@ class InvocationPlatform(Protocol):
         """Release what it holds."""
 
     def url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation, http(s); empty where there is no such page."""
+        """Return the URL of an invocation's page (http or https); empty if there is none."""
 
     def logs_url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation's log; `url` where logs have no address of their own."""
+        """Return the URL of an invocation's log; the same as `url` if logs have no page of their own."""
 
     async def check(self) -> str:
         """Ask the cheapest thing that needs the token; a sentence about who answered."""
@@ -312,7 +312,7 @@ class InvocationPlatform(Protocol):
         limit: int | None = None,
         iteration: int | None = None,
     ) -> list[InvocationRecord]:
-        """Return what a DAG, one run of it, one task or one task instance of that has invoked, newest first.
+        """Return the invocations of a DAG, a DAG run, a task or a task instance, newest first.
 
         :param map_index: -1 for a task that isn't mapped; None for every index.
         :param limit: the largest number of invocations to return; not much more is asked for than that.

@@ -1,4 +1,4 @@
-"""Measure how far a platform's clock is from this machine's, by the `Date` header of its answers."""
+"""Measure the difference between a platform's clock and this machine's, from the `Date` header."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _log = logging.getLogger(__name__)
 
 
 class PlatformClock:
-    """A platform's clock, as seen from here. Its hooks belong to the client that asks the platform.
+    """The difference of a platform's clock. Add its hooks to the client that sends the requests.
 
     :param where: the platform's address, for the log.
     """
 
     def __init__(self, where: str) -> None:
         self._where = where
-        #: What has to be added to this machine's time to get the platform's.
+        #: The platform's time minus this machine's time.
         self.offset = datetime.timedelta(0)
 
     @property
@@ -38,10 +38,10 @@ class PlatformClock:
         return {"request": [self._sending], "response": [self._answered]}
 
     async def since(self, moment: datetime.datetime, ask: Callable[[datetime.datetime], Awaitable[T]]) -> T:
-        """Return what a platform says of the time since a moment, asked again if its clock turns out wrong.
+        """Send a query about the time since a moment; repeat it if the clock difference has changed.
 
-        :param moment: by this machine's clock, with its offset.
-        :param ask: gets the same moment by the platform's clock.
+        :param moment: a moment of this machine's clock, with a time zone.
+        :param ask: sends the query; it gets the moment of the platform's clock.
         """
         used = self.offset
         answer = await ask(moment + used)
@@ -67,7 +67,7 @@ class PlatformClock:
             self.offset = datetime.timedelta(0)
         if self.offset:
             _log.warning(
-                "The clock of the platform differs from this machine's by %.0f s; times are compared by the "
+                "The platform's clock differs from this machine's by %.0f s; times are compared with the "
                 "platform's clock: %s",
                 *(self.offset.total_seconds(), self._where),
             )

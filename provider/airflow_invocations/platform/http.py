@@ -1,4 +1,4 @@
-"""What platforms asked over HTTP have in common: TLS, errors, limits of answers, and Retry-After."""
+"""Shared parts of the HTTP platforms: TLS, errors, response limits, and Retry-After."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import httpx
 
 from .base import InvalidRequestError, PlatformError, UnavailableError
 
-#: Bytes of an answer, unpacked, and seconds in which all of it has to be here.
+#: Largest decompressed response in bytes, and seconds within which it has to be complete.
 MAX_ANSWER = 64 * 1024 * 1024
 MAX_ANSWER_TIME = 300.0
 
-#: How answers may be packed. Each packing once: packed twice, a kilobyte makes a gigabyte.
+#: Accepted encodings, one at a time: with two of them a kilobyte could expand to a gigabyte.
 _PACKINGS = ("", "identity", "gzip", "deflate")
 ACCEPT_ENCODING = "gzip, deflate"
 
-#: What is raised for a request that can't be sent, whatever the platform does.
+#: Exceptions for a request that can't be sent, whatever the platform does.
 UNSENDABLE = (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeEncodeError)
-#: What is raised for a request that brought no answer, for that or another reason.
+#: Exceptions for a request that got no response, for that or another reason.
 NO_ANSWER = (httpx.RequestError, *UNSENDABLE)
 
 
@@ -49,41 +49,43 @@ def _tls(verify: bool | str) -> ssl.SSLContext | bool:
 
 
 def request_error(endpoint: str, error: Exception) -> PlatformError:
-    """Return the error of a request that brought no answer.
+    """Return the error of a request that got no response.
 
-    A request that can't be sent is a mistake in the connection, not an outage. What is wrong with it isn't
-    quoted: httpx shows the header that it refuses, which may be the token.
+    A request that can't be sent is a mistake in the connection, not an outage. Its error isn't quoted,
+    because httpx quotes the header that it rejects, which may contain the token.
     """
     if isinstance(error, UNSENDABLE):
         return InvalidRequestError(
-            f"a request to {endpoint} can't be sent ({type(error).__name__}): correct the connection's host, "
+            f"a request to {endpoint} can't be sent ({type(error).__name__}); check the connection's host, "
             "login, password and extra"
         )
     return UnavailableError(f"{endpoint} can't be reached: {str(error) or type(error).__name__}")
 
 
 def cause_of(error: Exception) -> Exception | None:
-    """Return what an error of `request_error` may name as its cause: nothing that shows a header."""
+    """Return the cause to chain to an error of `request_error`; None if it may quote a header."""
     return None if isinstance(error, UNSENDABLE) else error
 
 
 async def chunks_of(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield the body of an open answer, unpacked, a few MB at a time at most.
+    """Yield the decompressed body of an open response, at most a few MB at a time.
 
-    :raises UnavailableError: it is packed in a way that was not asked for.
+    :raises UnavailableError: the response has an encoding that was not requested.
     """
     packing = answer.headers.get("content-encoding", "").strip().lower()
     if packing not in _PACKINGS:
-        raise UnavailableError(f"{answer.request.url.host} packs its answer as {packing!r}, unasked")
+        raise UnavailableError(
+            f"{answer.request.url.host} sent a response with the unsupported encoding {packing!r}"
+        )
     async for chunk in answer.aiter_bytes():
         yield chunk
 
 
 async def body_of(answer: httpx.Response) -> bytes:
-    """Return the body of an open answer.
+    """Return the body of an open response.
 
     :raises TooLargeError: it is larger than MAX_ANSWER.
-    :raises UnavailableError: it takes longer than MAX_ANSWER_TIME, or is packed in a way not asked for.
+    :raises UnavailableError: it takes longer than MAX_ANSWER_TIME, or has an encoding not requested.
     """
     body = bytearray()
     try:
@@ -92,18 +94,18 @@ async def body_of(answer: httpx.Response) -> bytes:
                 body += chunk
                 if len(body) > MAX_ANSWER:
                     raise TooLargeError(
-                        f"{answer.request.url.host} answers {answer.request.url.path} with more than "
-                        f"{MAX_ANSWER:,} bytes"
+                        f"{answer.request.url.host} sent more than {MAX_ANSWER:,} bytes for "
+                        f"{answer.request.url.path}"
                     )
     except TimeoutError:
         raise UnavailableError(
-            f"{answer.request.url.host} takes longer than {MAX_ANSWER_TIME:g} s to answer"
+            f"{answer.request.url.host} took longer than {MAX_ANSWER_TIME:g} s to send its response"
         ) from None
     return bytes(body)
 
 
 def json_of(content: bytes | str) -> Any:
-    """Return the JSON in a text. Raises ValueError, also for what is nested too deep."""
+    """Parse JSON. Raises ValueError, also if it is nested too deep."""
     try:
         return json.loads(content)
     except RecursionError:

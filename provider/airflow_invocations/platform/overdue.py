@@ -1,33 +1,33 @@
-"""Decide when to look whether an invocation that stays queued was accepted and never scheduled."""
+"""Decide when to check whether a queued invocation was accepted but never scheduled."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection
 
-#: Seconds in the queue before the first look, and at most between two looks, as each pause doubles.
+#: Seconds in the queue before the first check, and the longest pause between checks; each pause doubles.
 FIRST_LOOK = 60.0
 LONGEST_PAUSE = 900.0
 
-#: Looks that are due at once at most; each costs a platform some requests.
+#: Most checks that are due at once; each costs the platform some requests.
 MOST_AT_ONCE = 20
 
-#: Invocations that are remembered; those that were asked about longest ago go first.
+#: Most invocations to remember; those polled longest ago are dropped first.
 MOST_KEPT = 20_000
 
 
 class Overdue:
-    """The invocations that have stayed queued for long, each due for a look now and then."""
+    """Invocations that have been queued for long, and when to check each of them next."""
 
     def __init__(self) -> None:
         #: When each is due, by the monotonic clock, and the pause before that.
         self._looks: dict[str, tuple[float, float]] = {}
 
     def due(self, asked: Collection[str], queued: Collection[str]) -> list[str]:
-        """Return which of the queued invocations are due for a look now.
+        """Return the queued invocations that are due for a check now.
 
-        :param asked: those whose status is known now; the ones that aren't queued any more are forgotten.
-        :param queued: the ids of those that are queued.
+        :param asked: ids whose current status is known; those that aren't queued any more are dropped.
+        :param queued: ids that are queued.
         """
         now = time.monotonic()
         for invocation_id in asked:

@@ -184,7 +184,9 @@ def _resolved_inputs(
     except PlatformRefused as error:
         raise PrepareEnvException(ExitCode.UsageError, f"the input can't be resolved: {error}") from None
     except (PlatformUnavailable, OSError) as error:
-        raise PrepareEnvException(ExitCode.InternalError, f"the input can't be had: {error}") from error
+        raise PrepareEnvException(
+            ExitCode.InternalError, f"the input can't be resolved or downloaded: {error}"
+        ) from error
 
 
 def _places(input_dir: Path, files: list[FileRecord]) -> dict[str, Path]:

@@ -109,7 +109,7 @@ class ActionInputResolver:
             ("topics", input_spec.topics, topics),
         ):
             if wanted and not found:
-                self._warn(f"the input's selectors select no {kind}")
+                self._warn(f"the input's selectors match no {kind}")
         return ActionInputRecord(files=[(file, None) for file in files], sessions=sessions, topics=topics)
 
     def download(self, resolved: ActionInputRecord, place: Callable[[FileRecord], Path]) -> ActionInputRecord:
@@ -120,7 +120,7 @@ class ActionInputResolver:
             OSError: it can't be written.
         """
         if resolved.topics or resolved.sessions:
-            self._warn("topics and sessions aren't downloaded: an action reads their data itself")
+            self._warn("topics and sessions aren't downloaded; the action has to read their data itself")
         by_dataset: dict[str, list[tuple[FileRecord, Path | None]]] = {}
         for file, _ in resolved.files:
             source = self._catalog.get_file(*link_target(file)) if file.is_link else file
@@ -137,9 +137,9 @@ class ActionInputResolver:
         if selector.paths and dataset_id:
             yield from catalog.list_files(dataset_id, selector.paths, [HIDDEN_FILES])
         elif selector.paths:
-            self._warn(f"paths {selector.paths} select nothing: the selector names no dataset_id")
+            self._warn(f"paths {selector.paths} match nothing: the selector has no dataset_id")
         if dataset_id and (selector.query or selector.ids or selector.names):
-            self._warn(f"dataset_id {dataset_id!r} narrows paths only: it doesn't narrow query, ids, names")
+            self._warn(f"dataset_id {dataset_id!r} applies to paths only, not to query, ids and names")
         if selector.query:
             yield from catalog.find_files(selector.query)
         for file_id in selector.ids or []:
@@ -168,7 +168,7 @@ class ActionInputResolver:
     def _warn_of_dataset(self, selector: DataSelector) -> None:
         if selector.dataset_id:
             self._warn(
-                f"dataset_id {selector.dataset_id!r} doesn't narrow topics or sessions: use a query, "
+                f"dataset_id {selector.dataset_id!r} doesn't apply to topics and sessions; use a query with "
                 "dataset.dataset_id = ..."
             )
 

@@ -43,19 +43,19 @@ def own_dataset(request: Request, own: Own) -> bool:
 
 
 def own_identity(_: Request, __: Own) -> bool:
-    """Say that a request is about its caller only: every token may know whose it is."""
+    """Accept a request about its caller only: every token may look up its own user."""
     return True
 
 
 class Guard(SecurityBase):
     """A dependency that returns the caller of a route, or refuses the request.
 
-    A caller needs `role`. An action's own token has none that counts here: it passes where `own` is given
-    and says that the request is about what is the action's own.
+    A caller needs `role`. An action's own token has no such role: it passes only if `own` is given and
+    returns that the request is about a resource of its invocation.
 
     :param authenticate: returns the caller of a request. Raises UnauthorizedError and NotFoundError.
     :param role: the role that the route takes.
-    :param own: whether a request is about what is an action's own; None: the route isn't for actions' tokens.
+    :param own: whether a request is about a resource of the token's invocation; None: reject such tokens.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class Guard(SecurityBase):
             return
         if caller.own is None:
             raise ForbiddenError(
-                f"this needs the role {self.role.name.lower()}; the token {caller.user!r} has the role "
-                f"{caller.role.name.lower()}"
+                f"this request needs the role {self.role.name.lower()}; the token {caller.user!r} has the "
+                f"role {caller.role.name.lower()}"
             )
         if self.own is None or not await run_in_threadpool(self.own, request, caller.own):
             raise ForbiddenError(
-                f"the token of an action's process may read the inputs of its invocation ({caller.user}) and "
-                "write its state and outputs; this is something else. An action that invokes others declares "
+                f"the token of an action's process can only read the inputs of its invocation "
+                f"({caller.user}) and write its state and outputs. An action that invokes others declares "
                 '"may_invoke": true'
             )
 
@@ -106,10 +106,10 @@ async def open_to_all() -> None:
 
 
 class GuardedRoute(APIRoute):
-    """A route that asks who calls before it reads the body, and that can't be made without a decision."""
+    """A route that checks the caller before it reads the body; it must declare a guard or `open_to_all`."""
 
     def get_route_handler(self) -> Handler:
-        """Return what handles a request: first the guard, then the route.
+        """Return a handler that runs the guard before the route.
 
         :raises TypeError: the route declares neither a role nor that it is open.
         """
@@ -132,7 +132,7 @@ class GuardedRoute(APIRoute):
                 return call
             if call is open_to_all:
                 return None
-        raise TypeError(f"{self.path} declares no role, and not that it is open to all")
+        raise TypeError(f"{self.path} declares neither a role nor `open_to_all`")
 
 
 def _calls(dependant: Dependant) -> Iterator[object]:

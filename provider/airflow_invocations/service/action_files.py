@@ -28,9 +28,9 @@ _PARTS: dict[str, type[pydantic.BaseModel]] = {
 
 
 def read_action(path: Path) -> tuple[NamedAction, list[str]]:
-    """Read an action, and what in its file has no effect: a sentence for each.
+    """Read an action; also return a sentence about each part of its file that has no effect.
 
-    :raises StartError: it is no action; the message names the file and the field.
+    :raises StartError: the file is not a valid action; the message names the file and the field.
     """
     try:
         content = json.loads(path.read_bytes())  # bytes, so that a byte order mark is taken for one
@@ -59,7 +59,7 @@ def _unknown_fields(content: object) -> Iterator[str]:
 def _unknown(content: dict[str, Any], known: Collection[str], where: str) -> Iterator[str]:
     for name in sorted(content.keys() - known):
         alike = difflib.get_close_matches(name, known, n=1)
-        yield f"the field {name!r}{where} has no effect" + (f"; is {alike[0]!r} meant?" if alike else "")
+        yield f"the field {name!r}{where} has no effect" + (f"; did you mean {alike[0]!r}?" if alike else "")
 
 
 def _fields_of(kind: type[pydantic.BaseModel]) -> set[str]:
@@ -74,6 +74,6 @@ def _fields_of(kind: type[pydantic.BaseModel]) -> set[str]:
 def _what_can_not_run(action: NamedAction) -> Iterator[str]:
     container = action.container_parameters
     if action.uri:
-        yield f"it needs the container image {action.uri!r}, and this service runs none: it can't be invoked"
+        yield f"it needs the container image {action.uri!r}, but this service runs no containers"
     elif action.inherits is None and not (container and (container.entry_point or container.command)):
         yield "it has nothing to run: set container_parameters.command or .entry_point"

@@ -44,24 +44,26 @@ def add_token(data_dir: Path, name: str, org_id: str, role: str) -> str:
 
 
 def rotate_token(data_dir: Path, name: str) -> str:
-    """Replace a token; the former one is worthless. Raises StartError."""
+    """Replace a token; the old one is revoked. Raises StartError."""
     with _store(data_dir) as store:
         return store.rotate_token(name)
 
 
 def connection_of(data_dir: Path, conn_id: str, name: str, *, replace: bool) -> str:
-    """Return the shell's line that has Airflow use a service that is running, with a token made for it.
+    """Return the shell command that connects Airflow to the running service, with a new token.
 
     :param data_dir: the service's data folder.
     :param conn_id: the Airflow connection's id.
     :param name: the name of its token, which has the role `invoke`.
     :param replace: whether a token of that name is replaced if there is one.
-    :raises StartError: no service runs on the folder, or there is such a token and it isn't to be replaced.
+    :raises StartError: no service is running on the folder, or the token exists and `replace` is false.
     """
     try:
         announced = json.loads(ServiceSettings(data_dir).announcement.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise StartError(f"no service runs on {data_dir}: start one first (invocations serve)") from None
+        raise StartError(
+            f"no service is running on {data_dir}; start one first (invocations serve)"
+        ) from None
     with _store(data_dir) as store:
         known = replace and any(token.name == name for token in store.list_tokens())
         token = store.rotate_token(name) if known else store.add_token(name, LOCAL_ORG, Role.Invoke)
@@ -94,10 +96,10 @@ def describe_datasets(data_dir: Path, org_id: str) -> list[Row]:
 def add_dataset(
     data_dir: Path, name: str, folder: Path, org_id: str, notice: Callable[[str], object] | None = None
 ) -> str:
-    """Make a dataset of a folder that is there, without copying it; its id.
+    """Create a dataset from an existing folder, without copying it; return its id.
 
-    :param notice: called with a sentence about what is left out of the folder, where something is.
-    :raises StartError: it can't be made.
+    :param notice: called with a sentence about the entries left out of the folder, if there are any.
+    :raises StartError: the dataset can't be created.
     """
     with _store(data_dir) as store:
         datasets = DatasetFiles(store, ServiceSettings(data_dir).datasets)

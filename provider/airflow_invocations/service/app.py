@@ -90,7 +90,7 @@ def create_app(
     app = FastAPI(
         title="Invocations: the local service",
         description="The invocation API on one machine, for development, tests and small set-ups.",
-        # FastAPI's pages run a script from elsewhere, in the origin of the page's sessions.
+        # FastAPI's docs pages load a script from another host into the origin of the page's sessions.
         docs_url=None,
         redoc_url=None,
     )
@@ -212,7 +212,7 @@ def _invocation_routes(store: Store, logs: LogFiles, settings: ServiceSettings, 
 
     @router.post("/{invocation_id}/status")
     def update_status(invocation_id: InvocationId, update: ReportedStatus, who: Reporter) -> Response:
-        # What waits for this service's runner isn't done because somebody says so.
+        # A status report must not end an invocation that waits for this service's runner.
         unless = {InvocationStatus.Queued} if update.status is InvocationStatus.Completed else set()
         store.set_status(
             invocation_id,
@@ -391,7 +391,7 @@ def _outage(request: Request, error: Exception) -> JSONResponse:
     if not is_outage(error):
         raise error
     _log.warning("cannot answer %s %s: %s", request.method, request.url.path, error)
-    return _answer(UnavailableError("the service cannot answer for the moment; its own log has the reason"))
+    return _answer(UnavailableError("the service is temporarily unavailable; its own log has the reason"))
 
 
 def _internal_error(_: Request, __: Exception) -> JSONResponse:

@@ -18,20 +18,20 @@ _FOLDERS = ("logs", "datasets")
 def back_up(data_dir: Path, destination: Path) -> None:
     """Copy the database, logs, datasets, token and key of a data folder to a new folder.
 
-    The database is copied as it is at one moment; logs and datasets after that, so that they have at least
-    what it knows. Folders that datasets are linked to stay where they are.
+    The database is copied first, as a consistent snapshot. Logs and datasets follow, so that they have at
+    least what the snapshot refers to. Folders that datasets are linked to aren't copied.
 
     :param data_dir: the data folder; a service may run on it.
-    :param destination: the folder to make, of mode 0700: it will hold the token and the secrets' key.
-    :raises StartError: there is no data folder, the destination is there, or something can't be copied.
+    :param destination: the folder to create, with mode 0700, as it will hold the token and the secrets key.
+    :raises StartError: the data folder is missing, the destination exists, or a file can't be copied.
     """
     settings = ServiceSettings(data_dir)
     if not settings.database.is_file():
-        raise StartError(f"{data_dir} is not a data folder of a service; name another with --data-dir")
+        raise StartError(f"{data_dir} is not a data folder of a service; choose another with --data-dir")
     try:
         destination.mkdir(parents=True, mode=0o700)
     except FileExistsError:
-        raise StartError(f"{destination} is there already; name a folder that isn't") from None
+        raise StartError(f"{destination} already exists; choose a new folder") from None
     try:
         _copy_database(settings.database, destination / settings.database.name)
         for name in _FILES:

@@ -1,7 +1,7 @@
-"""Bound what connections may take: descriptors, memory for headers, and time until a request is whole.
+"""Limit what connections use: descriptors, memory for headers, and time until a request is complete.
 
-Whoever can reach the port can open connections, with or without a token. None of that may keep the service
-from answering others, or its runner from starting actions.
+Any program that can reach the port can open connections, with or without a token. This must not keep the
+service from answering other clients, or its runner from starting actions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 def raise_descriptor_limit() -> int:
-    """Raise this process's soft limit of descriptors as far as it may be raised; the limit it has then."""
+    """Raise this process's soft limit of descriptors as far as allowed; return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft == resource.RLIM_INFINITY or soft >= most:
@@ -55,7 +55,7 @@ def raise_descriptor_limit() -> int:
 
 
 def most_connections(descriptors: int, slots: int) -> int:
-    """How many connections the service takes at once, with this limit of descriptors.
+    """Return how many connections the service accepts at once with this limit of descriptors.
 
     Each may have a file open that is being sent, and as many again may be accepted in one turn of the loop
     before the first of them is looked at.
@@ -65,7 +65,7 @@ def most_connections(descriptors: int, slots: int) -> int:
 
 
 class BoundedConfig(uvicorn.Config):
-    """uvicorn's configuration, with bounds for connections.
+    """The configuration of uvicorn, with limits for connections.
 
     :param app: the ASGI application.
     :param connections: how many there may be at once.
@@ -97,7 +97,7 @@ class BoundedConnection(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a new connection, or make room for it."""
+        """Accept a connection; close the connection that was idle for longest if there are too many."""
         super().connection_made(transport)
         self._become_idle()
         self._close_within(HEADERS_WITHIN)
@@ -105,12 +105,12 @@ class BoundedConnection(H11Protocol):
             next(iter(self.config.idle)).abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget a connection."""
+        """Remove a closed connection."""
         self._become_busy()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client has sent."""
+        """Handle data from the client."""
         if self._timer is None and self in self.config.idle:
             self._close_within(HEADERS_WITHIN)
         state = self.conn.their_state
@@ -151,16 +151,16 @@ class BoundedConnection(H11Protocol):
 
 
 class RareReports:
-    """An event loop's exception handler that reports connections it cannot accept now and then only.
+    """An event loop's exception handler that limits reports about connections it cannot accept.
 
-    asyncio tells of each of them with a traceback, thousands in a second.
+    asyncio reports each of them with a traceback, thousands in a second.
     """
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle what asyncio reports."""
+        """Log an error that asyncio reports."""
         if "socket.accept()" not in context.get("message", ""):
             loop.default_exception_handler(context)
         elif time.monotonic() >= self._next:

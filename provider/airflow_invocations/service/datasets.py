@@ -66,7 +66,7 @@ class DatasetFiles:
     def link(
         self, name: str, folder: Path, org_id: str, user: str
     ) -> tuple[DatasetRecord, Sequence[LeftOut]]:
-        """Make a dataset of a folder that is there; nothing is copied. Also returns what is left out of it.
+        """Create a dataset from an existing folder, without copying it; also return the entries left out.
 
         Raises:
             InvalidRequestError: there is no such folder.
@@ -82,7 +82,7 @@ class DatasetFiles:
         return record, survey.left_out
 
     def look_at(self, dataset_id: str, org_id: str, user: str = "local") -> Sequence[LeftOut]:
-        """Record what is in a dataset's folder now; return what is left out.
+        """Record the current content of a dataset's folder; return the entries left out.
 
         Raises:
             NotFoundError: no such dataset.
@@ -185,11 +185,11 @@ class DatasetFiles:
     def find_files(self, query: str, org_id: str, notice: Notice) -> list[FileRecord]:
         """All files that a RoboQL query selects, by path. Raises InvalidRequestError.
 
-        Of a dataset whose folder can't be read the query selects what was known before; `notice` says so.
+        If a dataset's folder can't be read, the query uses its last known files; `notice` is called.
         """
         condition = read_roboql(query)
         for reason in self._look_at_all(org_id):
-            notice(f"the query knows only files that were there earlier: {reason}")
+            notice(f"the query uses the last known files: {reason}")
         return list(_every(lambda spec: self._store.query_files(spec, org_id, FIND_WITHIN), condition))
 
     def update_file(self, file_id: str, update: FileUpdate, org_id: str, user: str) -> FileRecord:
@@ -220,7 +220,7 @@ class DatasetFiles:
             raise NotFoundError(f"file {record.relative_path!r} isn't there any more") from None
 
     def _look_at_all(self, org_id: str) -> list[str]:
-        """Look at every dataset; return why some couldn't be looked at."""
+        """Scan every dataset; return why some could not be scanned."""
         unreadable: list[str] = []
         for dataset in self._store.list_datasets(org_id):
             try:
@@ -229,9 +229,7 @@ class DatasetFiles:
                 continue
             except UnavailableError as error:
                 unreadable.append(error.message)
-                self._warn(
-                    dataset.dataset_id, f"queries know only files that were there earlier: {error.message}"
-                )
+                self._warn(dataset.dataset_id, f"queries use the last known files: {error.message}")
         return unreadable
 
     def _matching(
@@ -256,7 +254,7 @@ def _wanted(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], b
 
 @contextlib.contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """Turn an OSError into UnavailableError: it is the disk's trouble, and no fault of the request's."""
+    """Turn an OSError into UnavailableError, as it is an outage of the disk and not a wrong request."""
     try:
         yield
     except OSError as error:

@@ -25,7 +25,7 @@ _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPN
 _DRAFT = ".invocations-part-"
 _IS_DRAFT = re.compile(rf"{re.escape(_DRAFT)}[0-9a-f]{{16}}")
 
-#: What the kernel says of a path on which something has gone, or is another kind of thing than it was.
+#: Errors of a path whose parts have disappeared or changed their type.
 _HAS_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
@@ -40,7 +40,7 @@ class FoundFile:
 
 
 class FolderUnavailableError(OSError):
-    """The folder itself can't be opened: it isn't there, or its disk isn't."""
+    """The folder itself can't be opened: it is missing, or its disk isn't mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Folder:
         return self.survey().files
 
     def survey(self) -> Survey:
-        """Look at everything in the folder. What goes meanwhile is passed over.
+        """Scan the folder. Files that disappear meanwhile are skipped.
 
         Raises:
             FolderUnavailableError: the folder itself can't be opened.
@@ -133,7 +133,7 @@ class Folder:
         draft = f"{_DRAFT}{secrets.token_hex(8)}"
         with self._opened_root() as root, _parent(root, path, create=True) as (parent, name):
             if _is_draft(path):
-                raise ValueError(f"{path!r} has the name of an unfinished upload; give it another one")
+                raise ValueError(f"{path!r} has the name of an unfinished upload; choose another name")
             target = os.open(
                 draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=parent
             )
@@ -163,7 +163,7 @@ class Folder:
 
 
 def _look_into(root: int, prefix: str, found: Survey, below: list[str]) -> None:
-    """Add what is in one folder to what was found, and the folders in it to those that are still to do."""
+    """Add the entries of one folder to the survey, and its subfolders to the folders still to scan."""
     try:
         with _opened_below(root, prefix.split("/")[:-1]) as folder, os.scandir(folder) as entries:
             for entry in entries:
@@ -197,7 +197,7 @@ def _why_left_out(mode: int, path: str) -> Kind | None:
 
 @contextlib.contextmanager
 def _parent(root: int, path: str, *, create: bool) -> Iterator[tuple[int, str]]:
-    """The descriptor of the folder that a path's last part is in, and that part."""
+    """Yield a descriptor of the folder that contains a path's last part, and that part."""
     *above, name = parts_of(path)
     with _opened_below(root, above, create=create) as folder:
         yield folder, name
@@ -205,7 +205,7 @@ def _parent(root: int, path: str, *, create: bool) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def _opened_below(root: int, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
-    """The descriptor of a folder. Its parts are opened one by one, as none of them may be a link."""
+    """Yield a descriptor of a folder. Its parts are opened one by one, as none of them may be a link."""
     folder = os.dup(root)
     try:
         for part in parts:

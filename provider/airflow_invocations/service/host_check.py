@@ -1,4 +1,4 @@
-"""Refuses requests that were sent to another host's name."""
+"""Reject requests that were sent to an unknown host name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import InvalidRequestError
 
 
 class HostCheck:
-    """ASGI middleware: a request whose Host is no name of this service is answered with 400.
+    """ASGI middleware: answer 400 to a request whose Host header is not a name of this service.
 
     A web page may have its own name resolve to this machine (DNS rebinding), and its script would then read
     answers as its own. It can't do so with an address, with `localhost`, or with this machine's name.
@@ -32,7 +32,7 @@ class HostCheck:
             host = dict(scope["headers"]).get(b"host", b"localhost").decode("latin-1")
             if not self._is_ours(_name_in(host)):
                 refusal = InvalidRequestError(
-                    f"the host {host[:80]!r} is no name of this service; send requests to its address, "
+                    f"the host {host[:80]!r} is not a name of this service; send requests to its IP address, "
                     "or start it with --allow-host NAME"
                 )
                 await JSONResponse(refusal.body(), status_code=refusal.status)(scope, receive, send)

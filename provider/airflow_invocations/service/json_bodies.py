@@ -27,5 +27,5 @@ class JsonRequest(Request):
             content = pydantic_core.from_json(body, allow_inf_nan=False)
             require_plain_json(content, MAX_BODY_DEPTH)
         except ValueError as error:
-            raise HTTPException(400, f"the body is no JSON that can be stored: {error}") from None
+            raise HTTPException(400, f"the body is not JSON that can be stored: {error}") from None
         return content

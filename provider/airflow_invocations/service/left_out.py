@@ -1,4 +1,4 @@
-"""Entries of a dataset's folder that are no files of the dataset, and how people are told of them."""
+"""Describe the entries of a folder that are left out of its dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """Why an entry is left out: what it is, in the singular and in the plural."""
+    """The kind of an entry that is left out, in the singular and in the plural."""
 
     Link = ("symbolic link", "symbolic links")
     NotUtf8 = ("name that isn't UTF-8", "names that aren't UTF-8")
@@ -27,7 +27,7 @@ class LeftOut:
 
 
 def summary(entries: Iterable[LeftOut]) -> str:
-    """Say how many entries of which kind are left out, with the first of each kind; there must be one."""
+    """Describe how many entries of each kind are left out, with the first of each; at least one."""
     by_kind: dict[Kind, list[str]] = {}
     for entry in entries:
         by_kind.setdefault(entry.kind, []).append(entry.path)

@@ -65,7 +65,7 @@ class Cursor:
 
 
 class CursorSigner:
-    """Writes and reads the cursors that readers are given, signed, so that none can be made up.
+    """Sign and verify the cursors given to readers, so that they can't be forged.
 
     An action decides what is in its log, so it could write there what looks like a frame of the service's
     own; a cursor that leads into the middle of a frame would read that.
@@ -88,7 +88,7 @@ class CursorSigner:
         match = _CURSOR.fullmatch(text)
         cursor = Cursor() if match is None else Cursor(int(match[1]), int(match[2]))
         if not hmac.compare_digest(self.sign(invocation_id, cursor).encode(), text.encode(errors="replace")):
-            raise InvalidCursorError(f"not a place in this log: {text[:40]!r}")
+            raise InvalidCursorError(f"not a cursor of this log: {text[:40]!r}")
         return cursor
 
 
@@ -252,19 +252,19 @@ class LogWriter:
         self.flush()
 
     def flush(self) -> bool:
-        """Write what waits; False if the disk takes no more, and something waits still."""
+        """Write the queued frames; return False if some remain because the disk is full."""
         try:
             self.write_waiting()
         except OSError as error:
             if not self._refused:
-                _log.warning("cannot write %s: %s; trying again until it can", self._file.name, error)
+                _log.warning("Could not write %s, retrying until it succeeds: %s", self._file.name, error)
             self._refused = True
             return False
         self._refused = False
         return True
 
     def write_waiting(self) -> None:
-        """Write what waits. Raises OSError if the disk takes no more, and something waits still."""
+        """Write the queued frames. Raises OSError if some remain because the disk is full."""
         while self._waiting:
             frame, size = self._waiting[0]
             self._write(frame)
@@ -291,7 +291,7 @@ class LogWriter:
 
 
 class LineStream:
-    """Turns what a pipe delivers, in any pieces, into frames of whole lines.
+    """Convert the data of a pipe, in pieces of any size, to frames of whole lines.
 
     A line ends at a line feed, with or without a carriage return before it. Any other carriage return begins
     the line again, as progress bars do: of what is overwritten one state a second is kept, and the last one
@@ -320,7 +320,7 @@ class LineStream:
         return self._writer.flush()
 
     def show_redrawn(self) -> None:
-        """Keep the present state of a line that is redrawn: for when nothing more comes for a while."""
+        """Write the current state of a redrawn line, when no data has come for a while."""
         if self._redrawn is None:
             return
         if not self._redaction.longest:  # else it may be the first half of a secret's value

@@ -1,4 +1,4 @@
-"""End what an action has started and nothing leads to: neither its process group nor its environment.
+"""End processes of an action that can't be found by their process group or their environment.
 
 `setsid env -i COMMAND` is such a process. On Linux the service asks to be the parent of every descendant that
 has lost its own (PR_SET_CHILD_SUBREAPER, https://man7.org/linux/man-pages/man2/prctl.2.html), so that it can
@@ -21,29 +21,29 @@ from . import processes
 
 _SET_CHILD_SUBREAPER = 36
 
-#: The place of the start (ticks since the machine started) in /proc/PID/stat, behind the command's name.
+#: The index of the start time (ticks since boot) in /proc/PID/stat, counted after the command's name.
 _START = 19
 
 
 class Orphans:
     """The orphans that this process has adopted.
 
-    Which action one of them belongs to isn't always known. It belongs to one that ran when it began, so it
-    is ended at the latest when all of those have ended; at once where its working directory tells.
+    The action of an orphan isn't always known. It is one of those that were running when the orphan started.
+    So the orphan is ended when all of those have ended, or earlier if its working directory is the action's.
     """
 
     def __init__(self) -> None:
         self._adopts = False
-        #: When the process of each action that runs began.
+        #: The start time of each running action's process.
         self._began: dict[str, int] = {}
 
     def adopt(self) -> None:
-        """Become the parent of all orphans among this process's descendants, where the system can do that."""
+        """Become the parent of all orphans among this process's descendants, if the system supports it."""
         if sys.platform == "linux":
             self._adopts = ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
     def action_began(self, invocation_id: str, pid: int) -> None:
-        """Note an action's process, before anything else can happen."""
+        """Record the start time of an action's process."""
         if self._adopts:
             self._began[invocation_id] = _start_of(pid) or 0
 
@@ -66,7 +66,7 @@ class Orphans:
 
 
 def _orphans() -> list[int]:
-    """The children of this process that no runner has started; those that have ended are forgotten."""
+    """Return the living children of this process that no runner has started."""
     living = []
     for pid in _children() - processes.started():
         with contextlib.suppress(ChildProcessError):
@@ -85,7 +85,7 @@ def _children() -> set[int]:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process began; None: it has ended."""
+    """Return when a process started; None if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[_START])
     except (FileNotFoundError, ProcessLookupError):

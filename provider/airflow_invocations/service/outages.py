@@ -1,7 +1,7 @@
-"""Tell the service's own outages from what is wrong with an action or a request.
+"""Distinguish the service's own outages from errors of an action or a request.
 
-A full disk, no descriptors or no memory say nothing about an action: what meets them is repeated or put back
-into the queue, and an invocation never ends because of them.
+A full disk or a lack of descriptors or memory says nothing about an action. An operation that meets one is
+repeated or queued again, and an invocation never ends because of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeGuard
 
 from sqlalchemy.exc import SQLAlchemyError
 
-#: What the operating system says when it has run out of something, or when a disk fails.
+#: Error codes of the operating system for exhausted resources and failed disks.
 OUTAGE_ERRORS = frozenset(
     {
         errno.EAGAIN,  # no more processes or threads
@@ -28,10 +28,10 @@ OUTAGE_ERRORS = frozenset(
     }
 )
 
-#: What Python says when it cannot start a thread; the exception has no class of its own.
+#: The message of Python's RuntimeError when it cannot start a thread.
 _NO_THREAD = "can't start new thread"
 
-#: Seconds until something that met an outage is tried again: doubled each time, up to the longest.
+#: Seconds between attempts during an outage: doubled each time, up to the longest.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_outage(error: BaseException | None) -> TypeGuard[BaseException]:
-    """Whether an error is the service's own outage, whatever the service was about to do."""
+    """Whether an error is an outage of the service itself."""
     if isinstance(error, OSError):
         return error.errno in OUTAGE_ERRORS
     return isinstance(error, (SQLAlchemyError, MemoryError)) or (

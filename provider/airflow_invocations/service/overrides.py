@@ -50,15 +50,15 @@ def require_as_registered(action: ContainerParameters, overrides: ContainerParam
     ]
     if changed:
         raise ForbiddenError(
-            f"an invocation runs its action as it is registered; this one changes {', '.join(changed[:10])}. "
-            "Allowed: variables that the action declares in its env_vars (but for PATH, PYTHON*, LD_* and "
+            f"the role invoke can't change how an action runs; changed: {', '.join(changed[:10])}. "
+            "Allowed: variables that the action declares in its env_vars (except PATH, PYTHON*, LD_* and "
             "others that decide what runs), AIRFLOW_CTX_*, OPENLINEAGE_PARENT_*, TRACEPARENT. Use a token "
             "with the role admin, or start the service with --allow-overrides"
         )
 
 
 def accept_overrides(_: ContainerParameters, __: ContainerParameters | None) -> None:
-    """Accept whatever an invocation asks for."""
+    """Accept all overrides."""
 
 
 def _may_be_set(name: str, value: str, declared: Mapping[str, str]) -> bool:

@@ -39,7 +39,7 @@ from .tokens import Tokens
 #: Invocations that the page lists: the newest.
 MAX_ROWS = 200
 
-#: Sessions that are kept, of one token and in all; one more, and the oldest ends.
+#: Sessions of one token, and of all; one more ends the oldest.
 MAX_SESSIONS_OF_TOKEN = 16
 MAX_SESSIONS = 256
 
@@ -73,7 +73,7 @@ class _Session:
 
 
 class Sessions:
-    """Who is logged in, in memory only: the browser holds two random halves, never the token.
+    """The sessions, in memory only. The browser holds two random halves, never the token.
 
     One half is a cookie. Browsers send it to every port of the host, so a program on another port may see and
     repeat it; alone it opens nothing. The other half is in the page's own storage, which knows ports, and is

@@ -1,4 +1,4 @@
-"""How much a process can be given when it starts: its command line and its environment.
+"""Limits of a new process's command line and environment.
 
 Linux takes 131,072 bytes for each text, with the zero at its end, and for all together a quarter of the
 stack's limit, 2 MiB usually: https://man7.org/linux/man-pages/man2/execve.2.html, "Limits on size".
@@ -22,10 +22,10 @@ _OVERHEAD = 9
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """An environment that a process can be given."""
+    """An environment that fits the limits of a process."""
 
     variables: dict[str, str]
-    #: Names of variables that it has no room for, in their order.
+    #: Names of the variables left out, in their order.
     left_out: list[str]
 
 
@@ -48,7 +48,7 @@ def size_of_all(command: Iterable[str], environment: Mapping[str, str]) -> int:
 def fit_environment(
     command: Sequence[str], environment: Mapping[str, str], optional: Collection[str]
 ) -> Fitted:
-    """Leave out variables until a process can be given the rest: each that is too large, then the largest.
+    """Leave out variables until the rest fits: first each one that is too large, then the largest ones.
 
     :param command: the process's command line, which needs room too.
     :param optional: names of the variables that may be left out.

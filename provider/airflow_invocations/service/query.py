@@ -219,7 +219,7 @@ class _Translation:
             )
         if condition.field in self._queryable.times and comparator in (*_TEXTUAL, *_MEMBERSHIP):
             raise InvalidRequestError(
-                f"{condition.field} {comparator}: a time is compared with = != < <= > >= only"
+                f"{condition.field} {comparator}: a time can be compared only with = != < <= > >="
             )
         value = self._value(condition, condition.value)
         if comparator in (*_TEXTUAL, *_MEMBERSHIP):
@@ -233,12 +233,12 @@ class _Translation:
         return self._ordered(condition, field, value)
 
     def _count_search(self, condition: Condition, value: Value) -> None:
-        """Refuse what takes too long to look for in long texts: each text is read once for each character."""
+        """Reject a value that takes too long to search for: each text is read once for each character."""
         if not isinstance(value, str):
             return
         if len(value) > MAX_PATTERN:
             raise InvalidRequestError(
-                f"{condition.field} {condition.comparator}: the value has at most {MAX_PATTERN} characters"
+                f"{condition.field} {condition.comparator}: the value may have {MAX_PATTERN} characters"
             )
         if condition.comparator is Comparator.BeginsWith or condition.field in self._queryable.columns:
             return
@@ -246,8 +246,8 @@ class _Translation:
         self._searched += len(value if anywhere else value.partition("%")[2].strip("%"))
         if self._searched > MAX_SEARCHED:
             raise InvalidRequestError(
-                f"what a query looks for in texts (CONTAINS, and LIKE after the first %) has at most "
-                f"{MAX_SEARCHED} characters in all; this one has more"
+                f"the values that the query searches texts for (CONTAINS, and LIKE after the first %) have "
+                f"more than {MAX_SEARCHED} characters in all"
             )
 
     def _ordered(self, condition: Condition, field: Field, value: Value) -> sa.ColumnElement[bool]:

@@ -67,7 +67,7 @@ class Reconciler:
         self._next_cleaning = 0.0
 
     async def recover(self) -> None:
-        """Take over everything that isn't this runner's: the service has just begun, so nobody else lives.
+        """Take over all invocations of other runners: the service has just started, so none of them is alive.
 
         So do processes of invocations that the database doesn't know, having been restored from a backup.
         """
@@ -99,12 +99,12 @@ class Reconciler:
             await asyncio.to_thread(self._clean)
 
     def _remove_secrets(self) -> None:
-        """Remove the secrets of attempts that broke off before they could do it."""
+        """Remove the secrets of attempts that were interrupted before they removed them."""
         for folder in self._settings.workspaces.glob(f"{ID_PREFIX}*"):
             Workspace(folder).remove_secrets()
 
     async def _lost(self) -> list[LeftOver]:
-        """What this process's own runner owns, and hasn't worked on for a whole round."""
+        """Return what this process's runner owns and hasn't worked on for a whole round."""
         owned = await asyncio.to_thread(self._store.owned_by, self._runner)
         claims = self._claims()
         idle = [left for left in owned if left.invocation_id not in claims]

@@ -72,7 +72,7 @@ _MAX_TIMEOUT = 365 * 24 * 60
 class Role(IntEnum):
     """What a token may do; each role may do what the ones before it may."""
 
-    #: Nothing but what is an action's own: the role of the token that its process gets.
+    #: The role of an action's own token, which can access only the resources of its invocation.
     Action = 0
     #: Look at actions, invocations and logs.
     Read = 1
@@ -88,12 +88,14 @@ class Role(IntEnum):
         for role in given:
             if role.name.lower() == name:
                 return role
-        raise ValueError(f"{name!r} is no role; allowed: {', '.join(role.name.lower() for role in given)}")
+        raise ValueError(
+            f"{name!r} is not a role; allowed:  {', '.join(role.name.lower() for role in given)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What belongs to the invocation whose process got a token: all that this token is good for.
+    """The resources of one invocation, which are all that its process's token can access.
 
     `datasets` are those that its input is of and the one that its outputs go to. The ones that its selectors
     lead to are added once the input is resolved.
@@ -112,9 +114,9 @@ class Caller:
     user: str
     org_id: str
     role: Role
-    #: Which token it is: its hash.
+    #: The hash of the token.
     token_id: str
-    #: Of an action's own token: what it may do beyond its role.
+    #: The resources that an action's own token can access; None for other tokens.
     own: Own | None = None
 
 
@@ -141,18 +143,18 @@ def _for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
 
 
 def _require_no_nul(what: str, value: object) -> None:
-    """Raise ValueError for a text that no process can be given; in lists JSON escapes the character."""
+    """Raise ValueError for a string that can't be passed to a process; in lists, JSON escapes NUL."""
     if isinstance(value, str) and "\0" in value:
-        raise ValueError(f"{what} has a NUL character in it, which no process can be given")
+        raise ValueError(f"{what} has a NUL character in it, which can't be passed to a process")
 
 
 def _for_a_process(container: ContainerParameters | None) -> ContainerParameters | None:
-    """Check that a process can be started so."""
+    """Check that a process can be started with these parameters."""
     if container is None:
         return None
     for field in ("command", "entry_point", "env_vars"):
         if len(getattr(container, field) or ()) > _MAX_WORDS:
-            raise ValueError(f"{field}: at most {_MAX_WORDS} are taken")
+            raise ValueError(f"{field}: it may have {_MAX_WORDS} entries")
     for field in ("entry_point", "command"):
         for part in getattr(container, field) or []:
             _require_no_nul(field, part)
@@ -167,7 +169,7 @@ def _for_a_process(container: ContainerParameters | None) -> ContainerParameters
 
 def _require_small(what: str, size: int) -> None:
     if size > MAX_TEXT:
-        raise ValueError(f"{what} has {size:,} bytes; a process can be given {MAX_TEXT:,} at once")
+        raise ValueError(f"{what} has {size:,} bytes; a process can be given {MAX_TEXT:,} in one string")
 
 
 _Container = Annotated[ContainerParameters | None, pydantic.AfterValidator(_for_a_process)]
@@ -227,11 +229,11 @@ class NewInvocation(InvocationRequest, defer_build=False):
             selectors = getattr(wanted, kind, None) or []
             selectors = selectors if isinstance(selectors, list) else [selectors]
             if len(selectors) > _MAX_SELECTORS:
-                raise ValueError(f"{kind}: an input has at most {_MAX_SELECTORS} selectors")
+                raise ValueError(f"{kind}: an input may have {_MAX_SELECTORS} selectors")
             for selector in selectors:
                 for field in ("ids", "names", "paths"):
                     if len(getattr(selector, field, None) or []) > _MAX_SELECTED:
-                        raise ValueError(f"{kind}.{field}: a selector has at most {_MAX_SELECTED}")
+                        raise ValueError(f"{kind}.{field}: a selector may have {_MAX_SELECTED}")
         return wanted
 
     @pydantic.field_validator("parameter_values")

@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 
 class Verdict(NamedTuple):
-    """How an attempt ended, and why. Queued: it didn't, it is to run again."""
+    """How an attempt ended, and why. Queued: it didn't end, and has to run again."""
 
     status: InvocationStatus
     detail: str | None
@@ -77,11 +77,11 @@ class _Claim:
     stopping: asyncio.Event
     #: Set when there may be a reason to stop that wasn't there before.
     touched: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Set when an attempt broke for a reason that nobody expected, so that it isn't repeated for ever.
+    #: Whether an attempt failed with an unexpected error, which must not repeat for ever.
     lost: bool = False
 
     async def move(self, status: InvocationStatus) -> None:
-        """Set the status, as often as that takes. Raises ConditionError if it isn't ours any more."""
+        """Set the status; repeat this during outages. Raises ConditionError if the claim was lost."""
 
         def record() -> None:
             self.store.advance(self.record.invocation_id, status, None, self.owner)
@@ -97,7 +97,7 @@ class _Claim:
         await self.repeat("record its process", record)
 
     async def end(self, verdict: Verdict) -> None:
-        """Record how it ended, as often as that takes: what ended without a record would run again.
+        """Record how the attempt ended; repeat this during outages, as an unrecorded end would run again.
 
         Raises:
             ConditionError: the invocation isn't ours any more.
@@ -106,7 +106,7 @@ class _Claim:
         await self.repeat(f"record that it is {verdict.status.name}", lambda: self._record(verdict))
 
     async def repeat(self, what: str, call: Callable[[], _T]) -> _T:
-        """What a call in a thread answers, once no outage of the service's own keeps it from answering.
+        """Call a function in a thread, and repeat it while the service has an outage of its own.
 
         Pauses between attempts grow up to LONGEST_PAUSE. The outage itself is raised when the service stops.
         """
@@ -141,11 +141,11 @@ class _Claim:
     def wants_downloads(self) -> bool:
         """Whether the action wants its input's files, not only their records."""
         action = self._action()
-        # One that was deleted since: what is there too much does no harm.
+        # The action was deleted; downloading too much is harmless.
         return action is None or action.requires_downloaded_inputs is not False
 
     def role_of_process(self) -> Role:
-        """What the action's process may do beyond what is its own."""
+        """The role of the action's process for other resources than its own."""
         action = self._action()
         return Role.Invoke if action is not None and action.may_invoke else Role.Action
 
@@ -175,21 +175,21 @@ class _Claim:
 
 
 class _Outages:
-    """Which invocations met an outage of the service, and until when each of them waits."""
+    """The invocations that met an outage of the service, and when each may be claimed again."""
 
     def __init__(self) -> None:
         #: By invocation: how often in a row, and until when it waits (`time.monotonic`).
         self._met: dict[str, tuple[int, float]] = {}
 
     def met(self, invocation_id: str) -> float:
-        """Note one more; for how many seconds the invocation waits now."""
+        """Record one more outage; return the seconds until the invocation may be claimed again."""
         times = self._met.get(invocation_id, (0, 0.0))[0] + 1
         pause = pause_after(times)
         self._met[invocation_id] = (times, time.monotonic() + pause)
         return pause
 
     def over(self, invocation_id: str) -> None:
-        """Forget what an invocation met: it has ended."""
+        """Remove an invocation that has ended."""
         self._met.pop(invocation_id, None)
 
     def pausing(self) -> list[str]:
@@ -317,7 +317,7 @@ class Runner:
                     log_failure(_log, "could not record a sign of life")
 
     async def _run(self, claim: _Claim) -> None:
-        """Run an invocation to its end, or put it back into the queue; whatever else happens, end."""
+        """Run an invocation to its end, or queue it again; never raise."""
         try:
             verdict = await self._attempt(claim)
             await claim.end(verdict)
@@ -325,9 +325,9 @@ class Runner:
             happened = "ended" if is_over else "interrupted, will run again"
             _log.info(happened, extra={**claim.named, "status": verdict.status.name})
         except (ConditionError, InvalidStateTransitionError):
-            _log.info("came to its end from outside", extra=claim.named)
+            _log.info("ended by another request", extra=claim.named)
         except Exception:
-            # It is owned, and nothing works on it: the reconciler takes that for lost.
+            # The claim stays, and nothing works on it, so the reconciler treats the invocation as lost.
             log_failure(_log, "%s is left to the reconciler", claim.record.invocation_id)
 
     async def _attempt(self, claim: _Claim) -> Verdict:
@@ -341,17 +341,17 @@ class Runner:
         except (ConditionError, InvalidStateTransitionError):
             raise
         except Exception as error:
-            # What an action can do wrong has a verdict of its own: an OSError that comes to here is about the
-            # service's own files. Anything else that nobody expected is counted, as a crash is.
+            # Errors of the action have been handled: an OSError here is about the service's own files. Any
+            # other unexpected error counts like a crash.
             claim.lost = not (isinstance(error, OSError) or is_outage(error))
             pause = self._pause(invocation_id)
-            log_failure(_log, "could not run %s; it is queued again, for %g s from now", invocation_id, pause)
+            log_failure(_log, "could not run %s; queued again, to start in %g s", invocation_id, pause)
             return Verdict(InvocationStatus.Queued, f"the service could not run this: {error}"[:MAX_DETAIL])
         self._outages.over(invocation_id)
         return verdict
 
     def _pause(self, invocation_id: str) -> float:
-        """Have an invocation wait before it is claimed again; for how many seconds."""
+        """Delay the next claim of an invocation; return the seconds."""
         pause = self._outages.met(invocation_id)
         asyncio.get_running_loop().call_later(pause, self._work.set)
         return pause
@@ -413,9 +413,9 @@ class _Execution:
             try:
                 verdict = await self._attend(process, out, err)
             finally:
-                # Whatever the action left behind in its group ends with it, as in a container.
+                # Processes that the action left in its group end with it, as in a container.
                 await processes.end(process.pid, self._settings.grace)
-                # And what has left the group: nobody would look for it once the invocation has ended.
+                # So do those that have left the group: nothing looks for them after the invocation has ended.
                 await processes.end_marked(INVOCATION_VARIABLE, {self._record.invocation_id})
                 await self._orphans.action_ended(self._record.invocation_id, workspace.folder)
                 await process.last_output(LAST_OUTPUT, self._claim.stopping)
@@ -431,7 +431,7 @@ class _Execution:
         return verdict
 
     async def _uploaded(self, workspace: Workspace) -> Verdict | None:
-        """Upload the outputs, as often as an outage makes it take; a verdict if that isn't done."""
+        """Upload the outputs, and repeat this during outages; return a verdict if the upload failed."""
         attempts = 0
 
         def upload_unless_stopped() -> Verdict | None:
@@ -527,7 +527,7 @@ class _Execution:
 
 
 async def _show_redrawn(streams: Sequence[LineStream]) -> None:
-    """Keep how far progress bars have come while their streams are silent."""
+    """Write the current state of progress bars while their streams are silent."""
     while True:
         await asyncio.sleep(REDRAW_INTERVAL)
         for stream in streams:
@@ -535,7 +535,7 @@ async def _show_redrawn(streams: Sequence[LineStream]) -> None:
 
 
 def own_of(record: InvocationRecord, inputs: ActionInputRecord) -> Own:
-    """Return what belongs to an invocation: itself, the datasets of its input, and its destination."""
+    """Return an invocation's own resources: itself, its input datasets, and its destination."""
     selectors = record.rich_input_data.file_selectors if record.rich_input_data else []
     named = {None if record.data_source.is_unspecified else record.data_source.data_source_id}
     named |= {selector.dataset_id for selector in selectors}
@@ -546,7 +546,7 @@ def own_of(record: InvocationRecord, inputs: ActionInputRecord) -> Own:
 
 
 def _why_again(record: InvocationRecord) -> str | None:
-    """Which attempt this is, and why the one before was broken off; None: it is the first."""
+    """Return which attempt this is, and why the previous one was interrupted; None for the first."""
     queued = [step for step in record.status if step.status is InvocationStatus.Queued]
     if len(queued) < 2:
         return None

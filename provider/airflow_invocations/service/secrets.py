@@ -27,8 +27,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 class Secrets:
     """Seals secrets and reads them back.
 
-    A variable INVOCATIONS_SECRET_NAME of the service's environment goes before what is stored for the
-    organisation LOCAL_ORG; no other organisation gets it, since a variable can't say whose secret it is.
+    A variable INVOCATIONS_SECRET_NAME of the service's environment takes precedence over the stored value for
+    the organisation LOCAL_ORG. No other organisation gets it, as a variable can't name its organisation.
 
     :param store: where the sealed values are.
     :param key_file: the key, of mode 0600; it is made when the first secret is set.

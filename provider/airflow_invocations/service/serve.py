@@ -81,7 +81,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     watches = Watches(store, logs, tokens.is_current)
     metrics = Metrics(store.count_by_status, watches.__len__)
     answering = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
-    # Outside of everything: an answer that says that the app broke is counted too.
+    # The outermost middleware, so that it also counts the answers of a failed app.
     app = CountRequests(answering, metrics)
     config = BoundedConfig(
         app,
@@ -95,7 +95,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     server = _Server(config, watches)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(RareReports())
-    # A slot may copy files for hours: its thread is none of those that everything else needs.
+    # A slot may copy files for hours, so slots have their own threads.
     loop.set_default_executor(ThreadPoolExecutor(max_workers=_THREADS + settings.slots))
     store.listen(in_loop(loop, watches.committed))
     store.listen_to_states(in_loop(loop, watches.state_updated))
@@ -180,7 +180,7 @@ def _data_folder(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _private_files() -> Iterator[None]:
-    """Have everything that this process makes be its user's alone; actions get a umask of their own."""
+    """Create all files of this process with access for its user only; actions get another umask."""
     former = os.umask(0o077)
     try:
         yield
@@ -189,19 +189,21 @@ def _private_files() -> Iterator[None]:
 
 
 def _make_private(folder: Path) -> None:
-    """Close a folder that others may read, and refuse one that others may write to.
+    """Remove read access for other users, and reject a folder that other users can write to.
 
-    :raises StartError: others may write to it, so what is in it may be theirs.
+    :raises StartError: other users can write to it, so its files can't be trusted.
     """
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o022:
         raise StartError(
-            f"others may write to the data folder {folder} (mode {mode:04o}); make it your own with "
-            f"'chmod 700 {folder}', or name a folder below it, which is made with that mode"
+            f"other users can write to the data folder {folder} (mode {mode:04o}); run "
+            f"'chmod 700 {folder}', or choose a folder below it, which is created with mode 0700"
         )
     if mode & 0o055:
         folder.chmod(0o700)
-        _log.warning("others could read the data folder %s (mode %04o); it has mode 0700 now", folder, mode)
+        _log.warning(
+            "other users could read the data folder %s (mode %04o); changed its mode to 0700", folder, mode
+        )
 
 
 def _lock(lock: IO[str], folder: Path) -> None:

@@ -66,7 +66,7 @@ class Tokens:
         return None if found is None else Caller(found.name, found.org_id, found.role, hash_of(token))
 
     def is_current(self, token_id: str) -> bool:
-        """Whether the token that a caller had (`Caller.token_id`) is still good; this reads the database."""
+        """Whether a caller's token (`Caller.token_id`) is still valid; this reads the database."""
         if token_id == self._local.token_id or any(
             caller.token_id == token_id for caller in tuple(self._of_actions.values())
         ):
@@ -74,7 +74,7 @@ class Tokens:
         return self._store.has_token(token_id)
 
     def listen(self, listener: Callable[[str], None]) -> None:
-        """Have `listener` called with the `token_id` of a token that was taken back."""
+        """Call `listener` with the `token_id` of each revoked token."""
         self._listeners.append(listener)
 
     def _in_memory(self, token: str) -> Caller | None:
@@ -86,7 +86,7 @@ class Tokens:
         return None
 
     def lend(self, own: Own, role: Role = Role.Action) -> str:
-        """A token for an action's own process, to be taken back when it has ended.
+        """Create a token for an action's process, to be revoked when the process has ended.
 
         :param own: what it is good for.
         :param role: what it may do beside that.

@@ -33,11 +33,11 @@ MAX_WAITING = 20_000
 MAX_WAITING_OF_ALL = 200_000
 MIN_WAITING = 1_000
 
-#: Seconds for which a token counts as good once it was looked up: nothing is told for longer than that after
-#: it was revoked.
+#: Seconds for which a token counts as valid after it was checked; no event is sent later than this after a
+#: token was revoked.
 RECHECK = 1.0
 
-#: Seconds without anything to tell after which a token is looked up again.
+#: Seconds without events after which a token is checked again.
 IDLE = 15.0
 
 #: Stored events that are read at a time.
@@ -159,7 +159,7 @@ class Watch:
         )
 
     def tell(self, changed: Changed, limit: int) -> None:
-        """Have something told; a reader that is `limit` events behind loses its place."""
+        """Queue an event; a reader that is `limit` events behind loses its cursor."""
         if len(self.waiting) >= limit:
             self.lose()
         elif not self.lost:
@@ -167,7 +167,7 @@ class Watch:
         self.something.set()
 
     def restate(self, invocation_id: str, limit: int) -> None:
-        """Have an invocation's new state told; a reader that is `limit` of them behind loses its place."""
+        """Queue a new status; a reader that is `limit` events behind loses its cursor."""
         if len(self.restated) >= limit:
             self.lose()
         elif not self.lost:
@@ -175,7 +175,7 @@ class Watch:
         self.something.set()
 
     def lose(self) -> None:
-        """Give up what waits for a reader that is too far behind."""
+        """Drop the queued events of a reader that is too far behind."""
         self.lost = True
         self.waiting.clear()
         self.restated.clear()
@@ -188,7 +188,7 @@ class Watch:
 
 @dataclass(slots=True)
 class _Holder:
-    """What one token has open: how many watches, how many ids they name, and when it was good for certain."""
+    """The open watches of one token: their number, their ids, and when the token was last checked."""
 
     watches: int = 0
     ids: int = 0
@@ -224,7 +224,7 @@ class Watches:
             watch.something.set()
 
     def token_ended(self, token_id: str) -> None:
-        """End the streams of a token that isn't good any more."""
+        """End the streams of a token that was revoked."""
         for watch in self._by_watch_id.values():
             if watch.token_id == token_id:
                 watch.closed = True
@@ -297,7 +297,7 @@ class Watches:
             yield told
 
     async def _token_is_good(self, watch: Watch) -> bool:
-        """Whether a watch's token is good; looked up every RECHECK seconds, for all watches of the token."""
+        """Whether a watch's token is valid; checked every RECHECK seconds for all its watches."""
         holder = self._holders[watch.token_id]
         if watch.closed:
             return False

@@ -91,11 +91,11 @@ class Workspace:
         )
 
     def remove_secrets(self) -> None:
-        """Remove the secrets' values: no process that may read them is left."""
+        """Remove the files with secrets, once no process that may read them is left."""
         self.paths.secrets_file.unlink(missing_ok=True)
 
     def remove_input(self) -> None:
-        """Give back the room that input files take, as far as that can be done."""
+        """Remove the input files, as far as possible, to free disk space."""
         shutil.rmtree(self.paths.input_dir, ignore_errors=True)
 
     def environment(
@@ -105,7 +105,7 @@ class Workspace:
         command: Sequence[str],
         notice: Callable[[str], object],
     ) -> dict[str, str]:
-        """All that the action's process finds: nothing of the service's own environment but the PATH.
+        """Return the environment of the action's process; of the service's own it has only PATH.
 
         :param command: the process's command line.
         :param notice: called with a sentence about parameters that a process can't be given as variables.
@@ -129,16 +129,16 @@ class Workspace:
         }
         variables = {f"{_PARAMETER}{name}": _text(value) for name, value in record.parameter_values.items()}
         chosen = record.container_parameters.env_vars or {}
-        # What leads to a process that has left its group is no one's to choose.
+        # An action must not override the variables by which its processes are found.
         marks = {INVOCATION_VARIABLE: record.invocation_id, SERVICE_VARIABLE: access.service}
         given = {**own, **variables, **chosen, **marks}
         fitted = fit_environment(command, given, variables.keys() - chosen.keys())
         if fitted.left_out:
             names = ", ".join(repr(name.removeprefix(_PARAMETER)) for name in fitted.left_out)
             notice(
-                f"too large for the environment, and only in the file that {Variable.ActionParametersFile} "
-                f"names: parameter {names} (a variable has at most {MAX_TEXT:,} bytes with its name, and all "
-                f"of them {MAX_TOTAL:,})"
+                f"too large for the environment, so only in the file that {Variable.ActionParametersFile} "
+                f"names: parameter {names} (a variable may have {MAX_TEXT:,} bytes with its name, and all "
+                f"of them together {MAX_TOTAL:,})"
             )
         return fitted.variables
 

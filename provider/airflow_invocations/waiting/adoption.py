@@ -23,7 +23,7 @@ async def invoke_once(
 ) -> InvocationRecord:
     """Return the invocation that has the request's `idempotency_id`; start it if there is none.
 
-    :raises RequestConflictError: it was asked for something else.
+    :raises RequestConflictError: the invocation has a different request.
     :raises PlatformError: as `platform.invoke` does.
     """
     try:

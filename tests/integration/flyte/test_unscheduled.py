@@ -76,7 +76,7 @@ class TestAcceptedButNeverEnqueued:
         assert record.idempotency_id == "once"
         (row,) = server.backend.runs.values()
         assert row.starts == 1
-        assert caplog.text.count(f"Flyte had accepted run {run} without enqueueing it") == 1
+        assert caplog.text.count(f"Flyte accepted run {run} without enqueueing it") == 1
 
     async def test_a_run_that_is_queued_for_long_is_sent_again_and_started_once(
         self, server: FlyteServer, flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch

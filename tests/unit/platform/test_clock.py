@@ -55,7 +55,7 @@ async def test_newest_since_a_time_is_right_whatever_the_platforms_clock_says(
             for _ in range(2):  # the first answer tells what the clock says
                 newest = await platform.newest("scan", now() - MINUTES)
                 assert (newest is not None) is is_found
-    assert ("clock of the platform differs" in caplog.text) is (abs(by) > 5 * SECONDS)
+    assert ("platform's clock differs" in caplog.text) is (abs(by) > 5 * SECONDS)
 
 
 async def test_a_slow_answer_is_no_wrong_clock(script: Script) -> None:

@@ -248,7 +248,7 @@ async def test_an_answer_that_trickles_in_ends(script: Script, monkeypatch: pyte
     monkeypatch.setattr(http, "MAX_ANSWER_TIME", 0.5)
     script.answers = [trickle]
     async with script.client() as platform:
-        with pytest.raises(UnavailableError, match=r"takes longer than 0\.5 s to answer"):
+        with pytest.raises(UnavailableError, match=r"took longer than 0\.5 s to send its response"):
             await platform.get("iv_1")
 
 

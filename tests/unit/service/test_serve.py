@@ -154,12 +154,12 @@ class TestActionsOfAFolder:
             ({"inherits": {"name": "base"}}, []),
             (
                 {"paramters": [], "container_parameters": {"command": ["true"]}},
-                ["the field 'paramters' has no effect; is 'parameters' meant?"],
+                ["the field 'paramters' has no effect; did you mean 'parameters'?"],
             ),
             (
                 {"container_parameters": {"comand": ["true"]}},
                 [
-                    "the field 'comand' in container_parameters has no effect; is 'command' meant?",
+                    "the field 'comand' in container_parameters has no effect; did you mean 'command'?",
                     "it has nothing to run: set container_parameters.command or .entry_point",
                 ],
             ),
@@ -171,18 +171,13 @@ class TestActionsOfAFolder:
                 },
                 [
                     "the field 'cpus' in compute_requirements has no effect",
-                    "the field 'tpye' in parameters has no effect; is 'type' meant?",
+                    "the field 'tpye' in parameters has no effect; did you mean 'type'?",
                     "the field 'unheard_of' in parameters has no effect",
                 ],
             ),
             (
                 {"image_uri": "registry/image:1"},
-                [
-                    (
-                        "it needs the container image 'registry/image:1', and this service runs none: "
-                        "it can't be invoked"
-                    )
-                ],
+                ["it needs the container image 'registry/image:1', but this service runs no containers"],
             ),
             ({}, ["it has nothing to run: set container_parameters.command or .entry_point"]),
         ],
@@ -280,7 +275,7 @@ class TestDataFolder:
         folder = tmp_path / "data"
         folder.mkdir()
         folder.chmod(mode)
-        assert f"(mode 0{mode:o}); make it your own with 'chmod 700" in refusal(tmp_path)
+        assert f"(mode 0{mode:o}); run 'chmod 700" in refusal(tmp_path)
         assert list(folder.iterdir()) == []
 
     @pytest.mark.parametrize("mode", [0o755, 0o750, 0o705, 0o711])
@@ -292,7 +287,7 @@ class TestDataFolder:
         folder.chmod(mode)
         _make_private(folder)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert "others could read the data folder" in caplog.text
+        assert "other users could read the data folder" in caplog.text
         caplog.clear()
         _make_private(folder)
         assert caplog.text == ""

@@ -103,11 +103,11 @@ async def test_a_folder_that_is_away_for_a_moment_is_retried(
         wanted = {"data_source_id": dataset_id, "rich_input_data": InvocationInput(files=selector)}
     move(folder, folder.with_name("elsewhere"))
     away = await ended(store, **wanted)
-    assert (away.current.detail or "").startswith("exit code 70: the input can't be had: ")
+    assert (away.current.detail or "").startswith("exit code 70: the input can't be resolved or downloaded: ")
     assert verdict_on(away) is InvocationFailedError
     if query is not None:
         (said_first, _) = setup_lines(logs, away)
-        assert said_first.startswith("the query knows only files that were there earlier: the folder of")
+        assert said_first.startswith("the query uses the last known files: the folder of")
     move(folder.with_name("elsewhere"), folder)
     assert verdict_on(await ended(store, **wanted)) is None
 
@@ -132,11 +132,11 @@ async def test_what_a_selection_has_to_say_is_in_the_invocations_own_log(
 ) -> None:
     nothing = await ended(store, data_source_id=dataset_id, input_data=["*.Csv"])
     assert nothing.last_status is InvocationStatus.Completed
-    assert setup_lines(logs, nothing) == ["the input's selectors select no files"]
+    assert setup_lines(logs, nothing) == ["the input's selectors match no files"]
     selector = FileSelector(dataset_id=dataset_id, query="size > 0")
     wide = await ended(store, data_source_id=dataset_id, rich_input_data=InvocationInput(files=selector))
     assert setup_lines(logs, wide) == [
-        f"dataset_id '{dataset_id}' narrows paths only: it doesn't narrow query, ids, names"
+        f"dataset_id '{dataset_id}' applies to paths only, not to query, ids and names"
     ]
 
 
@@ -211,8 +211,8 @@ async def test_a_parameter_that_can_not_be_a_variable_is_in_the_file(
     assert record.last_status is InvocationStatus.Completed, record.current.detail
     assert [line.log for line in said(logs, record) if line.process is LogProcess.Action] == printed
     expected = (
-        "too large for the environment, and only in the file that ROBOTO_ACTION_PARAMETERS_FILE names: "
-        f"parameter {too_large} (a variable has at most 131,071 bytes with its name, and all of them "
+        "too large for the environment, so only in the file that ROBOTO_ACTION_PARAMETERS_FILE names: "
+        f"parameter {too_large} (a variable may have 131,071 bytes with its name, and all of them together "
         f"{MAX_TOTAL:,})"
     )
     assert setup_lines(logs, record) == ([] if too_large is None else [expected])
@@ -228,7 +228,7 @@ async def test_a_command_of_the_largest_size_that_is_taken_starts(store: Store, 
     # The variables of the service's own still find their place.
     assert largest.last_status is InvocationStatus.Completed, largest.current.detail
     create(store, "larger", container_parameters=container(room + 1))
-    with pytest.raises(InvalidRequestError, match=f"a process can be given {MAX_TOTAL:,}"):
+    with pytest.raises(InvalidRequestError, match=f"allowed: {MAX_TOTAL:,}"):
         invoke(store, "larger")
 
 

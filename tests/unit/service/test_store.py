@@ -353,7 +353,7 @@ class TestIdempotency:
         with pytest.raises(ConflictError) as refused:
             invoke(store, idempotency_id="once", **{**self.WHOLE, **changed})
         assert refused.value.message == (
-            f"idempotency_id 'once' belongs to {first.invocation_id}, which was invoked with something else. "
+            f"idempotency_id 'once' belongs to {first.invocation_id}, which has another request. "
             f"Different: {difference}. Send the first request again, or use another idempotency_id"
         )
         assert "s3cret" not in refused.value.message

@@ -141,7 +141,7 @@ def test_no_value_is_in_the_message() -> None:
             Capabilities(),
         )
     assert "s3cret" not in str(conflict.value)
-    assert "iv_1 was asked for something else: parameter 'token'" in str(conflict.value)
+    assert "iv_1 has a different request: parameter 'token'" in str(conflict.value)
 
 
 class Refusing:

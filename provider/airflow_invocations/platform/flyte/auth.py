@@ -96,7 +96,7 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
     header = str(client.get("authorizationMetadataKey") or "authorization")
     if not _SENDABLE.fullmatch(data["access_token"]) or not _HEADER.fullmatch(header):
         # Not shown: it is a secret.
-        raise UnavailableError(f"{url} answers with a token, or the name of its header, that can't be sent")
+        raise UnavailableError(f"{url} returned a token or a header name that can't be sent in a request")
     return _Token(header, data["access_token"], time.monotonic() + max(life - _MARGIN, life / 2))
 
 

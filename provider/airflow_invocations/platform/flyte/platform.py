@@ -403,7 +403,7 @@ class FlytePlatform:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def enqueue_if_unscheduled(self, invocation_id: str) -> bool:
-        """Have Flyte enqueue a run that it has accepted and never enqueued; whether it was one.
+        """Enqueue a run that Flyte accepted and never enqueued; return whether it was such a run.
 
         Raises:
             PlatformError: Flyte can't be asked, or has no such run.
@@ -416,11 +416,11 @@ class FlytePlatform:
         return True
 
     async def _enqueue(self, run: RunId, details: Json) -> None:
-        """Send CreateRun again, with what Flyte itself has of a run.
+        """Send CreateRun again, with the inputs and the spec that Flyte stores.
 
         A run that was accepted while Flyte could not reach its cluster stays queued for ever, and a restart
         of Flyte doesn't help (https://github.com/flyteorg/flyte/issues/7872). Sent again, CreateRun leaves
-        the record as it is and enqueues the run; of one that is enqueued Flyte refuses the second resource.
+        the record as it is and enqueues the run; Flyte rejects a second resource of an enqueued run.
         """
         data = await self._connect.call(f"{DATA}/GetActionData", {"actionId": run.action(self._org)})
         message = {
@@ -431,7 +431,7 @@ class FlytePlatform:
         }
         with suppress(ConflictError):
             await self._connect.call(f"{RUNS}/CreateRun", message, attempts=1)
-        _log.info("Flyte had accepted run %s without enqueueing it; sent CreateRun again", run)
+        _log.info("Flyte accepted run %s without enqueueing it; sent CreateRun again", run)
 
     async def details(self, run: RunId) -> Json:
         """Return a run's RunDetails. Raises NotFoundError only if it isn't there."""

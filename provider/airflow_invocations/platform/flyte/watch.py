@@ -68,7 +68,7 @@ _Task = asyncio.Task[None]
 
 
 class Runs(Protocol):
-    """What a watch asks of the platform besides streams."""
+    """The requests that a watch makes besides its streams."""
 
     async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
         """Return the present statuses of these runs."""
@@ -77,7 +77,7 @@ class Runs(Protocol):
         """Return a run's RunDetails."""
 
     async def enqueue_if_unscheduled(self, invocation_id: str) -> bool:
-        """Have a run enqueued that was accepted and never enqueued; return whether it was one."""
+        """Enqueue a run that was accepted and never enqueued; return whether it was such a run."""
 
 
 class FlyteWatch:
@@ -175,7 +175,7 @@ class FlyteWatch:
                     await self._is_fresh.wait()
 
     async def _look_at_queued(self) -> None:
-        """Have runs enqueued that Flyte has accepted and, for a minute or longer, not enqueued."""
+        """Enqueue runs that Flyte accepted a minute or longer ago and has not enqueued."""
         queued = {one for one, status in self._last.items() if status is InvocationStatus.Queued}
         for invocation_id in self._overdue.due(self._last, queued):
             try:
@@ -186,7 +186,7 @@ class FlyteWatch:
                 _log.info("Could not check whether Flyte has enqueued %s: %s", invocation_id, error)
 
     async def _look_at_pods(self) -> None:
-        """Tell as log lines what the pods of runs wait for whose logs are followed and have not begun."""
+        """Report what the pods of runs wait for, as log lines, while the runs have no log yet."""
         waiting = [one for one, tail in self._tails.items() if not tail.begun.is_set()]
         for invocation_id in random.sample(waiting, min(len(waiting), MAX_PODS)):
             run, tail = _run_of(invocation_id), self._tails[invocation_id]

@@ -164,7 +164,7 @@ def _refusal(error: sa.exc.OperationalError, within: float) -> InvalidRequestErr
     """What is wrong with a query that SQLite did not answer; None: nothing is."""
     kind = getattr(error.orig, "sqlite_errorcode", None)
     if kind == sqlite3.SQLITE_INTERRUPT:
-        return InvalidRequestError(f"the query takes longer than {within:g} s; make it simpler or narrower")
+        return InvalidRequestError(f"the query takes longer than {within:g} s; simplify or narrow it")
     if kind == sqlite3.SQLITE_ERROR:
         return InvalidRequestError(f"the query cannot be answered: {error.orig}")
     return None

@@ -170,7 +170,7 @@ class Invocations(Lives):
                 this machine can't run the action.
             ForbiddenError: `check_overrides` refuses what it changes of its action.
             UnsupportedError: it wants topics or sessions.
-            ConflictError: the `idempotency_id` belongs to an invocation that was asked for something else.
+            ConflictError: the `idempotency_id` belongs to an invocation with a different request.
         """
         with self._write() as connection:
             if (first := _first_of(connection, name, request, org_id)) is not None:
@@ -549,8 +549,8 @@ def _require_own_secrets(parameters: Mapping[str, Any], org_id: str) -> None:
             raise InvalidRequestError(f"parameter {name!r}: {error}") from None
         if named not in (None, org_id):
             raise InvalidRequestError(
-                f"parameter {name!r} names a secret of {named!r}; an invocation reads the secrets of its own "
-                f"organisation only, {org_id!r}: leave '@{named}' out"
+                f"parameter {name!r} names a secret of {named!r}; an invocation can read only secrets "
+                f"of its own organisation, {org_id!r}: leave '@{named}' out"
             )
 
 
@@ -568,8 +568,8 @@ def _require_runnable(action: ActionRecord, container: ContainerParameters) -> N
     command = [*(container.entry_point or []), *(container.command or [])]
     if (size := size_of_all(command, container.env_vars or {})) > MAX_TOTAL:
         raise InvalidRequestError(
-            f"action {action.name!r}: command and env_vars have {size:,} bytes together; a process can be "
-            f"given {MAX_TOTAL:,}"
+            f"action {action.name!r}: command and env_vars have {size:,} bytes together; allowed: "
+            f"{MAX_TOTAL:,}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether a request that brings a known `idempotency_id` asks for what that id was first used for."""
+"""Compare a request with the first one that used its `idempotency_id`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Fingerprint = dict[str, dict[str, str]]
 
 
 def note_first_request(connection: sa.Connection, invocation_id: str, request: InvocationRequest) -> None:
-    """Store what a later request with the same `idempotency_id` must ask for. Without an id nothing is."""
+    """Store the fingerprint of a request with an `idempotency_id`, to compare later requests to."""
     if request.idempotency_id is not None:
         connection.execute(_INSERT, {"invocation_id": invocation_id, "fingerprint": _fingerprint(request)})
 
@@ -33,14 +33,14 @@ def note_first_request(connection: sa.Connection, invocation_id: str, request: I
 def refuse_another_request(
     connection: sa.Connection, first: sa.Row[Any], action_name: str, request: InvocationRequest
 ) -> None:
-    """Check that a request asks for what the invocation with its `idempotency_id` was made for.
+    """Check that a request equals the first request with its `idempotency_id`.
 
-    What counts is the action's name, the parameters, the input, the upload destination, and the command of
-    an override. The rest may change between two tries of one task: who asks, the environment, the timeout,
-    the computing requirements, and the version of the action.
+    It compares the action's name, the parameters, the input, the upload destination, and the command of an
+    override. The other fields may change between two tries of one task: provenance, environment variables,
+    timeout, compute requirements, and the version of the action.
 
     :param first: the invocation's row.
-    :raises ConflictError: it asks for something else. The message names what differs and shows no value.
+    :raises ConflictError: the requests differ. The message names the fields and shows no value.
     """
     differences = []
     if first.action_name != action_name:
@@ -52,8 +52,8 @@ def refuse_another_request(
         more = len(differences) - _SHOWN
         shown = "; ".join([*differences[:_SHOWN], *([f"and {more} more"] if more > 0 else [])])
         raise ConflictError(
-            f"idempotency_id {request.idempotency_id!r} belongs to {first.invocation_id}, which was invoked "
-            f"with something else. Different: {shown}. Send the first request again, or use another "
+            f"idempotency_id {request.idempotency_id!r} belongs to {first.invocation_id}, which has "
+            f"another request. Different: {shown}. Send the first request again, or use another "
             "idempotency_id"
         )
 
@@ -88,7 +88,7 @@ def _differences(first: Fingerprint, now: Fingerprint) -> list[str]:
 
 
 def _changed(first: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """By name, how one differs that isn't the same in both."""
+    """Return how each differing name differs."""
     how = {name: "another value" for name in first if name in now and first[name] != now[name]}
     how |= {name: "given first, not now" for name in first if name not in now}
     return how | {name: "given now, not first" for name in now if name not in first}

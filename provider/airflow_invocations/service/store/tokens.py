@@ -36,10 +36,10 @@ class TokenHashes(Database):
     """Reads and writes of tokens."""
 
     def add_token(self, name: str, org_id: str, role: Role) -> str:
-        """Make a token; this is the only time that it can be read.
+        """Create a token and return it; it can't be read again later.
 
         Raises:
-            InvalidRequestError: the name can't be one.
+            InvalidRequestError: the name is invalid.
             ConflictError: the name is taken.
         """
         if not _NAME.fullmatch(name):
@@ -51,14 +51,14 @@ class TokenHashes(Database):
         with self._write() as connection:
             if connection.execute(sa.select(tokens).where(tokens.c.name == name)).first() is not None:
                 raise ConflictError(
-                    f"there is a token {name!r} already, and it can't be read again; replace it (invocations "
-                    "token rotate), or choose another name"
+                    f"token {name!r} already exists and can't be shown again; replace it (invocations token "
+                    "rotate), or choose another name"
                 )
             connection.execute(tokens.insert().values(values))
         return token
 
     def rotate_token(self, name: str) -> str:
-        """Replace a token by another one with its name, organisation and role. Raises NotFoundError."""
+        """Replace a token with a new one of the same name, organisation and role. Raises NotFoundError."""
         token = secrets.token_urlsafe(32)
         changed = tokens.update().where(tokens.c.name == name).values(hash=hash_of(token), created=now())
         with self._write() as connection:
@@ -87,7 +87,7 @@ class TokenHashes(Database):
         return None if row is None else _record(row)
 
     def has_token(self, token_hash: str) -> bool:
-        """Whether there is a token of this hash."""
+        """Whether a token with this hash exists."""
         with self._read() as connection:
             return connection.execute(_BY_HASH, {"hash": token_hash}).first() is not None
 
