@@ -21,7 +21,7 @@ Feed = Callable[[bytes], bool]
 
 _T = TypeVar("_T")
 
-#: Processes that `start` has started and whose end nobody has waited for yet.
+#: Processes that `start` has started and that have not been waited for.
 _started: set[int] = set()
 
 #: Seconds by which two readings of one process's start may differ.

@@ -27,8 +27,8 @@ MAX_WATCHES = 500
 MAX_IDS_OF_TOKEN = 100_000
 MAX_IDS_OF_ALL = 200_000
 
-#: Events that may wait for a slow reader; one more, and it loses its place (and is told so). With many open
-#: watches it is a share of MAX_WAITING_OF_ALL, but at least MIN_WAITING.
+#: Events that may wait for a slow reader; one more, and it loses its cursor and gets a message. With many
+#: open watches it is a share of MAX_WAITING_OF_ALL, but at least MIN_WAITING.
 MAX_WAITING = 20_000
 MAX_WAITING_OF_ALL = 200_000
 MIN_WAITING = 1_000
@@ -275,7 +275,7 @@ class Watches:
         """
         try:
             self.check_room(watch)
-        except ApiError:  # others were opened since whoever opens this one has checked
+        except ApiError:  # other watches were opened since this one was checked
             return
         self._enter(watch)
         try:

@@ -336,7 +336,7 @@ class FlyteWatch:
             page = LogPage(items=batch.records, has_next=False, last_read=str(batch.cursor))
             await self._told.put(NewLines(str(run), page, tail.told))
             tail.told = page.last_read
-        # Whatever becomes of the stream, these lines have been told.
+        # These lines have been delivered, even if the stream fails now.
         tail.cursor = batch.cursor
 
     # -- tasks ---------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ class _Tail:
 
     def __init__(self) -> None:
         self.cursor = Cursor()
-        #: The cursor behind the lines that were told last.
+        #: The cursor after the last lines that were delivered.
         self.told: str | None = None
         #: A status is known, so there may be a log; and the run has ended, so nothing more comes.
         self.begun = asyncio.Event()
