@@ -244,6 +244,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
             timeout = timedelta(seconds=max(0.0, deadline - present))
         self.defer(
             trigger=InvocationsTrigger(
+                accepted=True,
                 conn_id=self.conn_id,
                 invocation_ids=ids,
                 wanted=None,

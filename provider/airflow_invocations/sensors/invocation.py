@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
@@ -92,6 +93,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         self.invocation_url: str | None = None
         self.logs_url: str | None = None
         self._announced_at: float | None = None
+        self._was_accepted = False
         self._check()
         if start_from_trigger and not is_unmapped(self):
             self._start_from_trigger()
@@ -147,11 +149,12 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
             self.log.info("Waiting for %s", self._wish(context))
 
     def _look(self, context: Context) -> list[str] | None:
-        hook, wish = self._hook(), self._wish(context)
+        hook, wish = self._hook(), replace(self._wish(context), accepted=self._is_accepted(context))
         if len(wish.ids) == 1:
             self._push_links(context, hook, wish.ids[0])
         try:
             found = hook.run(lambda: is_granted(hook.connect, wish))
+            self._was_accepted = True
         except GivenUp as given_up:
             if given_up.reason is Reason.Unreachable:
                 self.log.warning("the wait is not given up: %s", given_up)
@@ -161,6 +164,16 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         if found and wish.action is not None:
             self._push_links(context, hook, found[0])
         return found
+
+    def _is_accepted(self, context: Context) -> bool:
+        """Return whether the platform has accepted the credentials before.
+
+        A process that a rescheduled sensor has for one look remembers nothing. An earlier look that was
+        refused would have ended the sensor, so there having been one is taken for an acceptance.
+        """
+        if not self._was_accepted and self.reschedule:
+            self._was_accepted = context["ti"].get_first_reschedule_date(context) is not None
+        return self._was_accepted
 
     def _push_links(self, context: Context, hook: InvocationHook, invocation_id: str) -> None:
         url = hook.url(invocation_id)
@@ -222,6 +235,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
                 since=wish.since.isoformat(),
                 poll_interval=self.poke_interval,
                 outage_limit=self.outage_limit,
+                accepted=self._was_accepted,
                 not_before=present + SHORTEST_DEFERRAL,
             ),
             method_name="execute_complete",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..exceptions import (
@@ -30,9 +30,11 @@ from ..waiting import (
     Outlook,
     Reason,
     Waiting,
+    client_of,
     endings,
     follow,
     outlast,
+    outlast_refusals,
     outlook,
     record_of,
 )
@@ -59,6 +61,8 @@ class Wish:
     #: Seconds between two looks, where the platform doesn't push, and for which it may be out of reach.
     poll_interval: float = 5.0
     outage_limit: float = OUTAGE_LIMIT
+    #: Whether the platform has answered a look before, so that a refusal of credentials may be an outage.
+    accepted: bool = False
 
     def __str__(self) -> str:
         """Return what the sensor waits for, in words for the task's log."""
@@ -73,7 +77,12 @@ class Wish:
         """The wait for one of them; killing the task, or its time, doesn't cancel it."""
         limit = self.outage_limit if outage_limit is None else outage_limit
         return Waiting(
-            invocation_id, poll_interval=self.poll_interval, outage_limit=limit, lines=None, cancels=False
+            invocation_id,
+            poll_interval=self.poll_interval,
+            outage_limit=limit,
+            lines=None,
+            cancels=False,
+            accepted=self.accepted,
         )
 
 
@@ -125,10 +134,12 @@ async def wait_until_it_may_be_granted(connection: str, connect: Connect, wish: 
 
 
 async def _wait_for_newest(connection: str, connect: Connect, wish: Wish) -> None:
-    while (record := await _newest(connect, wish, wish.outage_limit)) is None:  # noqa: ASYNC110
+    while (record := await _newest(connect, wish, wish.outage_limit)) is None:
+        wish = replace(wish, accepted=True)
         await asyncio.sleep(wish.poll_interval)
     if not record.current.status.is_terminal:
-        async for _ in follow(connection, connect, wish.waiting(record.invocation_id)):
+        waiting = replace(wish, accepted=True).waiting(record.invocation_id)
+        async for _ in follow(connection, connect, waiting):
             pass
 
 
@@ -159,35 +170,34 @@ def _take(looked: Looked, record: InvocationRecord) -> None:
 
 async def _newest(connect: Connect, wish: Wish, outage_limit: float) -> InvocationRecord | None:
     async def ask() -> InvocationRecord | None:
-        async with await connect() as platform:
+        async with await client_of(connect) as platform:
             return await platform.newest(str(wish.action), wish.since)
 
-    return await _asked(lambda: outlast(ask, outage_limit))
+    return await _asked(lambda: outlast(ask, outage_limit), wish)
 
 
 async def _statuses(connect: Connect, wish: Wish, outage_limit: float) -> dict[str, InvocationStatus]:
     async def ask() -> dict[str, InvocationStatus]:
         found: dict[str, InvocationStatus] = {}
-        async with await connect() as platform:
+        async with await client_of(connect) as platform:
             for start in range(0, len(wish.ids), MAX_PAGE_SIZE):
                 for one in await platform.statuses(wish.ids[start : start + MAX_PAGE_SIZE]):
                     found[one.invocation_id] = one.status
         return found
 
-    return await _asked(lambda: outlast(ask, outage_limit))
+    return await _asked(lambda: outlast(ask, outage_limit), wish)
 
 
-async def _asked(ask: Callable[[], Awaitable[T]]) -> T:
-    """What the platform answers. Raises GivenUp; a refused token is read anew from the connection once."""
+async def _asked(ask: Callable[[], Awaitable[T]], wish: Wish) -> T:
+    """Return what the platform answers, asking again where it refuses credentials. Raises GivenUp."""
     try:
-        try:
-            return await ask()
-        except UnauthorizedError:
-            return await ask()
+        return await outlast_refusals(ask, accepted=wish.accepted)
     except TransientError as error:
         raise GivenUp(Reason.Unreachable, f"the platform is out of reach: {error}") from error
     except (InvalidRequestError, UnsupportedError) as error:
         raise RequestRefusedError(str(error)) from error
+    except UnauthorizedError as error:
+        raise GivenUp(Reason.AccessLost if wish.accepted else Reason.Refused, str(error)) from error
     except PermanentError as error:
         raise GivenUp(Reason.Refused, str(error)) from error
 

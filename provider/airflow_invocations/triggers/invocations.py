@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from airflow.triggers.base import (
@@ -22,10 +23,11 @@ from ..exceptions import InvocationError, error_of
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..model import InvocationStatus
+from ..platform import UnauthorizedError
 from ..sensors.invocation import wish_of
 from ..sensors.wish import Wish, ids_named, is_granted, wait_until_it_may_be_granted
 from ..stored import storable_detail, trigger_event
-from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, endings
+from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, client_of, endings
 from .killing import CancellingTrigger
 from .task import announced, let_last_lines_arrive, may_be_retried, push_xcom
 
@@ -46,6 +48,8 @@ class InvocationsTrigger(CancellingTrigger):
     :param not_before: the event isn't fired before this time (seconds since 1970).
     :param cancel_on_kill: cancel the invocations when the task is killed; False for those that only watch.
     :param in_loop: the task is in a task loop of Airflow 3.4.
+    :param accepted: whether the platform has accepted the connection's credentials before, so that a refusal
+        counts as an outage for a minute.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class InvocationsTrigger(CancellingTrigger):
         not_before: float = 0.0,
         cancel_on_kill: bool = False,
         in_loop: bool = False,
+        accepted: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -73,6 +78,7 @@ class InvocationsTrigger(CancellingTrigger):
         self.not_before = not_before
         self.cancel_on_kill = cancel_on_kill
         self.in_loop = in_loop
+        self.accepted = accepted
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class and the arguments that make this trigger anew."""
@@ -89,6 +95,7 @@ class InvocationsTrigger(CancellingTrigger):
                 "not_before": self.not_before,
                 "cancel_on_kill": self.cancel_on_kill,
                 "in_loop": self.in_loop,
+                "accepted": self.accepted,
             },
         )
 
@@ -126,6 +133,7 @@ class InvocationsTrigger(CancellingTrigger):
             action=self.action,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
+            accepted=self.accepted,
         )
         if self.since is None:
             return wish
@@ -244,11 +252,15 @@ class SensorTrigger(BaseTrigger):
                 await self._push_links(hook, wish.ids[0])
             async with announced(self, wish):
                 while (found := await is_granted(hook.connect, wish, self.outage_limit)) is None:
+                    wish = dataclasses.replace(wish, accepted=True)
                     await wait_until_it_may_be_granted(self.conn_id, hook.connect, wish)
         except GivenUp as given_up:
-            async with await hook.connect() as platform:
-                subject = ids_named(wish.ids) or f"of action {wish.action}"
-                raise error_of(given_up, wish.action, subject, platform.url(subject)) from given_up
+            subject = ids_named(wish.ids) or f"of action {wish.action}"
+            # Of a connection that became invalid no address can be made.
+            with suppress(UnauthorizedError):
+                async with await client_of(hook.connect) as platform:
+                    raise error_of(given_up, wish.action, subject, platform.url(subject)) from given_up
+            raise error_of(given_up, wish.action, subject, "") from given_up
         if len(wish.ids) != 1 and len(found) == 1:
             await self._push_links(hook, found[0])
         return found

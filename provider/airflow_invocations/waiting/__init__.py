@@ -6,13 +6,14 @@
 from .adoption import check_adopted, invoke_once
 from .cancelling import cancel_and_confirm
 from .following import GivenUp, Reason, Waiting, follow, record_of
-from .hub import Behind, Connect, Lines, Notice
+from .hub import Behind, Lines, Notice
 from .identity import TaskIdentity, find_or_create, started_by_earlier_try, was_cancelled_by_clear
 from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecords
 from .log_relay import LogChannel, LogQueue, LogRelay
 from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
 from .logs import EndOfLog, log_pages, read_end
 from .patience import OUTAGE_LIMIT, outlast
+from .refusal import Connect, client_of, outlast_refusals
 from .several import Ending, Outlook, endings, number_wanted, outlook
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Waiting",
     "cancel_and_confirm",
     "check_adopted",
+    "client_of",
     "endings",
     "find_or_create",
     "follow",
@@ -48,6 +50,7 @@ __all__ = [
     "log_pages",
     "number_wanted",
     "outlast",
+    "outlast_refusals",
     "outlook",
     "read_end",
     "record_of",

@@ -31,7 +31,8 @@ from ..platform.events import (
     event_platform,
     is_time,
 )
-from .hub import Connect, OpenOnes, Shared, first_end_of
+from .hub import OpenOnes, Shared, first_end_of
+from .refusal import Connect
 
 if TYPE_CHECKING:
     from ..model import InvocationRecord

@@ -16,10 +16,7 @@ from .cancelling import cancel_and_confirm
 from .hub import (
     LOST_AFTER,
     LOST_PAUSE,
-    REFRESH_PAUSE,
-    REFUSAL_LIMIT,
     Behind,
-    Connect,
     Crashed,
     Ended,
     Gone,
@@ -33,6 +30,7 @@ from .hub import (
 )
 from .log_relay import LogQueue
 from .patience import OUTAGE_LIMIT, outlast
+from .refusal import Connect, client_of, outlast_refusals
 
 if TYPE_CHECKING:
     from ..model import InvocationRecord
@@ -174,15 +172,17 @@ async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
     """
     began = time.time()
     unknown = 0
-    refused_since: float | None = None
 
     async def get() -> InvocationRecord:
-        async with await connect() as platform:
+        async with await client_of(connect) as platform:
             return await platform.get(waiting.invocation_id)
+
+    async def outlast_outage() -> InvocationRecord:
+        return await outlast(get, waiting.outage_limit)
 
     while True:
         try:
-            return await outlast(get, waiting.outage_limit)
+            return await outlast_refusals(outlast_outage, accepted=waiting.accepted)
         except TransientError as error:
             raise _given_up(Unreachable(began, str(error)), waiting) from error
         except NotFoundError as error:
@@ -191,12 +191,7 @@ async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
                 raise _given_up(Gone(), waiting) from error
             await asyncio.sleep(LOST_PAUSE)
         except UnauthorizedError as error:
-            # The connection is read again, because its token may have been replaced.
-            present = time.monotonic()
-            is_first, refused_since = refused_since is None, refused_since or present
-            if (present - refused_since >= REFUSAL_LIMIT) if waiting.accepted else not is_first:
-                raise _given_up(Refused(str(error), waiting.accepted), waiting) from error
-            await asyncio.sleep(REFRESH_PAUSE)
+            raise _given_up(Refused(str(error), waiting.accepted), waiting) from error
 
 
 class _Clock:
@@ -247,7 +242,7 @@ class _Clock:
 
     async def _last_look(self) -> InvocationStatus | None:
         try:
-            async with asyncio.timeout(LAST_LOOK), await self._connect() as platform:
+            async with asyncio.timeout(LAST_LOOK), await client_of(self._connect) as platform:
                 return (await platform.get(self._waiting.invocation_id)).current.status
         except (PlatformError, TimeoutError):
             return None

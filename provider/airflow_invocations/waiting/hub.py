@@ -33,6 +33,7 @@ from ..platform.base import (
 )
 from .log_relay import LogQueue
 from .log_settings import LOG_SETTINGS
+from .refusal import REFRESH_PAUSE, Connect, Refusals, client_of, refusal_notice
 
 if TYPE_CHECKING:
     from ..model import LogPage, LogRecord
@@ -63,20 +64,10 @@ SINGLES = 8
 #: Seconds after which an outage is worth a word in every wait's log.
 QUIET_OUTAGE = 5.0
 
-#: Seconds until a connection whose credentials were rejected is read again.
-REFRESH_PAUSE = 1.0
-
-#: Seconds for which rejected credentials count as an outage if the platform had accepted them: it may have
-#: been started without its data, or the token may be about to be replaced.
-REFUSAL_LIMIT = 60.0
-
 #: Invocations that a stream may name though nobody waits for them any more.
 SPARE = 100
 
 _log = logging.getLogger(__name__)
-
-#: Opens a client of the platform: reads the connection anew each time.
-Connect = Callable[[], Awaitable[AbstractAsyncContextManager[InvocationPlatform]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +280,7 @@ class Watcher(Shared):
         self._named: set[str] = set()
         self._spare: set[str] = set()
         self._outage: _Outage | None = None
-        #: When the credentials were first rejected, on the monotonic clock; None: they aren't rejected.
-        self._refused_since: float | None = None
+        self._refusals = Refusals()
         self._has_answered = False
         # In a context of its own: the first wait's, with its task's log, is not everybody's.
         self._task = asyncio.create_task(self._run(), context=contextvars.Context())
@@ -357,10 +347,9 @@ class Watcher(Shared):
 
     async def _open(self) -> AbstractAsyncContextManager[InvocationPlatform]:
         try:
-            return await self._connect()
-        except ValueError as error:
-            # A connection that makes no sense: as good as refused.
-            raise UnauthorizedError(str(error)) from error
+            return await client_of(self._connect)
+        except UnauthorizedError:
+            raise
         except Exception as error:
             raise UnavailableError(f"the connection can't be read: {error}") from error
 
@@ -384,7 +373,8 @@ class Watcher(Shared):
             await self._stream(platform)
             return
         except TransientError as error:
-            _log.info("the stream of %d invocations broke: %s", len(self._waits), error)
+            # In a worker this is the task's log, in which an outage has one line: its notice.
+            _log.debug("The stream broke, of this number of invocations: %d: %s", len(self._waits), error)
         except UnauthorizedError:
             raise
         except PermanentError as error:
@@ -553,7 +543,7 @@ class Watcher(Shared):
         try:
             page = await platform.logs(wait.invocation_id, wait.cursor)
         except TransientError as error:
-            _log.info("the log of %s can't be read now: %s", wait.invocation_id, error)
+            _log.debug("Could not read the log of %s now: %s", wait.invocation_id, error)
             return False
         except PermanentError as error:
             # A refused token too: that of a wait shows in its statuses, and a log never decides anything.
@@ -667,25 +657,18 @@ class Watcher(Shared):
 
         Credentials that were never accepted are considered wrong when they are rejected a second time.
         """
-        present = time.monotonic()
-        is_first = self._refused_since is None
-        since = self._refused_since = present if self._refused_since is None else self._refused_since
+        is_first = self._refusals.note()
         for wait in self._everybody():
             accepted = wait.accepted or self._has_answered
             if accepted and is_first:
-                wait.tell(
-                    Notice(
-                        "The platform rejects the connection's credentials, which it accepted before; "
-                        f"trying again for {REFUSAL_LIMIT:g} s: {error}"
-                    )
-                )
-            if (present - since >= REFUSAL_LIMIT) if accepted else not is_first:
+                wait.tell(Notice(refusal_notice(error)))
+            if self._refusals.are_final(is_first=is_first, accepted=accepted):
                 wait.tell(Refused(str(error), accepted))
         await self._rest(REFRESH_PAUSE)
 
     def _answered(self) -> None:
         """The platform answers (again)."""
-        self._refused_since = None
+        self._refusals.forget()
         self._has_answered = True
         if self._outage is not None:
             if self._outage.was_told:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..model import InvocationStatus
 from .following import GivenUp, Waiting, follow, record_of
-from .hub import Connect
+from .refusal import Connect
 
 if TYPE_CHECKING:
     from ..model import InvocationRecord

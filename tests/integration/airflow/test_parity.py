@@ -27,7 +27,7 @@ from airflow_invocations.platform import NotFoundError
 from airflow_invocations.platform.roboto import RobotoPlatform
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationsTrigger, InvocationTrigger
-from airflow_invocations.waiting import following, hub
+from airflow_invocations.waiting import hub, refusal
 
 from ...airflow_version import AirflowException
 from .conftest import Task, end_of, script
@@ -191,8 +191,7 @@ async def test_a_token_that_nobody_accepts_has_one_verdict_too(
     with monkeypatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
         # Where the task has invoked the token had worked, so that a retry may find that it does again.
-        patch.setattr(hub, "REFUSAL_LIMIT", 0.0)
-        patch.setattr(following, "REFUSAL_LIMIT", 0.0)
+        patch.setattr(refusal, "REFUSAL_LIMIT", 0.0)
         for path in PATHS:
             operator = InvokeActionOperator(task_id="ask", action=action, poll_interval=0.1)
             had_worked = path in (deferred, after_a_broken_trigger)

@@ -14,10 +14,12 @@ from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccess
 from structlog.testing import capture_logs
 
 from airflow_invocations.exceptions import (
+    AccessRefusedError,
     InvocationCancelledError,
     InvocationFailedError,
     InvocationLostError,
     InvocationUnmendableError,
+    PlatformUnavailableError,
     RequestRefusedError,
 )
 from airflow_invocations.hooks import RobotoHook
@@ -26,7 +28,7 @@ from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.sensors.wish import Wish
 from airflow_invocations.triggers import SensorTrigger, invocations
 from airflow_invocations.triggers.task import announced
-from airflow_invocations.waiting import hub
+from airflow_invocations.waiting import hub, refusal
 
 from ...airflow_version import (
     AirflowException,
@@ -196,6 +198,49 @@ async def test_its_time_may_be_over(hook: RobotoHook, task: Task, way: Way) -> N
     with pytest.raises(AirflowSkipException):
         await way(sensor(invocation_id=slow, timeout=0.3, soft_fail=True), Task())
     assert not hook.get(slow).current.status.is_terminal
+    hook.cancel(slow)
+
+
+@pytest.mark.parametrize(
+    ("looked_before", "kind"),
+    [
+        (None, AccessRefusedError),
+        (datetime.datetime.now(datetime.UTC), PlatformUnavailableError),
+    ],
+    ids=["first", "later"],
+)
+async def test_a_rescheduled_look_takes_an_earlier_one_for_an_accepted_token(
+    service: Any,
+    task: Task,
+    monkeypatch: pytest.MonkeyPatch,
+    looked_before: datetime.datetime | None,
+    kind: type[Exception],
+) -> None:
+    wrong = f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}'
+    monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
+    monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.1)
+    task.context["ti"].get_first_reschedule_date = lambda _: looked_before
+    made = sensor(invocation_id="iv_1", mode="reschedule", timeout=60)
+    with pytest.raises(kind):
+        await anyio.to_thread.run_sync(made.execute, task.context)
+
+
+async def test_a_poking_sensor_outlasts_a_refusal_once_it_was_answered(
+    hook: RobotoHook, service: Any, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = await anyio.to_thread.run_sync(invoke, hook, "sleep 60")
+    made = sensor(invocation_id=slow)
+    assert await anyio.to_thread.run_sync(made.poke, task.context) is False
+    wrong = f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}'
+    with monkeypatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
+        patch.setattr(refusal, "REFUSAL_LIMIT", 0.1)
+        with pytest.raises(PlatformUnavailableError):
+            await anyio.to_thread.run_sync(made.poke, task.context)
+    assert await anyio.to_thread.run_sync(made.poke, task.context) is False
+    with pytest.raises(TaskDeferred) as deferral:
+        made._defer(task.context)
+    assert deferral.value.trigger.accepted
     hook.cancel(slow)
 
 

@@ -24,7 +24,7 @@ from airflow_invocations.platform import (
     UnavailableError,
     UnsupportedError,
 )
-from airflow_invocations.waiting import following, hub, patience
+from airflow_invocations.waiting import following, hub, patience, refusal
 
 from ..platform.test_roboto import INVOCATION
 
@@ -216,6 +216,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         "backoff": lambda attempt, base=0.5, cap=30.0: 0.0,
     }.items():
         monkeypatch.setattr(hub, name, seconds)
-    for name in ("LOST_PAUSE", "REFRESH_PAUSE", "CRASH_PAUSE"):
+    monkeypatch.setattr(refusal, "REFRESH_PAUSE", 0.005)
+    for name in ("LOST_PAUSE", "CRASH_PAUSE"):
         monkeypatch.setattr(following, name, 0.005)
     monkeypatch.setattr(patience, "backoff", lambda attempt, base=0.5, cap=30.0: 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -35,6 +36,7 @@ from airflow_invocations.waiting import (
     following,
     hub,
     record_of,
+    refusal,
 )
 from airflow_invocations.waiting.hub import Hub
 
@@ -153,6 +155,27 @@ async def test_who_comes_back_for_what_has_ended_in_the_meantime_is_told() -> No
         async with waits(platform, "iv_2") as (again,):
             await again.end()
     assert platform.changes[-1] == ({"iv_2"}, {"iv_2"}, {})
+
+
+async def test_an_outage_has_one_line_in_a_tasks_log_and_its_end_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    platform = Platform(iv_1=S.Processing)
+    async with waits(platform, "iv_1") as (one,):
+        for count in (1, 2, 3):
+            (await opened(platform, count)).tell(broken())
+        stream = await opened(platform, 4)
+        platform.down = broken()
+        stream.tell(broken())
+        connects = platform.connects
+        await until(lambda: platform.connects > connects + 3)
+        platform.by_id["iv_1"] = S.Completed
+        platform.down = None
+        await one.end()
+    # In a worker all that this package logs goes to the task's log.
+    assert [one.getMessage() for one in caplog.records if one.name.startswith("airflow_invocations")] == []
+    assert len(one.notices) == 2
 
 
 async def test_a_stream_that_breaks_is_resumed_where_it_was_and_nothing_is_missed(
@@ -420,8 +443,7 @@ async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
         "the token isn't known here"
     )
 
-    monkeypatch.setattr(hub, "REFUSAL_LIMIT", 0.05)
-    monkeypatch.setattr(following, "REFUSAL_LIMIT", 0.05)
+    monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.05)
     platform.by_id["iv_1"] = S.Processing
     platform.down = UnauthorizedError("the token isn't known here")
     with pytest.raises(GivenUp, match="isn't known here") as given_up:

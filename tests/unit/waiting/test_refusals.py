@@ -1,0 +1,128 @@
+"""Credentials that a sensor's looks find refused: wrong ones, or an outage where they had worked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from airflow_invocations.model import InvocationStatus
+from airflow_invocations.platform import UnauthorizedError
+from airflow_invocations.sensors.wish import Wish, is_granted
+from airflow_invocations.waiting import GivenUp, Reason, Waiting, record_of, refusal
+
+from .conftest import Platform
+
+pytestmark = pytest.mark.anyio
+S = InvocationStatus
+
+ONE, SEVERAL = ("iv_1",), ("iv_1", "iv_2")
+REFUSED = UnauthorizedError("the token isn't known here")
+
+
+class Newest(Platform):
+    """Answers with one invocation as the newest of any action."""
+
+    async def newest(self, action: str, since: Any) -> Any:
+        return await self.get("iv_1")
+
+
+def platform() -> Newest:
+    return Newest(iv_1=S.Completed, iv_2=S.Completed)
+
+
+def wishes(*, accepted: bool) -> list[Wish]:
+    return [
+        Wish(ids=ONE, accepted=accepted),
+        Wish(ids=SEVERAL, accepted=accepted),
+        Wish(action="map", accepted=accepted),
+    ]
+
+
+@pytest.mark.parametrize("number", range(3), ids=["one", "several", "newest"])
+class TestALook:
+    async def test_outlasts_a_refusal_of_a_token_that_had_worked(
+        self, number: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        asked = platform()
+        asked.down = REFUSED
+
+        async def connect() -> Any:
+            if asked.connects == 4:
+                asked.down = None
+            return await asked.connect()
+
+        assert await is_granted(connect, wishes(accepted=True)[number])
+        assert asked.connects == 5
+        said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+        (line,) = said
+        assert line == (
+            "The platform rejects the connection's credentials, which it accepted before; trying again for "
+            "60 s: the token isn't known here"
+        )
+
+    async def test_is_given_up_after_a_while_so_that_a_retry_looks_again(
+        self, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.02)
+        asked = platform()
+        asked.down = REFUSED
+        with pytest.raises(GivenUp) as given_up:
+            await is_granted(asked.connect, wishes(accepted=True)[number])
+        assert given_up.value.reason is Reason.AccessLost
+
+    async def test_believes_the_second_refusal_of_a_token_that_never_worked(self, number: int) -> None:
+        asked = platform()
+        asked.down = REFUSED
+        with pytest.raises(GivenUp) as given_up:
+            await is_granted(asked.connect, wishes(accepted=False)[number])
+        assert (given_up.value.reason, asked.connects) == (Reason.Refused, 2)
+
+    async def test_takes_a_connection_that_is_misconfigured_for_refused(self, number: int) -> None:
+        async def connect() -> Any:
+            raise ValueError("host is empty")
+
+        with pytest.raises(GivenUp, match="host is empty") as given_up:
+            await is_granted(connect, wishes(accepted=False)[number])
+        assert given_up.value.reason is Reason.Refused
+
+
+async def test_a_connection_that_becomes_invalid_before_the_record_is_read_is_an_outage_for_a_while() -> None:
+    asked = platform()
+    failures = [ValueError("host is empty")] * 3
+
+    async def connect() -> Any:
+        if failures:
+            raise failures.pop()
+        return await asked.connect()
+
+    record = await record_of(connect, Waiting("iv_1", poll_interval=0.01, accepted=True))
+    assert record.current.status is S.Completed
+
+
+async def test_a_wait_for_the_newest_outlasts_a_refusal_between_two_looks() -> None:
+    from airflow_invocations.sensors.wish import wait_until_it_may_be_granted
+
+    asked = platform()
+    none_yet = asyncio.Event()
+    answers: list[Any] = [None]
+
+    async def newest(action: str, since: Any) -> Any:
+        if answers:
+            none_yet.set()
+            asked.down = REFUSED
+            return answers.pop()
+        return await asked.get("iv_1")
+
+    asked.newest = newest  # type: ignore[method-assign]
+    wait = asyncio.create_task(
+        wait_until_it_may_be_granted("c", asked.connect, Wish(action="map", poll_interval=0.01))
+    )
+    await none_yet.wait()
+    while asked.connects < 5:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert not wait.done()
+    asked.down = None
+    await wait
