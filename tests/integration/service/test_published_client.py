@@ -164,7 +164,7 @@ class TestErrors:
         with pytest.raises(exceptions.RobotoNotFoundException, match="there is no invocation 'iv_nope'"):
             published.Invocation.from_id("iv_nope", roboto_client=client)
         invocation = ended(invoke(script(client, "true")))
-        with pytest.raises(exceptions.RobotoInvalidRequestException, match="not a place in a log"):
+        with pytest.raises(exceptions.RobotoInvalidRequestException, match="not a cursor of this log"):
             list(invocation.get_logs("nope"))
 
     def test_a_missing_parameter(self, client: Any) -> None:
