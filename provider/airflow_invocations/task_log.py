@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from .model.text import counted
 from .stored import TAIL_LINES, storable_tail, storable_token
 from .waiting import (
     BEGINNING,
@@ -205,9 +206,8 @@ class LiveLog:
             self._warn(end.left_out)
         too_late += await self._relay.show_last(self.queue, end.last, 0.0 if too_late else limit.seconds)
         if too_late:
-            self._warn(
-                self._log.shaper.with_url(f"{too_late:,} lines are left out because the triggerer is busy")
-            )
+            text = f"Left out {counted(too_late, 'line')} because the triggerer is busy"
+            self._warn(self._log.shaper.with_url(text))
 
 
 def log_relay() -> LogRelay:

@@ -21,6 +21,16 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, such as "1 line" and "2,000 lines"; `noun` takes an s in the plural."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def figure(number: float) -> str:
+    """Return a number for a person, such as "0.1" and "2,592,000"; at most six digits after the point."""
+    return f"{number:,.6f}".rstrip("0").rstrip(".")
+
+
 def encodable(text: str) -> str:
     """Replace what UTF-8 or PostgreSQL can't hold, U+0000 and surrogates, by U+FFFD."""
     return _UNENCODABLE.sub(REPLACEMENT, text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from .. import model
+from ..model.text import figure
 from ..model.wire import problems_of
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def _count(least: int, what: str) -> Callable[[object], int]:
 def _seconds(least: float, most: float) -> Callable[[object], float]:
     def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise ValueError(f"it is {value!r}; allowed: seconds, from {least:g} to {most:g}")
+            raise ValueError(f"it is {value!r}; allowed: seconds, from {figure(least)} to {figure(most)}")
         return float(value)
 
     return read

@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperator
 from ..exceptions import RequestRefusedError, error_about
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
-from ..model.text import encodable
+from ..model.text import counted, encodable
 from ..platform import InvocationPlatform, PlatformError
 from ..stored import push_xcom, storable
 from ..task_log import ActionLog
@@ -108,7 +108,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
         except PlatformError as error:
             what = f"the log of invocation {invocation_id}"
             raise error_about(error, what, invocation_id, self.invocation_url) from error
-        self.log.info("%d lines of invocation %s", result["count"], invocation_id)
+        self.log.info("Fetched %s of invocation %s", counted(result["count"], "line"), invocation_id)
         return cast("dict[str, Any]", storable(result))
 
     def _show(self, hook: InvocationHook, invocation_id: str) -> int:

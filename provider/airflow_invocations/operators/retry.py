@@ -24,6 +24,7 @@ from ..exceptions import (
     verdict_on,
 )
 from ..model import InvocationStatus
+from ..model.text import counted
 from ..platform import InvocationPlatform, PlatformError, UnsupportedError
 from ..stored import push_xcom
 from ..waiting import (
@@ -167,7 +168,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
             self._cancel(self._current_hook)
 
     def _cancel(self, hook: InvocationHook) -> None:
-        self.log.warning("cancelling %d invocations", len(self._under_way))
+        self.log.warning("Cancelling %s", counted(len(self._under_way), "invocation"))
         outcomes = hook.ask(partial(cancel_all, ids=self._under_way, patience=_KILL_PATIENCE))
         for invocation_id, outcome in outcomes.items():
             if isinstance(outcome, Exception):
@@ -371,7 +372,7 @@ def _error_of_set(failures: list[InvocationRecord], total: int, hook: Invocation
         first,
         hook.url(first.invocation_id),
         [],
-        why=f"{len(failures)} of {total} invocations aren't Completed; the first: {status.status}"
+        why=f"{len(failures)} of {counted(total, 'invocation')} did not complete; the first: {status.status}"
         + (f": {status.detail}" if status.detail else ""),
     )
 

@@ -44,6 +44,7 @@ from ..model import (
     StatusSnapshot,
 )
 from ..model.invocation import elapsed
+from ..model.text import counted
 from .base import (
     CannotStopError,
     ConflictError,
@@ -110,8 +111,14 @@ class Cluster:
         """A sentence about the backend and who runs tasks there."""
         queued = self._app.broker.count_invocations()
         runners = len(self._app.orchestrator.get_active_runners())
-        alive = f"{runners} runners are alive" if runners else "no runner is alive, so nothing would be run"
-        return f"{self._where}, by pynenc {version('pynenc')}: {alive}, {queued} invocations are queued"
+        alive = (
+            f"alive: {counted(runners, 'runner')}"
+            if runners
+            else "no runner is alive, so nothing would be run"
+        )
+        return (
+            f"{self._where}, by pynenc {version('pynenc')}: {alive}; queued: {counted(queued, 'invocation')}"
+        )
 
     def action(self, name: str) -> ActionRecord:
         """A task and its signature."""

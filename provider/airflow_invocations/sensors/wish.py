@@ -16,6 +16,7 @@ from ..exceptions import (
     verdict_on,
 )
 from ..model import MAX_PAGE_SIZE, InvocationStatus
+from ..model.text import counted
 from ..platform import (
     InvalidRequestError,
     PermanentError,
@@ -71,7 +72,7 @@ class Wish:
             return f"the newest invocation of {self.action!r}{since}"
         if len(self.ids) == 1:
             return f"invocation {self.ids[0]}"
-        return f"{self.wanted} of {len(self.ids)} invocations: {ids_named(self.ids)}"
+        return f"{self.wanted} of {counted(len(self.ids), 'invocation')}: {ids_named(self.ids)}"
 
     def waiting(self, invocation_id: str, outage_limit: float | None = None) -> Waiting:
         """The wait for one of them; killing the task, or its time, doesn't cancel it."""
@@ -224,8 +225,8 @@ async def _raise_hopeless(connect: Connect, wish: Wish, looked: Looked) -> None:
         record,
         url,
         [],
-        why=f"{len(failed)} of {len(looked.statuses)} invocations can't complete any more, {wish.wanted} "
-        f"should: {named}{more}; the first: {record.current.detail or record.current.status}",
+        why=f"{len(failed)} of {counted(len(looked.statuses), 'invocation')} can't complete any more, "
+        f"{wish.wanted} should: {named}{more}; the first: {record.current.detail or record.current.status}",
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..model import InvocationRecord, UploadDestinationType
 from ..model.dataset import DatasetUpdate, FileUpdate
+from ..model.text import counted
 from ..runtime.changesets import read_dataset_changeset, read_file_changesets
 from ..runtime.exceptions import ActionRuntimeException
 from ..runtime.prepare import InvocationPaths
@@ -63,7 +64,8 @@ def upload(
     if dataset_id is None:
         if files:
             say(
-                f"{len(files)} outputs stay in {paths.output_dir}: the invocation names no upload_destination"
+                f"Kept {counted(len(files), 'output')} in {paths.output_dir}: "
+                "the invocation names no upload_destination"
             )
         return
     for path in noted.keys() - files.keys():
@@ -81,7 +83,7 @@ def upload(
     except ApiError as error:
         raise UploadError(error.message) from None
     if files:
-        say(f"{len(files)} outputs are in dataset {dataset_id}")
+        say(f"Uploaded {counted(len(files), 'output')} to dataset {dataset_id}")
 
 
 def _put(write: Callable[[], None], path: str) -> None:

@@ -18,6 +18,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..model import MAX_PAGE_SIZE, InvocationStatus, StatusSnapshot
+from ..model.text import counted
 from ..platform.base import (
     CaughtUp,
     InvocationPlatform,
@@ -331,7 +332,9 @@ class Watcher(Shared):
             while not self._deserted.is_set():
                 await self._session()
         except Exception as error:
-            _log.exception("the watcher of %d invocations broke; they get a new one", len(self._waits))
+            _log.exception(
+                "The watcher of %s broke; a new one takes over", counted(len(self._waits), "invocation")
+            )
             self._deserted.set()
             self._tell_all(Crashed(error))
 
@@ -374,7 +377,7 @@ class Watcher(Shared):
             return
         except TransientError as error:
             # In a worker this is the task's log, in which an outage has one line: its notice.
-            _log.debug("The stream broke, of this number of invocations: %d: %s", len(self._waits), error)
+            _log.debug("The stream of %s broke: %s", counted(len(self._waits), "invocation"), error)
         except UnauthorizedError:
             raise
         except PermanentError as error:
@@ -568,7 +571,7 @@ class Watcher(Shared):
                 for invocation_id in set(batch) - {snapshot.invocation_id for snapshot in known}:
                     await self._tell_if_gone(platform, invocation_id)
             except TransientError as error:
-                _log.debug("could not look after %d invocations: %s", len(batch), error)
+                _log.debug("Could not ask for %s: %s", counted(len(batch), "invocation"), error)
             except UnauthorizedError:
                 raise
             except PermanentError:

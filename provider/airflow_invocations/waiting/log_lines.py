@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..model.text import encodable
+from ..model.text import counted, encodable
 from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class LineShaper:
         """Return the line that replaces lines left out of a task's log."""
         parts = [trouble] if trouble else []
         if lines:
-            parts.append(f"{lines:,} lines ({size / 1e6:,.1f} MB) of the action's log are left out here")
+            parts.append(
+                f"Left out here of the action's log: {counted(lines, 'line')} ({size / 1e6:,.1f} MB)"
+            )
         return self.with_url("; ".join(parts))
 
     def with_url(self, text: str) -> str:

@@ -124,7 +124,7 @@ async def test_a_worker_that_dies_invokes_nothing_twice_and_a_retry_only_what_fa
     made = operator(ids)
     # A worker that dies right after it has invoked, then the same try once more.
     await anyio.to_thread.run_sync(made._invoke, flaky.hook, task.context)
-    with pytest.raises(InvocationFailedError, match="1 of 2 invocations aren't Completed"):
+    with pytest.raises(InvocationFailedError, match="1 of 2 invocations did not complete"):
         await run(made, task)
     assert await anyio.to_thread.run_sync(count, flaky.hook, flaky.action) == 4
     flaky.mend("c")

@@ -249,5 +249,5 @@ async def test_a_worker_keeps_no_flood_in_memory_and_ends_with_its_last_lines(
     assert process.memory_info().rss - before < 100e6
     assert (counting.first, counting.last) == ("1", "300000")
     assert counting.count < 300_000
-    assert "lines (" in said[-1]
-    assert said[-1].endswith("are left out here; the whole log: http://platform/log")
+    assert "Left out here of the action's log: " in said[-1]
+    assert said[-1].endswith(" MB); the whole log: http://platform/log")

@@ -253,7 +253,7 @@ def _prints(reader: Reader, text: str) -> None:
     end_of(hook, invocation.invocation_id)
     *lines, where = [line.log for line in hook.logs(invocation.invocation_id)]
     assert lines == text.splitlines()
-    assert where.startswith("1 outputs stay in")
+    assert where.startswith("Kept 1 output in ")
 
 
 def _refuses(reader: Reader, text: str) -> None:

@@ -284,8 +284,8 @@ class TestApps:
         monkeypatch.delenv("PYNENC__SQLITE_DB_PATH")
         async with PynencPlatform(settings) as platform:
             assert await platform.check() == (
-                f"{settings.where}, by pynenc 0.3.1: no runner is alive, so nothing would be run, "
-                "0 invocations are queued"
+                f"{settings.where}, by pynenc 0.3.1: no runner is alive, so nothing would be run; "
+                "queued: 0 invocations"
             )
 
     async def test_a_class_of_another_version_is_refused(

@@ -133,8 +133,8 @@ def test_of_a_long_log_the_first_and_the_last_lines_are_shown_and_the_rest_is_na
     first, end = end_of(lines, LogEnd(lines=10, size=MUCH, seconds=10))
     assert first == lines[:5]
     assert [line.text for line in end.last] == lines[-5:]
-    assert end.left_out.startswith("990 lines (")
-    assert end.left_out.endswith(f"are left out here; the whole log: {URL}")
+    assert end.left_out.startswith("Left out here of the action's log: 990 lines (")
+    assert end.left_out.endswith(f" MB); the whole log: {URL}")
 
 
 def test_a_rest_is_bounded_in_bytes_too() -> None:

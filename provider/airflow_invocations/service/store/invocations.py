@@ -30,6 +30,7 @@ from ...model import (
     SourceProvenance,
     StatusRecord,
 )
+from ...model.text import counted
 from ...runtime.secret_uri import is_secret_uri, parse_secret_uri
 from ..errors import ConditionError, InvalidRequestError
 from ..overrides import OverrideCheck, require_as_registered
@@ -370,7 +371,9 @@ class Invocations(Lives):
             self._move(connection, row, InvocationStatus.Failed, detail)
             row = require_invocation(connection, invocation_id)
             if losses >= MAX_LOSSES:
-                self._move(connection, row, InvocationStatus.Deadly, f"lost {losses} times: {detail}")
+                self._move(
+                    connection, row, InvocationStatus.Deadly, f"lost {counted(losses, 'time')}: {detail}"
+                )
                 return InvocationStatus.Deadly
             self._move(connection, row, InvocationStatus.Queued, detail, attempt=row.attempt + 1)
             return InvocationStatus.Queued
