@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from airflow_invocations.compat import has_retry_policies
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retries import invocation_retry_policy
@@ -25,8 +26,10 @@ def test_a_failure_is_invoked_anew_and_what_a_retry_can_not_mend_is_not(hook: Ro
     retried = {"poll_interval": 0.1, "retries": 1, "retry_delay": soon}
     by_policy = {**retried, "retry_policy": invocation_retry_policy(failed_delay=soon)}
     in_a_second = {"action": script(hook, "sleep 60"), "execution_timeout": timedelta(seconds=1)}
+    # Without retry policies, before 3.3, a timeout is retried as anything else is.
+    late = 1 if has_retry_policies() else 2
     expected = {
-        "fails": 2, "fails_by_policy": 2, "bad_data": 1, "late_in_a_worker": 1, "late_deferred": 1
+        "fails": 2, "fails_by_policy": 2, "bad_data": 1, "late_in_a_worker": late, "late_deferred": late
     }  # fmt: skip
     with DAG("retried", schedule=None) as dag:
 

@@ -163,7 +163,7 @@ class TestStopping:
         host, port = service.endpoint.removeprefix("http://").split(":")
         body = b'{"name": "late"}'
         with socket.create_connection((host, int(port)), timeout=10) as connection:
-            head = f"POST /v1/actions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.token}\r\n"
+            head = f"POST /v1/actions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {service.token}\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:5])
             service.process.send_signal(signal.SIGINT)

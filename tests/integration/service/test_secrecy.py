@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import sqlite3
 import subprocess
 import sys
@@ -24,9 +25,18 @@ SECRET = "S3cr3t/of-the-map+server"
 
 
 def break_table(service: Service, table: str) -> None:
-    """Take a table away: every request that reads it is a 500 from now on."""
+    """Take a table away: what reads it fails from now on."""
     with sqlite3.connect(service.data_dir / "service.db") as connection:
         connection.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+    connection.close()
+
+
+def break_record(service: Service, action: str) -> None:
+    """Damage an action's record: every request that reads it is a 500 from now on."""
+    body = {"name": action, "container_parameters": {"command": ["true"]}}
+    assert service.request("POST", "v1/actions", json=body).status_code == 200
+    with sqlite3.connect(service.data_dir / "service.db") as connection:
+        connection.execute("UPDATE actions SET record = '17' WHERE name = ?", (action,))
     connection.close()
 
 
@@ -69,12 +79,14 @@ def running(service: Service) -> Iterator[Service]:
 def test_a_500_writes_no_token(kind: type[Service], tmp_path: Path) -> None:
     with running(kind(tmp_path / "data")) as service:
         tokens = {service.token, add_token(service.data_dir, "ada", "og_local", "read")}
-        break_table(service, "actions")
+        break_record(service, "broken")
         for token in tokens:
-            answer = service.request("GET", "v1/actions/none", headers={"Authorization": f"Bearer {token}"})
+            answer = service.request("GET", "v1/actions/broken", headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 500
             assert token not in answer.text
-        errors = eventually(lambda: service.errors if service.errors.count("no such table") > 1 else "")
+        errors = eventually(
+            lambda: service.errors if len(re.findall("Traceback|exc_type", service.errors)) > 1 else ""
+        )
         assert "Traceback" in errors or "exc_type" in errors
         assert not [token for token in tokens if token in errors]
         assert "Bearer" not in errors
