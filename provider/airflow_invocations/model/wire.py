@@ -42,5 +42,5 @@ class WireModel(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="ignore", populate_by_name=True, defer_build=True)
 
     def wire(self) -> dict[str, Any]:
-        """The JSON object to send: fields nobody set are left out."""
+        """Return the JSON object to send, without the fields that were not set."""
         return self.model_dump(mode="json", exclude_unset=True)

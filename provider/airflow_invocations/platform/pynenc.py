@@ -233,7 +233,7 @@ class PynencPlatform:
         """Return the status of each of up to 1,000 invocations; those that aren't known are left out.
 
         What stays queued for a minute or longer is sent to the runners again: pynenc stores an invocation
-        and then sends its message, and whoever stored it may have died in between.
+        and then sends its message, and the caller may have died in between.
         """
         snapshots = await self._call(lambda cluster: cluster.statuses(list(invocation_ids)))
         queued = {one.invocation_id for one in snapshots if one.status is InvocationStatus.Queued}

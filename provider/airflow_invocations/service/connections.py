@@ -89,8 +89,8 @@ class BoundedConfig(uvicorn.Config):
 class BoundedConnection(H11Protocol):
     """An HTTP connection that is closed when a request takes too long to arrive.
 
-    Where there are too many, the one that has waited longest for a request makes room: whoever sends whole
-    requests is served, however many others only open connections.
+    Where there are too many, the one that has waited longest for a request makes room. So a client that
+    sends whole requests is served, however many others only open connections.
     """
 
     config: BoundedConfig

@@ -219,7 +219,7 @@ class LogWriter:
     """Appends to one log file. Use `stream` once for each pipe that lines come from, then `close`.
 
     What the disk refuses waits in memory, in order, until `flush` finds room for it: nothing is left out, and
-    whoever feeds the streams should stop until then.
+    the caller that feeds the streams should stop until then.
     """
 
     def __init__(self, path: Path, grew: Callable[[int], None] = lambda _: None) -> None:

@@ -133,7 +133,7 @@ class Feed(Shared):
     heard. Whoever comes with an older place, or with a wider filter, or has room again, has it opened anew.
     Nothing ever ends it: while the platform is out of reach, or refuses, it is asked again.
 
-    :param connect: opens a client, reading the connection anew.
+    :param connect: opens a client, reading the connection each time.
     """
 
     def __init__(self, name: str, connect: Connect) -> None:

@@ -258,7 +258,7 @@ class OpenOnes(dict[KeyT, SharedT]):
 class Watcher(Shared):
     """Looks after all waits of one connection in one event loop; the last to leave closes it.
 
-    :param connect: opens a client, reading the connection anew.
+    :param connect: opens a client, reading the connection each time.
     """
 
     def __init__(self, connect: Connect) -> None:

@@ -18,7 +18,7 @@ REFUSAL_LIMIT = 60.0
 #: Seconds until a connection whose credentials were rejected is read again.
 REFRESH_PAUSE = 1.0
 
-#: Opens a client of the platform: reads the connection anew each time.
+#: Opens a client of the platform, reading the connection each time.
 Connect = Callable[[], Awaitable[AbstractAsyncContextManager[InvocationPlatform]]]
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Refusals:
 
 
 async def client_of(connect: Connect) -> AbstractAsyncContextManager[InvocationPlatform]:
-    """Return a client of the platform, the connection read anew.
+    """Return a client of the platform, with the connection as it is now.
 
     :raises UnauthorizedError: the connection is misconfigured, which is as good as refused.
     """
@@ -64,7 +64,7 @@ async def client_of(connect: Connect) -> AbstractAsyncContextManager[InvocationP
 async def outlast_refusals(ask: Callable[[], Awaitable[T]], *, accepted: bool) -> T:
     """Return what the platform answers, asking again while it refuses the connection's credentials.
 
-    :param ask: reads the connection anew each time.
+    :param ask: reads the connection each time.
     :param accepted: whether the platform is known to have accepted the credentials.
     :raises UnauthorizedError: refused for REFUSAL_LIMIT seconds; twice, if they were never accepted.
     """

@@ -262,7 +262,7 @@ class Invocations(Lives):
         Raises:
             NotFoundError: no such invocation.
             InvalidStateTransitionError: the status may not follow the current one.
-            ConditionError: somebody else owns the invocation, or its status is one of `unless`.
+            ConditionError: another runner owns the invocation, or its status is one of `unless`.
         """
         with self._write() as connection:
             row = require_invocation(connection, invocation_id, org_id)

@@ -15,7 +15,7 @@ _INTERVAL = 0.1
 class TimeLimit:
     """Interrupts statements from a thread of its own.
 
-    SQLite's own means, a function called every so many steps of its machine, costs each row a call into
+    SQLite's own means, a function called at regular steps of its machine, costs each row a call into
     Python if it is to be called in time: one step may search a text of a megabyte.
     """
 
