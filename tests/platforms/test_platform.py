@@ -46,8 +46,8 @@ class TestConnection:
         works, again = await asyncio.to_thread(hook.test_connection)
         assert works
         # How many are queued may be another number by then.
-        assert re.sub(r"\d+ invocations", "some invocations", again) == re.sub(
-            r"\d+ invocations", "some invocations", said
+        assert re.sub(r"\d+ invocations?", "some invocations", again) == re.sub(
+            r"\d+ invocations?", "some invocations", said
         )
 
     async def test_where_nobody_answers_is_out_of_reach(self, nowhere: InvocationHook) -> None:

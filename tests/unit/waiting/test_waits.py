@@ -472,7 +472,7 @@ async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
         for invocation_id in ("iv_1", "iv_2"):
             platform.set(invocation_id, S.Completed)
         await asyncio.gather(*(one.end() for one in ones))
-    assert "they get a new one" in caplog.text
+    assert "a new one takes over" in caplog.text
 
 
 async def test_a_watcher_that_always_breaks_is_not_replaced_for_ever() -> None:
