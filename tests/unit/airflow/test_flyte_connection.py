@@ -92,7 +92,7 @@ def test_a_connection_that_makes_no_sense_says_which_field(
 def test_a_secret_in_an_address_is_refused_and_not_shown(
     fields: dict[str, Any], extra: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=r"connection 'c': .* their own fields") as raised:
+    with pytest.raises(ValueError, match=r"connection 'c': .* their (own )?fields") as raised:
         settings_of(connection(**fields), extra)
     assert SECRET not in str(raised.value)
 
