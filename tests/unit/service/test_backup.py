@@ -76,7 +76,7 @@ def test_no_folder_is_overwritten_and_no_other_one_is_copied(
 ) -> None:
     there = tmp_path / "there"
     there.mkdir()
-    with pytest.raises(StartError, match="is there already"):
+    with pytest.raises(StartError, match="already exists"):
         back_up(database.parent, there)
     with pytest.raises(StartError, match="is not a data folder"):
         back_up(there, tmp_path / "copy")
