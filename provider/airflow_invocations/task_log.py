@@ -135,7 +135,9 @@ class ActionLog:
         if self._until is not None:
             moment = max(moment, self._until + _TICK)
         self._until = moment
-        self._logger.info(line.text, timestamp=moment.isoformat().replace("+00:00", "Z"))
+        timestamp = moment.isoformat().replace("+00:00", "Z")
+        # Airflow 3.1 does not add the name of the logger by itself.
+        self._logger.info(line.text, logger=ACTION_LOGGER, timestamp=timestamp)
         self._last.append(line.text)
 
     async def show_page(self, records: Sequence[LogRecord], cursor: str | None = None) -> None:

@@ -223,7 +223,7 @@ class Counting:
         self.first = ""
         self.last = ""
 
-    def info(self, line: str, *, timestamp: str) -> None:
+    def info(self, line: str, *, logger: str, timestamp: str) -> None:
         self.first = self.first or line
         assert not self.last or int(line) > int(self.last)
         self.count += 1

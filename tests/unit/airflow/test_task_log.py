@@ -29,7 +29,7 @@ class Logger:
         self.lines: list[str] = []
         self.times: list[datetime.datetime] = []
 
-    def info(self, line: str, *, timestamp: str) -> None:
+    def info(self, line: str, *, logger: str, timestamp: str) -> None:
         self.lines.append(line)
         self.times.append(datetime.datetime.fromisoformat(timestamp))
 
