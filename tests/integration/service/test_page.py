@@ -482,10 +482,14 @@ def wire(service: Service) -> Iterator[Wire]:
     wire.cut()
 
 
-def log_in(tab: Any, service: Service, path: str = "/", wire: Wire | None = None) -> None:
+def send_token(tab: Any, service: Service, path: str = "/", wire: Wire | None = None) -> None:
     tab.goto(f"{(wire or service).endpoint}{path}")
     tab.fill("#token", service.token)
     tab.keyboard.press("Enter")
+
+
+def log_in(tab: Any, service: Service, path: str = "/", wire: Wire | None = None) -> None:
+    send_token(tab, service, path, wire)
     tab.wait_for_selector("#link[data-state=live]")
 
 
@@ -540,8 +544,9 @@ class TestInABrowser:
         for invocation_id in ids:
             wait_for_status(service, invocation_id, 5)
         log_in(tab, service)
-        tab.keyboard.press("ArrowDown")
-        tab.keyboard.press("ArrowDown")
+        for invocation_id in reversed(ids):  # the newest is on top
+            tab.keyboard.press("ArrowDown")
+            tab.wait_for_selector(f'tr[data-id="{invocation_id}"] a:focus')
         tab.keyboard.press("Enter")
         tab.wait_for_selector("#log .line:has-text('by hand')")
         assert tab.url.endswith(ids[0])
@@ -552,6 +557,20 @@ class TestInABrowser:
         tab.go_back()
         tab.wait_for_selector("#log .line:has-text('by hand')")
         assert tab.url.endswith(ids[0])
+
+    def test_the_list_is_not_called_live_or_empty_before_its_rows_have_come(
+        self, service: Service, tab: Any
+    ) -> None:
+        invocation_id = invoke(service, new_action(service, "true"))
+        held: list[Any] = []
+        tab.route("**/page/rows", lambda route: held.append(route))
+        with tab.expect_request("**/page/rows"):
+            send_token(tab, service)
+        assert tab.get_attribute("#link", "data-state") == "waiting"
+        assert tab.locator("#none").is_hidden()
+        held[0].continue_()
+        tab.wait_for_selector("#link[data-state=live]")
+        assert tab.locator(f'tr[data-id="{invocation_id}"]').is_visible()
 
     @pytest.mark.parametrize("evil", EVIL)
     def test_nothing_that_comes_from_outside_runs(self, service: Service, tab: Any, evil: str) -> None:

@@ -15,7 +15,8 @@ const RECONNECT = 3000; // milliseconds until a stream that broke is opened agai
 const SESSION = "invocations-session"; // the half of the session that is no cookie
 
 const [main] = document.getElementsByTagName("main");
-const [rows, detail, facts, log, link] = ["rows", "detail", "facts", "log", "link"].map((id) => document.getElementById(id));
+const [rows, none, detail, facts, log, link] =
+  ["rows", "none", "detail", "facts", "log", "link"].map((id) => document.getElementById(id));
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 // -- the session: its cookie goes to every port of this host, so the script's own half goes with each request
@@ -30,6 +31,7 @@ class Stream extends EventTarget {
     super();
     this.address = address;
     this.closed = false;
+    this.ready = false; // every change from here on arrives
     this.last = "";
     this.aborter = new AbortController();
     this.run();
@@ -43,6 +45,7 @@ class Stream extends EventTarget {
   async run() {
     while (!this.closed) {
       await this.connect().catch(() => {}); // the service can't be reached, or the stream broke
+      this.ready = false;
       if (this.aborter.signal.aborted) return;
       this.dispatchEvent(new Event("error"));
       if (!this.closed) await pause(RECONNECT);
@@ -142,6 +145,7 @@ async function refresh() {
       const html = await ask(all ? "/page/rows" : `/page/rows?ids=${encodeURIComponent(ids.join(","))}`);
       if (html === null) return;
       place(html, all);
+      if (all && stream && stream.ready) say("live", "Live"); // not before: the list would still be of another time
       if (selected && (all || ids.includes(selected))) await showFacts();
       await pause(PAUSE);
     }
@@ -174,6 +178,7 @@ function place(html, all) {
     rows.insertBefore(row, after || null);
   }
   while (rows.children.length > MAX_ROWS) rows.lastElementChild.remove();
+  if (all) none.hidden = false;
   mark();
 }
 
@@ -358,7 +363,7 @@ function connect() {
   const own = new Stream(WATCH);
   stream = own;
   own.addEventListener("ready", () => {
-    say("live", "Live");
+    own.ready = true;
     allChanged = true; // also what changed between the page's making and now
     refresh();
   });
