@@ -1,6 +1,6 @@
 # Everything a person does with this project, each from a fresh clone: make demo, make test, make check.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit compat kill-matrix benchmarks screenshots docs check format lock clean
+.PHONY: help setup demo test unit compat kill-matrix benchmarks screenshots docs dist check format lock clean
 PYTEST := .venv/bin/python -m pytest
 # tests/hangs.py ends a test that hangs; this ends a run that hangs.
 BOUNDED := sh scripts/bounded
@@ -23,8 +23,8 @@ test: setup ## all tests: unit, integration, every platform, one real Airflow, a
 unit: setup ## the fast tests only
 	@$(BOUNDED) 15m $(PYTEST) tests/unit
 
-compat: setup ## unit tests, operators and a real Airflow, on every other supported Airflow and Python
-	@JOBS=$(JOBS) sh scripts/compat
+compat: setup ## unit tests, operators and a real Airflow, on every other supported Airflow and Python (or AIRFLOW=3.4)
+	@JOBS=$(JOBS) sh scripts/compat $(AIRFLOW)
 
 kill-matrix: setup ## all that can go wrong in a real Airflow, row by row (PostgreSQL, Redis; an hour)
 	@$(BOUNDED) 3h $(PYTEST) tests/system/kill_matrix -m kill_matrix --kill-matrix-table dist/kill-matrix.md
@@ -41,6 +41,9 @@ screenshots: setup ## the README's pictures of the page in a real Airflow (needs
 
 docs: setup ## the documentation as a site, into dist/docs
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+
+dist: setup ## wheel and source distribution, into dist
+	@VIRTUAL_ENV=.venv .venv/bin/uv build --quiet --no-build-isolation --out-dir dist
 
 check: setup ## formatting, lint, types
 	@.venv/bin/ruff format --check .
