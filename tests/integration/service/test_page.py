@@ -558,6 +558,37 @@ class TestInABrowser:
         tab.wait_for_selector("#log .line:has-text('by hand')")
         assert tab.url.endswith(ids[0])
 
+    def test_the_focus_stays_in_its_row_though_the_row_changes(
+        self, service: Service, tab: Any, tmp_path: Path
+    ) -> None:
+        go = tmp_path / "go"
+        name = new_action(service, f"while ! [ -e {go} ]; do sleep 0.02; done")
+        invocation_id = invoke(service, name)
+        log_in(tab, service)
+        shows = status_in(tab, invocation_id)
+        shows("Processing")
+        tab.focus(f'tr[data-id="{invocation_id}"] a')
+        go.touch()
+        shows("Completed")
+        assert tab.locator(f'tr[data-id="{invocation_id}"] a:focus').count() == 1
+
+    def test_a_click_opens_its_row_though_the_row_changes_meanwhile(
+        self, service: Service, tab: Any, tmp_path: Path
+    ) -> None:
+        go = tmp_path / "go"
+        name = new_action(service, f"while ! [ -e {go} ]; do sleep 0.02; done; echo clicked")
+        invocation_id = invoke(service, name)
+        log_in(tab, service)
+        shows = status_in(tab, invocation_id)
+        shows("Processing")
+        tab.hover(f'tr[data-id="{invocation_id}"] .state')
+        tab.mouse.down()
+        go.touch()
+        shows("Completed")
+        tab.mouse.up()
+        tab.wait_for_selector("#log .line:has-text('clicked')")
+        assert tab.url.endswith(invocation_id)
+
     def test_the_list_is_not_called_live_or_empty_before_its_rows_have_come(
         self, service: Service, tab: Any
     ) -> None:

@@ -29,7 +29,7 @@ function spelled(seconds) {
 
 function tick(span) {
   const seconds = Number(span.dataset.seconds);
-  span.textContent = spelled(span.began === undefined ? seconds : (performance.now() - span.began) / 1000);
+  span.textContent = spelled(span.dataset.began === undefined ? seconds : (performance.now() - span.dataset.began) / 1000);
 }
 
 function humanise(root) {
@@ -40,7 +40,7 @@ function humanise(root) {
     time.title = full.format(moment);
   }
   for (const span of root.querySelectorAll(".span")) {
-    if (span.classList.contains("going")) span.began = performance.now() - Number(span.dataset.seconds) * 1000;
+    if (span.classList.contains("going")) span.dataset.began = performance.now() - Number(span.dataset.seconds) * 1000;
     tick(span);
   }
 }
@@ -78,10 +78,34 @@ function place(html) {
   platforms.replaceChildren(...content.querySelector("ul").children);
   const focused = rows.contains(document.activeElement) ? document.activeElement.closest("tr").dataset.key : null;
   const column = document.activeElement.closest("td")?.cellIndex;
-  rows.replaceChildren(...content.querySelectorAll("tr"));
+  placeRows([...content.querySelectorAll("tr")]);
   news.replaceChildren(...content.querySelectorAll("p"));
-  mark();
   if (focused) rowOf(focused)?.cells[column].querySelector("a").focus({ preventScroll: true });
+}
+
+function placeRows(fresh) {
+  mark(fresh);
+  const kept = fresh.map((row) => {
+    const old = rowOf(row.dataset.key);
+    if (old) update(old, row);
+    return old || row;
+  });
+  for (const old of [...rows.children]) if (!kept.includes(old)) old.remove();
+  kept.forEach((row, index) => row === rows.children[index] || rows.insertBefore(row, rows.children[index] || null));
+}
+
+// Makes a node like a fresh one and keeps what is as it was: a click, a selection or the focus in it goes on.
+function update(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeName !== fresh.nodeName || old.childNodes.length !== fresh.childNodes.length) {
+    old.replaceWith(fresh);
+    return;
+  }
+  if (old.nodeType === Node.TEXT_NODE) old.data = fresh.data;
+  for (const { name } of [...(old.attributes || [])]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes || []) old.setAttribute(name, value);
+  const parts = [...fresh.childNodes];
+  [...old.childNodes].forEach((part, index) => update(part, parts[index]));
 }
 
 function rowOf(key) {
@@ -121,8 +145,8 @@ async function keepTrue() {
 let selected = null; // its row's data: key, conn, id, dag, run
 let reading = 0; // the number of the reading that may still write
 
-function mark() {
-  for (const row of rows.children) {
+function mark(list) {
+  for (const row of list) {
     const chosen = selected !== null && row.dataset.key === selected.key;
     row.classList.toggle("selected", chosen);
     if (chosen) row.querySelector(".action a").setAttribute("aria-current", "true");
@@ -136,7 +160,7 @@ function select(row) {
   detail.hidden = !row;
   history.replaceState(null, "", row ? `#${encodeURIComponent(selected.key)}` : location.pathname + location.search);
   for (const other of rows.querySelectorAll("[aria-current]")) other.removeAttribute("aria-current");
-  mark();
+  mark(rows.children);
   facts.replaceChildren();
   emptyLog();
   if (row) follow(reading, { conn_id: selected.conn, invocation_id: selected.id, dag_id: selected.dag, run_id: selected.run });

@@ -101,7 +101,7 @@ function spelled(seconds) {
 }
 
 function tick(duration) {
-  duration.textContent = spelled((performance.now() - duration.began) / 1000);
+  duration.textContent = spelled((performance.now() - duration.dataset.began) / 1000);
 }
 
 function humanise(root) {
@@ -112,7 +112,7 @@ function humanise(root) {
     time.title = full.format(moment);
   }
   for (const duration of root.querySelectorAll(".duration")) {
-    duration.began = performance.now() - Number(duration.dataset.seconds) * 1000;
+    duration.dataset.began = performance.now() - Number(duration.dataset.seconds) * 1000;
     tick(duration);
   }
 }
@@ -160,6 +160,7 @@ function place(html, all) {
   const template = document.createElement("template");
   template.innerHTML = html;
   humanise(template.content);
+  mark(template.content.children);
   const fresh = new Map([...template.content.children].map((row) => [row.dataset.id, row]));
   for (const old of [...rows.children]) {
     const row = fresh.get(old.dataset.id);
@@ -168,9 +169,7 @@ function place(html, all) {
       if (all) old.remove();
       continue;
     }
-    const focused = old.contains(document.activeElement);
-    old.replaceWith(row);
-    if (focused) row.querySelector("a").focus({ preventScroll: true });
+    update(old, row);
   }
   for (const row of [...fresh.values()].reverse()) {
     const after = [...rows.children].find((other) => Number(other.dataset.created) < Number(row.dataset.created));
@@ -179,7 +178,20 @@ function place(html, all) {
   }
   while (rows.children.length > MAX_ROWS) rows.lastElementChild.remove();
   if (all) none.hidden = false;
-  mark();
+}
+
+// Makes a node like a fresh one and keeps what is as it was: a click, a selection or the focus in it goes on.
+function update(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeName !== fresh.nodeName || old.childNodes.length !== fresh.childNodes.length) {
+    old.replaceWith(fresh);
+    return;
+  }
+  if (old.nodeType === Node.TEXT_NODE) old.data = fresh.data;
+  for (const { name } of [...(old.attributes || [])]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes || []) old.setAttribute(name, value);
+  const parts = [...fresh.childNodes];
+  [...old.childNodes].forEach((part, index) => update(part, parts[index]));
 }
 
 // -- the one that is selected
@@ -191,8 +203,8 @@ function selectedByAddress() {
   return match ? decodeURIComponent(match[1]) : null;
 }
 
-function mark() {
-  for (const row of rows.children) {
+function mark(list) {
+  for (const row of list) {
     const chosen = row.dataset.id === selected;
     row.classList.toggle("selected", chosen);
     const anchor = row.querySelector("a");
@@ -205,7 +217,7 @@ async function select(id) {
   selected = id;
   main.classList.toggle("split", Boolean(id));
   detail.hidden = !id;
-  mark();
+  mark(rows.children);
   readLog();
   if (id) await showFacts().catch(() => (allChanged = true));
   else document.title = "Invocations";
