@@ -508,8 +508,8 @@ class TestStopping:
     async def test_what_is_interrupted_says_so_and_that_it_runs_again(
         self, store: Store, logs: LogFiles, run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        once = f"if [ -e {tmp_path}/again ]; then exit 0; fi; touch {tmp_path}/again; exec sleep 600"
-        one = script(store, f"echo km 0; {once}")
+        again = f"{tmp_path}/again"  # made before the line is said that the first run is interrupted at
+        one = script(store, f"[ -e {again} ] && exec echo km 0; touch {again}; echo km 0; exec sleep 600")
         with caplog.at_level("INFO", "airflow_invocations.service.runner"):
             async with run():
                 await said(logs, one, "km 0")
@@ -517,8 +517,8 @@ class TestStopping:
             async with run():
                 await reached(store, one, S.Completed)
             assert [entry.getMessage() for entry in caplog.records][1:] == ["ended"]
-        again = "attempt 2, from the beginning: the service was stopped while this ran"
-        assert lines(logs, one) == ["km 0", again, "km 0"]
+        second = "attempt 2, from the beginning: the service was stopped while this ran"
+        assert lines(logs, one) == ["km 0", second, "km 0"]
 
     """A clean stop at a bad moment."""
 
