@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .compat import AirflowException, AirflowFailException
 from .exit_codes import is_beyond_retry, meaning_of
-from .model import InvocationStatus
-from .model.text import printable
+from .models import InvocationStatus
+from .models.text import printable
 from .platform import (
     NotFoundError,
     PermanentError,
@@ -27,7 +27,7 @@ from .stored import (
 from .waiting import GivenUp, Reason
 
 if TYPE_CHECKING:
-    from .model import InvocationRecord
+    from .models import InvocationRecord
 
 #: What an InvocationError knows beside its message.
 _FIELDS = ("action", "invocation_id", "status", "detail", "exit_code", "log_tail", "url")

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from .model.text import encodable, shortened
+from .models.text import encodable, shortened
 
 if TYPE_CHECKING:
     from airflow.triggers.base import TriggerEvent

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from .model.text import counted
+from .models.text import counted
 from .stored import TAIL_LINES, storable_tail, storable_token
 from .waiting import (
     BEGINNING,
@@ -41,7 +41,7 @@ from .waiting import (
 )
 
 if TYPE_CHECKING:
-    from .model import LogRecord
+    from .models import LogRecord
     from .platform import InvocationPlatform
 
 #: The source that Airflow shows beside each line.

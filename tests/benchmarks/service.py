@@ -28,7 +28,7 @@ import httpx
 import psutil
 import sqlalchemy as sa
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     CreateActionRequest,
     InvocationRequest,
     InvocationStatus,

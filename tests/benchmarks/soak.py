@@ -31,7 +31,7 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.service.workspace import INVOCATION_VARIABLE
 
 from ..integration.conftest import Service, eventually

@@ -30,7 +30,7 @@ from typing import Any, Self
 
 import httpx
 
-from airflow_invocations.model import InvocationRecord
+from airflow_invocations.models import InvocationRecord
 
 from ..integration.conftest import Service, eventually
 from .figures import Figure, Times, table

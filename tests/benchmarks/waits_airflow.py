@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from airflow_invocations.demo.standalone import StandaloneAirflow
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 from ..system.conftest import Service
 from .figures import Figure, Times

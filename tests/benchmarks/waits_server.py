@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import pydantic
 
-from airflow_invocations.model import InvocationRecord, InvocationStatus, LogPage
+from airflow_invocations.models import InvocationRecord, InvocationStatus, LogPage
 from airflow_invocations.service.errors import ApiError, InvalidRequestError, NotFoundError
 from airflow_invocations.service.logs import LogFiles
 from airflow_invocations.service.requests import WatchChange, WatchRequest

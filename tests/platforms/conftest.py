@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.model import DagRunProvenance, InvocationRecord, InvocationRequest
+from airflow_invocations.models import DagRunProvenance, InvocationRecord, InvocationRequest
 from airflow_invocations.operators import action
 from airflow_invocations.operators.arguments import read_arguments, request_of
 from airflow_invocations.platform import InvocationPlatform, roboto

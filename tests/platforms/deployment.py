@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 #: What every execution of an action adds a line to, and what an action waits for, in its parameter `folder`.
 EXECUTIONS = "executions"

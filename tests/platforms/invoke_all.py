@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 
-from airflow_invocations.model import InvocationRequest
+from airflow_invocations.models import InvocationRequest
 from airflow_invocations.platform.pynenc import PynencPlatform, PynencSettings
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 from flyteidl2.core import literals_pb2, types_pb2
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 from .deployment import EXECUTIONS, RELEASE, Actions, Deployment
 from .flyte_server import DOMAIN, PROJECT, FlyteServer, Pod, SimpleType, TaskError, literal

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 from ..integration.conftest import eventually
 from ..with_pynenc import why_no_pynenc

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_invocations.assets.events import ACKNOWLEDGED_KEY
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.platform import CaughtUp, InvocationPlatform, polled_events
 from airflow_invocations.platform.events import EventFilter, EventStream, InvocationEvent, event_platform
 from airflow_invocations.triggers import events

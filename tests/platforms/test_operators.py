@@ -24,7 +24,7 @@ from airflow_invocations.exceptions import (
     RequestRefusedError,
 )
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.platform import CancelReach

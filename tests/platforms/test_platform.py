@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.model import InvocationStatus, StatusSnapshot
+from airflow_invocations.models import InvocationStatus, StatusSnapshot
 from airflow_invocations.operators.results import result_of
 from airflow_invocations.platform import (
     CancelReach,

@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_invocations.exceptions import InvocationTimedOutError
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platform import (
     CannotStopError,

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_invocations.demo.local_service import LocalService
 from airflow_invocations.demo.standalone import StandaloneAirflow
-from airflow_invocations.model import InvocationRecord
+from airflow_invocations.models import InvocationRecord
 
 from ..platforms.deployment import Deployment
 from ..platforms.on_pynenc import OnSQLite

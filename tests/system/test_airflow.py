@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from airflow_invocations.demo.standalone import StandaloneAirflow
-from airflow_invocations.model import DagRunProvenance, InvocationStatus, task_instance_of
+from airflow_invocations.models import DagRunProvenance, InvocationStatus, task_instance_of
 
 from ..airflow_version import since
 from ..platforms.deployment import Deployment, executions

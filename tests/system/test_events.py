@@ -13,7 +13,7 @@ import pytest
 
 from airflow_invocations.demo.session import Session
 from airflow_invocations.demo.standalone import StandaloneAirflow
-from airflow_invocations.model import task_instance_of
+from airflow_invocations.models import task_instance_of
 from airflow_invocations.triggers.events import CURSOR_KEY
 
 from .conftest import Service

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from airflow_invocations.demo.standalone import StandaloneAirflow
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     InvocationRecord,
     InvocationStatus,
     TaskInstanceReference,

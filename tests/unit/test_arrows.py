@@ -14,11 +14,11 @@ HOUSE = Path(airflow_invocations.__file__).parent
 
 #: For each room below the faces, what of ours it may import. `root` is the package itself: its version.
 BELOW = {
-    "model": {"model"},
-    "platform": {"root", "model", "platform"},
-    "waiting": {"root", "model", "platform", "waiting"},
-    "runtime": {"root", "exit_codes", "model", "runtime"},
-    "service": {"root", "model", "runtime", "service"},
+    "models": {"models"},
+    "platform": {"root", "models", "platform"},
+    "waiting": {"root", "models", "platform", "waiting"},
+    "runtime": {"root", "exit_codes", "models", "runtime"},
+    "service": {"root", "models", "runtime", "service"},
     "exit_codes": set(),
     "provider_info": set(),
     "root": set(),
@@ -91,7 +91,7 @@ def relative(path: Path) -> str:
 
 def test_every_room_has_a_place_in_the_picture() -> None:
     assert {room_of(module_of(path)) for path in FILES} <= {*BELOW, *FACES, *ABOVE}
-    assert {"model", "platform", "waiting", "service", "hooks", "operators", "triggers"} <= {
+    assert {"models", "platform", "waiting", "service", "hooks", "operators", "triggers"} <= {
         room_of(module_of(path)) for path in FILES
     }
 
@@ -104,7 +104,7 @@ def test_below_the_faces_arrows_point_down(path: Path) -> None:
 @pytest.mark.parametrize("path", in_rooms(*FACES), ids=relative)
 def test_no_face_imports_the_service_or_a_command(path: Path) -> None:
     # The provider info is data, and the one place that says how connection types are called.
-    below = {"root", "exit_codes", "provider_info", "model", "platform", "waiting"}
+    below = {"root", "exit_codes", "provider_info", "models", "platform", "waiting"}
     assert rooms_imported_by(path) <= {*below, *FACES}
 
 
@@ -123,12 +123,12 @@ def test_what_must_run_without_airflow_does_not_import_it(path: Path) -> None:
     [
         ("import os, airflow.sdk", "a", False, {"os", "airflow.sdk"}),
         ("from airflow.sdk import X", "a", False, {"airflow.sdk"}),
-        ("from ..model import X", f"{PACKAGE}.hooks.roboto", False, {f"{PACKAGE}.model"}),
+        ("from ..models import X", f"{PACKAGE}.hooks.roboto", False, {f"{PACKAGE}.models"}),
         ("from .. import __version__", f"{PACKAGE}.hooks.roboto", False, {PACKAGE}),
         ("from .. import service", f"{PACKAGE}.hooks.roboto", False, {f"{PACKAGE}.service"}),
-        ("from .status import X", f"{PACKAGE}.model", True, {f"{PACKAGE}.model.status"}),
-        ("from ...model import X", f"{PACKAGE}.service.store.actions", False, {f"{PACKAGE}.model"}),
-        ("from ...model import X", f"{PACKAGE}.service.store", True, {f"{PACKAGE}.model"}),
+        ("from .status import X", f"{PACKAGE}.models", True, {f"{PACKAGE}.models.status"}),
+        ("from ...models import X", f"{PACKAGE}.service.store.actions", False, {f"{PACKAGE}.models"}),
+        ("from ...models import X", f"{PACKAGE}.service.store", True, {f"{PACKAGE}.models"}),
         ("def f():\n    from .service import serve", f"{PACKAGE}.cli", False, {f"{PACKAGE}.service.serve"}),
         (f"if 1:\n    import {PACKAGE}.service.app", "a", False, {f"{PACKAGE}.service.app"}),
         (f"from {PACKAGE} import hooks", "a", False, {f"{PACKAGE}.hooks"}),

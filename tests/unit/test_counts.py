@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_invocations.model.text import counted, figure
+from airflow_invocations.models.text import counted, figure
 
 PROVIDER = Path(__file__).parents[2] / "provider" / "airflow_invocations"
 

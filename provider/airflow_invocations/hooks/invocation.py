@@ -22,7 +22,7 @@ from ..exceptions import (
     at,
     error_about,
 )
-from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
+from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platform import InvocationPlatform, PlatformError
 from ..platform.base import web_address
 from ..sdk_calls import complete

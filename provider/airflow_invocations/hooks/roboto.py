@@ -12,7 +12,7 @@ from .fields import endpoint_of, timeout_of, token_of, verify_of
 from .invocation import InvocationHook
 
 if TYPE_CHECKING:
-    from ..model.dataset import DatasetRecord, FileRecord
+    from ..models.dataset import DatasetRecord, FileRecord
 
 
 class RobotoHook(InvocationHook):

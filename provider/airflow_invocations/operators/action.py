@@ -24,7 +24,7 @@ from ..exceptions import (
 )
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
-from ..model import InvocationStatus
+from ..models import InvocationStatus
 from ..platform import CannotStopError, PlatformError, UnsupportedError
 from ..stored import push_xcom
 from ..task_log import NOTHING_SHOWN, ActionLog, ShownLog
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg
 
     from ..hooks import InvocationHook
-    from ..model import (
+    from ..models import (
         ComputeRequirements,
         ContainerParameters,
         DagRunProvenance,

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from .. import model
-from ..model.text import figure
-from ..model.wire import problems_of
+from .. import models
+from ..models.base import problems_of
+from ..models.text import figure
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
-    from ..model import DagRunProvenance, InvocationInput, InvocationRequest, UploadDestination
+    from ..models import DagRunProvenance, InvocationInput, InvocationRequest, UploadDestination
 
 
 #: The arguments of an operator that the request is made of.
@@ -92,17 +92,17 @@ def read_arguments(
 def request_of(values: Mapping[str, Any], provenance: DagRunProvenance) -> InvocationRequest:
     """The request that these arguments, as `read_arguments` answers them, ask for."""
     given = values["input_data"]
-    container = values["container_parameters"] or model.ContainerParameters()
+    container = values["container_parameters"] or models.ContainerParameters()
     variables = {**(container.env_vars or {}), **provenance.environment()}
-    return model.InvocationRequest(
-        data_source_id=values["data_source_id"] or model.UNSPECIFIED_DATA_SOURCE,
+    return models.InvocationRequest(
+        data_source_id=values["data_source_id"] or models.UNSPECIFIED_DATA_SOURCE,
         input_data=given if isinstance(given, list) else [],
-        rich_input_data=given if isinstance(given, model.InvocationInput) else None,
+        rich_input_data=given if isinstance(given, models.InvocationInput) else None,
         invocation_source=provenance.source.source_type,
         invocation_source_id=provenance.source.source_id,
         parameter_values=values["parameters"],
         compute_requirement_overrides=values["compute_requirements"],
-        container_parameter_overrides=container.overridden_by(model.ContainerParameters(env_vars=variables)),
+        container_parameter_overrides=container.overridden_by(models.ContainerParameters(env_vars=variables)),
         timeout=values["timeout"],
         upload_destination=values["upload_destination"],
     )
@@ -153,7 +153,7 @@ def _ids(value: object) -> Iterable[str]:
         case None | "" | "None":
             return
         case str() if value.lstrip()[:1] in ("[", "{"):
-            yield from _ids(model.read_text(value))
+            yield from _ids(models.read_text(value))
         case str():
             yield value.strip()
         case Mapping() if "invocation_id" in value:
@@ -183,7 +183,7 @@ def _name(value: object) -> str:
 def _parameters(value: object) -> dict[str, Any]:
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            value = model.read_text(value)
+            value = models.read_text(value)
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise TypeError(f"it is {value!r}; allowed: a dict from parameter names to values")
     try:
@@ -203,10 +203,10 @@ def _names(value: object) -> list[str]:
 
 def _input(value: object) -> list[str] | InvocationInput:
     match value:
-        case model.InvocationInput():
+        case models.InvocationInput():
             return value
         case Mapping():
-            return model.InvocationInput.model_validate(value)
+            return models.InvocationInput.model_validate(value)
         case list() | tuple() if all(isinstance(pattern, str) for pattern in value):
             return list(value)
     raise TypeError(f"it is {value!r}; allowed: a list of path patterns, or an InvocationInput (or its dict)")
@@ -214,13 +214,13 @@ def _input(value: object) -> list[str] | InvocationInput:
 
 def _destination(value: object) -> Any:
     if isinstance(value, str):
-        return model.UploadDestination(destination_id=_name(value))
+        return models.UploadDestination(destination_id=_name(value))
     return _record("UploadDestination")(value)
 
 
 def _record(name: str) -> Callable[[object], Any]:
     def read(value: object) -> Any:
-        kind: type[pydantic.BaseModel] = getattr(model, name)
+        kind: type[pydantic.BaseModel] = getattr(models, name)
         if isinstance(value, kind):
             return value
         if not isinstance(value, Mapping):

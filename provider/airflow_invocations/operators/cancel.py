@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from ..hooks import InvocationHook
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 #: Cancels under way at a time.
 _AT_ONCE = 8

@@ -9,13 +9,13 @@ from uuid import UUID
 
 from airflow.sdk import Context
 
-from .. import model
+from .. import models
 from ..compat import FIRST_ITERATION, conf
 from ..waiting import TaskIdentity
 from .lineage import parent_and_root_of
 
 if TYPE_CHECKING:
-    from ..model import DagRunProvenance
+    from ..models import DagRunProvenance
 
 
 #: The region of a task instance that is neither mapped nor in a loop.
@@ -69,7 +69,7 @@ def provenance_of(context: Context) -> DagRunProvenance:
     instance = context["ti"]
     position = loop_position_of(context)
     parent, root = parent_and_root_of(instance) or (None, None)
-    return model.DagRunProvenance(
+    return models.DagRunProvenance(
         dag_id=instance.dag_id,
         run_id=instance.run_id,
         run_type=str(getattr(run.run_type, "value", run.run_type)),
@@ -85,7 +85,7 @@ def provenance_of(context: Context) -> DagRunProvenance:
         data_interval_end=run.data_interval_end,
         triggered_by=getattr(run, "triggering_user_name", None),
         consumed_asset_events=[
-            model.AssetEvent(
+            models.AssetEvent(
                 name=event.asset.name,
                 uri=event.asset.uri,
                 timestamp=event.timestamp,
@@ -94,7 +94,7 @@ def provenance_of(context: Context) -> DagRunProvenance:
                 source_task_id=event.source_task_id,
                 source_map_index=event.source_map_index,
             )
-            for event in _of_each_asset(run.consumed_asset_events or [])[: model.MAX_ASSET_EVENTS]
+            for event in _of_each_asset(run.consumed_asset_events or [])[: models.MAX_ASSET_EVENTS]
         ],
         dag_version=str(instance.dag_version_id) if instance.dag_version_id else None,
         owner=context["task"].owner,

@@ -24,7 +24,7 @@ from ..waiting import (
 
 if TYPE_CHECKING:
     from ..hooks import InvocationHook
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 
 async def ends_within(hook: InvocationHook, waiting: Waiting, seconds: float) -> bool:

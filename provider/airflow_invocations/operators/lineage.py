@@ -13,7 +13,7 @@ from ..compat import has_openlineage
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperator
 from ..exceptions import RequestRefusedError, error_about
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
-from ..model.text import counted, encodable
+from ..models.text import counted, encodable
 from ..platform import InvocationPlatform, PlatformError
 from ..stored import push_xcom, storable
 from ..task_log import ActionLog
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath, XComArg
 
     from ..hooks import InvocationHook
-    from ..model import LogRecord
+    from ..models import LogRecord
 
 #: Bytes of lines that an XCom takes by default: what any of Airflow's databases is sure to hold.
 XCOM_BYTES = 48 * 1024

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import Asset, AssetAlias, Context
 
 from ..assets.dataset import dataset_asset, dataset_of, dataset_uri
-from ..model import InvocationRecord
+from ..models import InvocationRecord
 from ..stored import storable, storable_name, storable_token
 from .arguments import destination_of, is_late
 

@@ -10,7 +10,7 @@ from ..stored import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storabl
 from ..waiting import started_by_earlier_try
 
 if TYPE_CHECKING:
-    from ..model import DagRunProvenance, InvocationRecord
+    from ..models import DagRunProvenance, InvocationRecord
 
 #: The XCom that holds the invocation's id from the moment it exists.
 INVOCATION_ID_KEY = "invocation_id"

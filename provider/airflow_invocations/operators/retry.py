@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 
-from .. import model
+from .. import models
 from ..compat import SHORTEST_DEFERRAL, conf
 from ..exceptions import (
     InvocationError,
@@ -23,8 +23,8 @@ from ..exceptions import (
     error_of,
     verdict_on,
 )
-from ..model import InvocationStatus
-from ..model.text import counted
+from ..models import InvocationStatus
+from ..models.text import counted
 from ..platform import InvocationPlatform, PlatformError, UnsupportedError
 from ..stored import push_xcom
 from ..waiting import (
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from ..hooks import InvocationHook
-    from ..model import DagRunProvenance, InvocationRecord, InvocationRequest
+    from ..models import DagRunProvenance, InvocationRecord, InvocationRequest
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -301,7 +301,7 @@ class RetryFailedInvocationsOperator(CheckedTask, BaseOperator):
             asked_by = (
                 provenance
                 if new is not None
-                else model.DagRunProvenance.from_environment(old.container_parameters.env_vars)
+                else models.DagRunProvenance.from_environment(old.container_parameters.env_vars)
             )
             returned = outputs.get(last.invocation_id)
             result = result_of(last, hook.url(last.invocation_id), asked_by, returned)
@@ -342,15 +342,15 @@ def request_again(
 ) -> InvocationRequest:
     """The request for the same invocation again, by another task: as far as its platform honours requests."""
     can = platform.capabilities
-    asked = model.InvocationRequest(
+    asked = models.InvocationRequest(
         invocation_source=provenance.source.source_type,
         container_parameter_overrides=record.container_parameters,
     )
     own = (
         asked.own_container_parameters if can.container_parameters else None
-    ) or model.ContainerParameters()
+    ) or models.ContainerParameters()
     variables = {**(own.env_vars or {}), **provenance.environment()}
-    return model.InvocationRequest(
+    return models.InvocationRequest(
         data_source_id=record.data_source.data_source_id,
         input_data=record.input_data if can.input_data else [],
         rich_input_data=record.rich_input_data if can.input_data else None,
@@ -358,7 +358,7 @@ def request_again(
         invocation_source_id=provenance.source.source_id,
         parameter_values=record.parameter_values,
         compute_requirement_overrides=record.compute_requirements if can.compute_requirements else None,
-        container_parameter_overrides=own.overridden_by(model.ContainerParameters(env_vars=variables)),
+        container_parameter_overrides=own.overridden_by(models.ContainerParameters(env_vars=variables)),
         timeout=record.timeout if can.timeout else None,
         upload_destination=record.upload_destination if can.upload_destination else None,
     )

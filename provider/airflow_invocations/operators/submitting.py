@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .. import model
+from .. import models
 from ..exceptions import (
     AccessRefusedError,
     InvocationConflictError,
@@ -14,7 +14,7 @@ from ..exceptions import (
     PlatformUnavailableError,
     RequestRefusedError,
 )
-from ..model import MAX_PAGE_SIZE
+from ..models import MAX_PAGE_SIZE
 from ..platform import (
     ConflictError,
     InvocationPlatform,
@@ -28,7 +28,7 @@ from ..waiting import cancel_and_confirm, find_or_create, outlast
 from .arguments import read_arguments, request_of
 
 if TYPE_CHECKING:
-    from ..model import DagRunProvenance, InvocationRecord
+    from ..models import DagRunProvenance, InvocationRecord
 
 #: Seconds for which a request that invokes is repeated while the platform is out of reach. After that the
 #: task fails, and its retry sends the same request.
@@ -81,7 +81,7 @@ async def submit(
             if isinstance(error, PermanentError):
                 problems.append(str(error))
         else:
-            fitted, misfits = model.fit_parameters(action, values.get("parameters") or {})
+            fitted, misfits = models.fit_parameters(action, values.get("parameters") or {})
             if misfits:
                 declared = f"the action declares: {action.declared_parameters}"
                 problems.append(f"argument 'parameters': {'; '.join([*misfits, declared])}")

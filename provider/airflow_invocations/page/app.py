@@ -29,7 +29,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from ..model import InvocationRecord, LogProcess
+from ..models import InvocationRecord, LogProcess
 from ..platform import NotFoundError
 from . import runs
 from .airflow_api import AirflowApi, MountedApp

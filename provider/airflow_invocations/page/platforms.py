@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ..compat import AirflowNotFoundException
 from ..hooks import InvocationHook
-from ..model import (
+from ..models import (
     InvocationRecord,
     InvocationStatus,
     LogPage,

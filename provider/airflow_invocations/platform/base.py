@@ -12,11 +12,11 @@ from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from ..model import StatusSnapshot
-from ..model.text import printable
+from ..models import StatusSnapshot
+from ..models.text import printable
 
 if TYPE_CHECKING:
-    from ..model import ActionRecord, InvocationRecord, InvocationRequest, LogPage
+    from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogPage
 
 
 def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:

@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ..model import InvocationStatus
+from ..models import InvocationStatus
 from .base import CaughtUp, InvocationPlatform, UnsupportedError
 
 if TYPE_CHECKING:
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
-from ..model import MAX_PAGE_SIZE
+from ..models import MAX_PAGE_SIZE
 from .base import CaughtUp
 from .events import InvocationEvent, UnreadableItem, is_time
 

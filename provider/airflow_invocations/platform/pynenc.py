@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 from urllib.parse import quote
 
-from ..model import (
+from ..models import (
     ActionRecord,
     InvocationRecord,
     InvocationRequest,

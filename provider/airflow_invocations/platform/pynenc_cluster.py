@@ -25,7 +25,7 @@ from pynenc.state_backend.base_state_backend import InvocationHistory
 from pynenc.task import Task
 from pynenc.workflow.workflow_identity import WorkflowIdentity
 
-from ..model import (
+from ..models import (
     ActionProvenance,
     ActionRecord,
     ComputeRequirements,
@@ -43,8 +43,8 @@ from ..model import (
     StatusRecord,
     StatusSnapshot,
 )
-from ..model.invocation import elapsed
-from ..model.text import counted
+from ..models.invocation import elapsed
+from ..models.text import counted
 from .base import (
     CannotStopError,
     ConflictError,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pydantic
 
-from ..model import ActionParameter
+from ..models import ActionParameter
 
 _Function = Callable[..., Any]
 

@@ -18,7 +18,7 @@ import httpx
 import pydantic
 
 from .. import __version__
-from ..model import (
+from ..models import (
     MAX_PAGE_SIZE,
     ActionRecord,
     InvocationRecord,
@@ -28,9 +28,9 @@ from ..model import (
     SourceFilter,
     StatusSnapshot,
 )
-from ..model.dataset import DatasetRecord, FileRecord
-from ..model.query import roboql_text
-from ..model.wire import problems_of
+from ..models.base import problems_of
+from ..models.dataset import DatasetRecord, FileRecord
+from ..models.query import roboql_text
 from .base import (
     Capabilities,
     CaughtUp,

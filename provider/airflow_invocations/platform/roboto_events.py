@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pydantic
 
-from ..model import InvocationStatus, StatusRecord
-from ..model.wire import problems_of
+from ..models import InvocationStatus, StatusRecord
+from ..models.base import problems_of
 from .base import CaughtUp, UnavailableError
 from .events import InvocationEvent, UnreadableItem
 from .polled_events import LOOKBACK, Listed, place_of

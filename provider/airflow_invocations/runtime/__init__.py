@@ -25,8 +25,8 @@ from .exceptions import (
 )
 
 if TYPE_CHECKING:
-    from ..model import MetadataChangeset
-    from ..model.dataset import ActionInputRecord
+    from ..models import MetadataChangeset
+    from ..models.dataset import ActionInputRecord
     from .action_input import ActionInput
     from .changesets import FilesChangesetFileManager, read_dataset_changeset, read_file_changesets
     from .prepare import InvocationPaths, PreparedEnvironment, input_of, prepare_invocation_environment
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: Module of each name that is imported when it is first asked for.
 _LATER = {
     "ActionInput": ".action_input",
-    "ActionInputRecord": "..model.dataset",
+    "ActionInputRecord": "..models.dataset",
     "ActionInputResolver": ".resolver",
     "FilesChangesetFileManager": ".changesets",
     "InputCatalog": ".resolver",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..model.dataset import ActionInputRecord
+from ..models.dataset import ActionInputRecord
 from .client import PlatformClient
 from .entities import File, Session, Topic
 

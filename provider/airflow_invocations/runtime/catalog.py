@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..model.dataset import FileRecord, SessionRecord, TopicRecord
+from ..models.dataset import FileRecord, SessionRecord, TopicRecord
 from .client import PlatformClient
 from .entities import File, file_records
 from .exceptions import PlatformRefused, PlatformUnavailable

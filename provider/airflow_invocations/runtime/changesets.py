@@ -10,9 +10,9 @@ from typing import Any
 
 import pydantic
 
-from ..model import MetadataChangeset
-from ..model.dataset import FileChangeset, FileUpdate
-from ..model.wire import problems_of
+from ..models import MetadataChangeset
+from ..models.base import problems_of
+from ..models.dataset import FileChangeset, FileUpdate
 from .environment import Variable
 from .exceptions import ActionRuntimeException
 

@@ -127,7 +127,7 @@ class InvocationContext:
             ActionRuntimeException: the invocation names no dataset.
             PlatformError: it can't be had.
         """
-        from ..model import UNSPECIFIED_DATA_SOURCE
+        from ..models import UNSPECIFIED_DATA_SOURCE
         from .entities import Dataset
 
         if self._dataset_id == UNSPECIFIED_DATA_SOURCE:
@@ -206,7 +206,7 @@ class InvocationContext:
             ActionRuntimeException: there is no name of a manifest.
             pydantic.ValidationError: the manifest isn't one.
         """
-        from ..model.dataset import ActionInputRecord
+        from ..models.dataset import ActionInputRecord
         from .action_input import ActionInput
 
         manifest = self._input_data_manifest_file

@@ -11,8 +11,8 @@ from urllib.parse import quote, urlsplit
 
 import pydantic
 
-from ..model import InvocationRecord, InvocationStatus, LogRecord, MetadataChangeset
-from ..model.dataset import DatasetRecord, FileRecord, OrgRecord, SessionRecord, TopicRecord
+from ..models import InvocationRecord, InvocationStatus, LogRecord, MetadataChangeset
+from ..models.dataset import DatasetRecord, FileRecord, OrgRecord, SessionRecord, TopicRecord
 from .client import PlatformClient
 from .exceptions import PlatformRefused
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..exit_codes import ExitCode
-from ..model import ActionParameter, FileSelector, InvocationInput, InvocationRecord
-from ..model.dataset import ActionInputRecord, FileRecord
+from ..models import ActionParameter, FileSelector, InvocationInput, InvocationRecord
+from ..models.dataset import ActionInputRecord, FileRecord
 from .environment import SECRETS_FILE_NAME, Variable
 from .exceptions import PlatformRefused, PlatformUnavailable, PrepareEnvException, SecretNotSetError
 from .private_files import write_private

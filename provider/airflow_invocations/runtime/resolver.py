@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
-from ..model import DataSelector, FileSelector, InvocationInput
-from ..model.dataset import ActionInputRecord, FileRecord, SessionRecord, TopicRecord
-from ..model.query import roboql_text
+from ..models import DataSelector, FileSelector, InvocationInput
+from ..models.dataset import ActionInputRecord, FileRecord, SessionRecord, TopicRecord
+from ..models.query import roboql_text
 from .catalog import PlatformCatalog
 from .client import PlatformClient
 from .entities import link_target

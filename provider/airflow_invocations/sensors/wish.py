@@ -15,8 +15,8 @@ from ..exceptions import (
     raise_unless_completed,
     verdict_on,
 )
-from ..model import MAX_PAGE_SIZE, InvocationStatus
-from ..model.text import counted
+from ..models import MAX_PAGE_SIZE, InvocationStatus
+from ..models.text import counted
 from ..platform import (
     InvalidRequestError,
     PermanentError,
@@ -41,7 +41,7 @@ from ..waiting import (
 )
 
 if TYPE_CHECKING:
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 T = TypeVar("T")
 

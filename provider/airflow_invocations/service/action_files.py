@@ -10,8 +10,8 @@ from typing import Any
 
 import pydantic
 
-from ..model import ActionParameter, ActionReference, ComputeRequirements, ContainerParameters
-from ..model.wire import problems_of
+from ..models import ActionParameter, ActionReference, ComputeRequirements, ContainerParameters
+from ..models.base import problems_of
 from .opening import StartError
 from .requests import NamedAction
 

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic_core
 from fastapi.responses import Response
 
-from ..model.wire import WireModel
+from ..models.base import WireModel
 
 
 def answered(record: WireModel) -> Response:

@@ -17,13 +17,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ..model import (
-    CancelAllRequest,
-    InvocationStatus,
-    LogRecord,
-    Page,
-)
-from ..model.wire import problems_of
+from ..models import CancelAllRequest, InvocationStatus, LogRecord, Page
+from ..models.base import problems_of
 from .access import Guard, GuardedRoute, OwnCheck, open_to_all, own_action, own_identity, own_invocation
 from .answers import answered, answered_page
 from .body_limit import BodyLimit

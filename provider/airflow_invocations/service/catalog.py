@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from ..model.dataset import FileRecord, SessionRecord, TopicRecord
+from ..models.dataset import FileRecord, SessionRecord, TopicRecord
 from ..runtime.exceptions import PlatformNotFound, PlatformRefused, PlatformUnavailable
 from .datasets import DatasetFiles, Notice
 from .errors import ApiError, NotFoundError, UnavailableError

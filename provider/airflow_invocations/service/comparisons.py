@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from ..model import Comparator
+from ..models import Comparator
 
 #: A value that a field is compared to. A boolean is a number, as in Python: true equals 1.
 Value = str | int | float

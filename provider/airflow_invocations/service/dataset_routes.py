@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from ..model.dataset import FileRecord, OrgRecord
+from ..models.dataset import FileRecord, OrgRecord
 from .access import GuardedRoute, open_to_all, own_dataset, own_identity
 from .answers import answered, answered_data
 from .datasets import MAX_FILES, DatasetFiles

@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..model import Condition, ConditionGroup, Page, QuerySpecification, SortDirection
-from ..model.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileUpdate, NewDataset
+from ..models import Condition, ConditionGroup, Page, QuerySpecification, SortDirection
+from ..models.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileUpdate, NewDataset
 from .errors import InvalidRequestError, NotFoundError, UnavailableError
 from .file_patterns import FilePatterns, PatternError
 from .folders import Folder, parts_of

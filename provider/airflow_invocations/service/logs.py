@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ..model import LogPage, LogProcess, LogRecord
+from ..models import LogPage, LogProcess, LogRecord
 from .redaction import Redaction
 from .store import INVOCATION_ID, CheckedInvocation
 

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..model import InvocationStatus
+from ..models import InvocationStatus
 from .store import StatusEvent
 
 #: Seconds; from an action that is a no-op to one that takes a night.

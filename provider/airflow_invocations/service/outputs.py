@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..model import InvocationRecord, UploadDestinationType
-from ..model.dataset import DatasetUpdate, FileUpdate
-from ..model.text import counted
+from ..models import InvocationRecord, UploadDestinationType
+from ..models.dataset import DatasetUpdate, FileUpdate
+from ..models.text import counted
 from ..runtime.changesets import read_dataset_changeset, read_file_changesets
 from ..runtime.exceptions import ActionRuntimeException
 from ..runtime.prepare import InvocationPaths

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from ..model import ContainerParameters
+from ..models import ContainerParameters
 from .errors import ForbiddenError
 
 #: Checks an action's container parameters against an invocation's overrides of them.

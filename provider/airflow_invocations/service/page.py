@@ -19,7 +19,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathPart
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from ..model import (
+from ..models import (
     Comparator,
     Condition,
     ConditionGroup,

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..model import (
+from ..models import (
     Comparator,
     Condition,
     ConditionGroup,
@@ -21,7 +21,7 @@ from ..model import (
     QuerySpecification,
     SortDirection,
 )
-from ..model.query import MAX_CONDITIONS
+from ..models.query import MAX_CONDITIONS
 from .comparisons import Field, JsonField, NumberField, TextField, Value
 from .errors import InvalidRequestError
 from .times import microseconds

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from ..model import MAX_PAGE_SIZE
+from ..models import MAX_PAGE_SIZE
 from . import processes
 from .errors import ConditionError, NotFoundError
 from .outages import log_failure

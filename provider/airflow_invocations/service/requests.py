@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from ..model import (
+from ..models import (
     UNSPECIFIED_DATA_SOURCE,
     ActionParameter,
     ActionParameterChangeset,
@@ -30,10 +30,10 @@ from ..model import (
     UpdateActionRequest,
     default_misfit,
 )
-from ..model.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
-from ..model.plain_json import require_plain_json
-from ..model.status import KnownStatus
-from ..model.wire import WireModel
+from ..models.base import WireModel
+from ..models.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
+from ..models.plain_json import require_plain_json
+from ..models.status import KnownStatus
 from .process_limits import MAX_TEXT, size_of_text, size_of_variable
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"

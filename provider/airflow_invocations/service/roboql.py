@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import lark
 
-from ..model import Comparator, Condition, ConditionGroup, ConditionOperator
+from ..models import Comparator, Condition, ConditionGroup, ConditionOperator
 from .errors import InvalidRequestError
 
 #: Characters that a query may have: an OR of a thousand paths.

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from ..model import Condition, ConditionGroup, Page, QuerySpecification
-from ..model.wire import WireModel
+from ..models import Condition, ConditionGroup, Page, QuerySpecification
+from ..models.base import WireModel
 from .datasets import DatasetFiles
 from .errors import NotFoundError, UnsupportedError
 from .roboql import read_roboql

@@ -17,8 +17,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..model import ActionRecord, ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
-from ..model.dataset import ActionInputRecord
+from ..models import (
+    ActionRecord,
+    ContainerParameters,
+    InvocationRecord,
+    InvocationStatus,
+    LogProcess,
+)
+from ..models.dataset import ActionInputRecord
 from ..runtime.exceptions import PrepareEnvException
 from . import processes
 from .catalog import LocalCatalog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ..model import InvocationStatus
+from ..models import InvocationStatus
 
 metadata = sa.MetaData()
 

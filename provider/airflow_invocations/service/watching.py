@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..model import InvocationStatus, LogPage
+from ..models import InvocationStatus, LogPage
 from .errors import ApiError, InvalidRequestError, NotFoundError, UnavailableError
 from .logs import InvalidCursorError, LogFiles
 from .outages import is_outage

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..model import InvocationRecord
+from ..models import InvocationRecord
 from ..runtime.environment import Variable
 from ..runtime.prepare import (
     InvocationPaths,

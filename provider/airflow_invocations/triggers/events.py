@@ -15,8 +15,8 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from ..assets.events import ACKNOWLEDGED_KEY
 from ..compat import VERSION, asset_states_of, has_trigger_queues, read_variable, write_variable
 from ..hooks import InvocationHook
-from ..model import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
-from ..model.invocation import started_at
+from ..models import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
+from ..models.invocation import started_at
 from ..platform.events import EventFilter, InvocationEvent, UnreadableItem
 from ..sdk_calls import complete
 from ..stored import storable_name, storable_text, storable_token, trigger_event

@@ -22,7 +22,7 @@ from ..compat import AirflowFailException
 from ..exceptions import InvocationError, error_of
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
-from ..model import InvocationStatus
+from ..models import InvocationStatus
 from ..platform import UnauthorizedError
 from ..sensors.invocation import wish_of
 from ..sensors.wish import Wish, ids_named, is_granted, wait_until_it_may_be_granted

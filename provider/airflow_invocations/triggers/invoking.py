@@ -21,7 +21,7 @@ from ..exceptions import (
 )
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
-from ..model import DagRunProvenance, InvocationRecord
+from ..models import DagRunProvenance, InvocationRecord
 from ..operators.arguments import REQUEST_ARGUMENTS
 from ..operators.context import identity_of, provenance_of
 from ..operators.results import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of

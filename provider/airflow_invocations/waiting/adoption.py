@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from .. import model
+from .. import models
 from ..platform.base import RepeatedIdError, RequestConflictError
 
 if TYPE_CHECKING:
-    from ..model import InvocationRecord, InvocationRequest
+    from ..models import InvocationRecord, InvocationRequest
     from ..platform.base import Capabilities, InvocationPlatform
 
 _OTHER = "another value"
@@ -68,9 +68,9 @@ def _differences(
         yield from _of_parameters(record.parameter_values, given)
     elif record.parameter_digests is not None:
         known = {name: digest for name, digest in record.parameter_digests.items() if name not in volatile}
-        yield from _changed(known, model.digests_of(given, request.idempotency_id or ""))
+        yield from _changed(known, models.digests_of(given, request.idempotency_id or ""))
     if can.input_data:
-        if request.data_source_id not in (model.UNSPECIFIED_DATA_SOURCE, record.data_source.data_source_id):
+        if request.data_source_id not in (models.UNSPECIFIED_DATA_SOURCE, record.data_source.data_source_id):
             yield "data_source_id"
         if request.input_data != record.input_data or _plain(request.rich_input_data) != _plain(
             record.rich_input_data
@@ -106,9 +106,9 @@ def _changed(first: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
 
 def _is_same(recorded: Any, given: Any) -> bool:
     """Whether a recorded value equals the given one; a platform may keep every value as a string."""
-    written = model.canonical_json(given)
+    written = models.canonical_json(given)
     as_text = (written, json.dumps(given), str(given))
-    return model.canonical_json(recorded) == written or (isinstance(recorded, str) and recorded in as_text)
+    return models.canonical_json(recorded) == written or (isinstance(recorded, str) and recorded in as_text)
 
 
 def _is_kept(asked: pydantic.BaseModel | None, recorded: pydantic.BaseModel | None) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..platform.base import InvalidRequestError, InvocationPlatform, NotFoundError, TransientError, backoff
 
 if TYPE_CHECKING:
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 
 async def cancel_and_confirm(

@@ -35,7 +35,7 @@ from .hub import OpenOnes, Shared, first_end_of
 from .refusal import Connect
 
 if TYPE_CHECKING:
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 #: Events that are kept for one subscription; what comes beyond that is asked for again once it has room.
 KEPT = 2000

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ..model import InvocationStatus
+from ..models import InvocationStatus
 from ..platform.base import NotFoundError, PlatformError, TransientError, UnauthorizedError
 from .cancelling import cancel_and_confirm
 from .hub import (
@@ -33,7 +33,7 @@ from .patience import OUTAGE_LIMIT, outlast
 from .refusal import Connect, client_of, outlast_refusals
 
 if TYPE_CHECKING:
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 #: How often a watcher may break under one wait, and the pause before the next one is joined, in seconds.
 CRASHES = 5

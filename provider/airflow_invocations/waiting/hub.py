@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..model import MAX_PAGE_SIZE, InvocationStatus, StatusSnapshot
-from ..model.text import counted
+from ..models import MAX_PAGE_SIZE, InvocationStatus, StatusSnapshot
+from ..models.text import counted
 from ..platform.base import (
     CaughtUp,
     InvocationPlatform,
@@ -37,7 +37,7 @@ from .log_settings import LOG_SETTINGS
 from .refusal import REFRESH_PAUSE, Connect, Refusals, client_of, refusal_notice
 
 if TYPE_CHECKING:
-    from ..model import LogPage, LogRecord
+    from ..models import LogPage, LogRecord
 
 #: Longest pause, in seconds, between two tries while the platform is out of reach.
 OUTAGE_PAUSE = 15.0

@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .. import model
-from ..model import InvocationStatus
+from .. import models
+from ..models import InvocationStatus
 from ..platform.base import ConflictError, InvocationPlatform, RepeatedIdError
 from .adoption import check_adopted
 
 if TYPE_CHECKING:
-    from ..model import InvocationRecord, InvocationRequest
+    from ..models import InvocationRecord, InvocationRequest
 
 #: Changes whenever the derivation does, so that an old identity is never taken for a new one.
 _SCHEME = "airflow-1"
@@ -117,7 +117,7 @@ async def find_or_create(
 
 def started_by_earlier_try(record: InvocationRecord, try_number: int) -> bool:
     """Whether an invocation was there before this try; one that doesn't say who started it was."""
-    starter = model.task_instance_of(record.provenance.source.source_id)
+    starter = models.task_instance_of(record.provenance.source.source_id)
     return starter is None or starter.try_number < try_number
 
 
@@ -127,7 +127,7 @@ def was_cancelled_by_clear(record: InvocationRecord, try_number: int, clear_numb
     A task that is cleared while a worker runs it keeps its incarnation (Airflow restarts it as if it were
     a retry), and its new try may come to wait for the old invocation before the cancel has reached it.
     """
-    starter = model.task_instance_of(record.provenance.source.source_id)
+    starter = models.task_instance_of(record.provenance.source.source_id)
     return (
         record.current.status is InvocationStatus.Cancelled
         and starter is not None

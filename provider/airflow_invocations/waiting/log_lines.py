@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..model.text import counted, encodable
+from ..models.text import counted, encodable
 from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
 
 if TYPE_CHECKING:
-    from ..model import LogRecord
+    from ..models import LogRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecor
 from .log_settings import LOG_SETTINGS, LogSettings
 
 if TYPE_CHECKING:
-    from ..model import LogRecord
+    from ..models import LogRecord
 
 
 class LogChannel(Protocol):

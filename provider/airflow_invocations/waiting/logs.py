@@ -13,7 +13,7 @@ from .log_lines import FirstAndLast, LineShaper, LogLine, LogPosition, UnshownRe
 from .log_settings import LogEnd
 
 if TYPE_CHECKING:
-    from ..model import LogPage
+    from ..models import LogPage
 
 
 async def log_pages(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from ..model import InvocationStatus
+from ..models import InvocationStatus
 from .following import GivenUp, Waiting, follow, record_of
 from .refusal import Connect
 
 if TYPE_CHECKING:
-    from ..model import InvocationRecord
+    from ..models import InvocationRecord
 
 
 class Outlook(Enum):

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_invocations import task_log
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import ContainerParameters, CreateActionRequest, InvocationStatus
+from airflow_invocations.models import ContainerParameters, CreateActionRequest, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator, action, retry
 from airflow_invocations.operators.action import INVOCATION_ID_KEY
 from airflow_invocations.platform.roboto import RobotoPlatform

@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 
 from airflow_invocations.exceptions import PlatformUnavailableError, RequestRefusedError
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import CancelInvocationOperator
 from airflow_invocations.platform import CannotStopError
 from airflow_invocations.platform.roboto import RobotoPlatform

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_invocations.exceptions import InvocationConflictError
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationRequest, InvocationSource
+from airflow_invocations.models import InvocationRequest, InvocationSource
 
 from .conftest import connect_to, script
 from .test_durability import Instance, count

@@ -18,7 +18,7 @@ from airflow_invocations.exceptions import (
     RequestRefusedError,
 )
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.action import TRY_KEY
 from airflow_invocations.platform.roboto import RobotoPlatform

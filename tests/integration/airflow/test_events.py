@@ -14,7 +14,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_invocations.assets import dataset_asset
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
+from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platform import UnsupportedError, polled_events
 from airflow_invocations.platform.roboto import RobotoPlatform

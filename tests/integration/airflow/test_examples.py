@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ContainerParameters,
     CreateActionRequest,
     InvocationRequest,

@@ -16,7 +16,7 @@ from airflow_invocations.exceptions import (
     RequestRefusedError,
 )
 from airflow_invocations.hooks import InvocationHook, RobotoHook
-from airflow_invocations.model import InvocationRequest, InvocationSource
+from airflow_invocations.models import InvocationRequest, InvocationSource
 
 from .conftest import connect_to, script
 

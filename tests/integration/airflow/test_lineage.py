@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import LogProcess
+from airflow_invocations.models import LogProcess
 
 from .conftest import dataset, script
 

@@ -22,7 +22,12 @@ from airflow_invocations.exceptions import (
     RequestRefusedError,
 )
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import ActionParameter, DagRunProvenance, InvocationStatus, task_instance_of
+from airflow_invocations.models import (
+    ActionParameter,
+    DagRunProvenance,
+    InvocationStatus,
+    task_instance_of,
+)
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.sensors import InvocationSensor

@@ -21,7 +21,7 @@ from airflow_invocations.exceptions import (
     UnknownStatusError,
 )
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platform import NotFoundError
 from airflow_invocations.platform.roboto import RobotoPlatform

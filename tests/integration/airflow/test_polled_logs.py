@@ -10,7 +10,7 @@ import anyio.to_thread
 import pytest
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationRequest, InvocationSource
+from airflow_invocations.models import InvocationRequest, InvocationSource
 from airflow_invocations.platform import roboto
 
 from .conftest import connect_to, script

@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk import DAG, Asset
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import DagRunProvenance, InvocationRecord, task_instance_of
+from airflow_invocations.models import DagRunProvenance, InvocationRecord, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
 
 from .conftest import script

@@ -16,7 +16,7 @@ from airflow_invocations.exceptions import (
     RequestRefusedError,
 )
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ContainerParameters,
     DagRunProvenance,
     InvocationRecord,

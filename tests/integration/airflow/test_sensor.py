@@ -23,7 +23,7 @@ from airflow_invocations.exceptions import (
     RequestRefusedError,
 )
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationRequest, InvocationSource
+from airflow_invocations.models import InvocationRequest, InvocationSource
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.sensors.wish import Wish
 from airflow_invocations.triggers import SensorTrigger, invocations

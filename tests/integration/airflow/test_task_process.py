@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 from ...airflow_version import since
 from ..conftest import eventually

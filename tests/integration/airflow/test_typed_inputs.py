@@ -8,7 +8,7 @@ import pytest
 
 from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import ActionParameter, ParameterType
+from airflow_invocations.models import ActionParameter, ParameterType
 from airflow_invocations.operators import InvokeActionOperator
 
 from .conftest import Task, script

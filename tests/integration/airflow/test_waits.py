@@ -19,7 +19,7 @@ import pytest
 
 from airflow_invocations import task_log
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
+from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
 from airflow_invocations.operators import in_worker
 from airflow_invocations.platform import roboto
 from airflow_invocations.triggers import InvocationTrigger

@@ -18,7 +18,12 @@ from airflow_invocations.exceptions import (
     InvocationUnmendableError,
 )
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import ActionParameter, DagRunProvenance, InvocationStatus, ParameterType
+from airflow_invocations.models import (
+    ActionParameter,
+    DagRunProvenance,
+    InvocationStatus,
+    ParameterType,
+)
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import identity_of, provenance_of
 from airflow_invocations.platform.roboto import RobotoPlatform

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.model import InvocationRequest, InvocationSource
+from airflow_invocations.models import InvocationRequest, InvocationSource
 from airflow_invocations.service.administration import add_dataset, set_secret
 from airflow_invocations.service.store import LOCAL_ORG
 

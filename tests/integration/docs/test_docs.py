@@ -28,7 +28,7 @@ from airflow_invocations.cli import _parser
 from airflow_invocations.compat import VERSION
 from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.hooks import InvocationHook, RobotoHook
-from airflow_invocations.model import InvocationRequest, InvocationSource, task_instance_of
+from airflow_invocations.models import InvocationRequest, InvocationSource, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.triggers import InvocationEventTrigger, events
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flyteidl2.core import types_pb2
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ContainerParameters,
     DagRunProvenance,
     InvocationRecord,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.exceptions import RequestRefusedError
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platform import CaughtUp, InvalidRequestError, polled_events
 from airflow_invocations.platform.events import EventFilter, InvocationEvent
 from airflow_invocations.platform.flyte import FlytePlatform, platform

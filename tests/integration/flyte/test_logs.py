@@ -9,7 +9,7 @@ import pytest
 from flyteidl2.logs.dataplane import payload_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from airflow_invocations.model import LogProcess
+from airflow_invocations.models import LogProcess
 from airflow_invocations.platform import InvalidRequestError, NotFoundError
 from airflow_invocations.platform.flyte import FlytePlatform, logs
 from airflow_invocations.waiting import log_pages

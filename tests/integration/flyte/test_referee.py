@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationStatus, StatusSnapshot
+from airflow_invocations.models import InvocationStatus, StatusSnapshot
 from airflow_invocations.platform.flyte import FlytePlatform
 from airflow_invocations.waiting import cancel_and_confirm, log_pages
 

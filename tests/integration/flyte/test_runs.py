@@ -13,7 +13,7 @@ from flyteidl2.common import phase_pb2
 from flyteidl2.workflow import run_definition_pb2
 
 from airflow_invocations.exceptions import InvocationTimedOutError
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ContainerParameters,
     DagRunProvenance,
     InvocationSource,

@@ -18,7 +18,7 @@ from airflow.utils.file import might_contain_dag_via_default_heuristic
 from flyteidl2.core import interface_pb2, literals_pb2
 from flyteidl2.task import common_pb2
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platform import InvalidRequestError
 from airflow_invocations.platform.flyte import FlytePlatform
 

@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from airflow_invocations.model import InvocationStatus, LogProcess
+from airflow_invocations.models import InvocationStatus, LogProcess
 from airflow_invocations.platform import ConflictError, overdue
 from airflow_invocations.platform.base import NewLines
 from airflow_invocations.platform.flyte import FlytePlatform, platform, watch

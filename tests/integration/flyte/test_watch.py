@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from connectrpc.code import Code
 
-from airflow_invocations.model import InvocationStatus, StatusSnapshot
+from airflow_invocations.models import InvocationStatus, StatusSnapshot
 from airflow_invocations.platform import (
     CaughtUp,
     NewLines,

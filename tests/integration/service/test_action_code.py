@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.service.administration import add_dataset, set_secret
 
 from ..conftest import Service, eventually

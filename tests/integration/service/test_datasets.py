@@ -17,7 +17,7 @@ from roboto.domain import datasets, files
 from roboto.http import BearerTokenDecorator, RobotoClient
 from roboto.query import QueryClient, QuerySpecification, QueryTarget
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.service.administration import add_dataset
 
 from ..conftest import Service, eventually

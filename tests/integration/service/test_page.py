@@ -20,7 +20,7 @@ import httpx
 import pytest
 from fastapi import Request
 
-from airflow_invocations.model import DagRunProvenance
+from airflow_invocations.models import DagRunProvenance
 from airflow_invocations.service import page as page_module
 from airflow_invocations.service.page import (
     MAX_SESSIONS,

@@ -6,7 +6,7 @@ import datetime
 from types import SimpleNamespace
 from typing import Any
 
-from airflow_invocations.model import DagRunProvenance
+from airflow_invocations.models import DagRunProvenance
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
 PROVENANCE = DagRunProvenance(

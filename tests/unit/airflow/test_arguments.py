@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, XComArg, task_group
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ComputeRequirements,
     ContainerParameters,
     FileSelector,

@@ -20,7 +20,7 @@ import airflow_invocations
 from airflow_invocations import compat
 from airflow_invocations.assets import triggering_invocations
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.model import AssetEvent
+from airflow_invocations.models import AssetEvent
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retries import invocation_retry_policy
 from airflow_invocations.sensors import InvocationSensor

@@ -11,7 +11,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_invocations.assets import dataset_asset
 from airflow_invocations.assets.dataset import dataset_of, sanitize_uri
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.outlets import tell_outlets
 

@@ -28,7 +28,7 @@ from airflow_invocations.exceptions import (
     raise_unless_completed,
     verdict_on,
 )
-from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators import (
     CancelInvocationOperator,
     FetchInvocationLogsOperator,

@@ -12,7 +12,7 @@ from airflow.sdk import Asset
 from airflow_invocations import compat
 from airflow_invocations.assets import dataset_asset
 from airflow_invocations.assets.dataset import convert_to_openlineage
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ContainerParameters,
     DagRunProvenance,
     InvocationRequest,

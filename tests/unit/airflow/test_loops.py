@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.api.datamodels import _generated as datamodels
 
-from airflow_invocations.model import SourceFilter, TaskInstanceReference, task_instance_of
+from airflow_invocations.models import SourceFilter, TaskInstanceReference, task_instance_of
 from airflow_invocations.operators import context as reading
 from airflow_invocations.operators.context import identity_of, provenance_of
 

@@ -12,7 +12,7 @@ import pytest
 
 import airflow_invocations
 from airflow_invocations.exceptions import InvocationError, InvocationFailedError, error_from_event, error_of
-from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators.outlets import tell_outlets
 from airflow_invocations.operators.results import result_of
 from airflow_invocations.platform import PlatformError, TransientError

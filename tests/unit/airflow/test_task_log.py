@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations import task_log
-from airflow_invocations.model import LogRecord
+from airflow_invocations.models import LogRecord
 from airflow_invocations.task_log import ActionLog, ShownLog, SocketChannel
 from airflow_invocations.waiting import LogLine, LogPosition
 

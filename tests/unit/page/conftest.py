@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from airflow_invocations.compat import VERSION
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     DagRunProvenance,
     InvocationRecord,
     InvocationStatus,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platform import CaughtUp, polled_events
 from airflow_invocations.platform.events import InvocationEvent, UnreadableItem
 from airflow_invocations.platform.polled_events import Listed, PolledEvents, place_of

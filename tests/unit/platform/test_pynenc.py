@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platform import (
     InvalidRequestError,
     NotFoundError,

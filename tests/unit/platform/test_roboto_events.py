@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.platform import Capabilities, CaughtUp, UnavailableError, UnsupportedError
 from airflow_invocations.platform.events import (
     EventFilter,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationStatus, QuerySpecification, StatusSnapshot
+from airflow_invocations.models import InvocationStatus, QuerySpecification, StatusSnapshot
 from airflow_invocations.platform import (
     CaughtUp,
     NewLines,

@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from airflow_invocations.model import MetadataChangeset
+from airflow_invocations.models import MetadataChangeset
 from airflow_invocations.runtime import (
     ActionRuntimeException,
     FilesChangesetFileManager,

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_invocations.model import InvocationInput, MetadataChangeset
+from airflow_invocations.models import InvocationInput, MetadataChangeset
 from airflow_invocations.runtime import (
     ActionInputResolver,
     InvocationContext,
@@ -25,7 +25,7 @@ from airflow_invocations.runtime.catalog import PlatformCatalog
 from airflow_invocations.runtime.client import PlatformClient
 from airflow_invocations.runtime.entities import Dataset, File
 
-from ..model.test_wire import INVOCATION
+from ..models.test_wire import INVOCATION
 from . import samples
 from .published import action_runtime, http, updates
 
@@ -310,7 +310,7 @@ def test_a_download_is_whole_or_not_there_and_sends_no_token(tmp_path: Path) -> 
 
 
 def _record() -> Any:
-    from airflow_invocations.model.dataset import FileRecord
+    from airflow_invocations.models.dataset import FileRecord
 
     return FileRecord.model_validate(samples.FILE)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import UNSPECIFIED_DATA_SOURCE
+from airflow_invocations.models import UNSPECIFIED_DATA_SOURCE
 from airflow_invocations.runtime import (
     ActionRuntime,
     ActionRuntimeException,

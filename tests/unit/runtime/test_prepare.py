@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     UNSPECIFIED_DATA_SOURCE,
     ActionParameter,
     InvocationInput,
@@ -31,7 +31,7 @@ from airflow_invocations.runtime import (
 )
 from airflow_invocations.runtime.secret_uri import is_secret_uri, parse_secret_uri
 
-from ..model.test_wire import INVOCATION
+from ..models.test_wire import INVOCATION
 from . import samples
 from .published import action_input, action_runtime, env, exceptions, secrets
 from .published import actions as published
@@ -290,7 +290,7 @@ class Holding(Catalog):
         self.found = found
 
     def find_files(self, query: str) -> Any:
-        from airflow_invocations.model.dataset import FileRecord
+        from airflow_invocations.models.dataset import FileRecord
 
         return [FileRecord.model_validate(record) for record in self.found]
 

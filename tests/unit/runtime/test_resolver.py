@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationInput
-from airflow_invocations.model.dataset import (
+from airflow_invocations.models import InvocationInput
+from airflow_invocations.models.dataset import (
     DatasetRecord,
     FileRecord,
     OrgRecord,

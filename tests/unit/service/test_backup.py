@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_invocations.model import QuerySpecification, SortDirection
+from airflow_invocations.models import QuerySpecification, SortDirection
 from airflow_invocations.service.backup import back_up
 from airflow_invocations.service.opening import StartError, open_store
 from airflow_invocations.service.store import Store

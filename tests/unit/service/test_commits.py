@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from airflow_invocations.model import InvocationRecord
+from airflow_invocations.models import InvocationRecord
 from airflow_invocations.service.errors import NotFoundError
 from airflow_invocations.service.store import StatusEvent, Store
 

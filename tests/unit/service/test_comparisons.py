@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     Comparator,
     Condition,
     ConditionGroup,
@@ -18,7 +18,7 @@ from airflow_invocations.model import (
     Page,
     QuerySpecification,
 )
-from airflow_invocations.model.dataset import FileUpdate, NewDataset
+from airflow_invocations.models.dataset import FileUpdate, NewDataset
 from airflow_invocations.service.errors import InvalidRequestError
 from airflow_invocations.service.folders import FoundFile
 from airflow_invocations.service.roboql import read_roboql

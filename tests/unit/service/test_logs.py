@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_invocations.model import LogPage, LogProcess, LogRecord
+from airflow_invocations.models import LogPage, LogProcess, LogRecord
 from airflow_invocations.service import logs
 from airflow_invocations.service.logs import Cursor, InvalidCursorError, LogFiles
 from airflow_invocations.service.redaction import Redaction

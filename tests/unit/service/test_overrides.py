@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_invocations.model import ContainerParameters, DagRunProvenance
+from airflow_invocations.models import ContainerParameters, DagRunProvenance
 from airflow_invocations.service.errors import ForbiddenError
 from airflow_invocations.service.overrides import require_as_registered
 

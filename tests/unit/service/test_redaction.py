@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_invocations.model import LogProcess
+from airflow_invocations.models import LogProcess
 from airflow_invocations.service.logs import MAX_LINE, LogFiles
 from airflow_invocations.service.redaction import REDACTED, Redaction
 from airflow_invocations.service.store import CheckedInvocation

@@ -20,7 +20,12 @@ import psutil
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from airflow_invocations.model import ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
+from airflow_invocations.models import (
+    ContainerParameters,
+    InvocationRecord,
+    InvocationStatus,
+    LogProcess,
+)
 from airflow_invocations.service import outages, processes, reconciler, runner
 from airflow_invocations.service.logs import LogFiles, LogWriter
 from airflow_invocations.service.runner import Runner, in_loop

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.exceptions import InvocationFailedError, InvocationUnmendableError, verdict_on
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ActionParameter,
     ContainerParameters,
     FileSelector,

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ActionParameter,
     ActionParameterChangeset,
     ActionReference,

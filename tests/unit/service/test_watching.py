@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from airflow_invocations.model import InvocationStatus, LogProcess
+from airflow_invocations.models import InvocationStatus, LogProcess
 from airflow_invocations.service import watching
 from airflow_invocations.service.errors import InvalidRequestError, UnavailableError
 from airflow_invocations.service.logs import LogFiles

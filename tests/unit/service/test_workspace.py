@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import ContainerParameters, InvocationRecord
+from airflow_invocations.models import ContainerParameters, InvocationRecord
 from airflow_invocations.service.store import Store
 from airflow_invocations.service.workspace import Access, Workspace
 

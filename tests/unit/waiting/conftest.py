@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     InvocationRecord,
     InvocationRequest,
     InvocationStatus,

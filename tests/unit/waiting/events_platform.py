@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.platform import (
     Capabilities,
     CaughtUp,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import StatusSnapshot
+from airflow_invocations.models import StatusSnapshot
 from airflow_invocations.platform.flyte.names import RunId
 from airflow_invocations.platform.flyte.watch import FlyteWatch, _Tail
 from airflow_invocations.waiting.feed import Feed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_invocations.model import InvocationRecord, InvocationStatus
+from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.platform import InvalidRequestError, UnavailableError
 from airflow_invocations.waiting import cancel_and_confirm, cancelling
 

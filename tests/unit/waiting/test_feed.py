@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platform import Capabilities, UnauthorizedError, UnavailableError
 from airflow_invocations.platform.events import EventFilter
 from airflow_invocations.waiting import feed

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from airflow_invocations.model import LogPage, LogRecord
+from airflow_invocations.models import LogPage, LogRecord
 from airflow_invocations.platform import UnavailableError
 from airflow_invocations.waiting import (
     BEGINNING,

@@ -7,7 +7,7 @@ import datetime
 import itertools
 from collections.abc import Iterable
 
-from airflow_invocations.model import LogRecord
+from airflow_invocations.models import LogRecord
 from airflow_invocations.waiting import LineShaper, LogLine, LogPosition, LogQueue, LogRelay, LogSettings
 from airflow_invocations.waiting.log_relay import BurstBudget
 

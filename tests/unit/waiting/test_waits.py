@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.exceptions import PlatformUnavailableError, error_of
-from airflow_invocations.model import InvocationStatus, StatusSnapshot
+from airflow_invocations.models import InvocationStatus, StatusSnapshot
 from airflow_invocations.platform import (
     CaughtUp,
     NewLines,

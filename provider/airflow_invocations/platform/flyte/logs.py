@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...model import LogPage, LogProcess, LogRecord
+from ...models import LogPage, LogProcess, LogRecord
 from ..base import InvalidRequestError, NotFoundError
 from .connect import DATA, Connect
 from .names import RunId

@@ -7,7 +7,7 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 
-from ...model import InvocationRequest
+from ...models import InvocationRequest
 from ..base import InvalidRequestError, NotFoundError
 from .settings import FlyteSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...model import InvocationStatus
+from ...models import InvocationStatus
 
 _S = InvocationStatus
 _PREFIX = "ACTION_PHASE_"

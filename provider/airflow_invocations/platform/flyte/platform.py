@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-from ...model import (
+from ...models import (
     ActionRecord,
     InvocationRecord,
     InvocationRequest,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...model import (
+from ...models import (
     ActionParameter,
     ActionProvenance,
     ActionRecord,
@@ -32,7 +32,7 @@ from ...model import (
     canonical_json,
     digests_of,
 )
-from ...model.invocation import elapsed
+from ...models.invocation import elapsed
 from .inputs import variables_of
 from .names import Place, RunId, TaskId
 from .outputs import value_of

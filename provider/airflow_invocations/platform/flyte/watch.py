@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import aclosing, suppress
 from typing import Any, ParamSpec, Protocol
 
-from ...model import InvocationStatus, LogPage, StatusSnapshot
+from ...models import InvocationStatus, LogPage, StatusSnapshot
 from ..base import (
     CaughtUp,
     NewLines,

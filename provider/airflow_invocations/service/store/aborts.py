@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...model import CancelAllAnswer, InvocationStatus
+from ...models import CancelAllAnswer, InvocationStatus
 from ..tables import invocations
 from ..times import now
 from .invocations import NONTERMINAL, RUNNER_PREFIX

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...model import (
+from ...models import (
     Accessibility,
     ActionRecord,
     ActionReference,

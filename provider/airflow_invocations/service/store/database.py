@@ -12,7 +12,7 @@ from typing import Any, cast
 import pydantic_core
 import sqlalchemy as sa
 
-from ...model import InvocationStatus
+from ...models import InvocationStatus
 from ..comparisons import add_functions
 from ..errors import InvalidRequestError
 from ..tables import metadata

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...model import (
+from ...models import (
     UNSPECIFIED_DATA_SOURCE,
     InvocationRequest,
     MetadataChangeset,
@@ -16,7 +16,14 @@ from ...model import (
     QuerySpecification,
     UploadDestinationType,
 )
-from ...model.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileStatus, FileUpdate, NewDataset
+from ...models.dataset import (
+    DatasetRecord,
+    DatasetUpdate,
+    FileRecord,
+    FileStatus,
+    FileUpdate,
+    NewDataset,
+)
 from ..errors import ConflictError, InvalidRequestError, NotFoundError, UnsupportedError
 from ..file_patterns import FilePatterns, PatternError
 from ..folders import FoundFile

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...model import InvocationStatus
+from ...models import InvocationStatus
 from ..tables import events
 from .database import Database, StatusEvent
 

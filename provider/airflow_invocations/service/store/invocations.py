@@ -12,7 +12,7 @@ import pydantic_core
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from ...model import (
+from ...models import (
     ActionProvenance,
     ActionRecord,
     ActionStats,
@@ -30,7 +30,7 @@ from ...model import (
     SourceProvenance,
     StatusRecord,
 )
-from ...model.text import counted
+from ...models.text import counted
 from ...runtime.secret_uri import is_secret_uri, parse_secret_uri
 from ..errors import ConditionError, InvalidRequestError
 from ..overrides import OverrideCheck, require_as_registered

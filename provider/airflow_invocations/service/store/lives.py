@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from ...model import (
+from ...models import (
     DEFINITIONS,
     InvalidTransition,
     InvocationStatus,

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...model import ContainerParameters, InvocationRequest
+from ...models import ContainerParameters, InvocationRequest
 from ..errors import ConflictError
 from ..tables import first_requests
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 from ..faults import unknown_status
 from ..scene import STATUS, Scene

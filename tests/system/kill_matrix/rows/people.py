@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 from ..scene import Scene
 from .row import BOTH, LOCAL, row

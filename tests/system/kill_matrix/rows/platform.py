@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from airflow_invocations.compat import VERSION
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 from ..faults import FAULTS
 from ..scene import STATUS, Scene

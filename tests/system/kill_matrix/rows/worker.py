@@ -6,7 +6,7 @@ import signal
 
 import psutil
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 
 from ..components import send
 from ..scene import PATIENCE, Scene

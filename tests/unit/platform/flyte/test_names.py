@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     ContainerParameters,
     DagRunProvenance,
     InvocationRequest,

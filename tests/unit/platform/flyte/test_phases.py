@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flyteidl2.common import phase_pb2
 
-from airflow_invocations.model import InvocationStatus
+from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platform.flyte.phases import ENDS, PHASES, status_of, word_of
 
 S = InvocationStatus

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationRequest, InvocationSource, InvocationStatus
+from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
 from airflow_invocations.platform.flyte.names import Place, RunId, TaskId
 from airflow_invocations.platform.flyte.records import (
     action_record_of,

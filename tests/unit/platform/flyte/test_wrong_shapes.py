@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import InvocationRequest, InvocationSource
+from airflow_invocations.models import InvocationRequest, InvocationSource
 from airflow_invocations.platform import CaughtUp, PlatformError, UnavailableError
 from airflow_invocations.platform.events import EventFilter
 from airflow_invocations.platform.flyte import FlytePlatform, FlyteSettings, connect, platform, watch

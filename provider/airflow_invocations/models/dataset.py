@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from .updates import MetadataChangeset
-from .wire import WireModel
+from .base import WireModel
+from .changesets import MetadataChangeset
 
 
 class AssociationType(StrEnum):

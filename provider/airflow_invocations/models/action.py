@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import pydantic
 
+from .base import WireModel
 from .parameter_types import ParameterType, fit_value
-from .wire import WireModel
 
 #: Memory (MiB) that may be asked for with a number of CPU units (1024 = one vCPU): Fargate's combinations.
 MEMORY_BY_VCPU: dict[int, Container[int]] = {

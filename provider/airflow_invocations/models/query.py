@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import pydantic
 
-from .wire import MAX_PAGE_SIZE, WireModel
+from .base import MAX_PAGE_SIZE, WireModel
 
 #: Conditions that one query may have; a batch of ids is an OR group of up to 1,000.
 MAX_CONDITIONS = 2000

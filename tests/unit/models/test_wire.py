@@ -12,8 +12,8 @@ import pydantic
 import pytest
 from pydantic_core import PydanticSerializationError
 
-from airflow_invocations import model
-from airflow_invocations.model.invocation import elapsed
+from airflow_invocations import models
+from airflow_invocations.models.invocation import elapsed
 
 from ...published import actions as published
 from ...published import query as published_query
@@ -130,13 +130,13 @@ QUERY = {
 
 #: Our record, the client's, and a full document.
 RECORDS = {
-    "ActionRecord": (model.ActionRecord, published.ActionRecord, ACTION),
-    "CreateActionRequest": (model.CreateActionRequest, published.CreateActionRequest, CREATE_ACTION),
-    "InvocationRequest": (model.InvocationRequest, published.CreateInvocationRequest, CREATE_INVOCATION),
-    "InvocationRecord": (model.InvocationRecord, published.InvocationRecord, INVOCATION),
-    "InvocationInput": (model.InvocationInput, published.InvocationInput, SELECTORS),
-    "LogRecord": (model.LogRecord, published.LogRecord, LOG),
-    "QuerySpecification": (model.QuerySpecification, published_query.QuerySpecification, QUERY),
+    "ActionRecord": (models.ActionRecord, published.ActionRecord, ACTION),
+    "CreateActionRequest": (models.CreateActionRequest, published.CreateActionRequest, CREATE_ACTION),
+    "InvocationRequest": (models.InvocationRequest, published.CreateInvocationRequest, CREATE_INVOCATION),
+    "InvocationRecord": (models.InvocationRecord, published.InvocationRecord, INVOCATION),
+    "InvocationInput": (models.InvocationInput, published.InvocationInput, SELECTORS),
+    "LogRecord": (models.LogRecord, published.LogRecord, LOG),
+    "QuerySpecification": (models.QuerySpecification, published_query.QuerySpecification, QUERY),
 }
 
 #: What a field may be set to that wasn't meant for it.
@@ -212,7 +212,7 @@ def test_an_invocation_without_a_dataset_is_sent_as_the_client_sends_it() -> Non
         input_data=[],
         invocation_source=published.InvocationSource.Manual,
     )
-    mine = model.InvocationRequest(invocation_source=model.InvocationSource.Manual)
+    mine = models.InvocationRequest(invocation_source=models.InvocationSource.Manual)
     assert mine.wire() == sent(referee)
 
 
@@ -289,7 +289,7 @@ def test_compute_requirements_are_refused_and_accepted_as_by_the_client() -> Non
     offered = 0
     for vcpu, memory in itertools.product(units, sorted(memories)):
         document = {"vCPU": vcpu, "memory": memory}
-        mine = accepted(model.ComputeRequirements, document)
+        mine = accepted(models.ComputeRequirements, document)
         referee = accepted(published.ComputeRequirements, document)
         assert (mine is None) == (referee is None), document
         offered += mine is not None
@@ -314,7 +314,7 @@ def test_compute_requirements_are_refused_and_accepted_as_by_the_client() -> Non
     ],
 )
 def test_compute_requirements_have_the_clients_names_and_defaults(document: dict[str, Any]) -> None:
-    mine = accepted(model.ComputeRequirements, document)
+    mine = accepted(models.ComputeRequirements, document)
     referee = accepted(published.ComputeRequirements, document)
     assert (mine is None) == (referee is None)
     if mine is not None:
@@ -325,16 +325,16 @@ def test_a_refused_combination_names_the_allowed_ones() -> None:
     with pytest.raises(
         pydantic.ValidationError, match=r"memory is 512 MiB; with vCPU 1024 allowed: 2048 to 8192 in steps"
     ):
-        model.ComputeRequirements(vCPU=1024, memory=512)
+        models.ComputeRequirements(vCPU=1024, memory=512)
     with pytest.raises(pydantic.ValidationError, match="vCPU is 3; allowed: 256, 512, 1024"):
-        model.ComputeRequirements(vCPU=3)
+        models.ComputeRequirements(vCPU=3)
 
 
 @pytest.mark.parametrize(
     "kinds",
     [
-        (model.DataSelector, published.DataSelector),
-        (model.FileSelector, published.FileSelector),
+        (models.DataSelector, published.DataSelector),
+        (models.FileSelector, published.FileSelector),
     ],
 )
 def test_selectors_need_what_the_clients_need_and_keep_each_value_once(kinds: Any) -> None:
@@ -358,7 +358,7 @@ def test_an_input_selects_something_or_is_refused_as_by_the_client() -> None:
     selector = {"ids": ["a"]}
     for files, sessions, topics in itertools.product([None, [], selector, [selector, selector]], repeat=3):
         document = {"files": files, "sessions": sessions, "topics": topics}
-        mine = accepted(model.InvocationInput, document)
+        mine = accepted(models.InvocationInput, document)
         referee = accepted(published.InvocationInput, document)
         assert (mine is None) == (referee is None), document
         if mine is not None:
@@ -367,24 +367,24 @@ def test_an_input_selects_something_or_is_refused_as_by_the_client() -> None:
 
 def test_the_words_are_the_clients() -> None:
     for ours, theirs in [
-        (model.Accessibility, published.Accessibility),
-        (model.Comparator, published_query.Comparator),
-        (model.ConditionOperator, published_query.ConditionOperator),
-        (model.DataSourceType, published.InvocationDataSourceType),
-        (model.InvocationSource, published.InvocationSource),
-        (model.InvocationStatus, published.InvocationStatus),
-        (model.LogProcess, published.ExecutorContainer),
-        (model.SortDirection, published_query.SortDirection),
-        (model.UploadDestinationType, published.UploadDestinationType),
+        (models.Accessibility, published.Accessibility),
+        (models.Comparator, published_query.Comparator),
+        (models.ConditionOperator, published_query.ConditionOperator),
+        (models.DataSourceType, published.InvocationDataSourceType),
+        (models.InvocationSource, published.InvocationSource),
+        (models.InvocationStatus, published.InvocationStatus),
+        (models.LogProcess, published.ExecutorContainer),
+        (models.SortDirection, published_query.SortDirection),
+        (models.UploadDestinationType, published.UploadDestinationType),
     ]:
         assert {word.name: word.value for word in ours} == {word.name: word.value for word in theirs}
-    assert published.InvocationDataSource.unspecified().data_source_id == model.UNSPECIFIED_DATA_SOURCE
-    assert model.MAX_PAGE_SIZE == published_query.specification.MAX_PAGE_SIZE
+    assert published.InvocationDataSource.unspecified().data_source_id == models.UNSPECIFIED_DATA_SOURCE
+    assert models.MAX_PAGE_SIZE == published_query.specification.MAX_PAGE_SIZE
 
 
 def test_an_upload_destination_of_a_kind_invented_later_is_unknown() -> None:
     document = {"destination_type": "Lake", "destination_id": "x"}
-    mine = accepted(model.UploadDestination, document)
+    mine = accepted(models.UploadDestination, document)
     referee = accepted(published.InvocationUploadDestination, document)
     assert mine is not None
     assert referee is not None
@@ -401,15 +401,15 @@ def test_the_current_status_is_the_clients() -> None:
                 for status, second in order
             ],
         }
-        mine = model.InvocationRecord.model_validate(document)
+        mine = models.InvocationRecord.model_validate(document)
         referee = published.Invocation(published.InvocationRecord.model_validate(document), object())
         assert mine.current.status == referee.current_status
 
 
 def test_an_invocation_that_lists_no_steps_is_what_its_last_status_says() -> None:
-    record = model.InvocationRecord.model_validate({**INVOCATION, "status": []})
-    assert record.current == model.StatusRecord(
-        status=model.InvocationStatus.Completed, timestamp=record.created
+    record = models.InvocationRecord.model_validate({**INVOCATION, "status": []})
+    assert record.current == models.StatusRecord(
+        status=models.InvocationStatus.Completed, timestamp=record.created
     )
 
 
@@ -418,14 +418,14 @@ Step = tuple[str, int]
 LIFE: list[Step] = [("Queued", 0), ("Scheduled", 2), ("Downloading", 2), ("Processing", 3), ("Uploading", 8)]
 
 
-def lived(*steps: Step) -> model.InvocationRecord:
+def lived(*steps: Step) -> models.InvocationRecord:
     """An invocation with these steps, each a second of the same minute."""
     told = [
-        {"status": model.InvocationStatus[name].value, "timestamp": f"2026-01-31T12:00:{second:02}Z"}
+        {"status": models.InvocationStatus[name].value, "timestamp": f"2026-01-31T12:00:{second:02}Z"}
         for name, second in steps
     ]
     created = "2026-01-31T12:00:00Z"
-    return model.InvocationRecord.model_validate({**INVOCATION, "created": created, "status": told})
+    return models.InvocationRecord.model_validate({**INVOCATION, "created": created, "status": told})
 
 
 @pytest.mark.parametrize(
@@ -467,10 +467,10 @@ def test_the_times_of_an_invocation(
 
 
 def test_env_vars_are_overridden_one_by_one_and_the_rest_whole() -> None:
-    own = model.ContainerParameters(command=["a", "b"], env_vars={"A": "1", "B": "2"}, workdir="/w")
+    own = models.ContainerParameters(command=["a", "b"], env_vars={"A": "1", "B": "2"}, workdir="/w")
     assert own.overridden_by(None) is own
     assert own.overridden_by(
-        model.ContainerParameters(command=["c"], env_vars={"B": "3", "C": "4"})
-    ) == model.ContainerParameters(command=["c"], env_vars={"A": "1", "B": "3", "C": "4"}, workdir="/w")
-    nothing = model.ContainerParameters()
+        models.ContainerParameters(command=["c"], env_vars={"B": "3", "C": "4"})
+    ) == models.ContainerParameters(command=["c"], env_vars={"A": "1", "B": "3", "C": "4"}, workdir="/w")
+    nothing = models.ContainerParameters()
     assert nothing.overridden_by(nothing) == nothing

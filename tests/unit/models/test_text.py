@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from airflow_invocations.model.text import encodable, printable, shortened
+from airflow_invocations.models.text import encodable, printable, shortened
 
 
 @pytest.mark.parametrize(

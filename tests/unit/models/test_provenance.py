@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.model import (
+from airflow_invocations.models import (
     MAX_ASSET_EVENTS,
     AssetEvent,
     DagRunProvenance,
@@ -16,7 +16,7 @@ from airflow_invocations.model import (
     TaskInstanceReference,
     task_instance_of,
 )
-from airflow_invocations.model.provenance import PROVENANCE_VARIABLE
+from airflow_invocations.models.provenance import PROVENANCE_VARIABLE
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
 

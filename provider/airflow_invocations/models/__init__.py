@@ -19,6 +19,19 @@ if TYPE_CHECKING:
         CreateActionRequest,
         OpenActionRecord,
     )
+    from .base import MAX_PAGE_SIZE
+    from .changesets import (
+        ActionParameterChangeset,
+        ActionStats,
+        CancelAllAnswer,
+        CancelAllRequest,
+        ContainerInfo,
+        LogsLocation,
+        MetadataChangeset,
+        SetAccessibilityRequest,
+        StatusUpdate,
+        UpdateActionRequest,
+    )
     from .digests import canonical_json, digests_of
     from .invocation import (
         UNSPECIFIED_DATA_SOURCE,
@@ -75,19 +88,6 @@ if TYPE_CHECKING:
         validate_ownership,
         validate_transition,
     )
-    from .updates import (
-        ActionParameterChangeset,
-        ActionStats,
-        CancelAllAnswer,
-        CancelAllRequest,
-        ContainerInfo,
-        LogsLocation,
-        MetadataChangeset,
-        SetAccessibilityRequest,
-        StatusUpdate,
-        UpdateActionRequest,
-    )
-    from .wire import MAX_PAGE_SIZE
 
 __all__ = [
     "DEFINITIONS",
@@ -164,8 +164,8 @@ __all__ = [
 
 #: Where the names are looked for, in this order: first what costs least.
 _MODULES = (
-    "wire", "status", "parameter_types", "action", "parameters", "digests", "provenance", "invocation",
-    "query", "updates",
+    "base", "status", "parameter_types", "action", "parameters", "digests", "provenance", "invocation",
+    "query", "changesets",
 )  # fmt: skip
 
 

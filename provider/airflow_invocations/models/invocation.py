@@ -10,9 +10,9 @@ from typing import Any
 import pydantic
 
 from .action import ComputeRequirements, ContainerParameters
+from .base import WireModel
 from .provenance import DagRunProvenance, InvocationProvenance, InvocationSource
 from .status import InvocationStatus
-from .wire import WireModel
 
 #: `data_source_id` of an invocation that names no dataset.
 UNSPECIFIED_DATA_SOURCE = "__UNSPECIFIED_DATA_SOURCE__"

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import pydantic
 
-from .wire import WireModel
+from .base import WireModel
 
 #: Environment variable that hands an action its whole DagRunProvenance, as JSON.
 PROVENANCE_VARIABLE = "AIRFLOW_CTX_PROVENANCE"

@@ -18,9 +18,9 @@ from .action import (
     ContainerParameters,
     CreateActionRequest,
 )
+from .base import WireModel
 from .plain_json import MAX_DEPTH, MAX_METADATA, require_plain_json
 from .status import KnownStatus
-from .wire import WireModel
 
 _Keys = TypeVar("_Keys", dict[str, Any] | None, list[str] | None)
 

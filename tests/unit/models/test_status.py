@@ -6,7 +6,12 @@ from itertools import product
 
 import pytest
 
-from airflow_invocations.model import DEFINITIONS, InvalidTransition, InvocationStatus, validate_transition
+from airflow_invocations.models import (
+    DEFINITIONS,
+    InvalidTransition,
+    InvocationStatus,
+    validate_transition,
+)
 
 from ...published import actions as published
 
