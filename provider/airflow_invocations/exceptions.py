@@ -9,7 +9,7 @@ from .compat import AirflowException, AirflowFailException
 from .exit_codes import is_beyond_retry, meaning_of
 from .models import InvocationStatus
 from .models.text import printable
-from .platform import (
+from .platforms import (
     NotFoundError,
     PermanentError,
     PlatformError,

@@ -42,7 +42,7 @@ from .waiting import (
 
 if TYPE_CHECKING:
     from .models import LogRecord
-    from .platform import InvocationPlatform
+    from .platforms import InvocationPlatform
 
 #: The source that Airflow shows beside each line.
 ACTION_LOGGER = "airflow_invocations.action"

@@ -16,8 +16,9 @@ from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import DagRunProvenance, InvocationRecord, InvocationRequest
 from airflow_invocations.operators import action
 from airflow_invocations.operators.arguments import read_arguments, request_of
-from airflow_invocations.platform import InvocationPlatform, roboto
-from airflow_invocations.platform.flyte import connect
+from airflow_invocations.platforms import InvocationPlatform
+from airflow_invocations.platforms.flyte import client as connect
+from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.sensors import invocation
 from airflow_invocations.waiting import Waiting, follow, record_of
 

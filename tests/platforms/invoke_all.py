@@ -7,7 +7,7 @@ import json
 import sys
 
 from airflow_invocations.models import InvocationRequest
-from airflow_invocations.platform.pynenc import PynencPlatform, PynencSettings
+from airflow_invocations.platforms.pynenc.platform import PynencPlatform, PynencSettings
 
 
 async def main(settings: str, asked: str) -> None:

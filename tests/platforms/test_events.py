@@ -13,8 +13,14 @@ import pytest
 from airflow_invocations.assets.events import ACKNOWLEDGED_KEY
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import InvocationRecord, InvocationStatus
-from airflow_invocations.platform import CaughtUp, InvocationPlatform, polled_events
-from airflow_invocations.platform.events import EventFilter, EventStream, InvocationEvent, event_platform
+from airflow_invocations.platforms import CaughtUp, InvocationPlatform
+from airflow_invocations.platforms import polling as polled_events
+from airflow_invocations.platforms.events import (
+    EventFilter,
+    EventStream,
+    InvocationEvent,
+    event_platform,
+)
 from airflow_invocations.triggers import events
 from airflow_invocations.triggers.events import ENDS
 from airflow_invocations.waiting import cancel_and_confirm

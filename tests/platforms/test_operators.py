@@ -27,7 +27,7 @@ from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
-from airflow_invocations.platform import CancelReach
+from airflow_invocations.platforms import CancelReach
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.waiting import following, hub
 

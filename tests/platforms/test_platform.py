@@ -1,4 +1,4 @@
-"""The protocol of `platform.base`, case by case, on every platform and for real."""
+"""The protocol of `platforms.base`, case by case, on every platform and for real."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import InvocationStatus, StatusSnapshot
 from airflow_invocations.operators.results import result_of
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     CancelReach,
     CannotStopError,
     ConflictError,

@@ -21,16 +21,18 @@ from airflow_invocations.exceptions import InvocationTimedOutError
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     CannotStopError,
     CaughtUp,
     InvocationPlatform,
     UnsupportedError,
-    polled_events,
 )
-from airflow_invocations.platform.events import EventFilter, InvocationEvent, event_platform
-from airflow_invocations.platform.overdue import Overdue
-from airflow_invocations.platform.pynenc import PynencPlatform
+from airflow_invocations.platforms import (
+    polling as polled_events,
+)
+from airflow_invocations.platforms.events import EventFilter, InvocationEvent, event_platform
+from airflow_invocations.platforms.overdue import Overdue
+from airflow_invocations.platforms.pynenc.platform import PynencPlatform
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiting import cancel_and_confirm
 
@@ -197,7 +199,7 @@ class TestCancel:
     async def test_a_deferred_task_that_is_out_of_time_says_what_goes_on_without_it(
         self, hook: InvocationHook, asking: Asking, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airflow_invocations.platform.pynenc.CANCEL_PATIENCE", 0.2)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.platform.CANCEL_PATIENCE", 0.2)
         ours = Task()
         operator = deferrable("waits", asking, execution_timeout=datetime.timedelta(seconds=0.5))
         with pytest.raises(InvocationTimedOutError) as late:
@@ -215,7 +217,7 @@ class TestCancel:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr("airflow_invocations.platform.pynenc.CANCEL_PATIENCE", 0.2)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.platform.CANCEL_PATIENCE", 0.2)
         monkeypatch.setattr(InvocationTrigger, "log", logging.getLogger("trigger"))
         ours = Task()
         with pytest.raises(TaskDeferred) as deferred:
@@ -282,7 +284,7 @@ class TestOnce:
         )
         young = await platform.invoke(task("completes"), request)
         assert (sent, young.current.platform_status) == ([], "registered")
-        monkeypatch.setattr("airflow_invocations.platform.pynenc_cluster._LOST_MESSAGE", 0.0)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.cluster._LOST_MESSAGE", 0.0)
         old = await platform.invoke(task("completes"), request)
         assert sent == [old.invocation_id] == [young.invocation_id]
         assert (await end_of(hook, old.invocation_id)).current.status is S.Completed
@@ -300,8 +302,8 @@ class TestOnce:
             patch.setattr(app_of(platform).broker, "route_invocations", lambda ids: None)
             lost = (await platform.invoke(task("completes"), request)).invocation_id
         assert [one.status for one in await platform.statuses([lost])] == [S.Queued]
-        monkeypatch.setattr("airflow_invocations.platform.pynenc_cluster._LOST_MESSAGE", 0.0)
-        monkeypatch.setattr("airflow_invocations.platform.overdue.FIRST_LOOK", 0.0)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.cluster._LOST_MESSAGE", 0.0)
+        monkeypatch.setattr("airflow_invocations.platforms.overdue.FIRST_LOOK", 0.0)
         platform._overdue = Overdue()  # type: ignore[attr-defined]
         async with asyncio.timeout(60):
             while [one.status for one in await platform.statuses([lost])] != [S.Completed]:  # noqa: ASYNC110
@@ -315,7 +317,7 @@ class TestOnce:
         asking: Asking,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from airflow_invocations.platform.pynenc_cluster import invocation_id_of
+        from airflow_invocations.platforms.pynenc.cluster import invocation_id_of
 
         request = asking.request()
         once = request.idempotency_id or ""
@@ -394,8 +396,8 @@ class TestEvents:
     async def test_the_history_is_read_in_pages_whatever_their_size(
         self, late: Late, asking: Asking, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airflow_invocations.platform.pynenc_cluster.ROWS", 2)
-        monkeypatch.setattr("airflow_invocations.platform.pynenc.BATCH", 2)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.cluster.ROWS", 2)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.platform.BATCH", 2)
         began = datetime.datetime.now(datetime.UTC)
         async with await late.hook.connect() as platform:
             invoked = [await platform.invoke(task("completes"), asking.request()) for _ in range(5)]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from airflow_invocations.hooks import PynencHook
-from airflow_invocations.platform import UnauthorizedError
+from airflow_invocations.platforms import UnauthorizedError
 
 from .on_pynenc import REDIS, OnRedis
 

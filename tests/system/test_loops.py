@@ -17,7 +17,7 @@ from airflow_invocations.models import (
     TaskInstanceReference,
     task_instance_of,
 )
-from airflow_invocations.platform.roboto import RobotoPlatform, RobotoSettings
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
 from airflow_invocations.waiting import TaskIdentity
 
 from ..airflow_version import since

@@ -15,8 +15,8 @@ HOUSE = Path(airflow_invocations.__file__).parent
 #: For each room below the faces, what of ours it may import. `root` is the package itself: its version.
 BELOW = {
     "models": {"models"},
-    "platform": {"root", "models", "platform"},
-    "waiting": {"root", "models", "platform", "waiting"},
+    "platforms": {"root", "models", "platforms"},
+    "waiting": {"root", "models", "platforms", "waiting"},
     "runtime": {"root", "exit_codes", "models", "runtime"},
     "service": {"root", "models", "runtime", "service"},
     "exit_codes": set(),
@@ -91,7 +91,7 @@ def relative(path: Path) -> str:
 
 def test_every_room_has_a_place_in_the_picture() -> None:
     assert {room_of(module_of(path)) for path in FILES} <= {*BELOW, *FACES, *ABOVE}
-    assert {"models", "platform", "waiting", "service", "hooks", "operators", "triggers"} <= {
+    assert {"models", "platforms", "waiting", "service", "hooks", "operators", "triggers"} <= {
         room_of(module_of(path)) for path in FILES
     }
 
@@ -104,7 +104,7 @@ def test_below_the_faces_arrows_point_down(path: Path) -> None:
 @pytest.mark.parametrize("path", in_rooms(*FACES), ids=relative)
 def test_no_face_imports_the_service_or_a_command(path: Path) -> None:
     # The provider info is data, and the one place that says how connection types are called.
-    below = {"root", "exit_codes", "provider_info", "models", "platform", "waiting"}
+    below = {"root", "exit_codes", "provider_info", "models", "platforms", "waiting"}
     assert rooms_imported_by(path) <= {*below, *FACES}
 
 

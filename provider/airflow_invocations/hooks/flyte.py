@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk import Connection
 
-from ..platform.flyte import DEFAULT_TIMEOUT, FlytePlatform, FlyteSettings
+from ..platforms.flyte import DEFAULT_TIMEOUT, FlytePlatform, FlyteSettings
 from .fields import credential_of, endpoint_of, timeout_of, token_of, verify_of
 from .invocation import InvocationHook
 

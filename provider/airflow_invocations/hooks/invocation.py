@@ -23,8 +23,8 @@ from ..exceptions import (
     error_about,
 )
 from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
-from ..platform import InvocationPlatform, PlatformError
-from ..platform.base import web_address
+from ..platforms import InvocationPlatform, PlatformError
+from ..platforms.base import web_address
 from ..sdk_calls import complete
 from ..waiting import cancel_and_confirm, invoke_once, log_pages
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from airflow.sdk import Connection
 
-from ..platform.pynenc import PynencPlatform, PynencSettings
+from ..platforms.pynenc.platform import PynencPlatform, PynencSettings
 from .fields import host_in_url
 from .invocation import InvocationHook
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Connection
 
-from ..platform import InvocationPlatform, UnsupportedError
-from ..platform.roboto import DEFAULT_TIMEOUT, RobotoPlatform, RobotoSettings
+from ..platforms import InvocationPlatform, UnsupportedError
+from ..platforms.roboto.platform import DEFAULT_TIMEOUT, RobotoPlatform, RobotoSettings
 from .fields import endpoint_of, timeout_of, token_of, verify_of
 from .invocation import InvocationHook
 

@@ -25,19 +25,11 @@ from ..exceptions import (
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models import InvocationStatus
-from ..platform import CannotStopError, PlatformError, UnsupportedError
+from ..platforms import CannotStopError, PlatformError, UnsupportedError
+from ..platforms.retry import OUTAGE_LIMIT, outlast
 from ..stored import push_xcom
 from ..task_log import NOTHING_SHOWN, ActionLog, ShownLog
-from ..waiting import (
-    OUTAGE_LIMIT,
-    GivenUp,
-    LogQueue,
-    Reason,
-    Waiting,
-    cancel_and_confirm,
-    outlast,
-    was_cancelled_by_clear,
-)
+from ..waiting import GivenUp, LogQueue, Reason, Waiting, cancel_and_confirm, was_cancelled_by_clear
 from .arguments import REQUEST_ARGUMENTS, destination_of, place_of
 from .cancel import cancelled_on_failure
 from .checked import CheckedTask
@@ -60,7 +52,7 @@ if TYPE_CHECKING:
         InvocationRecord,
         UploadDestination,
     )
-    from ..platform import InvocationPlatform
+    from ..platforms import InvocationPlatform
 
 T = TypeVar("T")
 

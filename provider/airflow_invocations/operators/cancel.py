@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk import BaseOperator
 
 from ..exceptions import InvocationError, PlatformUnavailableError, at, error_about
-from ..platform import InvocationPlatform, PlatformError
+from ..platforms import InvocationPlatform, PlatformError
 from ..stored import storable
 from ..waiting import cancel_and_confirm
 from .checked import CheckedTask

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..platform import PlatformError
+from ..platforms import PlatformError
 from ..task_log import BEHIND, ActionLog
 from ..waiting import (
     LOG_SETTINGS,

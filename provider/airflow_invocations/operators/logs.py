@@ -15,10 +15,10 @@ from ..exceptions import RequestRefusedError, error_about
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models.text import counted, encodable
-from ..platform import InvocationPlatform, PlatformError
+from ..platforms import InvocationPlatform, PlatformError
+from ..platforms.retry import outlast
 from ..stored import push_xcom, storable
 from ..task_log import ActionLog
-from ..waiting import outlast
 from .arguments import place_of
 from .checked import CheckedTask
 

@@ -25,18 +25,10 @@ from ..exceptions import (
 )
 from ..models import InvocationStatus
 from ..models.text import counted
-from ..platform import InvocationPlatform, PlatformError, UnsupportedError
+from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
+from ..platforms.retry import OUTAGE_LIMIT, outlast
 from ..stored import push_xcom
-from ..waiting import (
-    OUTAGE_LIMIT,
-    GivenUp,
-    Reason,
-    TaskIdentity,
-    Waiting,
-    endings,
-    find_or_create,
-    outlast,
-)
+from ..waiting import GivenUp, Reason, TaskIdentity, Waiting, endings, find_or_create
 from .arguments import place_of
 from .cancel import cancel_all, cancelled_on_failure
 from .checked import CheckedTask

@@ -15,7 +15,7 @@ from ..exceptions import (
     RequestRefusedError,
 )
 from ..models import MAX_PAGE_SIZE
-from ..platform import (
+from ..platforms import (
     ConflictError,
     InvocationPlatform,
     PermanentError,
@@ -24,7 +24,8 @@ from ..platform import (
     TransientError,
     UnauthorizedError,
 )
-from ..waiting import cancel_and_confirm, find_or_create, outlast
+from ..platforms.retry import outlast
+from ..waiting import cancel_and_confirm, find_or_create
 from .arguments import read_arguments, request_of
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from ..models import InvocationRecord, LogProcess
-from ..platform import NotFoundError
+from ..platforms import NotFoundError
 from . import runs
 from .airflow_api import AirflowApi, MountedApp
 from .platforms import Answer, Found, OutOfReachError, Platforms, Question

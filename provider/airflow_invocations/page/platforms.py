@@ -22,7 +22,7 @@ from ..models import (
     TaskInstanceReference,
     task_instance_of,
 )
-from ..platform import (
+from ..platforms import (
     InvocationPlatform,
     NotFoundError,
     PlatformError,
@@ -30,7 +30,7 @@ from ..platform import (
     UnauthorizedError,
     UnsupportedError,
 )
-from ..platform.base import web_address
+from ..platforms.base import web_address
 from .runs import PLATFORMS, RunKey
 
 #: Seconds that a platform has for an answer; after that it counts as out of reach.

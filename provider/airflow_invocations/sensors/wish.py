@@ -17,15 +17,15 @@ from ..exceptions import (
 )
 from ..models import MAX_PAGE_SIZE, InvocationStatus
 from ..models.text import counted
-from ..platform import (
+from ..platforms import (
     InvalidRequestError,
     PermanentError,
     TransientError,
     UnauthorizedError,
     UnsupportedError,
 )
+from ..platforms.retry import OUTAGE_LIMIT, outlast
 from ..waiting import (
-    OUTAGE_LIMIT,
     Connect,
     GivenUp,
     Outlook,
@@ -34,7 +34,6 @@ from ..waiting import (
     client_of,
     endings,
     follow,
-    outlast,
     outlast_refusals,
     outlook,
     record_of,

@@ -17,7 +17,7 @@ from ..compat import VERSION, asset_states_of, has_trigger_queues, read_variable
 from ..hooks import InvocationHook
 from ..models import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
 from ..models.invocation import started_at
-from ..platform.events import EventFilter, InvocationEvent, UnreadableItem
+from ..platforms.events import EventFilter, InvocationEvent, UnreadableItem
 from ..sdk_calls import complete
 from ..stored import storable_name, storable_text, storable_token, trigger_event
 from ..waiting.feed import Feeds, Subscription, records_of

@@ -23,11 +23,12 @@ from ..exceptions import InvocationError, error_of
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..models import InvocationStatus
-from ..platform import UnauthorizedError
+from ..platforms import UnauthorizedError
+from ..platforms.retry import OUTAGE_LIMIT
 from ..sensors.invocation import wish_of
 from ..sensors.wish import Wish, ids_named, is_granted, wait_until_it_may_be_granted
 from ..stored import storable_detail, trigger_event
-from ..waiting import OUTAGE_LIMIT, GivenUp, Reason, client_of, endings
+from ..waiting import GivenUp, Reason, client_of, endings
 from .killing import CancellingTrigger
 from .task import announced, let_last_lines_arrive, may_be_retried, push_xcom
 

@@ -26,19 +26,11 @@ from ..operators.arguments import REQUEST_ARGUMENTS
 from ..operators.context import identity_of, provenance_of
 from ..operators.results import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
 from ..operators.submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
-from ..platform import InvocationPlatform, PlatformError, UnsupportedError
+from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
+from ..platforms.retry import OUTAGE_LIMIT, outlast
 from ..stored import trigger_event
 from ..task_log import SHOWN_AGAIN, LiveLog
-from ..waiting import (
-    OUTAGE_LIMIT,
-    GivenUp,
-    Reason,
-    TaskIdentity,
-    Waiting,
-    outlast,
-    record_of,
-    started_by_earlier_try,
-)
+from ..waiting import GivenUp, Reason, TaskIdentity, Waiting, record_of, started_by_earlier_try
 from .killing import CancellingTrigger
 from .task import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
 

@@ -3,6 +3,7 @@
 `waiting.feed`, which only triggers of events need, is imported by itself: DAG files import all of this.
 """
 
+from ..platforms.retry import OUTAGE_LIMIT, outlast
 from .adoption import check_adopted, invoke_once
 from .cancelling import cancel_and_confirm
 from .following import GivenUp, Reason, Waiting, follow, record_of
@@ -12,7 +13,6 @@ from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecor
 from .log_relay import LogChannel, LogQueue, LogRelay
 from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
 from .logs import EndOfLog, log_pages, read_end
-from .patience import OUTAGE_LIMIT, outlast
 from .refusal import Connect, client_of, outlast_refusals
 from .several import Ending, Outlook, endings, number_wanted, outlook
 

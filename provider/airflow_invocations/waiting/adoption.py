@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from .. import models
-from ..platform.base import RepeatedIdError, RequestConflictError
+from ..platforms.base import RepeatedIdError, RequestConflictError
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord, InvocationRequest
-    from ..platform.base import Capabilities, InvocationPlatform
+    from ..platforms.base import Capabilities, InvocationPlatform
 
 _OTHER = "another value"
 

@@ -6,7 +6,13 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from ..platform.base import InvalidRequestError, InvocationPlatform, NotFoundError, TransientError, backoff
+from ..platforms.base import (
+    InvalidRequestError,
+    InvocationPlatform,
+    NotFoundError,
+    TransientError,
+    backoff,
+)
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..platform.base import (
+from ..platforms.base import (
     CaughtUp,
     InvocationPlatform,
     NotFoundError,
@@ -23,7 +23,7 @@ from ..platform.base import (
     UnauthorizedError,
     backoff,
 )
-from ..platform.events import (
+from ..platforms.events import (
     EventFilter,
     EventStream,
     InvocationEvent,

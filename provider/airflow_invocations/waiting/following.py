@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ..models import InvocationStatus
-from ..platform.base import NotFoundError, PlatformError, TransientError, UnauthorizedError
+from ..platforms.base import NotFoundError, PlatformError, TransientError, UnauthorizedError
+from ..platforms.retry import OUTAGE_LIMIT, outlast
 from .cancelling import cancel_and_confirm
 from .hub import (
     LOST_AFTER,
@@ -29,7 +30,6 @@ from .hub import (
     Wait,
 )
 from .log_relay import LogQueue
-from .patience import OUTAGE_LIMIT, outlast
 from .refusal import Connect, client_of, outlast_refusals
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..models import MAX_PAGE_SIZE, InvocationStatus, StatusSnapshot
 from ..models.text import counted
-from ..platform.base import (
+from ..platforms.base import (
     CaughtUp,
     InvocationPlatform,
     NewLines,

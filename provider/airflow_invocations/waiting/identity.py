@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import models
 from ..models import InvocationStatus
-from ..platform.base import ConflictError, InvocationPlatform, RepeatedIdError
+from ..platforms.base import ConflictError, InvocationPlatform, RepeatedIdError
 from .adoption import check_adopted
 
 if TYPE_CHECKING:

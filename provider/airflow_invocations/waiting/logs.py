@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..platform.base import InvocationPlatform, PlatformError
+from ..platforms.base import InvocationPlatform, PlatformError
 from .log_lines import FirstAndLast, LineShaper, LogLine, LogPosition, UnshownRecords
 from .log_settings import LogEnd
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
-from ..platform.base import InvocationPlatform, UnauthorizedError
+from ..platforms.base import InvocationPlatform, UnauthorizedError
 
 #: Seconds for which rejected credentials count as an outage if the platform had accepted them: it may have
 #: been started without its data, or the token may be about to be replaced.

@@ -11,8 +11,8 @@ from airflow_invocations.exceptions import PlatformUnavailableError, RequestRefu
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import CancelInvocationOperator
-from airflow_invocations.platform import CannotStopError
-from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.platforms import CannotStopError
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
 from .conftest import Task, end_of, script
 from .test_sensor import invoke_action

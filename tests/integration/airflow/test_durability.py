@@ -21,7 +21,7 @@ from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.action import TRY_KEY
-from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
 from ...airflow_version import AirflowException, TaskDeferred
 from ..conftest import eventually

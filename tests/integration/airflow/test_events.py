@@ -16,8 +16,9 @@ from airflow_invocations.assets import dataset_asset
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.platform import UnsupportedError, polled_events
-from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.platforms import UnsupportedError
+from airflow_invocations.platforms import polling as polled_events
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.triggers import events
 from airflow_invocations.waiting import feed
 

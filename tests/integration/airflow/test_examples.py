@@ -17,7 +17,7 @@ from airflow_invocations.models import (
     InvocationSource,
     InvocationStatus,
 )
-from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.triggers import events
 
 from ...airflow_version import DagBag

@@ -23,8 +23,8 @@ from airflow_invocations.exceptions import (
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.platform import NotFoundError
-from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.platforms import NotFoundError
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationsTrigger, InvocationTrigger
 from airflow_invocations.waiting import hub, refusal

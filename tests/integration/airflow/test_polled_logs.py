@@ -11,7 +11,7 @@ import pytest
 
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource
-from airflow_invocations.platform import roboto
+from airflow_invocations.platforms.roboto import platform as roboto
 
 from .conftest import connect_to, script
 from .test_waits import event_of, trigger

@@ -25,8 +25,8 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.operators import RetryFailedInvocationsOperator
 from airflow_invocations.operators.context import provenance_of
-from airflow_invocations.platform import Capabilities
-from airflow_invocations.platform.roboto import RobotoPlatform
+from airflow_invocations.platforms import Capabilities
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
 from ...airflow_version import AirflowException, TaskDeferred
 from .conftest import Task, end_of, script

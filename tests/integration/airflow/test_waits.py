@@ -21,7 +21,7 @@ from airflow_invocations import task_log
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
 from airflow_invocations.operators import in_worker
-from airflow_invocations.platform import roboto
+from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiting import LOG_SETTINGS, LogEnd, LogQueue, LogSettings, Waiting, log_pages
 

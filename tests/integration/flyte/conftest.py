@@ -15,10 +15,17 @@ from airflow_invocations.models import (
     InvocationRecord,
     InvocationRequest,
 )
-from airflow_invocations.platform.flyte import FlytePlatform, FlyteSettings, connect, platform
+from airflow_invocations.platforms.flyte import (
+    FlytePlatform,
+    FlyteSettings,
+    platform,
+)
+from airflow_invocations.platforms.flyte import (
+    client as connect,
+)
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer, Pod, SimpleType, TaskError, literal
-from ...unit.platform.conftest import Script, scripted_server
+from ...unit.platforms.conftest import Script, scripted_server
 
 TASK = f"{PROJECT}/{DOMAIN}/env.greet"
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     InvalidRequestError,
     PlatformError,
     RateLimitedError,
@@ -26,10 +26,10 @@ from airflow_invocations.platform import (
     UnavailableError,
     UnsupportedError,
 )
-from airflow_invocations.platform.flyte import FlytePlatform, FlyteSettings, auth
+from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, auth
 
 from ...platforms.flyte_server import Client, FlyteServer
-from ...unit.platform.conftest import Answer, Script, answer, hang_up, raw, scripted_server
+from ...unit.platforms.conftest import Answer, Script, answer, hang_up, raw, scripted_server
 from .conftest import deploy, request, settings
 
 pytestmark = [

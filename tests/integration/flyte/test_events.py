@@ -11,10 +11,11 @@ import pytest
 
 from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.platform import CaughtUp, InvalidRequestError, polled_events
-from airflow_invocations.platform.events import EventFilter, InvocationEvent
-from airflow_invocations.platform.flyte import FlytePlatform, platform
-from airflow_invocations.platform.polled_events import place_of
+from airflow_invocations.platforms import CaughtUp, InvalidRequestError
+from airflow_invocations.platforms import polling as polled_events
+from airflow_invocations.platforms.events import EventFilter, InvocationEvent
+from airflow_invocations.platforms.flyte import FlytePlatform, platform
+from airflow_invocations.platforms.polling import place_of
 from airflow_invocations.sensors.wish import Wish, is_granted
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer

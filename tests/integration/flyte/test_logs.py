@@ -10,8 +10,8 @@ from flyteidl2.logs.dataplane import payload_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from airflow_invocations.models import LogProcess
-from airflow_invocations.platform import InvalidRequestError, NotFoundError
-from airflow_invocations.platform.flyte import FlytePlatform, logs
+from airflow_invocations.platforms import InvalidRequestError, NotFoundError
+from airflow_invocations.platforms.flyte import FlytePlatform, logs
 from airflow_invocations.waiting import log_pages
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.models import InvocationStatus, StatusSnapshot
-from airflow_invocations.platform.flyte import FlytePlatform
+from airflow_invocations.platforms.flyte import FlytePlatform
 from airflow_invocations.waiting import cancel_and_confirm, log_pages
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer

@@ -21,7 +21,7 @@ from airflow_invocations.models import (
     StatusSnapshot,
 )
 from airflow_invocations.operators import InvokeActionOperator, action
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
@@ -33,7 +33,7 @@ from airflow_invocations.platform import (
     UnavailableError,
     UnsupportedError,
 )
-from airflow_invocations.platform.flyte import FlytePlatform, FlyteSettings, platform
+from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, platform
 from airflow_invocations.waiting import cancel_and_confirm, find_or_create
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer

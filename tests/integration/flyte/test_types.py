@@ -19,8 +19,8 @@ from flyteidl2.core import interface_pb2, literals_pb2
 from flyteidl2.task import common_pb2
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.platform import InvalidRequestError
-from airflow_invocations.platform.flyte import FlytePlatform
+from airflow_invocations.platforms import InvalidRequestError
+from airflow_invocations.platforms.flyte import FlytePlatform
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer, Pod, TaskError
 from ..airflow.conftest import database, no_floor  # noqa: F401  these are fixtures

@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from airflow_invocations.models import InvocationStatus, LogProcess
-from airflow_invocations.platform import ConflictError, overdue
-from airflow_invocations.platform.base import NewLines
-from airflow_invocations.platform.flyte import FlytePlatform, platform, watch
-from airflow_invocations.platform.flyte.connect import RUNS, TASKS
+from airflow_invocations.platforms import ConflictError, overdue
+from airflow_invocations.platforms.base import NewLines
+from airflow_invocations.platforms.flyte import FlytePlatform, platform, watch
+from airflow_invocations.platforms.flyte.client import RUNS, TASKS
 
 from ...platforms.flyte_server import FlyteServer
 from .conftest import TASK, deploy, ended, request

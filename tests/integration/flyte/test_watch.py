@@ -11,7 +11,7 @@ import pytest
 from connectrpc.code import Code
 
 from airflow_invocations.models import InvocationStatus, StatusSnapshot
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     CaughtUp,
     NewLines,
     Told,
@@ -20,8 +20,8 @@ from airflow_invocations.platform import (
     UnreadableLog,
     UnsupportedError,
 )
-from airflow_invocations.platform.flyte import FlytePlatform, watch
-from airflow_invocations.platform.flyte.watch import FlyteWatch
+from airflow_invocations.platforms.flyte import FlytePlatform, watch
+from airflow_invocations.platforms.flyte.watch import FlyteWatch
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
 from .conftest import deploy, ended, request, running, settings, until

@@ -17,7 +17,7 @@ from airflow_invocations.hooks import flyte as flyte_type
 from airflow_invocations.hooks import pynenc as pynenc_type
 from airflow_invocations.hooks import roboto as roboto_type
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.platform import PlatformError
+from airflow_invocations.platforms import PlatformError
 from airflow_invocations.sensors import InvocationSensor
 
 from .conftest import context
@@ -39,7 +39,7 @@ HOOKS: dict[type[InvocationHook], dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("roboto", "flyte.connect"):
-        monkeypatch.setattr(f"airflow_invocations.platform.{module}.ATTEMPTS", 1)
+        monkeypatch.setattr(f"airflow_invocations.platforms.{module}.ATTEMPTS", 1)
 
 
 def define(monkeypatch: pytest.MonkeyPatch, hook: type[InvocationHook], **fields: Any) -> None:

@@ -14,8 +14,8 @@ from airflow.sdk import DAG, Asset, AssetWatcher
 from airflow_invocations import compat
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import AssetEvent, DagRunProvenance, InvocationStatus
-from airflow_invocations.platform import UnavailableError
-from airflow_invocations.platform.events import UnreadableItem
+from airflow_invocations.platforms import UnavailableError
+from airflow_invocations.platforms.events import UnreadableItem
 from airflow_invocations.triggers import InvocationEventTrigger, events
 from airflow_invocations.triggers.events import CURSOR_KEY
 from airflow_invocations.waiting import feed

@@ -106,7 +106,7 @@ def test_no_secret_shows() -> None:
 def test_the_hook_of_any_connection_speaks_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"conn_type": "flyte", "host": "http://127.0.0.1:9"}
     monkeypatch.setenv("AIRFLOW_CONN_FLYTE_DEFAULT", json.dumps(said))
-    monkeypatch.setattr("airflow_invocations.platform.flyte.connect.ATTEMPTS", 1)
+    monkeypatch.setattr("airflow_invocations.platforms.flyte.client.ATTEMPTS", 1)
     for hook in (FlyteHook(), InvocationHook("flyte_default")):
         assert hook.url("p/d/r") == "http://127.0.0.1:9/v2/domain/d/project/p/runs/r"
         works, message = hook.test_connection()
@@ -117,7 +117,7 @@ def test_the_hook_of_any_connection_speaks_to_it(monkeypatch: pytest.MonkeyPatch
 def test_nothing_of_flyte_is_imported() -> None:
     """Neither its SDK, which changes the process it is in, nor its definitions, nor msgpack."""
     code = (
-        "import sys, airflow_invocations.platform.flyte as room;"
+        "import sys, airflow_invocations.platforms.flyte as room;"
         "room.FlytePlatform(room.FlyteSettings('http://h'));"
         "print([name for name in sys.modules if name.split('.')[0] in"
         " ('flyte', 'flyteidl2', 'connectrpc', 'google', 'msgpack', 'jsonschema', 'airflow')])"

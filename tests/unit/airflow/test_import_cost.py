@@ -69,6 +69,13 @@ def test_a_dag_file_imports_little(statement: str, imports: dict[str, Imports]) 
     assert len(ours) <= OURS, sorted(ours)
     assert len(added - ours) <= OTHERS, sorted(added - ours)
     # What talks to platforms, what waits in a triggerer, and the records are imported when a task runs.
-    late = {"hooks", "triggers", "platform.roboto", "models.action", "models.invocation", "models.provenance"}
+    late = {
+        "hooks",
+        "triggers",
+        "platforms.roboto",
+        "models.action",
+        "models.invocation",
+        "models.provenance",
+    }
     assert not {f"airflow_invocations.{name}" for name in late} & added
     assert not HEAVY & (added | by_us)

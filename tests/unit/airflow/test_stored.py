@@ -15,7 +15,7 @@ from airflow_invocations.exceptions import InvocationError, InvocationFailedErro
 from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators.outlets import tell_outlets
 from airflow_invocations.operators.results import result_of
-from airflow_invocations.platform import PlatformError, TransientError
+from airflow_invocations.platforms import PlatformError, TransientError
 from airflow_invocations.stored import (
     DEPTH_LIMIT,
     DETAIL_LIMIT,

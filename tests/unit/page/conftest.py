@@ -30,7 +30,7 @@ from airflow_invocations.models import (
 from airflow_invocations.page import app as page_app
 from airflow_invocations.page.platforms import Platforms
 from airflow_invocations.page.runs import Instance, RunKey, Try, TryKey
-from airflow_invocations.platform import Capabilities, NotFoundError
+from airflow_invocations.platforms import Capabilities, NotFoundError
 
 from ..platform.test_roboto import INVOCATION
 

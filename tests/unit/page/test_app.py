@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from airflow_invocations.page import app as page_app
 from airflow_invocations.page.runs import Instance, RunKey, Try, TryKey
-from airflow_invocations.platform import UnavailableError
+from airflow_invocations.platforms import UnavailableError
 
 from .conftest import RUN, Auth, Person, S, World, at, page_of, record
 

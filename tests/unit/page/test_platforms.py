@@ -22,7 +22,7 @@ from airflow_invocations.page.platforms import (
     web_address,
 )
 from airflow_invocations.page.runs import PLATFORMS, RunKey
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     Capabilities,
     InvalidRequestError,
     InvocationPlatform,

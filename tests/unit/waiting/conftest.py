@@ -16,7 +16,7 @@ from airflow_invocations.models import (
     LogPage,
     StatusSnapshot,
 )
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     NewLines,
     NotFoundError,
     PermanentError,
@@ -24,7 +24,8 @@ from airflow_invocations.platform import (
     UnavailableError,
     UnsupportedError,
 )
-from airflow_invocations.waiting import following, hub, patience, refusal
+from airflow_invocations.platforms import retry as patience
+from airflow_invocations.waiting import following, hub, refusal
 
 from ..platform.test_roboto import INVOCATION
 

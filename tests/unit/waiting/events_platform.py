@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from airflow_invocations.models import InvocationRecord, InvocationStatus
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     Capabilities,
     CaughtUp,
     NotFoundError,
     PermanentError,
     UnavailableError,
 )
-from airflow_invocations.platform.events import EventFilter, InvocationEvent, UnreadableItem
+from airflow_invocations.platforms.events import EventFilter, InvocationEvent, UnreadableItem
 
 from ..platform.test_roboto import INVOCATION
 

@@ -17,7 +17,7 @@ from airflow_invocations.models import (
     UploadDestination,
     digests_of,
 )
-from airflow_invocations.platform import Capabilities, RepeatedIdError, RequestConflictError
+from airflow_invocations.platforms import Capabilities, RepeatedIdError, RequestConflictError
 from airflow_invocations.waiting import check_adopted, invoke_once
 
 from ..platform.test_roboto import INVOCATION

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from airflow_invocations.models import StatusSnapshot
-from airflow_invocations.platform.flyte.names import RunId
-from airflow_invocations.platform.flyte.watch import FlyteWatch, _Tail
+from airflow_invocations.platforms.flyte.ids import RunId
+from airflow_invocations.platforms.flyte.watch import FlyteWatch, _Tail
 from airflow_invocations.waiting.feed import Feed
 from airflow_invocations.waiting.following import Waiting, _Clock
 from airflow_invocations.waiting.hub import Notice, Wait, Watcher

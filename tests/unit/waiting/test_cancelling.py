@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_invocations.models import InvocationRecord, InvocationStatus
-from airflow_invocations.platform import InvalidRequestError, UnavailableError
+from airflow_invocations.platforms import InvalidRequestError, UnavailableError
 from airflow_invocations.waiting import cancel_and_confirm, cancelling
 
 from .conftest import Platform

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.platform import Capabilities, UnauthorizedError, UnavailableError
-from airflow_invocations.platform.events import EventFilter
+from airflow_invocations.platforms import Capabilities, UnauthorizedError, UnavailableError
+from airflow_invocations.platforms.events import EventFilter
 from airflow_invocations.waiting import feed
 from airflow_invocations.waiting.feed import Feeds, Subscription, records_of
 

@@ -16,7 +16,7 @@ from airflow_invocations.models import (
     InvocationSource,
     InvocationStatus,
 )
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     Capabilities,
     ConflictError,
     RepeatedIdError,

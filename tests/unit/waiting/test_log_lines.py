@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from airflow_invocations.models import LogPage, LogRecord
-from airflow_invocations.platform import UnavailableError
+from airflow_invocations.platforms import UnavailableError
 from airflow_invocations.waiting import (
     BEGINNING,
     LineShaper,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.platform import UnauthorizedError
+from airflow_invocations.platforms import UnauthorizedError
 from airflow_invocations.sensors.wish import Wish, is_granted
 from airflow_invocations.waiting import GivenUp, Reason, Waiting, record_of, refusal
 

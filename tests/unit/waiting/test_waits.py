@@ -14,7 +14,7 @@ import pytest
 
 from airflow_invocations.exceptions import PlatformUnavailableError, error_of
 from airflow_invocations.models import InvocationStatus, StatusSnapshot
-from airflow_invocations.platform import (
+from airflow_invocations.platforms import (
     CaughtUp,
     NewLines,
     NotFoundError,

@@ -1,0 +1,1 @@
+"""pynenc: Python tasks on the runners of a pynenc app."""

@@ -1,0 +1,1 @@
+"""Roboto and the local server: the invocation API over HTTP."""

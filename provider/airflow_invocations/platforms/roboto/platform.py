@@ -1,0 +1,773 @@
+"""The invocation API over HTTP: Roboto, and the local service, which speaks it too."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import re
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import pydantic
+
+from ... import __version__
+from ...models import (
+    MAX_PAGE_SIZE,
+    ActionRecord,
+    InvocationRecord,
+    InvocationRequest,
+    InvocationStatus,
+    LogPage,
+    SourceFilter,
+    StatusSnapshot,
+)
+from ...models.base import problems_of
+from ...models.dataset import DatasetRecord, FileRecord
+from ...models.query import roboql_text
+from ..base import (
+    Capabilities,
+    CaughtUp,
+    ConflictError,
+    InvalidRequestError,
+    LimitExceededError,
+    NewLines,
+    NotFoundError,
+    PermanentError,
+    PlatformError,
+    RateLimitedError,
+    RepeatedIdError,
+    Told,
+    TransientError,
+    UnauthorizedError,
+    UnavailableError,
+    UnreadableLog,
+    UnsupportedError,
+    backoff,
+    web_address,
+)
+from ..clock import PlatformClock
+from ..events import EventFilter, EventStream, UnreadableItem, is_time
+from ..http import (
+    ACCEPT_ENCODING,
+    NO_ANSWER,
+    UNSENDABLE,
+    TooLargeError,
+    body_of,
+    cause_of,
+    json_of,
+    request_error,
+    retry_after_of,
+    tls_for,
+)
+from ..polling import PolledEvents
+from .events import PushedEvents, RobotoListing
+from .server_sent_events import server_sent_events
+
+#: The newest version of the API that we know.
+API_VERSION = "2026-10-06"
+
+#: The largest request body the platform takes, in bytes.
+MAX_BODY = 8 * 1024 * 1024
+
+#: Seconds that a connection, and each wait for data, may take.
+DEFAULT_TIMEOUT = 30.0
+
+#: How often a call is tried in all.
+ATTEMPTS = 5
+
+#: Seconds that a Retry-After is honoured for at most within one call; waits have their own patience.
+MAX_RETRY_AFTER = 60.0
+
+#: Statuses after which any call may be repeated, and those after which only an idempotent one may.
+_ALWAYS_REPEATABLE = frozenset({429, 502, 503})
+_REPEATABLE_IF_IDEMPOTENT = frozenset({408, 500, 504})
+
+#: Seconds of silence after which an open stream counts as broken; the local service sends a heartbeat
+#: every 15 s.
+STREAM_SILENCE = 45.0
+
+#: Seconds that a query over files may take, and between two looks at it.
+QUERY_PATIENCE = 900.0
+QUERY_INTERVAL = 2.0
+
+#: What a platform without the watch endpoint may answer in its place; also: not for so many invocations.
+_NO_WATCH = frozenset({400, 403, 404, 405, 501})
+
+_WATCH = "v1/actions/invocations/watch"
+
+_BY_CODE: dict[str, type[PlatformError]] = {
+    "RobotoConditionException": ConflictError,
+    "RobotoConflictException": ConflictError,
+    "RobotoIllegalArgumentException": InvalidRequestError,
+    "RobotoInvalidRequestException": InvalidRequestError,
+    "RobotoInvalidStateTransitionException": InvalidRequestError,
+    "RobotoLimitExceededException": LimitExceededError,
+    "RobotoNoOrgProvidedException": InvalidRequestError,
+    "RobotoNotFoundException": NotFoundError,
+    "RobotoNotImplementedException": UnsupportedError,
+    "RobotoUnauthorizedException": UnauthorizedError,
+}
+#: Of an answer in the API's own envelope with a code that isn't known.
+_BY_STATUS: dict[int, type[PlatformError]] = {
+    400: InvalidRequestError,
+    401: UnauthorizedError,
+    403: LimitExceededError,
+    404: NotFoundError,
+    408: UnavailableError,
+    409: ConflictError,
+    413: InvalidRequestError,
+    429: RateLimitedError,
+    501: UnsupportedError,
+}
+#: Of any other answer: something between us and the platform sent it, a proxy's page for one, and its 404
+#: says nothing about an invocation.
+_BY_FOREIGN_STATUS: dict[int, type[PlatformError]] = {
+    401: UnauthorizedError,
+    413: InvalidRequestError,
+    429: RateLimitedError,
+}
+
+
+#: How the detail of what has failed by its exit code begins.
+_EXIT_CODE = re.compile(r"exit code (\d{1,3})\b")
+
+RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
+PageT = TypeVar("PageT", "_SnapshotPage", "_RecordPage", "_RawPage")
+
+
+@dataclass(frozen=True, slots=True)
+class RobotoSettings:
+    """Where the API is and how to be let in: what an Airflow connection holds."""
+
+    #: For example https://api.roboto.ai, without a trailing slash.
+    endpoint: str
+    token: str = field(repr=False)
+    #: The organisation to act in; None: the token's own.
+    org_id: str | None = None
+    #: Verify TLS certificates: True, False, or the path of a CA bundle.
+    verify: bool | str = True
+    #: Seconds that a connection, and each wait for data, may take.
+    timeout: float = DEFAULT_TIMEOUT
+    #: Where people look at invocations; None: worked out from the endpoint.
+    link_base: str | None = None
+
+
+class RobotoPlatform:
+    """A client of the invocation API: one connection pool, opened with `async with`.
+
+    Calls are tried again as the platform's own client does: after 429, 502, 503 always; after 408, 500,
+    504 and broken connections where a repetition can't do anything twice; Retry-After is honoured, and
+    otherwise the pauses have full jitter.
+
+    Raises:
+        PlatformError: each method, one of the tree in `platforms.base`.
+    """
+
+    capabilities = Capabilities(events=True)
+
+    def __init__(self, settings: RobotoSettings) -> None:
+        self.where = settings.endpoint
+        self._settings = settings
+        self._client: httpx.AsyncClient | None = None
+        self._clock = PlatformClock(settings.endpoint)
+
+    async def __aenter__(self) -> Self:
+        # In a thread: the first client of a process takes a while to import what it needs, and CA bundles
+        # take long to read; both would be felt in a triggerer's loop.
+        try:
+            self._client = await asyncio.to_thread(self._new_client)
+        except UNSENDABLE as error:
+            raise request_error(self.where, error) from cause_of(error)
+        return self
+
+    def _new_client(self) -> httpx.AsyncClient:
+        settings = self._settings
+        headers = {
+            "Authorization": f"Bearer {settings.token}",
+            "X-Roboto-Api-Version": API_VERSION,
+            "User-Agent": f"airflow-provider-invocations/{__version__}",
+            "Accept-Encoding": ACCEPT_ENCODING,
+        }
+        if settings.org_id:
+            headers |= {"X-Roboto-Org-Id": settings.org_id, "X-Roboto-Resource-Owner-Id": settings.org_id}
+        return httpx.AsyncClient(
+            base_url=settings.endpoint,
+            headers=headers,
+            timeout=settings.timeout,
+            verify=tls_for(settings.endpoint, settings.verify),
+            event_hooks=self._clock.hooks,
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation: the app has the API's address, but for one word."""
+        base = self._settings.link_base or self._settings.endpoint.replace("://api.", "://app.", 1)
+        return web_address(f"{base.rstrip('/')}/actions/invocations/{_segment(invocation_id)}")
+
+    def logs_url(self, invocation_id: str) -> str:
+        """Where a person can look at an invocation's log: the local service's page has a part for it."""
+        url = self.url(invocation_id)
+        return url if not url or "://api." in self._settings.endpoint else f"{url}#log"
+
+    async def check(self) -> str:
+        """Ask for one action, and who asks; a sentence about where we are, as whom, in which organisation."""
+        data = await self._call("POST", "v1/actions/query", body={"limit": 1}, idempotent=True)
+        items = data.get("items") if isinstance(data, dict) else None
+        if not isinstance(items, list):
+            raise UnavailableError(f"{self._settings.endpoint} answers, but not as the invocation API does")
+        user = _named(await self._account("v1/users"), "user_id")
+        # An action says its owner, who may be another organisation; the token's own are asked for.
+        org = self._settings.org_id or ", ".join(await self._organisations())
+        whose = f" of {user}" if user else ""
+        where = f" in organisation {org}" if org else ""
+        return f"{self._settings.endpoint} accepts the token{whose}{where}"
+
+    async def _organisations(self) -> list[str]:
+        caller = await self._account("v1/orgs/caller")
+        names = [_named(each, "org_id") for each in caller] if isinstance(caller, list) else []
+        return sorted(filter(None, names))
+
+    async def _account(self, path: str) -> Any:
+        """What the platform says of the caller; None where it doesn't, or not to this token."""
+        try:
+            return await self._call("GET", path)
+        except PermanentError:
+            return None
+
+    async def get_action(self, name: str) -> ActionRecord:
+        """An action in its newest version."""
+        return _read(ActionRecord, await self._call("GET", f"v1/actions/{_segment(name)}"))
+
+    async def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
+        """Start an invocation; the one that has the request's `idempotency_id`, if there is one already.
+
+        A platform may answer a repeated id with 409, always or where the request differs: the id is then
+        looked up, and who asks compares.
+
+        Raises:
+            RepeatedIdError: the id has an invocation.
+        """
+        path = f"v1/actions/{_segment(action)}/invoke"
+        idempotent = request.idempotency_id is not None
+        try:
+            data = await self._call("POST", path, body=request.wire(), idempotent=idempotent)
+        except ConflictError as conflict:
+            record = await self._invoked_under(request.idempotency_id)
+            if record is None:
+                raise
+            raise RepeatedIdError(str(conflict), record) from conflict
+        return _read_record(data)
+
+    async def _invoked_under(self, idempotency_id: str | None) -> InvocationRecord | None:
+        """Return the invocation that has an idempotency id; None: there is none, or no id."""
+        if idempotency_id is None:
+            return None
+        condition = _any_of("idempotency_id", [idempotency_id])
+        async for page in self._pages(_RecordPage, {"condition": condition}, 1):
+            for record in page.items:
+                return await self.get(record.invocation_id)
+        return None
+
+    async def get(self, invocation_id: str) -> InvocationRecord:
+        """An invocation with its history."""
+        return _read_record(await self._call("GET", _invocation(invocation_id)))
+
+    async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """The status of each of up to 1,000 invocations; those that aren't known are left out."""
+        return await self._snapshots(_any_of("invocation_id", invocation_ids))
+
+    async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """The same of those that have ended only."""
+        return await self._snapshots(_both(_any_of("invocation_id", invocation_ids), _HAS_ENDED))
+
+    async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+        """Those invocations under up to 1,000 idempotency ids that haven't ended."""
+        return await self._snapshots(_both(_any_of("idempotency_id", idempotency_ids), _IS_UNDER_WAY))
+
+    async def find(
+        self,
+        dag_id: str,
+        run_id: str | None,
+        task_id: str | None,
+        map_index: int | None,
+        limit: int | None = None,
+        iteration: int | None = None,
+    ) -> list[InvocationRecord]:
+        """Return what a DAG, a run or a task of it has invoked, newest first, at most `limit`."""
+        wanted = SourceFilter(dag_id, run_id, task_id, map_index, iteration)
+        begins = _any_of("provenance.source.source_id", wanted.prefixes, "BEGINS_WITH")
+        size = MAX_PAGE_SIZE if limit is None else min(limit, MAX_PAGE_SIZE)
+        found: list[InvocationRecord] = []
+        async for page in self._pages(_RecordPage, {"condition": begins}, size):
+            found += [one for one in page.items if wanted.matches(one.provenance.source.source_id)]
+            if limit is not None and len(found) >= limit:
+                break
+        return [_with_exit_code(record) for record in found[:limit]]
+
+    async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
+        """Return the invocation of an action that was created last, at `since` or later; None: there is none.
+
+        `since` is compared with the platform's times by the platform's own clock.
+        """
+        return await self._clock.since(since, partial(self._newest, action))
+
+    async def _newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
+        named = {"field": "provenance.action.name", "comparator": "EQUALS", "value": action}
+        recent = {
+            "field": "created",
+            "comparator": "GREATER_THAN_OR_EQUAL",
+            "value": since.astimezone(datetime.UTC).isoformat(),
+        }
+        body = {
+            "condition": _both(named, recent),
+            "sort_by": "created",
+            "sort_direction": "DESC",
+            "limit": 1,
+        }
+        data = await self._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
+        items = _read(_RecordPage, data).items
+        return _with_exit_code(items[0]) if items else None
+
+    @asynccontextmanager
+    async def watch(
+        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+    ) -> AsyncIterator[RobotoWatch]:
+        """Open a stream (the local service has it); with `place`, what has happened since.
+
+        Raises:
+            UnsupportedError: on entering: the platform has no such stream, or none for so many.
+        """
+        body = {"ids": list(invocation_ids), "logs": dict(logs), "since": place}
+        async with self._watch(body) as answer:
+            yield RobotoWatch(self, answer, place)
+
+    @asynccontextmanager
+    async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[EventStream]:
+        """Open a stream of events: pushed where the platform does that, else asked for.
+
+        Raises:
+            UnavailableError: on entering, also where a platform that has pushed (`since` says so) doesn't
+                any more: where to go on can't be known then.
+        """
+        statuses = None if wanted.statuses is None else sorted(map(int, wanted.statuses))
+        body = {"action": wanted.action, "statuses": statuses, "since": since}
+        async with AsyncExitStack() as stack:
+            stream: EventStream | None = None
+            if since is None or not is_time(since):
+                try:
+                    stream = PushedEvents(await stack.enter_async_context(self._watch(body)))
+                except UnsupportedError as error:
+                    if since is not None:
+                        raise UnavailableError(f"{error}, but it has had one before") from error
+            yield stream or PolledEvents(RobotoListing(self._items, wanted.action), since)
+
+    async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
+        """The records of up to 1,000 invocations, in any order; those that aren't known are left out."""
+        found: list[InvocationRecord | UnreadableItem] = []
+        async for item in self._items(_any_of("invocation_id", invocation_ids)):
+            try:
+                found.append(_with_exit_code(InvocationRecord.model_validate(item)))
+            except pydantic.ValidationError as error:
+                found.append(UnreadableItem(problems_of(error.errors()[:3])))
+        return found
+
+    async def _items(self, condition: dict[str, Any]) -> AsyncIterator[Any]:
+        """All records that a condition holds for, as they came, oldest first."""
+        order = {"sort_by": "created", "sort_direction": "ASC"}
+        async for page in self._pages(_RawPage, {"condition": condition, **order}):
+            for item in page.items:
+                yield item
+
+    @asynccontextmanager
+    async def _watch(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+        """Open the local service's stream. Raises UnsupportedError on entering: there is none."""
+        client = self._opened()
+        silence = httpx.Timeout(self._settings.timeout, read=STREAM_SILENCE)
+        try:
+            request = client.build_request("POST", _WATCH, json=body, timeout=silence)
+            async with asyncio.timeout(self._settings.timeout):
+                answer = await client.send(request, stream=True)
+            try:
+                if answer.status_code in _NO_WATCH:
+                    raise UnsupportedError(f"{self._settings.endpoint} has no such watch")
+                if not answer.is_success:
+                    raise _error(answer, await body_of(answer))
+                if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                    raise UnavailableError(f"{request.url} answered with something that is no stream")
+                yield answer
+            finally:
+                await answer.aclose()
+        except (*NO_ANSWER, TimeoutError) as error:
+            raise request_error(self.where, error) from cause_of(error)
+
+    async def change_watch(
+        self,
+        watch_id: str,
+        add: Collection[str],
+        remove: Collection[str],
+        logs: Mapping[str, str | None],
+    ) -> None:
+        """Change what an open stream is about."""
+        body = {"add": list(add), "remove": list(remove), "logs": dict(logs)}
+        await self._call("PATCH", f"{_WATCH}/{_segment(watch_id)}", body=body, idempotent=True)
+
+    async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
+        """Log lines from `cursor` (None: the beginning) on; `last_read` of the page is the next cursor."""
+        query = {} if cursor is None else {"last_read": cursor}
+        return _read(
+            LogPage, await self._call("GET", f"{_invocation(invocation_id)}/logs/stream", query=query)
+        )
+
+    async def cancel(self, invocation_id: str) -> None:
+        """Ask for an invocation to be cancelled; one that has ended stays as it is."""
+        await self._call("POST", f"{_invocation(invocation_id)}/cancel", idempotent=True)
+
+    async def outputs(self, invocation_id: str) -> Any:
+        """Refused: an action's outputs are files in a dataset."""
+        raise UnsupportedError("the invocation API keeps no result; outputs go to `upload_destination`")
+
+    async def dataset(self, name: str) -> DatasetRecord:
+        """The dataset of a name, the oldest if there are several; it is made where there is none."""
+        body = {"match_roboql_query": f"name = {roboql_text(name)}", "create_request": {"name": name}}
+        path = "v1/datasets/create_if_not_exists"
+        return _read(DatasetRecord, await self._call("POST", path, body=body, idempotent=True))
+
+    async def find_files(self, query: str) -> list[FileRecord]:
+        """The files that a RoboQL query selects."""
+        body = {"query": query, "target": "files", "content_mode": "record_with_meta"}
+        asked = _read(_Query, await self._call("POST", "v1/query/submit/roboql", body=body))
+        path = f"v1/query/id/{_segment(asked.query_id)}"
+        async with asyncio.timeout(QUERY_PATIENCE):
+            while asked.status != "results_available":
+                if asked.status == "failed":
+                    raise InvalidRequestError(f"the query failed: {query}")
+                await asyncio.sleep(QUERY_INTERVAL)
+                asked = _read(_Query, await self._call("GET", path))
+        found: list[FileRecord] = []
+        token: dict[str, str] = {}
+        while True:
+            page = _read(_FilePage, await self._call("GET", f"{path}/results", query=token))
+            found += page.items
+            if not page.next_token:
+                return found
+            token = {"next_page_token": page.next_token}
+
+    async def _snapshots(self, condition: dict[str, Any]) -> list[StatusSnapshot]:
+        """The statuses of all invocations that a condition holds for."""
+        pages = self._pages(_SnapshotPage, {"condition": condition})
+        return [item.snapshot async for page in pages for item in page.items]
+
+    async def _pages(
+        self, kind: type[PageT], query: dict[str, Any], size: int = MAX_PAGE_SIZE
+    ) -> AsyncIterator[PageT]:
+        """All pages of a query over invocations, of up to `size` each; fewer where records are large."""
+        body = {**query, "limit": size}
+        while True:
+            try:
+                data = await self._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
+            except TooLargeError:
+                if body["limit"] == 1:
+                    raise
+                body["limit"] = max(1, body["limit"] // 4)
+                continue
+            page = _read(kind, data)
+            yield page
+            if page.next_token is None:
+                return
+            body["after"] = page.next_token
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: dict[str, str] | None = None,
+        idempotent: bool | None = None,
+    ) -> Any:
+        """The `data` of the answer. GETs are idempotent."""
+        content = None if body is None else _encoded(body)
+        may_repeat = method == "GET" if idempotent is None else idempotent
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._send(method, path, content, query)
+            except _Refused as refused:
+                if not refused.repeatable(idempotent=may_repeat) or attempt == ATTEMPTS - 1:
+                    raise refused.error from refused.__cause__
+                await asyncio.sleep(refused.pause(attempt))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _send(self, method: str, path: str, content: bytes | None, query: dict[str, str] | None) -> Any:
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        client = self._opened()
+        try:
+            request = client.build_request(method, path, content=content, params=query, headers=headers)
+            answer = await client.send(request, stream=True)
+            try:
+                received = await body_of(answer)
+            finally:
+                await answer.aclose()
+        except TooLargeError as error:
+            raise _Refused(error, 413) from None
+        except UnavailableError as error:
+            raise _Refused(error, 504) from None
+        except NO_ANSWER as error:
+            failed = request_error(self.where, error)
+            sent_nothing = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+            status = 400 if isinstance(failed, PermanentError) else 503 if sent_nothing else 504
+            raise _Refused(failed, status) from cause_of(error)
+        if answer.is_success:
+            return _data(answer, received)
+        raise _Refused(_error(answer, received), answer.status_code)
+
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("the platform is used outside of 'async with'")
+        return self._client
+
+
+class RobotoWatch:
+    """An open stream of server-sent events (WHATWG HTML, section 9.2), read as what it tells."""
+
+    def __init__(self, platform: RobotoPlatform, answer: httpx.Response, place: int | None) -> None:
+        self.place = place
+        self._platform = platform
+        self._answer = answer
+        self._watch_id: str | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Told]:
+        """What is told, in order.
+
+        Raises:
+            TransientError: at its end; streams have none of their own.
+        """
+        async for name, place, data in self._events():
+            if place is not None:
+                self.place = place
+            try:
+                told = self._told(name, data)
+            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+                raise _no_event(error) from None
+            if told is not None:
+                yield told
+        raise UnavailableError(f"{self._answer.request.url.host} has ended the stream")
+
+    def _told(self, name: str, data: dict[str, Any]) -> Told | None:
+        """Return what an event tells; None: nothing that a wait wants to know."""
+        match name:
+            case "open":
+                self._watch_id = str(data["watch_id"])
+            case "status":
+                return _read(_Snapshot, {**data, "last_status": data.get("status")}).snapshot
+            case "log":
+                begins_at = data.get("begins_at")
+                page = _read(LogPage, data)
+                return NewLines(
+                    str(data["invocation_id"]), page, None if begins_at is None else str(begins_at)
+                )
+            case "unreadable":
+                return UnreadableLog(str(data["invocation_id"]), str(data["reason"]))
+            case "ready":
+                return CaughtUp(int(data["number"]))
+            case "lost":
+                self.place = int(data["number"])
+        return None
+
+    async def change(
+        self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
+    ) -> None:
+        """Watch more invocations, or fewer.
+
+        Raises:
+            TransientError: the stream isn't open (any more).
+            UnsupportedError: not so many.
+        """
+        if self._watch_id is None:
+            raise UnavailableError("the stream isn't open yet")
+        try:
+            await self._platform.change_watch(self._watch_id, add, remove, logs)
+        except NotFoundError as error:
+            raise UnavailableError(str(error)) from error
+        except InvalidRequestError as error:
+            raise UnsupportedError(str(error)) from error
+
+    async def _events(self) -> AsyncIterator[tuple[str, int | None, dict[str, Any]]]:
+        async for name, place, text in server_sent_events(self._answer):
+            try:
+                data = json_of(text)
+            except ValueError as error:
+                raise _no_event(error) from None
+            yield name, place, data
+
+
+def _no_event(error: Exception) -> UnavailableError:
+    return UnavailableError(f"the stream sent something that isn't an event: {type(error).__name__}: {error}")
+
+
+class _Refused(Exception):
+    """One try that didn't bring an answer: what it would be raised as, and whether to try again."""
+
+    def __init__(self, error: PlatformError, status: int) -> None:
+        super().__init__(error)
+        self.error = error
+        self._status = status
+
+    def repeatable(self, *, idempotent: bool) -> bool:
+        return self._status in _ALWAYS_REPEATABLE or (
+            idempotent and self._status in _REPEATABLE_IF_IDEMPOTENT
+        )
+
+    def pause(self, attempt: int) -> float:
+        asked = self.error.retry_after if isinstance(self.error, TransientError) else None
+        return backoff(attempt) if asked is None else min(asked, MAX_RETRY_AFTER)
+
+
+def _encoded(body: object) -> bytes:
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(content) > MAX_BODY:
+        raise InvalidRequestError(
+            f"the request is {len(content)} bytes, the platform takes {MAX_BODY}; hand large data to the "
+            "action as a file or a dataset, not as a parameter"
+        )
+    return content
+
+
+def _data(answer: httpx.Response, content: bytes) -> Any:
+    try:
+        return json_of(content)["data"] if content else None
+    except (ValueError, KeyError, TypeError):
+        what = f"{answer.request.url} answered {answer.status_code} with something that isn't the API's JSON"
+        raise _Refused(UnavailableError(what), 504) from None
+
+
+def _error(answer: httpx.Response, content: bytes) -> PlatformError:
+    kind: type[PlatformError] | None
+    try:
+        envelope = json_of(content)["error"]
+        code, message = str(envelope["error_code"]), str(envelope["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"{answer.reason_phrase}, not in the API's own words"
+        # A redirect is not followed with the token; the connection's address has to be corrected.
+        other = PermanentError if answer.is_redirect else UnavailableError
+        kind = _BY_FOREIGN_STATUS.get(answer.status_code, other)
+    else:
+        kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status_code)
+        if kind is None:
+            kind = UnavailableError if answer.is_server_error else PermanentError
+    error = kind(f"{message} ({answer.request.method} {answer.request.url.path}: {answer.status_code})")
+    if isinstance(error, TransientError):
+        error.retry_after = retry_after_of(answer)
+    return error
+
+
+class _Snapshot(pydantic.BaseModel):
+    """What of an InvocationRecord, or of an event, a wait wants to know."""
+
+    invocation_id: str
+    last_status: InvocationStatus
+
+    @property
+    def snapshot(self) -> StatusSnapshot:
+        return StatusSnapshot(self.invocation_id, self.last_status)
+
+
+class _SnapshotPage(pydantic.BaseModel):
+    items: list[_Snapshot]
+    next_token: str | None
+
+
+class _RecordPage(pydantic.BaseModel):
+    items: list[InvocationRecord]
+    next_token: str | None
+
+
+class _RawPage(pydantic.BaseModel):
+    """A page of which each item is read by itself: one that can't be read hides no other."""
+
+    items: list[Any]
+    next_token: str | None
+
+
+class _Query(pydantic.BaseModel):
+    query_id: str
+    status: str
+
+
+class _FilePage(pydantic.BaseModel):
+    items: list[FileRecord]
+    next_token: str | None = None
+
+
+def _any_of(field: str, values: Collection[str], comparator: str = "EQUALS") -> dict[str, Any]:
+    """The condition for a batch: the API has no IN."""
+    each = ({"field": field, "comparator": comparator, "value": value} for value in values)
+    return {"operator": "OR", "conditions": list(each)}
+
+
+def _both(*conditions: dict[str, Any]) -> dict[str, Any]:
+    return {"operator": "AND", "conditions": list(conditions)}
+
+
+#: All statuses from Completed on are terminal.
+_HAS_ENDED = {
+    "field": "last_status",
+    "comparator": "GREATER_THAN_OR_EQUAL",
+    "value": int(InvocationStatus.Completed),
+}
+_IS_UNDER_WAY = {**_HAS_ENDED, "comparator": "LESS_THAN"}
+
+
+def _read(kind: type[RecordT], data: Any) -> RecordT:
+    try:
+        return kind.model_validate(data)
+    except pydantic.ValidationError as error:
+        problems = problems_of(error.errors()[:5])
+        raise UnavailableError(f"the platform's answer is no {kind.__name__}: {problems}") from None
+
+
+def _with_exit_code(record: InvocationRecord) -> InvocationRecord:
+    """Return a record whose steps have the exit codes that their details state.
+
+    A step of the published invocation API (client 0.62, `InvocationStatusRecord`) has a status, a time and a
+    detail, and the exit code stands in the detail only. This is the one place that reads it there, and only
+    of a step without the field `exit_code`, which the local service sends.
+    """
+    for step in record.status:
+        if step.exit_code is None and step.status is InvocationStatus.Failed:
+            stated = _EXIT_CODE.match(step.detail or "")
+            step.exit_code = int(stated[1]) if stated else None
+    return record
+
+
+def _read_record(data: Any) -> InvocationRecord:
+    return _with_exit_code(_read(InvocationRecord, data))
+
+
+def _named(data: object, field: str) -> str:
+    """A field of an object that isn't read any further; empty if there is no such thing."""
+    value = data.get(field) if isinstance(data, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _invocation(invocation_id: str) -> str:
+    return f"v1/actions/invocations/{_segment(invocation_id)}"
+
+
+def _segment(text: str) -> str:
+    """One segment of a path, whatever is in it."""
+    if text in ("", ".", ".."):
+        raise InvalidRequestError(f"{text!r} is no name of an action and no id of an invocation")
+    return quote(text, safe="")
