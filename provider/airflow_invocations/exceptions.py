@@ -24,7 +24,7 @@ from .stored import (
     storable_tail,
     storable_token,
 )
-from .waiting import GivenUp, Reason
+from .waiters import GivenUp, Reason
 
 if TYPE_CHECKING:
     from .models import InvocationRecord

@@ -22,7 +22,7 @@ import structlog
 
 from .models.text import counted
 from .stored import TAIL_LINES, storable_tail, storable_token
-from .waiting import (
+from .waiters import (
     BEGINNING,
     LOG_SETTINGS,
     Behind,
@@ -171,7 +171,7 @@ class LiveLog:
         return self._log.last
 
     async def follow(self, connection: str, connect: Connect, waiting: Waiting) -> None:
-        """Wait as `waiting.follow` does, and log the lines and notices that it yields. Raises as it does."""
+        """Wait as `waiters.follow` does, and log the lines and notices that it yields. Raises as it does."""
         try:
             async for step in follow(connection, connect, waiting):
                 match step:

@@ -20,7 +20,7 @@ from airflow_invocations.platforms import InvocationPlatform
 from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.sensors import invocation
-from airflow_invocations.waiting import Waiting, follow, record_of
+from airflow_invocations.waiters import Waiting, follow, record_of
 
 from .deployment import Deployment, PlatformUnderTest
 from .local import LocalService

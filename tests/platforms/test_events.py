@@ -23,7 +23,7 @@ from airflow_invocations.platforms.events import (
 )
 from airflow_invocations.triggers import events
 from airflow_invocations.triggers.events import ENDS
-from airflow_invocations.waiting import cancel_and_confirm
+from airflow_invocations.waiters import cancel_and_confirm
 
 from ..integration.airflow.watcher import State, Watcher
 from .conftest import CONN_ID, Asking, end_of

@@ -29,7 +29,8 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.platforms import CancelReach
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.waiting import following, hub
+from airflow_invocations.waiters import wait as following
+from airflow_invocations.waiters import watcher as hub
 
 from ..integration.airflow.conftest import Task, run_deferred
 from ..integration.conftest import eventually

@@ -22,7 +22,8 @@ from airflow_invocations.platforms import (
     UnavailableError,
     UnsupportedError,
 )
-from airflow_invocations.waiting import cancel_and_confirm, find_or_create, log_pages
+from airflow_invocations.tasks.idempotency import find_or_create
+from airflow_invocations.waiters import cancel_and_confirm, log_pages
 
 from ..integration.conftest import eventually
 from .conftest import Asking, Late, end_of

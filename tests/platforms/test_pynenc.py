@@ -34,7 +34,7 @@ from airflow_invocations.platforms.events import EventFilter, InvocationEvent, e
 from airflow_invocations.platforms.overdue import Overdue
 from airflow_invocations.platforms.pynenc.platform import PynencPlatform
 from airflow_invocations.triggers import InvocationTrigger
-from airflow_invocations.waiting import cancel_and_confirm
+from airflow_invocations.waiters import cancel_and_confirm
 
 from ..integration.airflow.conftest import Task, run_deferred
 from .conftest import CONN_ID, Asking, Late, end_of

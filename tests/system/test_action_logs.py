@@ -13,7 +13,7 @@ import pytest
 
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.task_log import ShownLog
-from airflow_invocations.waiting import UnshownRecords, log_pages
+from airflow_invocations.waiters import UnshownRecords, log_pages
 
 from .conftest import Service
 from .real_triggerer import RealTriggerer

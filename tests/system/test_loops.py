@@ -18,7 +18,7 @@ from airflow_invocations.models import (
     task_instance_of,
 )
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
-from airflow_invocations.waiting import TaskIdentity
+from airflow_invocations.tasks.idempotency import TaskIdentity
 
 from ..airflow_version import since
 from .conftest import Service

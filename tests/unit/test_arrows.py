@@ -16,7 +16,7 @@ HOUSE = Path(airflow_invocations.__file__).parent
 BELOW = {
     "models": {"models"},
     "platforms": {"root", "models", "platforms"},
-    "waiting": {"root", "models", "platforms", "waiting"},
+    "waiters": {"root", "models", "platforms", "waiters"},
     "runtime": {"root", "exit_codes", "models", "runtime"},
     "service": {"root", "models", "runtime", "service"},
     "exit_codes": set(),
@@ -25,9 +25,8 @@ BELOW = {
 }
 #: What Airflow imports. None of it imports what is above or beside it.
 FACES = {
-    "assets", "check", "compat", "decorators", "exceptions", "hooks", "links", "listeners", "notifications",
-    "operators", "page", "plugin", "retries", "sdk_calls", "sensors", "stored", "task_log", "transfers",
-    "triggers",
+    "assets", "check", "compat", "decorators", "exceptions", "hooks", "links", "operators", "page", "plugin",
+    "retries", "sdk_calls", "sensors", "stored", "task_log", "tasks", "triggers",
 }  # fmt: skip
 #: The commands: they may import everything but the faces.
 ABOVE = {"cli", "demo"}
@@ -91,7 +90,7 @@ def relative(path: Path) -> str:
 
 def test_every_room_has_a_place_in_the_picture() -> None:
     assert {room_of(module_of(path)) for path in FILES} <= {*BELOW, *FACES, *ABOVE}
-    assert {"models", "platforms", "waiting", "service", "hooks", "operators", "triggers"} <= {
+    assert {"models", "platforms", "waiters", "service", "hooks", "operators", "triggers"} <= {
         room_of(module_of(path)) for path in FILES
     }
 
@@ -104,7 +103,7 @@ def test_below_the_faces_arrows_point_down(path: Path) -> None:
 @pytest.mark.parametrize("path", in_rooms(*FACES), ids=relative)
 def test_no_face_imports_the_service_or_a_command(path: Path) -> None:
     # The provider info is data, and the one place that says how connection types are called.
-    below = {"root", "exit_codes", "provider_info", "models", "platforms", "waiting"}
+    below = {"root", "exit_codes", "provider_info", "models", "platforms", "waiters"}
     assert rooms_imported_by(path) <= {*below, *FACES}
 
 

@@ -26,7 +26,8 @@ from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecor
 from ..platforms import InvocationPlatform, PlatformError
 from ..platforms.base import web_address
 from ..sdk_calls import complete
-from ..waiting import cancel_and_confirm, invoke_once, log_pages
+from ..tasks.adoption import invoke_once
+from ..waiters import cancel_and_confirm, log_pages
 
 T = TypeVar("T")
 

@@ -29,7 +29,8 @@ from ..platforms import CannotStopError, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
 from ..stored import push_xcom
 from ..task_log import NOTHING_SHOWN, ActionLog, ShownLog
-from ..waiting import GivenUp, LogQueue, Reason, Waiting, cancel_and_confirm, was_cancelled_by_clear
+from ..tasks.idempotency import was_cancelled_by_clear
+from ..waiters import GivenUp, LogQueue, Reason, Waiting, cancel_and_confirm
 from .arguments import REQUEST_ARGUMENTS, destination_of, place_of
 from .cancel import cancelled_on_failure
 from .checked import CheckedTask

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..platforms import PlatformError
 from ..task_log import BEHIND, ActionLog
-from ..waiting import (
+from ..waiters import (
     LOG_SETTINGS,
     Behind,
     GivenUp,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..exceptions import at
 from ..stored import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storable_name, storable_token
-from ..waiting import started_by_earlier_try
+from ..tasks.idempotency import started_by_earlier_try
 
 if TYPE_CHECKING:
     from ..models import DagRunProvenance, InvocationRecord

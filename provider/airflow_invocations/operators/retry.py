@@ -28,7 +28,8 @@ from ..models.text import counted
 from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
 from ..stored import push_xcom
-from ..waiting import GivenUp, Reason, TaskIdentity, Waiting, endings, find_or_create
+from ..tasks.idempotency import TaskIdentity, find_or_create
+from ..waiters import GivenUp, Reason, Waiting, endings
 from .arguments import place_of
 from .cancel import cancel_all, cancelled_on_failure
 from .checked import CheckedTask

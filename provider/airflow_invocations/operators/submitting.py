@@ -25,7 +25,8 @@ from ..platforms import (
     UnauthorizedError,
 )
 from ..platforms.retry import outlast
-from ..waiting import cancel_and_confirm, find_or_create
+from ..tasks.idempotency import find_or_create
+from ..waiters import cancel_and_confirm
 from .arguments import read_arguments, request_of
 
 if TYPE_CHECKING:

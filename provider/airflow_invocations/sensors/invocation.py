@@ -21,7 +21,7 @@ from ..operators.checked import CheckedTask
 from ..operators.workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
 from ..platforms.retry import OUTAGE_LIMIT
 from ..stored import push_xcom, storable
-from ..waiting import GivenUp, Reason, number_wanted
+from ..waiters import GivenUp, Reason, number_wanted
 from .wish import Wish, ids_named, is_granted
 
 #: Seconds after which a poking sensor logs again what it waits for.

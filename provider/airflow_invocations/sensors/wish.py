@@ -25,7 +25,7 @@ from ..platforms import (
     UnsupportedError,
 )
 from ..platforms.retry import OUTAGE_LIMIT, outlast
-from ..waiting import (
+from ..waiters import (
     Connect,
     GivenUp,
     Outlook,

@@ -20,7 +20,7 @@ from ..models.invocation import started_at
 from ..platforms.events import EventFilter, InvocationEvent, UnreadableItem
 from ..sdk_calls import complete
 from ..stored import storable_name, storable_text, storable_token, trigger_event
-from ..waiting.feed import Feeds, Subscription, records_of
+from ..waiters.event_stream import Feeds, Subscription, records_of
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor, AssetStateStoreAccessors

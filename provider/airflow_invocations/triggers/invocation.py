@@ -13,7 +13,7 @@ from ..hooks import InvocationHook
 from ..platforms.retry import OUTAGE_LIMIT
 from ..stored import storable_detail, trigger_event
 from ..task_log import LiveLog
-from ..waiting import GivenUp, Waiting
+from ..waiters import GivenUp, Waiting
 from .killing import CancellingTrigger
 
 #: A trigger that starts more than this many seconds after the deferral may have run in another triggerer.

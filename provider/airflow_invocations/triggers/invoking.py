@@ -30,7 +30,8 @@ from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
 from ..stored import trigger_event
 from ..task_log import SHOWN_AGAIN, LiveLog
-from ..waiting import GivenUp, Reason, TaskIdentity, Waiting, record_of, started_by_earlier_try
+from ..tasks.idempotency import TaskIdentity, started_by_earlier_try
+from ..waiters import GivenUp, Reason, Waiting, record_of
 from .killing import CancellingTrigger
 from .task import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
 

@@ -13,7 +13,7 @@ from ..compat import TELLS_OF_KILLS
 from ..hooks import InvocationHook
 from ..operators.results import INVOCATION_ID_KEY
 from ..sdk_calls import complete
-from ..waiting import cancel_and_confirm
+from ..waiters import cancel_and_confirm
 
 if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance

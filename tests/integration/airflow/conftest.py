@@ -20,7 +20,7 @@ from airflow_invocations.operators import InvokeActionOperator, action, retry
 from airflow_invocations.operators.action import INVOCATION_ID_KEY
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import invocation
-from airflow_invocations.waiting import Waiting, follow, record_of
+from airflow_invocations.waiters import Waiting, follow, record_of
 
 from ...airflow_version import TaskDeferred
 from ...metadata_database import DATABASES, metadata_database

@@ -20,7 +20,7 @@ from airflow_invocations.platforms import UnsupportedError
 from airflow_invocations.platforms import polling as polled_events
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.triggers import events
-from airflow_invocations.waiting import feed
+from airflow_invocations.waiters import event_stream as feed
 
 from .conftest import Task, connect_to, dataset, script
 from .watcher import State, Watcher

@@ -33,7 +33,7 @@ from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.service.administration import add_token
 from airflow_invocations.triggers import InvocationTrigger
-from airflow_invocations.waiting import LOG_SETTINGS
+from airflow_invocations.waiters import LOG_SETTINGS
 
 from ...airflow_version import AirflowException, AirflowFailException, TaskDeferred
 from .conftest import Task, connect_to, end_of, run_deferred, script

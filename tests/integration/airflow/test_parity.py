@@ -27,7 +27,8 @@ from airflow_invocations.platforms import NotFoundError
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationsTrigger, InvocationTrigger
-from airflow_invocations.waiting import hub, refusal
+from airflow_invocations.waiters import refusal
+from airflow_invocations.waiters import watcher as hub
 
 from ...airflow_version import AirflowException
 from .conftest import Task, end_of, script

@@ -28,7 +28,8 @@ from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.sensors.wish import Wish
 from airflow_invocations.triggers import SensorTrigger, invocations
 from airflow_invocations.triggers.task import announced
-from airflow_invocations.waiting import hub, refusal
+from airflow_invocations.waiters import refusal
+from airflow_invocations.waiters import watcher as hub
 
 from ...airflow_version import (
     AirflowException,
@@ -103,7 +104,7 @@ async def fired_by(trigger: Any) -> TriggerEvent:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.2)
-    monkeypatch.setattr("airflow_invocations.waiting.following.LOST_PAUSE", 0.05)
+    monkeypatch.setattr("airflow_invocations.waiters.wait.LOST_PAUSE", 0.05)
     monkeypatch.setattr(hub, "LOST_PAUSE", 0.05)
 
 

@@ -23,7 +23,14 @@ from airflow_invocations.models import InvocationRequest, InvocationSource, Invo
 from airflow_invocations.operators import in_worker
 from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.triggers import InvocationTrigger
-from airflow_invocations.waiting import LOG_SETTINGS, LogEnd, LogQueue, LogSettings, Waiting, log_pages
+from airflow_invocations.waiters import (
+    LOG_SETTINGS,
+    LogEnd,
+    LogQueue,
+    LogSettings,
+    Waiting,
+    log_pages,
+)
 
 from .conftest import connect_to, script
 

@@ -29,7 +29,7 @@ from airflow_invocations.operators.context import identity_of, provenance_of
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.task_log import SHOWN_AGAIN
 from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
-from airflow_invocations.waiting import LOG_SETTINGS
+from airflow_invocations.waiters import LOG_SETTINGS
 
 from ...airflow_version import since
 from .conftest import Task, connect_to, run_deferred, script

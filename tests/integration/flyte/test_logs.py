@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from airflow_invocations.models import LogProcess
 from airflow_invocations.platforms import InvalidRequestError, NotFoundError
 from airflow_invocations.platforms.flyte import FlytePlatform, logs
-from airflow_invocations.waiting import log_pages
+from airflow_invocations.waiters import log_pages
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
 from .conftest import ended, request, running

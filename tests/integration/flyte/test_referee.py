@@ -14,7 +14,7 @@ import pytest
 
 from airflow_invocations.models import InvocationStatus, StatusSnapshot
 from airflow_invocations.platforms.flyte import FlytePlatform
-from airflow_invocations.waiting import cancel_and_confirm, log_pages
+from airflow_invocations.waiters import cancel_and_confirm, log_pages
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
 from .conftest import ended, request, running

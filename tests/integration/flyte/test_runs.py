@@ -34,7 +34,8 @@ from airflow_invocations.platforms import (
     UnsupportedError,
 )
 from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, platform
-from airflow_invocations.waiting import cancel_and_confirm, find_or_create
+from airflow_invocations.tasks.idempotency import find_or_create
+from airflow_invocations.waiters import cancel_and_confirm
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
 from ..airflow.conftest import Task, run_deferred

@@ -16,7 +16,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators.outlets import tell_outlets
 
 from ...airflow_version import ProvidersManager
-from ..waiting.events_platform import NOON, record_of_end
+from ..waiters.events_platform import NOON, record_of_end
 
 URL = "https://app.example/iv_1"
 EXTRA = {"invocation_id": "iv_1", "url": URL, "action": "count", "digest": "d"}

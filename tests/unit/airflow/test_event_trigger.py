@@ -18,10 +18,10 @@ from airflow_invocations.platforms import UnavailableError
 from airflow_invocations.platforms.events import UnreadableItem
 from airflow_invocations.triggers import InvocationEventTrigger, events
 from airflow_invocations.triggers.events import CURSOR_KEY
-from airflow_invocations.waiting import feed
+from airflow_invocations.waiters import event_stream as feed
 
 from ...airflow_version import DagSerialization
-from ..waiting.events_platform import NOON, EventsPlatform
+from ..waiters.events_platform import NOON, EventsPlatform
 from .conftest import PROVENANCE
 from .event_scheduling import Dag, Run, Scheduling, State
 

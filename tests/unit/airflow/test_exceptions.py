@@ -36,9 +36,9 @@ from airflow_invocations.operators import (
     RetryFailedInvocationsOperator,
 )
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.waiting import GivenUp, Reason
+from airflow_invocations.waiters import GivenUp, Reason
 
-from ..platform.test_roboto import INVOCATION
+from ..platforms.test_roboto import INVOCATION
 from .conftest import context
 
 URL = "http://h/actions/invocations/iv_1"

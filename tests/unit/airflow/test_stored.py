@@ -31,9 +31,9 @@ from airflow_invocations.stored import (
     storable_token,
     trigger_event,
 )
-from airflow_invocations.waiting import GivenUp, Reason
+from airflow_invocations.waiters import GivenUp, Reason
 
-from ..platform.test_roboto import INVOCATION
+from ..platforms.test_roboto import INVOCATION
 from .conftest import PROVENANCE
 
 PACKAGE = Path(airflow_invocations.__file__).parent

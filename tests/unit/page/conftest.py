@@ -32,7 +32,7 @@ from airflow_invocations.page.platforms import Platforms
 from airflow_invocations.page.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.platforms import Capabilities, NotFoundError
 
-from ..platform.test_roboto import INVOCATION
+from ..platforms.test_roboto import INVOCATION
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
 RUN = RunKey("fleet", "manual__2026-01-31T12:00:00+00:00")

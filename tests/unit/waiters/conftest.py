@@ -25,9 +25,11 @@ from airflow_invocations.platforms import (
     UnsupportedError,
 )
 from airflow_invocations.platforms import retry as patience
-from airflow_invocations.waiting import following, hub, refusal
+from airflow_invocations.waiters import refusal
+from airflow_invocations.waiters import wait as following
+from airflow_invocations.waiters import watcher as hub
 
-from ..platform.test_roboto import INVOCATION
+from ..platforms.test_roboto import INVOCATION
 
 S = InvocationStatus
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.waiting import Outlook, number_wanted, outlook
+from airflow_invocations.waiters import Outlook, number_wanted, outlook
 
 S = InvocationStatus
 

@@ -31,8 +31,8 @@ from ..platforms.events import (
     event_platform,
     is_time,
 )
-from .hub import OpenOnes, Shared, first_end_of
 from .refusal import Connect
+from .watcher import OpenOnes, Shared, first_end_of
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord

@@ -9,8 +9,8 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from ..models import InvocationStatus
-from .following import GivenUp, Waiting, follow, record_of
 from .refusal import Connect
+from .wait import GivenUp, Waiting, follow, record_of
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord

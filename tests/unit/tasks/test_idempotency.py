@@ -23,14 +23,14 @@ from airflow_invocations.platforms import (
     RequestConflictError,
     UnavailableError,
 )
-from airflow_invocations.waiting import (
+from airflow_invocations.tasks.idempotency import (
     TaskIdentity,
     find_or_create,
     started_by_earlier_try,
     was_cancelled_by_clear,
 )
 
-from ..platform.test_roboto import INVOCATION
+from ..platforms.test_roboto import INVOCATION
 
 S = InvocationStatus
 STARTED = datetime.datetime(2026, 1, 31, 12, 0, 0, 123456, datetime.UTC)

@@ -23,7 +23,7 @@ from airflow_invocations.platforms import (
     UnavailableError,
     UnreadableLog,
 )
-from airflow_invocations.waiting import (
+from airflow_invocations.waiters import (
     Behind,
     GivenUp,
     Lines,
@@ -33,12 +33,16 @@ from airflow_invocations.waiting import (
     Reason,
     Waiting,
     follow,
-    following,
-    hub,
     record_of,
     refusal,
 )
-from airflow_invocations.waiting.hub import Hub
+from airflow_invocations.waiters import (
+    wait as following,
+)
+from airflow_invocations.waiters import (
+    watcher as hub,
+)
+from airflow_invocations.waiters.watcher import Hub
 
 from .conftest import Platform, Stream, broken, lines_of, page
 

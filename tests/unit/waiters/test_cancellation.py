@@ -16,9 +16,9 @@ import pytest
 from airflow_invocations.models import StatusSnapshot
 from airflow_invocations.platforms.flyte.ids import RunId
 from airflow_invocations.platforms.flyte.watch import FlyteWatch, _Tail
-from airflow_invocations.waiting.feed import Feed
-from airflow_invocations.waiting.following import Waiting, _Clock
-from airflow_invocations.waiting.hub import Notice, Wait, Watcher
+from airflow_invocations.waiters.event_stream import Feed
+from airflow_invocations.waiters.wait import Waiting, _Clock
+from airflow_invocations.waiters.watcher import Notice, Wait, Watcher
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,7 @@ from airflow_invocations.platforms import (
 )
 from airflow_invocations.platforms.events import EventFilter, InvocationEvent, UnreadableItem
 
-from ..platform.test_roboto import INVOCATION
+from ..platforms.test_roboto import INVOCATION
 
 S = InvocationStatus
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from .log_settings import LOG_SETTINGS, LogSettings
-from .rates import Rate
+from .token_bucket import Rate
 
 T = TypeVar("T")
 

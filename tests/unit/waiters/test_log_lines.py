@@ -10,7 +10,7 @@ import pytest
 
 from airflow_invocations.models import LogPage, LogRecord
 from airflow_invocations.platforms import UnavailableError
-from airflow_invocations.waiting import (
+from airflow_invocations.waiters import (
     BEGINNING,
     LineShaper,
     LogEnd,
@@ -20,7 +20,7 @@ from airflow_invocations.waiting import (
     UnshownRecords,
     read_end,
 )
-from airflow_invocations.waiting.logs import EndOfLog
+from airflow_invocations.waiters.logs import EndOfLog
 
 from .conftest import page
 

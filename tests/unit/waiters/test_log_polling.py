@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from airflow_invocations.waiting import LogSettings
-from airflow_invocations.waiting.log_polling import LogSchedule
+from airflow_invocations.waiters import LogSettings
+from airflow_invocations.waiters.log_polling import LogSchedule
 
 SETTINGS = LogSettings()
 

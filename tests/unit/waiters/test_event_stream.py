@@ -12,8 +12,8 @@ import pytest
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platforms import Capabilities, UnauthorizedError, UnavailableError
 from airflow_invocations.platforms.events import EventFilter
-from airflow_invocations.waiting import feed
-from airflow_invocations.waiting.feed import Feeds, Subscription, records_of
+from airflow_invocations.waiters import event_stream as feed
+from airflow_invocations.waiters.event_stream import Feeds, Subscription, records_of
 
 from .events_platform import EventsPlatform
 

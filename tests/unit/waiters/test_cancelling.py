@@ -6,7 +6,8 @@ import pytest
 
 from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.platforms import InvalidRequestError, UnavailableError
-from airflow_invocations.waiting import cancel_and_confirm, cancelling
+from airflow_invocations.waiters import cancel_and_confirm
+from airflow_invocations.waiters import cancellation as cancelling
 
 from .conftest import Platform
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from ..models import InvocationStatus
 from ..platforms.base import NotFoundError, PlatformError, TransientError, UnauthorizedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
-from .cancelling import cancel_and_confirm
-from .hub import (
+from .cancellation import cancel_and_confirm
+from .log_relay import LogQueue
+from .refusal import Connect, client_of, outlast_refusals
+from .watcher import (
     LOST_AFTER,
     LOST_PAUSE,
     Behind,
@@ -29,8 +31,6 @@ from .hub import (
     Unreachable,
     Wait,
 )
-from .log_relay import LogQueue
-from .refusal import Connect, client_of, outlast_refusals
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord

@@ -11,7 +11,7 @@ import pytest
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platforms import UnauthorizedError
 from airflow_invocations.sensors.wish import Wish, is_granted
-from airflow_invocations.waiting import GivenUp, Reason, Waiting, record_of, refusal
+from airflow_invocations.waiters import GivenUp, Reason, Waiting, record_of, refusal
 
 from .conftest import Platform
 

@@ -18,9 +18,9 @@ from airflow_invocations.models import (
     digests_of,
 )
 from airflow_invocations.platforms import Capabilities, RepeatedIdError, RequestConflictError
-from airflow_invocations.waiting import check_adopted, invoke_once
+from airflow_invocations.tasks.adoption import check_adopted, invoke_once
 
-from ..platform.test_roboto import INVOCATION
+from ..platforms.test_roboto import INVOCATION
 
 SECRET = "roboto-secret://token"
 

@@ -8,8 +8,15 @@ import itertools
 from collections.abc import Iterable
 
 from airflow_invocations.models import LogRecord
-from airflow_invocations.waiting import LineShaper, LogLine, LogPosition, LogQueue, LogRelay, LogSettings
-from airflow_invocations.waiting.log_relay import BurstBudget
+from airflow_invocations.waiters import (
+    LineShaper,
+    LogLine,
+    LogPosition,
+    LogQueue,
+    LogRelay,
+    LogSettings,
+)
+from airflow_invocations.waiters.log_relay import BurstBudget
 
 from .conftest import page
 from .virtual_time import VirtualLoop, run
