@@ -17,13 +17,7 @@ from .platforms import (
     TransientError,
     UnauthorizedError,
 )
-from .stored import (
-    MESSAGE_LIMIT,
-    storable_detail,
-    storable_name,
-    storable_tail,
-    storable_token,
-)
+from .tasks.xcom import MESSAGE_LIMIT, storable_detail, storable_name, storable_tail, storable_token
 from .waiters import GivenUp, Reason
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 
 from .models.text import counted
-from .stored import TAIL_LINES, storable_tail, storable_token
+from .tasks.xcom import TAIL_LINES, storable_tail, storable_token
 from .waiters import (
     BEGINNING,
     LOG_SETTINGS,

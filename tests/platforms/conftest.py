@@ -15,11 +15,11 @@ import pytest
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import DagRunProvenance, InvocationRecord, InvocationRequest
 from airflow_invocations.operators import action
-from airflow_invocations.operators.arguments import read_arguments, request_of
 from airflow_invocations.platforms import InvocationPlatform
 from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.sensors import invocation
+from airflow_invocations.tasks.validation import read_arguments, request_of
 from airflow_invocations.waiters import Waiting, follow, record_of
 
 from .deployment import Deployment, PlatformUnderTest

@@ -26,9 +26,9 @@ from airflow_invocations.exceptions import (
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.platforms import CancelReach
 from airflow_invocations.sensors import InvocationSensor
+from airflow_invocations.tasks.provenance import provenance_of
 from airflow_invocations.waiters import wait as following
 from airflow_invocations.waiters import watcher as hub
 

@@ -11,7 +11,6 @@ import pytest
 
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import InvocationStatus, StatusSnapshot
-from airflow_invocations.operators.results import result_of
 from airflow_invocations.platforms import (
     CancelReach,
     CannotStopError,
@@ -23,6 +22,7 @@ from airflow_invocations.platforms import (
     UnsupportedError,
 )
 from airflow_invocations.tasks.idempotency import find_or_create
+from airflow_invocations.tasks.result import result_of
 from airflow_invocations.waiters import cancel_and_confirm, log_pages
 
 from ..integration.conftest import eventually

@@ -26,7 +26,7 @@ BELOW = {
 #: What Airflow imports. None of it imports what is above or beside it.
 FACES = {
     "assets", "check", "compat", "decorators", "exceptions", "hooks", "links", "operators", "page", "plugin",
-    "retries", "sdk_calls", "sensors", "stored", "task_log", "tasks", "triggers",
+    "retries", "sensors", "task_log", "tasks", "triggers",
 }  # fmt: skip
 #: The commands: they may import everything but the faces.
 ABOVE = {"cli", "demo"}

@@ -12,7 +12,7 @@ from airflow.sdk.definitions.context import context_merge
 from ..compat import determine_kwargs
 from ..exceptions import RequestRefusedError
 from ..operators.action import InvokeActionOperator
-from ..operators.arguments import REQUEST_ARGUMENTS, check_given, place_of
+from ..tasks.validation import REQUEST_ARGUMENTS, check_given, place_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg

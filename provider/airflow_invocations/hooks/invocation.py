@@ -25,8 +25,8 @@ from ..exceptions import (
 from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platforms import InvocationPlatform, PlatformError
 from ..platforms.base import web_address
-from ..sdk_calls import complete
 from ..tasks.adoption import invoke_once
+from ..tasks.sdk_calls import complete
 from ..waiters import cancel_and_confirm, log_pages
 
 T = TypeVar("T")

@@ -27,17 +27,17 @@ from ..links.invocation import links_of
 from ..models import InvocationStatus
 from ..platforms import CannotStopError, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
-from ..stored import push_xcom
 from ..task_log import NOTHING_SHOWN, ActionLog, ShownLog
 from ..tasks.idempotency import was_cancelled_by_clear
+from ..tasks.provenance import identity_of, loop_position_of, provenance_of
+from ..tasks.result import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
+from ..tasks.submission import SUBMIT_PATIENCE, Submission, error_of_submission, submit
+from ..tasks.validation import REQUEST_ARGUMENTS, destination_of, place_of
+from ..tasks.xcom import push_xcom
 from ..waiters import GivenUp, LogQueue, Reason, Waiting, cancel_and_confirm
-from .arguments import REQUEST_ARGUMENTS, destination_of, place_of
 from .cancel import cancelled_on_failure
 from .checked import CheckedTask
-from .context import identity_of, loop_position_of, provenance_of
 from .in_worker import end_at_deadline, ends_within, show_end_within, wait_for_end
-from .results import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
-from .submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from .workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         return self._lineage(wrote=False)
 
     def _lineage(self, *, wrote: bool) -> OperatorLineage[Any, Any]:
-        from .lineage import lineage_of
+        from ..tasks.lineage import lineage_of
 
         destination = destination_of(place_of(self), self.upload_destination)
         written = [destination.destination_id] if wrote and destination and destination.destination_id else []

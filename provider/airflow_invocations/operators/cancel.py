@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator
 
 from ..exceptions import InvocationError, PlatformUnavailableError, at, error_about
 from ..platforms import InvocationPlatform, PlatformError
-from ..stored import storable
+from ..tasks.xcom import storable
 from ..waiters import cancel_and_confirm
 from .checked import CheckedTask
 

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..compat import known_arguments
 from ..exceptions import RequestRefusedError
-from .arguments import check_arguments, check_given, place_of, place_of_mapped, read_arguments
+from ..tasks.validation import (
+    check_arguments,
+    check_given,
+    place_of,
+    place_of_mapped,
+    read_arguments,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial

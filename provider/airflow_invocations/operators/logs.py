@@ -17,9 +17,9 @@ from ..links.invocation import links_of
 from ..models.text import counted, encodable
 from ..platforms import InvocationPlatform, PlatformError
 from ..platforms.retry import outlast
-from ..stored import push_xcom, storable
 from ..task_log import ActionLog
-from .arguments import place_of
+from ..tasks.validation import place_of
+from ..tasks.xcom import push_xcom, storable
 from .checked import CheckedTask
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from airflow.sdk import Asset, AssetAlias, Context
 
 from ..assets.dataset import dataset_asset, dataset_of, dataset_uri
 from ..models import InvocationRecord
-from ..stored import storable, storable_name, storable_token
-from .arguments import destination_of, is_late
+from ..tasks.validation import destination_of, is_late
+from ..tasks.xcom import storable, storable_name, storable_token
 
 
 def check_outlets(place: str, outlets: Iterable[object], conn_id: str, destination: object) -> None:

@@ -27,15 +27,15 @@ from ..models import InvocationStatus
 from ..models.text import counted
 from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
-from ..stored import push_xcom
 from ..tasks.idempotency import TaskIdentity, find_or_create
+from ..tasks.provenance import identity_of, loop_position_of, provenance_of
+from ..tasks.result import INVOCATION_ID_KEY, result_of
+from ..tasks.submission import SUBMIT_PATIENCE, run_id_problems
+from ..tasks.validation import place_of
+from ..tasks.xcom import push_xcom
 from ..waiters import GivenUp, Reason, Waiting, endings
-from .arguments import place_of
 from .cancel import cancel_all, cancelled_on_failure
 from .checked import CheckedTask
-from .context import identity_of, loop_position_of, provenance_of
-from .results import INVOCATION_ID_KEY, result_of
-from .submitting import SUBMIT_PATIENCE, run_id_problems
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from .arguments import is_late, place_of
+from ..tasks.validation import is_late, place_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator

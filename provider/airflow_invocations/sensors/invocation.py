@@ -16,13 +16,13 @@ from ..compat import SHORTEST_DEFERRAL, AirflowSkipException, conf, starts_tasks
 from ..exceptions import InvocationError, RequestRefusedError, error_of
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
-from ..operators.arguments import check_arguments, ids_of, is_late, place_of, read_arguments
 from ..operators.checked import CheckedTask
 from ..operators.workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
 from ..platforms.retry import OUTAGE_LIMIT
-from ..stored import push_xcom, storable
+from ..tasks.completion import Wish, ids_named, is_granted
+from ..tasks.validation import check_arguments, ids_of, is_late, place_of, read_arguments
+from ..tasks.xcom import push_xcom, storable
 from ..waiters import GivenUp, Reason, number_wanted
-from .wish import Wish, ids_named, is_granted
 
 #: Seconds after which a poking sensor logs again what it waits for.
 ANNOUNCEMENT_INTERVAL = 600.0

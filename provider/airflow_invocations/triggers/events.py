@@ -18,8 +18,8 @@ from ..hooks import InvocationHook
 from ..models import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
 from ..models.invocation import started_at
 from ..platforms.events import EventFilter, InvocationEvent, UnreadableItem
-from ..sdk_calls import complete
-from ..stored import storable_name, storable_text, storable_token, trigger_event
+from ..tasks.sdk_calls import complete
+from ..tasks.xcom import storable_name, storable_text, storable_token, trigger_event
 from ..waiters.event_stream import Feeds, Subscription, records_of
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from airflow.triggers.base import TriggerEvent
 
 from ..hooks import InvocationHook
 from ..platforms.retry import OUTAGE_LIMIT
-from ..stored import storable_detail, trigger_event
 from ..task_log import LiveLog
+from ..tasks.xcom import storable_detail, trigger_event
 from ..waiters import GivenUp, Waiting
 from .killing import CancellingTrigger
 

@@ -26,8 +26,8 @@ from ..models import InvocationStatus
 from ..platforms import UnauthorizedError
 from ..platforms.retry import OUTAGE_LIMIT
 from ..sensors.invocation import wish_of
-from ..sensors.wish import Wish, ids_named, is_granted, wait_until_it_may_be_granted
-from ..stored import storable_detail, trigger_event
+from ..tasks.completion import Wish, ids_named, is_granted, wait_until_it_may_be_granted
+from ..tasks.xcom import storable_detail, trigger_event
 from ..waiters import GivenUp, Reason, client_of, endings
 from .killing import CancellingTrigger
 from .task import announced, let_last_lines_arrive, may_be_retried, push_xcom

@@ -22,15 +22,15 @@ from ..exceptions import (
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..models import DagRunProvenance, InvocationRecord
-from ..operators.arguments import REQUEST_ARGUMENTS
-from ..operators.context import identity_of, provenance_of
-from ..operators.results import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
-from ..operators.submitting import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
-from ..stored import trigger_event
 from ..task_log import SHOWN_AGAIN, LiveLog
 from ..tasks.idempotency import TaskIdentity, started_by_earlier_try
+from ..tasks.provenance import identity_of, provenance_of
+from ..tasks.result import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
+from ..tasks.submission import SUBMIT_PATIENCE, Submission, error_of_submission, submit
+from ..tasks.validation import REQUEST_ARGUMENTS
+from ..tasks.xcom import trigger_event
 from ..waiters import GivenUp, Reason, Waiting, record_of
 from .killing import CancellingTrigger
 from .task import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom

@@ -11,8 +11,8 @@ from asgiref.sync import sync_to_async
 
 from ..compat import TELLS_OF_KILLS
 from ..hooks import InvocationHook
-from ..operators.results import INVOCATION_ID_KEY
-from ..sdk_calls import complete
+from ..tasks.result import INVOCATION_ID_KEY
+from ..tasks.sdk_calls import complete
 from ..waiters import cancel_and_confirm
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
-from ..sdk_calls import complete
-from ..stored import storable
 from ..task_log import log_relay
+from ..tasks.sdk_calls import complete
+from ..tasks.xcom import storable
 
 #: Seconds after which a waiting task logs again what it waits for.
 ANNOUNCEMENT_INTERVAL = 600.0

@@ -24,9 +24,9 @@ from airflow_invocations.models import (
     InvocationStatus,
 )
 from airflow_invocations.operators import RetryFailedInvocationsOperator
-from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.platforms import Capabilities
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
+from airflow_invocations.tasks.provenance import provenance_of
 
 from ...airflow_version import AirflowException, TaskDeferred
 from .conftest import Task, end_of, script

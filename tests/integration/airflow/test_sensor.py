@@ -25,7 +25,7 @@ from airflow_invocations.exceptions import (
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.sensors.wish import Wish
+from airflow_invocations.tasks.completion import Wish
 from airflow_invocations.triggers import SensorTrigger, invocations
 from airflow_invocations.triggers.task import announced
 from airflow_invocations.waiters import refusal

@@ -30,9 +30,9 @@ from airflow_invocations.operators import (
     InvokeActionOperator,
     RetryFailedInvocationsOperator,
 )
-from airflow_invocations.operators.results import result_of
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.stored import trigger_event
+from airflow_invocations.tasks.result import result_of
+from airflow_invocations.tasks.xcom import trigger_event
 from airflow_invocations.triggers import InvokeActionTrigger, SensorTrigger
 
 from ...unit.airflow.test_stored import CLEAN, EVIL, record

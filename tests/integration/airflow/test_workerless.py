@@ -25,9 +25,9 @@ from airflow_invocations.models import (
     ParameterType,
 )
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators.context import identity_of, provenance_of
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.task_log import SHOWN_AGAIN
+from airflow_invocations.tasks.provenance import identity_of, provenance_of
 from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
 from airflow_invocations.waiters import LOG_SETTINGS
 

@@ -16,7 +16,7 @@ from airflow_invocations.platforms import polling as polled_events
 from airflow_invocations.platforms.events import EventFilter, InvocationEvent
 from airflow_invocations.platforms.flyte import FlytePlatform, platform
 from airflow_invocations.platforms.polling import place_of
-from airflow_invocations.sensors.wish import Wish, is_granted
+from airflow_invocations.tasks.completion import Wish, is_granted
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
 from .conftest import TASK, deploy, ended, request, settings

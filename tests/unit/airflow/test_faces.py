@@ -19,8 +19,8 @@ from airflow_invocations.hooks.invocation import _CONNECTION_TYPES
 from airflow_invocations.hooks.roboto import RobotoHook, settings_of
 from airflow_invocations.models import MAX_ASSET_EVENTS, InvocationSource
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators.context import provenance_of
 from airflow_invocations.provider_info import get_provider_info
+from airflow_invocations.tasks.provenance import provenance_of
 from airflow_invocations.triggers import InvocationTrigger
 
 from .conftest import NOON, context

@@ -10,8 +10,8 @@ import pytest
 from airflow.sdk.api.datamodels import _generated as datamodels
 
 from airflow_invocations.models import SourceFilter, TaskInstanceReference, task_instance_of
-from airflow_invocations.operators import context as reading
-from airflow_invocations.operators.context import identity_of, provenance_of
+from airflow_invocations.tasks import provenance as reading
+from airflow_invocations.tasks.provenance import identity_of, provenance_of
 
 from .conftest import context
 

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platforms import UnauthorizedError
-from airflow_invocations.sensors.wish import Wish, is_granted
+from airflow_invocations.tasks.completion import Wish, is_granted
 from airflow_invocations.waiters import GivenUp, Reason, Waiting, record_of, refusal
 
 from .conftest import Platform
@@ -103,7 +103,7 @@ async def test_a_connection_that_becomes_invalid_before_the_record_is_read_is_an
 
 
 async def test_a_wait_for_the_newest_outlasts_a_refusal_between_two_looks() -> None:
-    from airflow_invocations.sensors.wish import wait_until_it_may_be_granted
+    from airflow_invocations.tasks.completion import wait_until_it_may_be_granted
 
     asked = platform()
     none_yet = asyncio.Event()

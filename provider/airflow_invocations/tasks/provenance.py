@@ -11,7 +11,7 @@ from airflow.sdk import Context
 
 from .. import models
 from ..compat import FIRST_ITERATION, conf
-from ..tasks.idempotency import TaskIdentity
+from .idempotency import TaskIdentity
 from .lineage import parent_and_root_of
 
 if TYPE_CHECKING:

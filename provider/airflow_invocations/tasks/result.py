@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from ..exceptions import at
-from ..stored import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storable_name, storable_token
-from ..tasks.idempotency import started_by_earlier_try
+from .idempotency import started_by_earlier_try
+from .xcom import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storable_name, storable_token
 
 if TYPE_CHECKING:
     from ..models import DagRunProvenance, InvocationRecord
@@ -36,7 +36,7 @@ def result_of(
     never), duration (seconds from started to ended; None: it is active or never started), queued (seconds
     from created to started; None: it never started), outputs (None: the platform keeps none), url, provenance
     (None: not started by Airflow). Values that Airflow can't store are replaced; see
-    `airflow_invocations.stored`.
+    `airflow_invocations.tasks.xcom`.
     """
     step = record.current
     started, ended = record.started_at, record.ended_at

@@ -18,10 +18,10 @@ from airflow_invocations.models import (
     InvocationRequest,
     InvocationSource,
 )
-from airflow_invocations.operators import lineage
-from airflow_invocations.operators.context import provenance_of
+from airflow_invocations.tasks import lineage
+from airflow_invocations.tasks.provenance import provenance_of
 
-from .conftest import PROVENANCE, context
+from ..airflow.conftest import PROVENANCE, context
 
 
 def without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,9 @@ import airflow_invocations
 from airflow_invocations.exceptions import InvocationError, InvocationFailedError, error_from_event, error_of
 from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators.outlets import tell_outlets
-from airflow_invocations.operators.results import result_of
 from airflow_invocations.platforms import PlatformError, TransientError
-from airflow_invocations.stored import (
+from airflow_invocations.tasks.result import result_of
+from airflow_invocations.tasks.xcom import (
     DEPTH_LIMIT,
     DETAIL_LIMIT,
     MESSAGE_LIMIT,
@@ -33,8 +33,8 @@ from airflow_invocations.stored import (
 )
 from airflow_invocations.waiters import GivenUp, Reason
 
+from ..airflow.conftest import PROVENANCE
 from ..platforms.test_roboto import INVOCATION
-from .conftest import PROVENANCE
 
 PACKAGE = Path(airflow_invocations.__file__).parent
 
@@ -198,8 +198,8 @@ class TestPayloads:
 
 #: Where each way into Airflow's database is used: the one function that cleans what goes through it.
 GATES = {
-    "xcom_push": {"stored.py"},
-    "TriggerEvent": {"stored.py"},
+    "xcom_push": {"tasks/xcom.py"},
+    "TriggerEvent": {"tasks/xcom.py"},
     # The cursor and acknowledgements of an event trigger: numbers, by the DAG's id.
     "aset": {"triggers/task.py", "triggers/events.py", "compat.py"},
     "set": {"assets/events.py"},
@@ -240,7 +240,7 @@ def test_a_way_into_the_database_is_found(source: str, expected: set[str]) -> No
     "path",
     [
         path
-        for room in ("operators", "sensors", "triggers", "decorators", "assets", "links", "*.py")
+        for room in ("operators", "sensors", "triggers", "decorators", "assets", "links", "tasks", "*.py")
         for path in sorted(PACKAGE.glob(room if room.endswith(".py") else f"{room}/*.py"))
     ],
     ids=lambda path: str(path.relative_to(PACKAGE)),

@@ -25,9 +25,9 @@ from ..platforms import (
     UnauthorizedError,
 )
 from ..platforms.retry import outlast
-from ..tasks.idempotency import find_or_create
 from ..waiters import cancel_and_confirm
-from .arguments import read_arguments, request_of
+from .idempotency import find_or_create
+from .validation import read_arguments, request_of
 
 if TYPE_CHECKING:
     from ..models import DagRunProvenance, InvocationRecord

@@ -17,10 +17,10 @@ from airflow_invocations.models import (
     UploadDestination,
 )
 from airflow_invocations.operators import FetchInvocationLogsOperator, InvokeActionOperator
-from airflow_invocations.operators.arguments import ids_of, is_late, read_arguments, request_of
 from airflow_invocations.sensors import InvocationSensor
+from airflow_invocations.tasks.validation import ids_of, is_late, read_arguments, request_of
 
-from .conftest import NOON, PROVENANCE
+from ..airflow.conftest import NOON, PROVENANCE
 
 BAD = [
     ("action", "", "allowed: a name"),

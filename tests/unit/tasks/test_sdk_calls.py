@@ -14,7 +14,7 @@ import pytest
 import airflow_invocations
 from airflow_invocations.hooks import InvocationHook, invocation
 from airflow_invocations.operators import InvokeActionOperator, RetryFailedInvocationsOperator
-from airflow_invocations.sdk_calls import _in_progress, complete
+from airflow_invocations.tasks.sdk_calls import _in_progress, complete
 
 HOUSE = Path(airflow_invocations.__file__).parent
 
