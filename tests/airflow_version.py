@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_invocations.compat import VERSION
+from airflow_invocations.version_compat import VERSION
 
 if VERSION >= (3, 2):
     from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db

@@ -535,7 +535,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     # It is Airflow that knows connections, and no command imports Airflow.
-    command = [sys.executable, "-m", "airflow_invocations.check", options.conn_id]
+    command = [sys.executable, "-m", "airflow_invocations.hooks.check_connection", options.conn_id]
     return subprocess.run(command, check=False).returncode
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from .compat import AirflowException, AirflowFailException
 from .exit_codes import is_beyond_retry, meaning_of
 from .models import InvocationStatus
 from .models.text import printable
@@ -18,6 +17,7 @@ from .platforms import (
     UnauthorizedError,
 )
 from .tasks.xcom import MESSAGE_LIMIT, storable_detail, storable_name, storable_tail, storable_token
+from .version_compat import AirflowException, AirflowFailException
 from .waiters import GivenUp, Reason
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
-from airflow_invocations.task_log import ShownLog
+from airflow_invocations.action_log import ShownLog
 
 from ..integration.conftest import Service as BareService
 from ..system.conftest import Service

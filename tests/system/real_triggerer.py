@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from airflow_invocations.task_log import ACTION_LOGGER
+from airflow_invocations.action_log import ACTION_LOGGER
 
 from . import triggerer_rows
 from .kill_matrix.components import Component

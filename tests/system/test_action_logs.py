@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from airflow_invocations.action_log import ShownLog
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.task_log import ShownLog
 from airflow_invocations.waiters import UnshownRecords, log_pages
 
 from .conftest import Service

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_invocations.provider_info import get_provider_info
+from airflow_invocations.get_provider_info import get_provider_info
 
 FILE = Path(__file__).parents[2] / ".airflow-registry.yaml"
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..compat import asset_state
+from ..version_compat import asset_state
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -9,10 +9,10 @@ import attr
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, _TaskDecorator
 from airflow.sdk.definitions.context import context_merge
 
-from ..compat import determine_kwargs
 from ..exceptions import RequestRefusedError
-from ..operators.action import InvokeActionOperator
+from ..operators.invoke_action import InvokeActionOperator
 from ..tasks.validation import REQUEST_ARGUMENTS, check_given, place_of
+from ..version_compat import determine_kwargs
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, XComArg

@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 
 from airflow.sdk import BaseHook, Connection
 
-from ..compat import read_connection
 from ..exceptions import (
     InvocationLostError,
     PlatformUnavailableError,
@@ -27,6 +26,7 @@ from ..platforms import InvocationPlatform, PlatformError
 from ..platforms.base import web_address
 from ..tasks.adoption import invoke_once
 from ..tasks.sdk_calls import complete
+from ..version_compat import read_connection
 from ..waiters import cancel_and_confirm, log_pages
 
 T = TypeVar("T")

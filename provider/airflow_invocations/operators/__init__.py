@@ -1,8 +1,8 @@
 """Operators: tasks that invoke actions, and see to invocations."""
 
-from .action import InvokeActionOperator
-from .cancel import CancelInvocationOperator
-from .logs import FetchInvocationLogsOperator
+from .cancel_invocation import CancelInvocationOperator
+from .fetch_invocation_logs import FetchInvocationLogsOperator
+from .invoke_action import InvokeActionOperator
 from .retry import RetryFailedInvocationsOperator
 
 __all__ = [

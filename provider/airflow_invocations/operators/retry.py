@@ -14,7 +14,6 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 
 from .. import models
-from ..compat import SHORTEST_DEFERRAL, conf
 from ..exceptions import (
     InvocationError,
     InvocationTimedOutError,
@@ -33,9 +32,10 @@ from ..tasks.result import INVOCATION_ID_KEY, result_of
 from ..tasks.submission import SUBMIT_PATIENCE, run_id_problems
 from ..tasks.validation import place_of
 from ..tasks.xcom import push_xcom
+from ..version_compat import SHORTEST_DEFERRAL, conf
 from ..waiters import GivenUp, Reason, Waiting, endings
-from .cancel import cancel_all, cancelled_on_failure
-from .checked import CheckedTask
+from ._base import CheckedTask
+from .cancel_invocation import cancel_all, cancelled_on_failure
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

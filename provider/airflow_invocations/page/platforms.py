@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
-from ..compat import AirflowNotFoundException
 from ..hooks import InvocationHook
 from ..models import (
     InvocationRecord,
@@ -31,6 +30,7 @@ from ..platforms import (
     UnsupportedError,
 )
 from ..platforms.base import web_address
+from ..version_compat import AirflowNotFoundException
 from .runs import PLATFORMS, RunKey
 
 #: Seconds that a platform has for an answer; after that it counts as out of reach.

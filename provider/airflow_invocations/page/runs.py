@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 
-from ..provider_info import get_provider_info
+from ..get_provider_info import get_provider_info
 from ..tasks.result import INVOCATION_ID_KEY
 from .airflow_api import PAGE_SIZE, AirflowApi
 

@@ -12,16 +12,21 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.bases.sensor import PokeReturnValue
 
-from ..compat import SHORTEST_DEFERRAL, AirflowSkipException, conf, starts_tasks_in_triggerer
 from ..exceptions import InvocationError, RequestRefusedError, error_of
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
-from ..operators.checked import CheckedTask
-from ..operators.workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
+from ..operators._base import CheckedTask
+from ..operators._start_from_trigger import is_unmapped, refuse_what_needs_a_worker, start_arguments
 from ..platforms.retry import OUTAGE_LIMIT
 from ..tasks.completion import Wish, ids_named, is_granted
 from ..tasks.validation import check_arguments, ids_of, is_late, place_of, read_arguments
 from ..tasks.xcom import push_xcom, storable
+from ..version_compat import (
+    SHORTEST_DEFERRAL,
+    AirflowSkipException,
+    conf,
+    starts_tasks_in_triggerer,
+)
 from ..waiters import GivenUp, Reason, number_wanted
 
 #: Seconds after which a poking sensor logs again what it waits for.

@@ -10,7 +10,7 @@ from uuid import UUID
 from airflow.sdk import Context
 
 from .. import models
-from ..compat import FIRST_ITERATION, conf
+from ..version_compat import FIRST_ITERATION, conf
 from .idempotency import TaskIdentity
 from .lineage import parent_and_root_of
 

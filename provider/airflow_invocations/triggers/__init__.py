@@ -3,7 +3,7 @@
 from .events import InvocationEventTrigger
 from .invocation import InvocationTrigger
 from .invocations import InvocationsTrigger, SensorTrigger
-from .invoking import InvokeActionTrigger
+from .invoke_action import InvokeActionTrigger
 
 __all__ = [
     "InvocationEventTrigger",

@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from ..assets.events import ACKNOWLEDGED_KEY
-from ..compat import VERSION, asset_states_of, has_trigger_queues, read_variable, write_variable
 from ..hooks import InvocationHook
 from ..models import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
 from ..models.invocation import started_at
 from ..platforms.events import EventFilter, InvocationEvent, UnreadableItem
 from ..tasks.sdk_calls import complete
 from ..tasks.xcom import storable_name, storable_text, storable_token, trigger_event
+from ..version_compat import (
+    VERSION,
+    asset_states_of,
+    has_trigger_queues,
+    read_variable,
+    write_variable,
+)
 from ..waiters.event_stream import Feeds, Subscription, records_of
 
 if TYPE_CHECKING:

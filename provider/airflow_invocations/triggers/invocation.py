@@ -9,12 +9,12 @@ from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
+from ..action_log import LiveLog
 from ..hooks import InvocationHook
 from ..platforms.retry import OUTAGE_LIMIT
-from ..task_log import LiveLog
 from ..tasks.xcom import storable_detail, trigger_event
 from ..waiters import GivenUp, Waiting
-from .killing import CancellingTrigger
+from ._base import CancellingTrigger
 
 #: A trigger that starts more than this many seconds after the deferral may have run in another triggerer.
 _LATE_START = 8.0

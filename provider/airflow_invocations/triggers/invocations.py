@@ -18,7 +18,6 @@ from airflow.triggers.base import (
     TriggerEvent,
 )
 
-from ..compat import AirflowFailException
 from ..exceptions import InvocationError, error_of
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
@@ -28,9 +27,10 @@ from ..platforms.retry import OUTAGE_LIMIT
 from ..sensors.invocation import wish_of
 from ..tasks.completion import Wish, ids_named, is_granted, wait_until_it_may_be_granted
 from ..tasks.xcom import storable_detail, trigger_event
+from ..version_compat import AirflowFailException
 from ..waiters import GivenUp, Reason, client_of, endings
-from .killing import CancellingTrigger
-from .task import announced, let_last_lines_arrive, may_be_retried, push_xcom
+from ._base import CancellingTrigger
+from ._task_instance import announced, let_last_lines_arrive, may_be_retried, push_xcom
 
 
 class InvocationsTrigger(CancellingTrigger):

@@ -17,7 +17,7 @@ from airflow_invocations import task_log
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import ContainerParameters, CreateActionRequest, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator, action, retry
-from airflow_invocations.operators.action import INVOCATION_ID_KEY
+from airflow_invocations.operators.invoke_action import INVOCATION_ID_KEY
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import invocation
 from airflow_invocations.waiters import Waiting, follow, record_of

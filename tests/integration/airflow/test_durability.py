@@ -20,7 +20,7 @@ from airflow_invocations.exceptions import (
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators.action import TRY_KEY
+from airflow_invocations.operators.invoke_action import TRY_KEY
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
 from ...airflow_version import AirflowException, TaskDeferred
@@ -203,7 +203,7 @@ def test_a_kill_before_the_platform_has_answered_cancels_what_it_answers(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance = Instance(script(hook, "sleep 60"))
-    monkeypatch.setattr("airflow_invocations.operators.action._ID_PATIENCE", 0.1)
+    monkeypatch.setattr("airflow_invocations.operators.invoke_action._ID_PATIENCE", 0.1)
     arrived, go_on = threading.Event(), threading.Event()
     real = RobotoPlatform.invoke
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_invocations.compat import has_retry_policies
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.retries import invocation_retry_policy
+from airflow_invocations.retry_policy import invocation_retry_policy
+from airflow_invocations.version_compat import has_retry_policies
 
 from ...airflow_version import since
 from .conftest import connect_to, on_every_database, script

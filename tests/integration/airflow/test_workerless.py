@@ -12,6 +12,7 @@ import anyio.to_thread
 import pytest
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
+from airflow_invocations.action_log import SHOWN_AGAIN
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
     InvocationTimedOutError,
@@ -26,7 +27,6 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
-from airflow_invocations.task_log import SHOWN_AGAIN
 from airflow_invocations.tasks.provenance import identity_of, provenance_of
 from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
 from airflow_invocations.waiters import LOG_SETTINGS

@@ -25,12 +25,12 @@ from airflow.sdk import DAG, Connection
 
 from airflow_invocations import __version__, hooks
 from airflow_invocations.cli import _parser
-from airflow_invocations.compat import VERSION
 from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.hooks import InvocationHook, RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.triggers import InvocationEventTrigger, events
+from airflow_invocations.version_compat import VERSION
 
 from ...airflow_version import DagBag
 from ..airflow.conftest import Task, end_of

@@ -27,7 +27,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.page import app as page_app
 from airflow_invocations.page.airflow_api import AirflowApi
 from airflow_invocations.page.runs import RunKey
-from airflow_invocations.plugin import URL_PREFIX
+from airflow_invocations.plugins.invocations import URL_PREFIX
 
 from ...airflow_version import DagBag, sync_bag_to_db
 from ..airflow.conftest import connect_to, script

@@ -9,8 +9,8 @@ from typing import Any
 
 from airflow.sdk import DAG, task, task_group
 
-from airflow_invocations.compat import VERSION
 from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.version_compat import VERSION
 
 #: A task is tried again where a busy machine's API server didn't answer it.
 DEFAULTS = {"poll_interval": 0.5, "retries": 2, "retry_delay": timedelta(seconds=1)}

@@ -13,7 +13,7 @@ from airflow_invocations.assets import dataset_asset
 from airflow_invocations.assets.dataset import dataset_of, sanitize_uri
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators.outlets import tell_outlets
+from airflow_invocations.operators._outlets import tell_outlets
 
 from ...airflow_version import ProvidersManager
 from ..waiters.events_platform import NOON, record_of_end

@@ -12,7 +12,6 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import BaseSerialization
 
 from airflow_invocations import exceptions
-from airflow_invocations.compat import AirflowFailException
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
     InvocationDeadlyError,
@@ -36,6 +35,7 @@ from airflow_invocations.operators import (
     RetryFailedInvocationsOperator,
 )
 from airflow_invocations.sensors import InvocationSensor
+from airflow_invocations.version_compat import AirflowFailException
 from airflow_invocations.waiters import GivenUp, Reason
 
 from ..platforms.test_roboto import INVOCATION

@@ -14,12 +14,12 @@ import pytest
 from airflow.sdk import DAG, Connection
 
 from airflow_invocations import __version__
+from airflow_invocations.get_provider_info import get_provider_info
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.hooks.invocation import _CONNECTION_TYPES
 from airflow_invocations.hooks.roboto import RobotoHook, settings_of
 from airflow_invocations.models import MAX_ASSET_EVENTS, InvocationSource
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.provider_info import get_provider_info
 from airflow_invocations.tasks.provenance import provenance_of
 from airflow_invocations.triggers import InvocationTrigger
 

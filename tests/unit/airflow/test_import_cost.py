@@ -12,8 +12,8 @@ STATEMENTS = [
     "from airflow_invocations.operators import InvokeActionOperator",
     "from airflow_invocations.sensors import InvocationSensor",
     "from airflow_invocations.decorators import invoke_action_task",
-    "from airflow_invocations.retries import invocation_retry_policy",
-    "from airflow_invocations.provider_info import get_provider_info",
+    "from airflow_invocations.retry_policy import invocation_retry_policy",
+    "from airflow_invocations.get_provider_info import get_provider_info",
 ]
 
 #: Airflow is imported once, and each statement's imports are added to that in a process of its own.

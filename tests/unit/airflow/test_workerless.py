@@ -11,7 +11,7 @@ from airflow.sdk import DAG, Asset, XComArg, task, task_group
 from airflow_invocations import triggers
 from airflow_invocations.models import ContainerParameters
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.retries import invocation_retry_policy
+from airflow_invocations.retry_policy import invocation_retry_policy
 from airflow_invocations.sensors import InvocationSensor
 
 from ...airflow_version import DagSerialization, since

@@ -17,7 +17,6 @@ from airflow.models.dag import DagModel
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
 
-from airflow_invocations.compat import VERSION
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import (
     DagRunProvenance,
@@ -31,6 +30,7 @@ from airflow_invocations.page import app as page_app
 from airflow_invocations.page.platforms import Platforms
 from airflow_invocations.page.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.platforms import Capabilities, NotFoundError
+from airflow_invocations.version_compat import VERSION
 
 from ..platforms.test_roboto import INVOCATION
 

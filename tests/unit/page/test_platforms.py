@@ -12,7 +12,6 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from airflow_invocations.compat import AirflowNotFoundException
 from airflow_invocations.page import platforms as module
 from airflow_invocations.page.platforms import (
     Answer,
@@ -31,6 +30,7 @@ from airflow_invocations.platforms import (
     UnavailableError,
     UnsupportedError,
 )
+from airflow_invocations.version_compat import AirflowNotFoundException
 
 from .conftest import RUN, FakePlatform, Gate, S, World, at, page_of, record
 

@@ -13,7 +13,7 @@ from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse
 from airflow.plugins_manager import is_valid_plugin
 
 from airflow_invocations.page import app as page_app
-from airflow_invocations.plugin import URL_PREFIX, InvocationsPlugin
+from airflow_invocations.plugins.invocations import URL_PREFIX, InvocationsPlugin
 
 #: Loads plugins as a task's process does before it renders a template, and tells what ours has brought along.
 _MEASURED = """
@@ -25,7 +25,7 @@ except ImportError:  # before 3.2
 import airflow_invocations
 before = set(sys.modules)
 began = time.process_time()
-import airflow_invocations.plugin
+import airflow_invocations.plugins.invocations
 took = time.process_time() - began
 new = sorted(set(sys.modules) - before)
 plugins_manager.integrate_macros_plugins()
@@ -47,12 +47,12 @@ def test_airflow_finds_it_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_task_pays_next_to_nothing_for_it() -> None:
     done = subprocess.run([sys.executable, "-c", _MEASURED], capture_output=True, text=True, check=True)
     took, new, loaded, page = json.loads(done.stdout.splitlines()[-1])
-    assert new == ["airflow_invocations.compat", "airflow_invocations.plugin"]
+    assert new == ["airflow_invocations.version_compat", "airflow_invocations.plugins.invocations"]
     assert "invocations" in loaded
     of_ours = {
-        "airflow_invocations.compat",
-        "airflow_invocations.plugin",
-        "airflow_invocations.provider_info",
+        "airflow_invocations.version_compat",
+        "airflow_invocations.plugins.invocations",
+        "airflow_invocations.get_provider_info",
     }
     assert set(page) <= of_ours
     assert took < 0.1

@@ -13,7 +13,7 @@ import pytest
 import airflow_invocations
 from airflow_invocations.exceptions import InvocationError, InvocationFailedError, error_from_event, error_of
 from airflow_invocations.models import InvocationRecord, InvocationStatus
-from airflow_invocations.operators.outlets import tell_outlets
+from airflow_invocations.operators._outlets import tell_outlets
 from airflow_invocations.platforms import PlatformError, TransientError
 from airflow_invocations.tasks.result import result_of
 from airflow_invocations.tasks.xcom import (
@@ -201,7 +201,7 @@ GATES = {
     "xcom_push": {"tasks/xcom.py"},
     "TriggerEvent": {"tasks/xcom.py"},
     # The cursor and acknowledgements of an event trigger: numbers, by the DAG's id.
-    "aset": {"triggers/task.py", "triggers/events.py", "compat.py"},
+    "aset": {"triggers/_task_instance.py", "triggers/events.py", "version_compat.py"},
     "set": {"assets/events.py"},
 }
 

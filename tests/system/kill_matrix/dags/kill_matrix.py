@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.retries import invocation_retry_policy
+from airflow_invocations.retry_policy import invocation_retry_policy
 
 SECOND = datetime.timedelta(seconds=1)
 

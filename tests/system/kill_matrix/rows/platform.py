@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from airflow_invocations.compat import VERSION
 from airflow_invocations.models import InvocationStatus
+from airflow_invocations.version_compat import VERSION
 
 from ..faults import FAULTS
 from ..scene import STATUS, Scene

@@ -7,7 +7,7 @@ import time
 
 import psutil
 
-from airflow_invocations.compat import VERSION
+from airflow_invocations.version_compat import VERSION
 
 from ..components import send
 from ..scene import Scene

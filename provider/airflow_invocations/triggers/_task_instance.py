@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger
 
-from ..task_log import log_relay
+from ..action_log import log_relay
 from ..tasks.sdk_calls import complete
 from ..tasks.xcom import storable
 

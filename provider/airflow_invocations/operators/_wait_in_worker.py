@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..action_log import BEHIND, ActionLog
 from ..platforms import PlatformError
-from ..task_log import BEHIND, ActionLog
 from ..waiters import (
     LOG_SETTINGS,
     Behind,

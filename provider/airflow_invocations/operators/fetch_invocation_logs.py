@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import BaseOperator
 
+from ..action_log import ActionLog
 from ..exceptions import RequestRefusedError, error_about
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models.text import counted, encodable
 from ..platforms import InvocationPlatform, PlatformError
 from ..platforms.retry import outlast
-from ..task_log import ActionLog
 from ..tasks.validation import place_of
 from ..tasks.xcom import push_xcom, storable
-from .checked import CheckedTask
+from ._base import CheckedTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath, XComArg

@@ -14,7 +14,7 @@ from ..exceptions import InvocationError, PlatformUnavailableError, at, error_ab
 from ..platforms import InvocationPlatform, PlatformError
 from ..tasks.xcom import storable
 from ..waiters import cancel_and_confirm
-from .checked import CheckedTask
+from ._base import CheckedTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

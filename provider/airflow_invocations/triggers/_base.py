@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger
 from asgiref.sync import sync_to_async
 
-from ..compat import TELLS_OF_KILLS
 from ..hooks import InvocationHook
 from ..tasks.result import INVOCATION_ID_KEY
 from ..tasks.sdk_calls import complete
+from ..version_compat import TELLS_OF_KILLS
 from ..waiters import cancel_and_confirm
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 
-from ..compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
+from ..action_log import NOTHING_SHOWN, ActionLog, ShownLog
 from ..exceptions import (
     InvocationTimedOutError,
     error_from_event,
@@ -27,18 +27,18 @@ from ..links.invocation import links_of
 from ..models import InvocationStatus
 from ..platforms import CannotStopError, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
-from ..task_log import NOTHING_SHOWN, ActionLog, ShownLog
 from ..tasks.idempotency import was_cancelled_by_clear
 from ..tasks.provenance import identity_of, loop_position_of, provenance_of
 from ..tasks.result import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
 from ..tasks.submission import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from ..tasks.validation import REQUEST_ARGUMENTS, destination_of, place_of
 from ..tasks.xcom import push_xcom
+from ..version_compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
 from ..waiters import GivenUp, LogQueue, Reason, Waiting, cancel_and_confirm
-from .cancel import cancelled_on_failure
-from .checked import CheckedTask
-from .in_worker import end_at_deadline, ends_within, show_end_within, wait_for_end
-from .workerless import is_unmapped, refuse_what_needs_a_worker, start_arguments
+from ._base import CheckedTask
+from ._start_from_trigger import is_unmapped, refuse_what_needs_a_worker, start_arguments
+from ._wait_in_worker import end_at_deadline, ends_within, show_end_within, wait_for_end
+from .cancel_invocation import cancelled_on_failure
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -203,7 +203,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         self._ended: InvocationRecord | None = None
         self._check()
         if self.outlets:  # most tasks have none, and a DAG file shouldn't pay for them
-            from .outlets import check_outlets
+            from ._outlets import check_outlets
 
             check_outlets(place_of(self), self.outlets, conn_id, upload_destination)
         if start_from_trigger and not is_unmapped(self):
@@ -537,7 +537,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             return self.execute(context)
         raise_unless_completed(record, url, log_tail)
         if self.outlets:
-            from .outlets import tell_outlets
+            from ._outlets import tell_outlets
 
             tell_outlets(context, self.outlets, self.conn_id, record, url)
         self.log.info("Invocation %s: %s", record.invocation_id, status)

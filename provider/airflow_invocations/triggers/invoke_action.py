@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
-from ..compat import AirflowFailException
+from ..action_log import SHOWN_AGAIN, LiveLog
 from ..exceptions import (
     InvocationError,
     RequestRefusedError,
@@ -24,16 +24,16 @@ from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..models import DagRunProvenance, InvocationRecord
 from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, outlast
-from ..task_log import SHOWN_AGAIN, LiveLog
 from ..tasks.idempotency import TaskIdentity, started_by_earlier_try
 from ..tasks.provenance import identity_of, provenance_of
 from ..tasks.result import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
 from ..tasks.submission import SUBMIT_PATIENCE, Submission, error_of_submission, submit
 from ..tasks.validation import REQUEST_ARGUMENTS
 from ..tasks.xcom import trigger_event
+from ..version_compat import AirflowFailException
 from ..waiters import GivenUp, Reason, Waiting, record_of
-from .killing import CancellingTrigger
-from .task import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
+from ._base import CancellingTrigger
+from ._task_instance import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
 
 #: The XCom that tells a try that the one before it has failed, and will be retried by Airflow: it then goes
 #: on with the same incarnation, which a worker would know from numbers that a triggerer isn't told.

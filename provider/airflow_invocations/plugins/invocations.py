@@ -6,7 +6,7 @@ import logging
 from functools import cached_property
 from typing import Any
 
-from .compat import AirflowPlugin
+from ..version_compat import AirflowPlugin
 
 #: Where the API server mounts the page; no place of Airflow's own.
 URL_PREFIX = "/invocations"
@@ -62,7 +62,7 @@ class InvocationsPlugin(AirflowPlugin):
         Airflow lets an exception from here keep its API server from starting; a page is not worth that.
         """
         try:
-            from .page.app import create_app
+            from ..page.app import create_app
         except ImportError:
             logging.getLogger(__name__).exception("Could not import the page of invocations; it is not shown")
             return []

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from airflow_invocations import task_log
+from airflow_invocations.action_log import ActionLog, ShownLog, SocketChannel
 from airflow_invocations.models import LogRecord
-from airflow_invocations.task_log import ActionLog, ShownLog, SocketChannel
 from airflow_invocations.waiters import LogLine, LogPosition
 
 pytestmark = pytest.mark.anyio

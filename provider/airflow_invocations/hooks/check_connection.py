@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     (conn_id,) = arguments
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    from .hooks import InvocationHook
+    from . import InvocationHook
 
     works, message = InvocationHook(conn_id).test_connection()
     print(f"{conn_id}: {message}", file=sys.stdout if works else sys.stderr)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_invocations.compat import VERSION, AirflowTaskTimeout
 from airflow_invocations.exceptions import (
     InvocationFailedError,
     InvocationLostError,
@@ -16,7 +15,8 @@ from airflow_invocations.exceptions import (
     PlatformUnavailableError,
 )
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.retries import invocation_retry_policy
+from airflow_invocations.retry_policy import invocation_retry_policy
+from airflow_invocations.version_compat import VERSION, AirflowTaskTimeout
 
 from ...airflow_version import since
 

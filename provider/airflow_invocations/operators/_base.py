@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..compat import known_arguments
 from ..exceptions import RequestRefusedError
 from ..tasks.validation import (
     check_arguments,
@@ -14,6 +13,7 @@ from ..tasks.validation import (
     place_of_mapped,
     read_arguments,
 )
+from ..version_compat import known_arguments
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial

@@ -22,7 +22,7 @@ from airflow_invocations.assets import triggering_invocations
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import AssetEvent
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.retries import invocation_retry_policy
+from airflow_invocations.retry_policy import invocation_retry_policy
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationTrigger, killing
 from airflow_invocations.triggers.events import _State
