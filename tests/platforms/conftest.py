@@ -14,7 +14,7 @@ import pytest
 
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import DagRunProvenance, InvocationRecord, InvocationRequest
-from airflow_invocations.operators import action
+from airflow_invocations.operators import invoke_action
 from airflow_invocations.platforms import InvocationPlatform
 from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.platforms.roboto import platform as roboto
@@ -67,7 +67,7 @@ def idle_deployment(
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside a real Airflow no executor has to digest a deferral; and who isn't there needs no patience."""
-    monkeypatch.setattr(action, "SHORTEST_DEFERRAL", 0.0)
+    monkeypatch.setattr(invoke_action, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(invocation, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(roboto, "ATTEMPTS", 1)
     monkeypatch.setattr(connect, "ATTEMPTS", 1)

@@ -26,8 +26,8 @@ BELOW = {
 #: What Airflow imports. None of it imports what is above or beside it.
 FACES = {
     "version_compat",
-    "action_log", "assets", "decorators", "exceptions", "hooks", "links", "operators", "page", "plugins",
-    "retry_policy", "sensors", "tasks", "triggers",
+    "action_log", "assets", "decorators", "exceptions", "hooks", "links", "operators", "plugins",
+    "retry_policy", "sensors", "tasks", "triggers", "ui",
 }  # fmt: skip
 #: The commands: they may import everything but the faces.
 ABOVE = {"cli", "demo"}

@@ -62,7 +62,7 @@ class InvocationsPlugin(AirflowPlugin):
         Airflow lets an exception from here keep its API server from starting; a page is not worth that.
         """
         try:
-            from ..page.app import create_app
+            from ..ui.airflow.app import create_app
         except ImportError:
             logging.getLogger(__name__).exception("Could not import the page of invocations; it is not shown")
             return []

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations import task_log
+from airflow_invocations import action_log as action_log_module
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import ContainerParameters, CreateActionRequest, InvocationStatus
-from airflow_invocations.operators import InvokeActionOperator, action, retry
+from airflow_invocations.operators import InvokeActionOperator, invoke_action, retry
 from airflow_invocations.operators.invoke_action import INVOCATION_ID_KEY
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import invocation
@@ -30,7 +30,7 @@ from ...unit.airflow.conftest import context as unit_context
 @pytest.fixture(autouse=True)
 def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside a real Airflow no executor has to digest a deferral."""
-    monkeypatch.setattr(action, "SHORTEST_DEFERRAL", 0.0)
+    monkeypatch.setattr(invoke_action, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(invocation, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(retry, "SHORTEST_DEFERRAL", 0.0)
 
@@ -135,8 +135,8 @@ class ActionLogger:
 def action_logger(monkeypatch: pytest.MonkeyPatch) -> ActionLogger:
     """What stands where Airflow's logger of the action's lines is."""
     logger = ActionLogger()
-    loggers = {task_log.ACTION_LOGGER: logger}
-    monkeypatch.setattr(task_log, "structlog", SimpleNamespace(get_logger=loggers.__getitem__))
+    loggers = {action_log_module.ACTION_LOGGER: logger}
+    monkeypatch.setattr(action_log_module, "structlog", SimpleNamespace(get_logger=loggers.__getitem__))
     return logger
 
 

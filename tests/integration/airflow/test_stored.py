@@ -35,7 +35,7 @@ from airflow_invocations.tasks.result import result_of
 from airflow_invocations.tasks.xcom import trigger_event
 from airflow_invocations.triggers import InvokeActionTrigger, SensorTrigger
 
-from ...unit.airflow.test_stored import CLEAN, EVIL, record
+from ...unit.tasks.test_xcom import CLEAN, EVIL, record
 from .conftest import Task, on_every_database, script
 from .dag_runs import results, run, states
 

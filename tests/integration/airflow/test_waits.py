@@ -17,10 +17,10 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from airflow_invocations import task_log
+from airflow_invocations import action_log
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
-from airflow_invocations.operators import in_worker
+from airflow_invocations.operators import _wait_in_worker
 from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiters import (
@@ -241,17 +241,17 @@ async def test_a_worker_keeps_no_flood_in_memory_and_ends_with_its_last_lines(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting()
-    monkeypatch.setattr(task_log, "structlog", SimpleNamespace(get_logger=lambda _: counting))
+    monkeypatch.setattr(action_log, "structlog", SimpleNamespace(get_logger=lambda _: counting))
     monkeypatch.setattr(
-        in_worker, "LOG_SETTINGS", LogSettings(worker_end=LogEnd(lines=1000, size=10**6, seconds=60))
+        _wait_in_worker, "LOG_SETTINGS", LogSettings(worker_end=LogEnd(lines=1000, size=10**6, seconds=60))
     )
     (flood,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, "seq 1 300000; sleep 1", 1))
     said: list[str] = []
-    log = task_log.ActionLog("http://platform/log")
+    log = action_log.ActionLog("http://platform/log")
     waiting = Waiting(flood, poll_interval=1.0, lines=LogQueue())
     process = psutil.Process()
     before = process.memory_info().rss
-    record = await in_worker.wait_for_end(hook, waiting, log, said.append)
+    record = await _wait_in_worker.wait_for_end(hook, waiting, log, said.append)
     assert record.current.status is S.Completed
     assert process.memory_info().rss - before < 100e6
     assert (counting.first, counting.last) == ("1", "300000")

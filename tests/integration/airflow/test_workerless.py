@@ -28,7 +28,7 @@ from airflow_invocations.models import (
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.tasks.provenance import identity_of, provenance_of
-from airflow_invocations.triggers import InvokeActionTrigger, invoking, killing
+from airflow_invocations.triggers import InvokeActionTrigger, _base, invoke_action
 from airflow_invocations.waiters import LOG_SETTINGS
 
 from ...airflow_version import since
@@ -63,10 +63,10 @@ class Triggerer:
         async def is_named(trigger: Any, __: Any) -> bool:
             return bool(self.xcoms.get("invocation_id") == trigger._named)
 
-        monkeypatch.setattr(invoking, "push_xcom", push)
-        monkeypatch.setattr(invoking, "pull_xcom", pull)
-        monkeypatch.setattr(killing.CancellingTrigger, "_task_states", states)
-        monkeypatch.setattr(killing.CancellingTrigger, "_is_named_by_xcom", is_named)
+        monkeypatch.setattr(invoke_action, "push_xcom", push)
+        monkeypatch.setattr(invoke_action, "pull_xcom", pull)
+        monkeypatch.setattr(_base.CancellingTrigger, "_task_states", states)
+        monkeypatch.setattr(_base.CancellingTrigger, "_is_named_by_xcom", is_named)
 
     def trigger(self, operator: InvokeActionOperator, task: Task) -> InvokeActionTrigger:
         """The trigger of a try; a triggerer isn't told the task's numbers."""

@@ -20,7 +20,7 @@ from airflow_invocations.models import (
     InvocationStatus,
     StatusSnapshot,
 )
-from airflow_invocations.operators import InvokeActionOperator, action
+from airflow_invocations.operators import InvokeActionOperator, invoke_action
 from airflow_invocations.platforms import (
     ConflictError,
     InvalidRequestError,
@@ -318,7 +318,7 @@ class TestOnce:
     ) -> None:
         said = {"conn_type": "flyte", "host": server.endpoint}
         monkeypatch.setenv("AIRFLOW_CONN_FLYTE_DEFAULT", json.dumps(said))
-        monkeypatch.setattr(action, "SHORTEST_DEFERRAL", 0.0)
+        monkeypatch.setattr(invoke_action, "SHORTEST_DEFERRAL", 0.0)
         server.backend.faults.enqueue_fails = True
         operator = InvokeActionOperator(
             task_id="ask",

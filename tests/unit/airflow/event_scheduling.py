@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations import compat
+from airflow_invocations import version_compat
 from airflow_invocations.assets import triggering_invocations
 from airflow_invocations.triggers import InvocationEventTrigger, events
 
@@ -104,7 +104,7 @@ class Scheduling:
         self._runner: asyncio.Task[None] | None = None
         self._others: set[asyncio.Task[None]] = set()
         # As in 3.3 also where an older one runs these tests: what is checked is what we make of it.
-        monkeypatch.setattr(compat, "VERSION", (3, 3))
+        monkeypatch.setattr(version_compat, "VERSION", (3, 3))
         for name, found in {
             "AssetStateStoreAccessor": lambda *, name: self.assets[name],
             "InletEventsAccessor": lambda asset_name, asset_uri: _Before(self),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations import task_log
+from airflow_invocations import action_log
 from airflow_invocations.action_log import ActionLog, ShownLog, SocketChannel
 from airflow_invocations.models import LogRecord
 from airflow_invocations.waiters import LogLine, LogPosition
@@ -37,7 +37,7 @@ class Logger:
 @pytest.fixture
 def logger(monkeypatch: pytest.MonkeyPatch) -> Logger:
     taken = Logger()
-    monkeypatch.setattr(task_log, "structlog", SimpleNamespace(get_logger=lambda _: taken))
+    monkeypatch.setattr(action_log, "structlog", SimpleNamespace(get_logger=lambda _: taken))
     return taken
 
 
@@ -124,10 +124,10 @@ def test_the_channel_is_the_socket_that_airflow_logs_to(
     writer, _ = pair
     handlers: list[Any] = [logging.StreamHandler(), logging.NullHandler()]
     monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
-    assert task_log._log_channel() is None
+    assert action_log._log_channel() is None
     with writer.makefile("w") as stream:
         handlers.append(logging.StreamHandler(stream))
-        channel = task_log._log_channel()
+        channel = action_log._log_channel()
         assert channel is not None
         writer.sendall(b"x")
         assert channel.unread() != 0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, Asset, AssetWatcher
 
-from airflow_invocations import compat
+from airflow_invocations import version_compat
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import AssetEvent, DagRunProvenance, InvocationStatus
 from airflow_invocations.platforms import UnavailableError
@@ -424,7 +424,7 @@ async def test_assets_with_equal_triggers_share_one_and_each_keeps_its_place(
 async def test_an_airflow_without_asset_state_is_told_so_and_works(
     platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compat._say_once.cache_clear()
+    version_compat._say_once.cache_clear()
     trigger = InvocationEventTrigger()
     trigger.asset_state_store = None
     steps = trigger.run()
@@ -495,7 +495,7 @@ def test_what_cannot_be_right_is_refused_when_the_dag_is_parsed(arguments: dict[
 
 
 def test_a_queue_is_airflows_or_refused_when_the_dag_is_parsed() -> None:
-    if compat.has_trigger_queues():
+    if version_compat.has_trigger_queues():
         trigger = InvocationEventTrigger(queue="gpu")
         assert trigger.queue == "gpu"
         with DAG("fleet", schedule=[Asset("a", watchers=[AssetWatcher(name="w", trigger=trigger)])]) as dag:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from airflow_invocations.triggers import InvocationTrigger, killing
+from airflow_invocations.triggers import InvocationTrigger, _base
 
 pytestmark = pytest.mark.anyio
 
@@ -46,8 +46,8 @@ class Trigger(InvocationTrigger):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(killing, "_LOOK_PAUSE", 0.0)
-    monkeypatch.setattr(killing, "TELLS_OF_KILLS", True)
+    monkeypatch.setattr(_base, "_LOOK_PAUSE", 0.0)
+    monkeypatch.setattr(_base, "TELLS_OF_KILLS", True)
 
 
 @pytest.mark.parametrize(

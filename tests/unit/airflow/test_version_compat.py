@@ -17,14 +17,14 @@ import pytest
 from airflow.sdk import DAG, Connection
 
 import airflow_invocations
-from airflow_invocations import compat
+from airflow_invocations import version_compat
 from airflow_invocations.assets import triggering_invocations
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import AssetEvent
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retry_policy import invocation_retry_policy
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.triggers import InvocationTrigger, killing
+from airflow_invocations.triggers import InvocationTrigger, _base
 from airflow_invocations.triggers.events import _State
 
 from ...airflow_version import since
@@ -78,15 +78,15 @@ def test_this_airflow_has_every_name_that_is_imported_from_it() -> None:
     imported = names_imported()
     assert {"airflow.sdk", "airflow.triggers.base"} <= {module for module, _ in imported}
     missing = {name for module, name in imported if not is_there(module, name)}
-    assert missing == {name for name, version in NEWER.items() if version > compat.VERSION}
+    assert missing == {name for name, version in NEWER.items() if version > version_compat.VERSION}
 
 
 def test_names_that_have_moved_are_found() -> None:
-    for name in compat._PLACES:
-        assert getattr(compat, name) is not None
-    assert issubclass(compat.AirflowFailException, compat.AirflowException)
+    for name in version_compat._PLACES:
+        assert getattr(version_compat, name) is not None
+    assert issubclass(version_compat.AirflowFailException, version_compat.AirflowException)
     with pytest.raises(AttributeError, match=r"no 'Nonsense' with Airflow 3\."):
-        compat.Nonsense  # type: ignore[attr-defined]  # noqa: B018
+        version_compat.Nonsense  # type: ignore[attr-defined]  # noqa: B018
 
 
 def asks_which_airflow(node: ast.AST) -> bool:
@@ -110,7 +110,7 @@ def test_nothing_else_asks_which_airflow_this_is() -> None:
         for path in HOUSE.rglob("*.py")
         if any(asks_which_airflow(node) for node in ast.walk(ast.parse(path.read_text())))
     }
-    assert asking == {"compat.py"}
+    assert asking == {"version_compat.py"}
     tries = "try:\n    from airflow.sdk import X\nexcept (ImportError, KeyError):\n    pass"
     assert any(asks_which_airflow(node) for node in ast.walk(ast.parse(tries)))
 
@@ -120,16 +120,16 @@ def test_nothing_else_asks_which_airflow_this_is() -> None:
 
 @pytest.fixture
 def older(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(compat, "VERSION", (3, 1))
-    monkeypatch.setattr(killing, "TELLS_OF_KILLS", False)
-    monkeypatch.setattr(killing, "_STOP_TIME", 0.0)
-    compat._say_once.cache_clear()
-    caplog.set_level(logging.WARNING, compat.__name__)
+    monkeypatch.setattr(version_compat, "VERSION", (3, 1))
+    monkeypatch.setattr(_base, "TELLS_OF_KILLS", False)
+    monkeypatch.setattr(_base, "_STOP_TIME", 0.0)
+    version_compat._say_once.cache_clear()
+    caplog.set_level(logging.WARNING, version_compat.__name__)
     return caplog
 
 
 def said(log: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in log.records if record.name == compat.__name__]
+    return [record.getMessage() for record in log.records if record.name == version_compat.__name__]
 
 
 def test_tasks_that_would_start_in_the_triggerer_are_deferred_by_a_worker(
@@ -221,7 +221,7 @@ async def ended(trigger: Trigger) -> None:
     """A trigger ends, and whatever it has begun is over."""
     await trigger.cleanup()
     await asyncio.sleep(0.01)  # the timer is due
-    await asyncio.gather(*killing._cancelling)
+    await asyncio.gather(*_base._cancelling)
 
 
 @pytest.mark.anyio
@@ -250,8 +250,8 @@ async def test_after_its_event_and_where_it_only_watches_it_looks_at_nothing(
 
 @pytest.mark.anyio
 async def test_who_is_told_of_kills_does_nothing_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(killing, "TELLS_OF_KILLS", True)
-    monkeypatch.setattr(killing, "_STOP_TIME", 0.0)
+    monkeypatch.setattr(_base, "TELLS_OF_KILLS", True)
+    monkeypatch.setattr(_base, "_STOP_TIME", 0.0)
     trigger = Trigger("failed")
     await ended(trigger)
     assert not trigger.looked
@@ -260,7 +260,7 @@ async def test_who_is_told_of_kills_does_nothing_when_it_ends(monkeypatch: pytes
 def test_with_a_triggerer_that_stops_a_trigger_ends_without_a_word(
     older: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(killing, "_STOP_TIME", 60.0)
+    monkeypatch.setattr(_base, "_STOP_TIME", 60.0)
     trigger = Trigger("failed")
     asyncio.run(trigger.cleanup())
     assert not trigger.looked
@@ -274,17 +274,17 @@ async def test_a_connection_is_read_where_airflow_can_do_that_in_threads_only(
     monkeypatch.delattr(Connection, "aextra_dejson", raising=False)
     fields = {"conn_type": "roboto", "host": "http://h", "password": "p", "extra": {"org_id": "og_1"}}
     monkeypatch.setenv("AIRFLOW_CONN_OLD", json.dumps(fields))
-    connection, extra = await compat.read_connection("old")
+    connection, extra = await version_compat.read_connection("old")
     assert (connection.host, extra) == ("http://h", {"org_id": "og_1"})
     assert (await InvocationHook("old").connect()).where.endswith("http://h")
-    with pytest.raises(compat.AirflowNotFoundException):
-        await compat.read_connection("nowhere")
+    with pytest.raises(version_compat.AirflowNotFoundException):
+        await version_compat.read_connection("nowhere")
 
 
 @since("3.3", "retry policies, state of assets, tasks that start in the triggerer")
 def test_the_newest_lacks_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    compat._say_once.cache_clear()
-    assert compat.starts_tasks_in_triggerer()
-    assert compat.has_retry_policies()
-    assert compat.asset_state("watched") is not None
+    version_compat._say_once.cache_clear()
+    assert version_compat.starts_tasks_in_triggerer()
+    assert version_compat.has_retry_policies()
+    assert version_compat.asset_state("watched") is not None
     assert said(caplog) == []

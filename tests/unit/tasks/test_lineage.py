@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk import Asset
 
-from airflow_invocations import compat
+from airflow_invocations import version_compat
 from airflow_invocations.assets import dataset_asset
 from airflow_invocations.assets.dataset import convert_to_openlineage
 from airflow_invocations.models import (
@@ -27,7 +27,7 @@ from ..airflow.conftest import PROVENANCE, context
 def without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("airflow.providers.openlineage")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(compat, "find_spec", lambda name: None)
+    monkeypatch.setattr(version_compat, "find_spec", lambda name: None)
 
 
 def test_without_the_provider_nothing_of_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.sdk.log import mask_secret
 from fastapi.testclient import TestClient
 
-from airflow_invocations.page import app as page_app
-from airflow_invocations.page.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.platforms import UnavailableError
+from airflow_invocations.ui.airflow import app as page_app
+from airflow_invocations.ui.airflow.runs import Instance, RunKey, Try, TryKey
 
 from .conftest import RUN, Auth, Person, S, World, at, page_of, record
 

@@ -29,13 +29,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from ..models import InvocationRecord, LogProcess
-from ..platforms import NotFoundError
+from ...models import InvocationRecord, LogProcess
+from ...platforms import NotFoundError
 from . import runs
 from .airflow_api import AirflowApi, MountedApp
-from .platforms import Answer, Found, OutOfReachError, Platforms, Question
-from .rows import Row, key_of, rows_of
+from .queries import Answer, Found, OutOfReachError, Platforms, Question
 from .runs import RunKey
+from .table import Row, key_of, rows_of
 
 #: Invocations that a list shows, the newest; of each run in the list of all of Airflow fewer.
 MAX_ROWS = 200

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
-from ..hooks import InvocationHook
-from ..models import (
+from ...hooks import InvocationHook
+from ...models import (
     InvocationRecord,
     InvocationStatus,
     LogPage,
     TaskInstanceReference,
     task_instance_of,
 )
-from ..platforms import (
+from ...platforms import (
     InvocationPlatform,
     NotFoundError,
     PlatformError,
@@ -29,8 +29,8 @@ from ..platforms import (
     UnauthorizedError,
     UnsupportedError,
 )
-from ..platforms.base import web_address
-from ..version_compat import AirflowNotFoundException
+from ...platforms.base import web_address
+from ...version_compat import AirflowNotFoundException
 from .runs import PLATFORMS, RunKey
 
 #: Seconds that a platform has for an answer; after that it counts as out of reach.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from .platforms import Found
+from .queries import Found
 from .runs import Instance, Try, TryKey
 
 

@@ -12,15 +12,6 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from airflow_invocations.page import platforms as module
-from airflow_invocations.page.platforms import (
-    Answer,
-    OutOfReachError,
-    Platforms,
-    Question,
-    web_address,
-)
-from airflow_invocations.page.runs import PLATFORMS, RunKey
 from airflow_invocations.platforms import (
     Capabilities,
     InvalidRequestError,
@@ -30,6 +21,15 @@ from airflow_invocations.platforms import (
     UnavailableError,
     UnsupportedError,
 )
+from airflow_invocations.ui.airflow import queries as module
+from airflow_invocations.ui.airflow.queries import (
+    Answer,
+    OutOfReachError,
+    Platforms,
+    Question,
+    web_address,
+)
+from airflow_invocations.ui.airflow.runs import PLATFORMS, RunKey
 from airflow_invocations.version_compat import AirflowNotFoundException
 
 from .conftest import RUN, FakePlatform, Gate, S, World, at, page_of, record

@@ -24,10 +24,10 @@ from starlette.routing import Mount
 
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.page import app as page_app
-from airflow_invocations.page.airflow_api import AirflowApi
-from airflow_invocations.page.runs import RunKey
 from airflow_invocations.plugins.invocations import URL_PREFIX
+from airflow_invocations.ui.airflow import app as page_app
+from airflow_invocations.ui.airflow.airflow_api import AirflowApi
+from airflow_invocations.ui.airflow.runs import RunKey
 
 from ...airflow_version import DagBag, sync_bag_to_db
 from ..airflow.conftest import connect_to, script

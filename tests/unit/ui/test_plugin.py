@@ -12,8 +12,8 @@ from airflow.api_fastapi.app import RESERVED_URL_PREFIXES
 from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse
 from airflow.plugins_manager import is_valid_plugin
 
-from airflow_invocations.page import app as page_app
 from airflow_invocations.plugins.invocations import URL_PREFIX, InvocationsPlugin
+from airflow_invocations.ui.airflow import app as page_app
 
 #: Loads plugins as a task's process does before it renders a template, and tells what ours has brought along.
 _MEASURED = """

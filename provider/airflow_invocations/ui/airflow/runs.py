@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 
-from ..get_provider_info import get_provider_info
-from ..tasks.result import INVOCATION_ID_KEY
+from ...get_provider_info import get_provider_info
+from ...tasks.result import INVOCATION_ID_KEY
 from .airflow_api import PAGE_SIZE, AirflowApi
 
 #: DAG runs that the list of all of Airflow shows invocations of: the newest that have any.

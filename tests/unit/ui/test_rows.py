@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.page.platforms import Found, found_of
-from airflow_invocations.page.rows import Span, key_of, rows_of
-from airflow_invocations.page.runs import Instance, Try
+from airflow_invocations.ui.airflow.queries import Found, found_of
+from airflow_invocations.ui.airflow.runs import Instance, Try
+from airflow_invocations.ui.airflow.table import Span, key_of, rows_of
 
 from .conftest import FakePlatform, S, at, record
 

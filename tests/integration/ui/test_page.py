@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.page import runs
-from airflow_invocations.page.runs import RunKey, TryKey
+from airflow_invocations.ui.airflow import runs
+from airflow_invocations.ui.airflow.runs import RunKey, TryKey
 
 from ..airflow.conftest import connect_to, script
 from ..conftest import Service

@@ -26,10 +26,10 @@ from airflow_invocations.models import (
     LogProcess,
     LogRecord,
 )
-from airflow_invocations.page import app as page_app
-from airflow_invocations.page.platforms import Platforms
-from airflow_invocations.page.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.platforms import Capabilities, NotFoundError
+from airflow_invocations.ui.airflow import app as page_app
+from airflow_invocations.ui.airflow.queries import Platforms
+from airflow_invocations.ui.airflow.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.version_compat import VERSION
 
 from ..platforms.test_roboto import INVOCATION

@@ -1,0 +1,1 @@
+"""The web pages: of invocations in Airflow, and what all pages share."""
