@@ -17,10 +17,10 @@ from pathlib import Path
 
 from . import __version__
 
-#: The command that installs the requirements of the local service.
-_INSTALL_SERVICE = "pip install 'airflow-provider-invocations[service]'"
+#: The command that installs the requirements of the local server.
+_INSTALL_SERVICE = "pip install 'airflow-provider-invocations[server]'"
 
-#: The modules of the extra [service].
+#: The modules of the extra [server].
 _SERVICE_MODULES = (
     "cryptography", "fastapi", "h11", "jinja2", "lark", "prometheus_client", "psutil", "sqlalchemy",
     "starlette", "structlog", "uvicorn",
@@ -73,7 +73,7 @@ def _refuse(options: argparse.Namespace, reason: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="invocations",
-        description="Actions on this machine: a local service that speaks the invocation API, and a demo "
+        description="Actions on this machine: a local server that speaks the invocation API, and a demo "
         "of it in a real Airflow; and whether a connection of your Airflow's works.",
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -92,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "serve",
-        help="run the local service in the foreground",
-        description="Run the local service in the foreground until SIGTERM or Ctrl-C. When it accepts "
-        "requests it has written DIR/service.json, which holds its endpoint, token and pid.\n"
+        help="run the local server in the foreground",
+        description="Run the local server in the foreground until SIGTERM or Ctrl-C. When it accepts "
+        "requests it has written DIR/server.json, which holds its endpoint, token and pid.\n"
         f"It needs the extra: {_INSTALL_SERVICE}",
         epilog="example: invocations serve --port 8085 --actions ./actions\n"
         "then, for Airflow: a connection of type roboto with the endpoint as host and the token as password",
@@ -111,7 +111,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=Path,
         default=Path(".invocations"),
         metavar="DIR",
-        help="everything the service keeps: database, logs, workspaces (default: %(default)s)",
+        help="everything the server keeps: database, logs, workspaces (default: %(default)s)",
     )
     parser.add_argument(
         "--slots",
@@ -160,7 +160,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = commands.add_parser(
         "demo",
         help="see a real Airflow invoke actions on real sensor files",
-        description="Start the local service and a real Airflow in a folder of their own, run the DAG "
+        description="Start the local server and a real Airflow in a folder of their own, run the DAG "
         "sensor_anomalies over real temperature files, show what happened, and stop everything.\n"
         f"It needs the extra: {_INSTALL_SERVICE}",
         formatter_class=_Formatter,
@@ -192,8 +192,8 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verbs = _add_administration(
         commands,
         "token",
-        purpose="list, add, rotate and revoke the service's tokens",
-        description="Manage the tokens of a local service's data folder, also while the service runs. Roles: "
+        purpose="list, add, rotate and revoke the server's tokens",
+        description="Manage the tokens of a local server's data folder, also while the server runs. Roles: "
         "read can view everything; invoke can also invoke registered actions and cancel invocations; admin "
         "can also change actions and what an invocation runs, and so run any program as this user.",
     )
@@ -224,9 +224,9 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_connection(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "connection",
-        help="print the shell command that connects Airflow to the running service",
+        help="print the shell command that connects Airflow to the running server",
         description="Create a token with the role invoke for Airflow, and print the shell command that sets "
-        "the connection. A service must be running on the data folder.\n"
+        "the connection. A server must be running on the data folder.\n"
         f"It needs the extra: {_INSTALL_SERVICE}",
         epilog='example: eval "$(invocations connection)"',
         formatter_class=_Formatter,
@@ -248,8 +248,8 @@ def _add_dataset(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     verbs = _add_administration(
         commands,
         "dataset",
-        purpose="list the service's datasets, and create one from a folder",
-        description="Manage the datasets of a local service's data folder, also while the service runs. A "
+        purpose="list the server's datasets, and create one from a folder",
+        description="Manage the datasets of a local server's data folder, also while the server runs. A "
         "dataset is a folder of files with metadata and tags. A change in the folder changes the dataset.",
         epilog="example: invocations dataset add drives /data/drives\n"
         "then, in a DAG: InvokeActionOperator(data_source_id='ds_...', input_data=['**/*.mcap'], ...)",
@@ -274,10 +274,10 @@ def _add_secret(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         commands,
         "secret",
         purpose="set, list and remove the secrets that actions can use",
-        description="Manage the secrets of a local service's data folder, also while the service runs. An "
+        description="Manage the secrets of a local server's data folder, also while the server runs. An "
         "action gets a secret if a parameter's value is roboto-secret://NAME. Values are stored encrypted "
         "(the key is DIR/secrets.key, mode 0600), removed from actions' logs, and never returned by the API. "
-        "The variable INVOCATIONS_SECRET_NAME in the service's environment takes precedence over the value "
+        "The variable INVOCATIONS_SECRET_NAME in the server's environment takes precedence over the value "
         "stored for og_local.",
     )
     listing = _add_verb(verbs, "list", purpose="list names, and when each was set, never the values")
@@ -300,12 +300,12 @@ def _add_secret(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_backup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "backup",
-        help="copy the service's data folder while it runs",
-        description="Copy the database, logs, datasets, token and secrets key of a local service's data "
-        "folder to a new folder, also while the service runs. Workspaces, and folders that datasets are "
+        help="copy the server's data folder while it runs",
+        description="Copy the database, logs, datasets, token and secrets key of a local server's data "
+        "folder to a new folder, also while the server runs. Workspaces, and folders that datasets are "
         f"linked to, aren't copied.\nIt needs the extra: {_INSTALL_SERVICE}",
-        epilog="to restore: stop the service, move its data folder away, copy the backup to the same path, "
-        "and start the service. Processes of invocations that the backup doesn't contain are ended; "
+        epilog="to restore: stop the server, move its data folder away, copy the backup to the same path, "
+        "and start the server. Processes of invocations that the backup doesn't contain are ended; "
         "invocations that it records as running run again.",
         formatter_class=_Formatter,
     )
@@ -355,7 +355,7 @@ def _add_data_dir(parser: argparse.ArgumentParser, default: Path | str) -> None:
         type=Path,
         default=default,
         metavar="DIR",
-        help="the service's data folder (default: .invocations)",
+        help="the server's data folder (default: .invocations)",
     )
 
 
@@ -376,9 +376,9 @@ def _as_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 @_needs_service
 def _serve(options: argparse.Namespace) -> int:
-    from .service.opening import StartError
-    from .service.serve import serve
-    from .service.settings import ServiceSettings
+    from .server.opening import StartError
+    from .server.serve import serve
+    from .server.settings import ServiceSettings
 
     chosen = {} if options.slots is None else {"slots": options.slots}
     settings = ServiceSettings(
@@ -401,28 +401,28 @@ def _serve(options: argparse.Namespace) -> int:
 
 @_needs_service
 def _token_list(options: argparse.Namespace) -> int:
-    from .service.administration import describe_tokens
+    from .server.admin import describe_tokens
 
     return _print(options, lambda: _listed(options, describe_tokens(options.data_dir)))
 
 
 @_needs_service
 def _token_add(options: argparse.Namespace) -> int:
-    from .service.administration import add_token
+    from .server.admin import add_token
 
     return _print(options, lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
 
 
 @_needs_service
 def _token_rotate(options: argparse.Namespace) -> int:
-    from .service.administration import rotate_token
+    from .server.admin import rotate_token
 
     return _print(options, lambda: [rotate_token(options.data_dir, options.name)])
 
 
 @_needs_service
 def _connection(options: argparse.Namespace) -> int:
-    from .service.administration import connection_of
+    from .server.admin import connection_of
 
     return _print(
         options,
@@ -432,21 +432,21 @@ def _connection(options: argparse.Namespace) -> int:
 
 @_needs_service
 def _token_revoke(options: argparse.Namespace) -> int:
-    from .service.administration import revoke_token
+    from .server.admin import revoke_token
 
     return _print(options, lambda: revoke_token(options.data_dir, options.name))
 
 
 @_needs_service
 def _dataset_list(options: argparse.Namespace) -> int:
-    from .service.administration import describe_datasets
+    from .server.admin import describe_datasets
 
     return _print(options, lambda: _listed(options, describe_datasets(options.data_dir, options.org)))
 
 
 @_needs_service
 def _dataset_add(options: argparse.Namespace) -> int:
-    from .service.administration import add_dataset
+    from .server.admin import add_dataset
 
     def notice(text: str) -> None:
         print(f"invocations dataset: {text}", file=sys.stderr)  # noqa: T201
@@ -459,14 +459,14 @@ def _dataset_add(options: argparse.Namespace) -> int:
 
 @_needs_service
 def _secret_list(options: argparse.Namespace) -> int:
-    from .service.administration import describe_secrets
+    from .server.admin import describe_secrets
 
     return _print(options, lambda: _listed(options, describe_secrets(options.data_dir, options.org)))
 
 
 @_needs_service
 def _secret_set(options: argparse.Namespace) -> int:
-    from .service.administration import set_secret
+    from .server.admin import set_secret
 
     try:
         value = _read_secret(options.name)
@@ -489,21 +489,21 @@ def _read_secret(name: str) -> str:
 
 @_needs_service
 def _secret_remove(options: argparse.Namespace) -> int:
-    from .service.administration import remove_secret
+    from .server.admin import remove_secret
 
     return _print(options, lambda: remove_secret(options.data_dir, options.name, options.org))
 
 
 @_needs_service
 def _backup(options: argparse.Namespace) -> int:
-    from .service.backup import back_up
+    from .server.backup import back_up
 
     return _print(options, lambda: back_up(options.data_dir, options.destination))
 
 
 def _print(options: argparse.Namespace, work: Callable[[], Iterable[str] | None]) -> int:
     """Print what `work` answers; what it can't do is one line on stderr and exit code 1."""
-    from .service.opening import StartError
+    from .server.opening import StartError
 
     try:
         sys.stdout.writelines(f"{line}\n" for line in work() or ())

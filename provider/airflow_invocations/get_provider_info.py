@@ -35,7 +35,7 @@ def get_provider_info() -> dict[str, Any]:
                 "ui-field-behaviour": {
                     "hidden-fields": ["login", "schema"],
                     "relabeling": {"host": "Address", "password": "Access token"},
-                    "placeholders": {"host": "https://api.roboto.ai, or a local service's address"},
+                    "placeholders": {"host": "https://api.roboto.ai, or a local server's address"},
                 },
                 "conn-fields": {
                     "org_id": _text("Organisation id", "The organisation to act in; empty: the token's own."),

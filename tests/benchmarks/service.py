@@ -1,4 +1,4 @@
-"""How fast the local service is, each figure beside its own limit in the same run.
+"""How fast the local server is, each figure beside its own limit in the same run.
 
 `python -m tests.benchmarks.service [--quick]` prints a markdown table. Only ratios and bounds mean anything:
 the absolute numbers are this machine's.
@@ -34,15 +34,15 @@ from airflow_invocations.models import (
     InvocationStatus,
     QuerySpecification,
 )
-from airflow_invocations.service import processes
-from airflow_invocations.service.logs import LogFiles
-from airflow_invocations.service.settings import ServiceSettings
-from airflow_invocations.service.store import LOCAL_ORG, LOCAL_USER, Store
-from airflow_invocations.service.tables import events, invocations
-from airflow_invocations.service.workspace import Workspace
+from airflow_invocations.server.db import LOCAL_ORG, LOCAL_USER, Store
+from airflow_invocations.server.db.tables import events, invocations
+from airflow_invocations.server.execution import processes
+from airflow_invocations.server.execution.logs import LogFiles
+from airflow_invocations.server.execution.workspace import Workspace
+from airflow_invocations.server.settings import ServiceSettings
 
 from ..integration.conftest import Service, eventually
-from ..unit.service.conftest import prepare, runner_of
+from ..unit.server.conftest import prepare, runner_of
 from .figures import Figure, Times, table
 from .load import Connection, post_many
 
@@ -212,7 +212,7 @@ def measure_queries(folder: Path, sizes: Sizes) -> list[Figure]:
     """A page of 100 in many invocations, through the store and through HTTP."""
     data_dir = folder / "data"
     ids = fill(data_dir, sizes.rows)
-    store = Store(data_dir / "service.db")
+    store = Store(data_dir / "server.db")
     try:
         direct = {
             what: Times.of(list(time_queries(store, specification, sizes.queries)))
@@ -494,13 +494,13 @@ def fill(data_dir: Path, count: int, *, queued: bool = False) -> list[str]:
     The rows are copies of one that the store itself made, whatever columns there are.
     """
     data_dir.mkdir()
-    store = Store(data_dir / "service.db")
+    store = Store(data_dir / "server.db")
     store.create_action(action_of(["true"]), LOCAL_ORG, LOCAL_USER)
     invoke_in(store)
     store.close()
     chance = random.Random(1)
     ids = [f"iv_{chance.randbytes(8).hex()}" for _ in range(count)]
-    engine = sa.create_engine(f"sqlite:///{data_dir / 'service.db'}")
+    engine = sa.create_engine(f"sqlite:///{data_dir / 'server.db'}")
     with engine.begin() as connection:
         row, event = (_only_row_of(connection, kind) for kind in (invocations, events))
         connection.execute(events.delete())

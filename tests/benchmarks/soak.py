@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.service.workspace import INVOCATION_VARIABLE
+from airflow_invocations.server.execution.workspace import INVOCATION_VARIABLE
 
 from ..integration.conftest import Service, eventually
 
@@ -401,7 +401,7 @@ class Soak:
             self._violate("changes missed or told twice", f"{missed} missed, {twice} twice")
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self._folder / "data" / "service.db", timeout=30)) as connection:
+        with closing(sqlite3.connect(self._folder / "data" / "server.db", timeout=30)) as connection:
             return connection.execute(query, values).fetchall()
 
     def _violate(self, what: str, detail: str) -> None:

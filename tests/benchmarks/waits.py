@@ -3,7 +3,7 @@
 `python -m tests.benchmarks.waits [--waits 1000,10000] [--only push] [--airflow]` prints a markdown table. Our
 trigger waits for pushes and by batched polling; the peers are the dbt Cloud provider's trigger and the http
 provider's sensor. All have the same arrangement: one process that waits with one event loop, one server in
-memory in a process of its own (waits_server.py), polls every 2 s, plain HTTP. The local service is measured
+memory in a process of its own (waits_server.py), polls every 2 s, plain HTTP. The local server is measured
 as the server that pushes, too.
 """
 
@@ -70,8 +70,8 @@ class Kind:
     conn_type: str
     #: The watch stream is there.
     pushes: bool = False
-    #: The server is the local service.
-    local_service: bool = False
+    #: The server is the local server.
+    local_server: bool = False
     #: The issue's figures that it has to reach.
     must_reach: str | None = None
 
@@ -81,7 +81,7 @@ PUSH, BATCHED = "push", "batched polling"
 KINDS = {
     "push": Kind("push", "ours", "roboto", pushes=True, must_reach=PUSH),
     "service": Kind(
-        "push by the local service", "ours", "roboto", pushes=True, local_service=True, must_reach=PUSH
+        "push by the local server", "ours", "roboto", pushes=True, local_server=True, must_reach=PUSH
     ),
     "batched": Kind("batched polling", "ours", "roboto", must_reach=BATCHED),
     "logs": Kind("push, logs wanted", "ours-with-logs", "roboto", pushes=True),
@@ -361,7 +361,7 @@ class InMemory(Server):
 
 
 class Real(Server):
-    """The local service, full of invocations that nobody runs."""
+    """The local server, full of invocations that nobody runs."""
 
     def __init__(self, service: Service, ids: list[str]) -> None:
         self._service = service
@@ -413,7 +413,7 @@ class Real(Server):
 @contextmanager
 def server_for(kind: Kind, count: int, folder: Path) -> Iterator[Server]:
     """A process with so many invocations to wait for."""
-    if kind.local_service:
+    if kind.local_server:
         ids = fill(folder / "data", count, queued=True)
         with serving(folder / "data", "--slots", "0") as service:
             yield Real(service, ids)

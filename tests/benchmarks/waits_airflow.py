@@ -1,6 +1,6 @@
 """From an invocation's end to its task's success in a real Airflow, beside a trigger that fires by itself.
 
-`airflow standalone` with the LocalExecutor and SQLite, and the local service, which pushes. One DAG run has
+`airflow standalone` with the LocalExecutor and SQLite, and the local server, which pushes. One DAG run has
 both kinds of tasks, deferred long before; their moments come by turns, so that no two of them are in the way
 of each other, and neither kind has the quieter machine.
 """

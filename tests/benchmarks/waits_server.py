@@ -1,7 +1,7 @@
 """A server that a thousand waits can be pointed at, whichever provider they are of: all of it in memory.
 
 It speaks as much of the invocation API as a wait needs (one invocation, the batched query, logs; the watch
-stream is the local service's own code over a store in memory), dbt Cloud's run status, and plain GETs for the
+stream is the local server's own code over a store in memory), dbt Cloud's run status, and plain GETs for the
 http provider's sensor. It counts requests, and ends what it is told to end at moments that it notes. Run as a
 module it prints its port and serves until SIGTERM; `--without-watch`: as a platform that can't push.
 """
@@ -21,12 +21,12 @@ from typing import Any, cast
 import pydantic
 
 from airflow_invocations.models import InvocationRecord, InvocationStatus, LogPage
-from airflow_invocations.service.errors import ApiError, InvalidRequestError, NotFoundError
-from airflow_invocations.service.logs import LogFiles
-from airflow_invocations.service.requests import WatchChange, WatchRequest
-from airflow_invocations.service.sse import server_sent_events
-from airflow_invocations.service.store import LOCAL_ORG, CheckedInvocation, StatusEvent, Store
-from airflow_invocations.service.watching import Watch, Watches
+from airflow_invocations.server.api.errors import ApiError, InvalidRequestError, NotFoundError
+from airflow_invocations.server.api.schemas import WatchChange, WatchRequest
+from airflow_invocations.server.api.sse import server_sent_events
+from airflow_invocations.server.db import LOCAL_ORG, CheckedInvocation, StatusEvent, Store
+from airflow_invocations.server.execution.logs import LogFiles
+from airflow_invocations.server.watch_hub import Watch, Watches
 
 INVOCATIONS = "/v1/actions/invocations/"
 WATCH = "/v1/actions/invocations/watch"

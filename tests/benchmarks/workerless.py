@@ -1,7 +1,7 @@
 """Invocations that start and end in the triggerer beside the same with workers: tasks a second, as a ratio.
 
 `python -m tests.benchmarks.workerless [--tasks 500] [--quick]`: `airflow standalone` with the LocalExecutor
-and SQLite, and the local service. One DAG run has so many unmapped tasks, each of which invokes an action
+and SQLite, and the local server. One DAG run has so many unmapped tasks, each of which invokes an action
 that does nothing; first with workers (deferrable, so that a worker ends with it what is short), then
 without.
 """

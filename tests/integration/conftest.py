@@ -1,4 +1,4 @@
-"""The local service as a real process, for every test of something that talks to it."""
+"""The local server as a real process, for every test of something that talks to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def eventually(look: Callable[[], T], within: float = 20.0) -> T:
 
 
 class Service:
-    """One local service on one data folder, that outlives its processes: start, stop or kill, start.
+    """One local server on one data folder, that outlives its processes: start, stop or kill, start.
 
     `descriptors` is how many the process may have open, where that isn't the tests' own limit.
     """
@@ -118,7 +118,7 @@ class Service:
         if not self.is_running:
             raise AssertionError(f"the service ended with {self.process.returncode}: {self.errors}")
         try:
-            announced: dict[str, Any] = json.loads((self.data_dir / "service.json").read_text())
+            announced: dict[str, Any] = json.loads((self.data_dir / "server.json").read_text())
         except FileNotFoundError:
             return None
         return announced if announced["pid"] == self.process.pid else None

@@ -23,12 +23,12 @@ from airflow_invocations.tasks.validation import read_arguments, request_of
 from airflow_invocations.waiters import Waiting, follow, record_of
 
 from .deployment import Deployment, PlatformUnderTest
-from .local import LocalService
+from .local import LocalServer
 from .on_flyte import OnFlyte
 from .on_pynenc import OnRedis, OnSQLite
 
 #: A platform is one class; to add one, name it here.
-PLATFORMS: list[type[PlatformUnderTest]] = [LocalService, OnFlyte, OnSQLite, OnRedis]
+PLATFORMS: list[type[PlatformUnderTest]] = [LocalServer, OnFlyte, OnSQLite, OnRedis]
 
 #: The connections that the cases use.
 CONN_ID = "under_test"

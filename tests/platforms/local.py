@@ -1,4 +1,4 @@
-"""The local service, which speaks the invocation API, as a platform under test."""
+"""The local server, which speaks the invocation API, as a platform under test."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SCRIPTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
 }
 
 
-class LocalService:
+class LocalServer:
     """One process; actions are processes too."""
 
-    name = "local-service"
+    name = "local-server"
     actions = ACTIONS
     unfit = (({}, "'count'"),)
     unknown_id = "iv_0123456789abcdef"

@@ -1,4 +1,4 @@
-"""One real Airflow for all system tests, one real local service, and a pynenc app without a runner yet."""
+"""One real Airflow for all system tests, one real local server, and a pynenc app without a runner yet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_invocations.demo.local_service import LocalService
+from airflow_invocations.demo.local_server import LocalServer
 from airflow_invocations.demo.standalone import StandaloneAirflow
 from airflow_invocations.models import InvocationRecord
 
@@ -54,8 +54,8 @@ ACTIONS = {
 }
 
 
-class Service(LocalService):
-    """The local service, and what it says of an invocation."""
+class Service(LocalServer):
+    """The local server, and what it says of an invocation."""
 
     def new_dataset(self) -> str:
         """Make an empty dataset; its id."""

@@ -1,4 +1,4 @@
-"""The house's arrows, from the imports themselves: model <- platform <- waiting <- faces, service beside."""
+"""The house's arrows, from the imports themselves: model <- platform <- waiting <- faces, server beside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BELOW = {
     "platforms": {"root", "models", "platforms"},
     "waiters": {"root", "models", "platforms", "waiters"},
     "runtime": {"root", "exit_codes", "models", "runtime"},
-    "service": {"root", "models", "runtime", "service"},
+    "server": {"root", "models", "runtime", "server"},
     "exit_codes": set(),
     "get_provider_info": set(),
     "root": set(),
@@ -91,7 +91,7 @@ def relative(path: Path) -> str:
 
 def test_every_room_has_a_place_in_the_picture() -> None:
     assert {room_of(module_of(path)) for path in FILES} <= {*BELOW, *FACES, *ABOVE}
-    assert {"models", "platforms", "waiters", "service", "hooks", "operators", "triggers"} <= {
+    assert {"models", "platforms", "waiters", "server", "hooks", "operators", "triggers"} <= {
         room_of(module_of(path)) for path in FILES
     }
 
@@ -102,7 +102,7 @@ def test_below_the_faces_arrows_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", in_rooms(*FACES), ids=relative)
-def test_no_face_imports_the_service_or_a_command(path: Path) -> None:
+def test_no_face_imports_the_server_or_a_command(path: Path) -> None:
     # The provider info is data, and the one place that says how connection types are called.
     below = {"root", "exit_codes", "get_provider_info", "models", "platforms", "waiters"}
     assert rooms_imported_by(path) <= {*below, *FACES}
@@ -125,12 +125,12 @@ def test_what_must_run_without_airflow_does_not_import_it(path: Path) -> None:
         ("from airflow.sdk import X", "a", False, {"airflow.sdk"}),
         ("from ..models import X", f"{PACKAGE}.hooks.roboto", False, {f"{PACKAGE}.models"}),
         ("from .. import __version__", f"{PACKAGE}.hooks.roboto", False, {PACKAGE}),
-        ("from .. import service", f"{PACKAGE}.hooks.roboto", False, {f"{PACKAGE}.service"}),
+        ("from .. import server", f"{PACKAGE}.hooks.roboto", False, {f"{PACKAGE}.server"}),
         ("from .status import X", f"{PACKAGE}.models", True, {f"{PACKAGE}.models.status"}),
-        ("from ...models import X", f"{PACKAGE}.service.store.actions", False, {f"{PACKAGE}.models"}),
-        ("from ...models import X", f"{PACKAGE}.service.store", True, {f"{PACKAGE}.models"}),
-        ("def f():\n    from .service import serve", f"{PACKAGE}.cli", False, {f"{PACKAGE}.service.serve"}),
-        (f"if 1:\n    import {PACKAGE}.service.app", "a", False, {f"{PACKAGE}.service.app"}),
+        ("from ...models import X", f"{PACKAGE}.server.db.actions", False, {f"{PACKAGE}.models"}),
+        ("from ...models import X", f"{PACKAGE}.server.db", True, {f"{PACKAGE}.models"}),
+        ("def f():\n    from .server import serve", f"{PACKAGE}.cli", False, {f"{PACKAGE}.server.serve"}),
+        (f"if 1:\n    import {PACKAGE}.server.app", "a", False, {f"{PACKAGE}.server.app"}),
         (f"from {PACKAGE} import hooks", "a", False, {f"{PACKAGE}.hooks"}),
     ],
 )

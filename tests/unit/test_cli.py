@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from airflow_invocations import cli
-from airflow_invocations.service.administration import add_token
-from airflow_invocations.service.log_format import configure_logging
-from airflow_invocations.service.secrets import Secrets
-from airflow_invocations.service.settings import ServiceSettings
-from airflow_invocations.service.store import LOCAL_ORG, Store
+from airflow_invocations.server.admin import add_token
+from airflow_invocations.server.db import LOCAL_ORG, Store
+from airflow_invocations.server.execution.log_format import configure_logging
+from airflow_invocations.server.secrets import Secrets
+from airflow_invocations.server.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +75,7 @@ class TestWithoutTheExtra:
         assert done.stdout == ""
         assert done.stderr.startswith(
             f"invocations {arguments[0]}: needs the extra: "
-            "pip install 'airflow-provider-invocations[service]' (missing: cryptography, "
+            "pip install 'airflow-provider-invocations[server]' (missing: cryptography, "
         )
         assert done.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
@@ -86,11 +86,11 @@ class TestWithoutTheExtra:
     ) -> None:
         done = run(plain_python, command, "--help", cwd=tmp_path)
         assert done.returncode == 0
-        assert "needs the extra: pip install 'airflow-provider-invocations[service]'" in done.stdout
+        assert "needs the extra: pip install 'airflow-provider-invocations[server]'" in done.stdout
 
     def test_the_modules_that_are_looked_for_are_those_of_the_extra(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        extra = [re.split(r"[^\w-]", one)[0] for one in project["optional-dependencies"]["service"]]
+        extra = [re.split(r"[^\w-]", one)[0] for one in project["optional-dependencies"]["server"]]
         assert sorted(cli._SERVICE_MODULES) == sorted(name.replace("-", "_") for name in extra)
 
 

@@ -18,7 +18,7 @@ HOUSE = Path(airflow_invocations.__file__).parent
 PROJECT = tomllib.loads((HOUSE.parents[1] / "pyproject.toml").read_text())["project"]
 
 #: The extras that a folder's code may need; all other code runs in Airflow, with what that requires.
-EXTRAS = {"service": ["service"], "demo": ["service", "demo"], "platforms": ["flyte", "pynenc"]}
+EXTRAS = {"server": ["server"], "demo": ["server", "demo"], "platforms": ["flyte", "pynenc"]}
 
 #: Parts of a package that it hands out itself.
 PARTS = {"pydantic-core": "pydantic", "referencing": "jsonschema"}
@@ -51,7 +51,7 @@ def declared(room: str) -> set[str]:
     own = names(
         [*PROJECT["dependencies"], *(each for extra in EXTRAS.get(room, []) for each in extras[extra])]
     )
-    if room in ("service", "demo"):
+    if room in ("server", "demo"):
         return own
     return own | required("apache-airflow-core") | required("apache-airflow-task-sdk")
 

@@ -1,6 +1,6 @@
 """The asset URI of a dataset that actions write into: invocation-dataset://CONN_ID/DATASET_ID.
 
-The connection's id stands for the platform: a DAG that runs against the local service today and the platform
+The connection's id stands for the platform: a DAG that runs against the local server today and the platform
 tomorrow keeps its assets. Airflow imports this module when it reads any asset's URI, so it imports nothing.
 """
 

@@ -21,7 +21,7 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
-from .local_service import LocalService, ServiceError
+from .local_server import LocalServer, ServiceError
 from .standalone import ANSWER_TIMEOUT, AirflowError, StandaloneAirflow
 
 DAG_ID = "sensor_anomalies"
@@ -86,14 +86,14 @@ def run_demo(*, keep: bool, folder: Path | None) -> int:
 
 def _run(console: Console, home: Path, *, keep: bool) -> None:
     here = Path(__file__).parent
-    service = LocalService(home / "service", here / "actions", slots=3)
-    with _alone_in(home), service, console.status("starting the local service") as status:
-        service.start()
+    server = LocalServer(home / "server", here / "actions", slots=3)
+    with _alone_in(home), server, console.status("starting the local server") as status:
+        server.start()
         console.print(
-            f"[green]✓[/] the local service serves {service.endpoint}, its data in {service.data_dir}",
+            f"[green]✓[/] the local server serves {server.endpoint}, its data in {server.data_dir}",
             soft_wrap=True,
         )
-        connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+        connection = {"conn_type": "roboto", "host": server.endpoint, "password": server.token}
         with (
             StandaloneAirflow(home / "airflow", _dags(here), {CONN_ID: connection}) as airflow,
             _uninterrupted_end(),
@@ -103,7 +103,7 @@ def _run(console: Console, home: Path, *, keep: bool) -> None:
             console.print(f"[green]✓[/] triggered {DAG_ID}: {run_id}")
             status.stop()
             _follow(console, airflow, run_id)
-            _report(console, airflow, service, run_id, keep=keep)
+            _report(console, airflow, server, run_id, keep=keep)
             if keep:
                 _stay(console, airflow)
 
@@ -156,7 +156,7 @@ def _action_lines(
 
 
 def _report(
-    console: Console, airflow: StandaloneAirflow, service: LocalService, run_id: str, *, keep: bool
+    console: Console, airflow: StandaloneAirflow, server: LocalServer, run_id: str, *, keep: bool
 ) -> None:
     """The last screen. Raises DemoError if anything in it isn't as it should be."""
     outcomes = [
@@ -170,7 +170,7 @@ def _report(
     shown = outcomes[0]
     _show_log(console, airflow, run_id, shown)
     _show_provenance(console, shown)
-    _show_results(console, service.folder_of(airflow.xcom(DAG_ID, run_id, RESULTS_TASK)), outcomes)
+    _show_results(console, server.folder_of(airflow.xcom(DAG_ID, run_id, RESULTS_TASK)), outcomes)
     where = f"{airflow.url}/dags/{DAG_ID}/runs/{run_id}"
     again = "" if keep else "  (gone now; `invocations demo --keep` leaves it running)"
     console.print(f"[bold]In Airflow's UI[/]  {where}{again}", highlight=False, soft_wrap=True)

@@ -69,7 +69,7 @@ class StandaloneAirflow:
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
             "AIRFLOW_HOME": str(self.home),
-            # Its components talk to each other, and to a local service, on this machine: never by a proxy.
+            # Its components talk to each other, and to a local server, on this machine: never by a proxy.
             **_without_proxy(os.environ),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             **{

@@ -44,11 +44,11 @@ class ActionParameter(WireModel):
     """A parameter that an action declares.
 
     `type` None: it takes any value, as does one of a type that this version doesn't know; the invocation API
-    knows no types, the local service keeps them, other platforms have them.
+    knows no types, the local server keeps them, other platforms have them.
 
     `default` is kept as a string whatever was given, as the platform does, where there is no type. Of a
     parameter with a type it is what the type says: "true" of a boolean is true. One that doesn't fit its type
-    is kept as it is; the local service refuses to store such an action.
+    is kept as it is; the local server refuses to store such an action.
     """
 
     name: str
@@ -137,7 +137,7 @@ class ContainerParameters(WireModel):
 class CreateActionRequest(WireModel):
     """`POST v1/actions`. `timeout` is in minutes, `short_description` at most 140 characters.
 
-    `may_invoke`: whether the action's process may invoke actions itself; the local service knows this, the
+    `may_invoke`: whether the action's process may invoke actions itself; the local server knows this, the
     platform doesn't.
     """
 
@@ -159,7 +159,7 @@ class CreateActionRequest(WireModel):
 class ActionRecord(WireModel):
     """An action as the platform answers it. `digest` names this version of it; `timeout` is in minutes.
 
-    `may_invoke` is the local service's, see CreateActionRequest.
+    `may_invoke` is the local server's, see CreateActionRequest.
     """
 
     created: datetime.datetime

@@ -159,7 +159,7 @@ class StatusRecord(WireModel):
     status: InvocationStatus
     detail: str | None = None
     timestamp: datetime.datetime
-    #: The exit code of the action's process, if it exited and the platform reports it. The local service
+    #: The exit code of the action's process, if it exited and the platform reports it. The local server
     #: does; the invocation API has no such field.
     exit_code: int | None = pydantic.Field(default=None, exclude_if=lambda code: code is None)
     #: The platform's own word for the status, where it has others than the invocation API.

@@ -25,7 +25,7 @@ RecordT = TypeVar("RecordT")
 
 
 class InputCatalog(Protocol):
-    """Where selectors are looked up: the platform's API, or the local service's own tables.
+    """Where selectors are looked up: the platform's API, or the local server's own tables.
 
     Queries are RoboQL. Each method raises PlatformNotFound for an id that isn't known, PlatformRefused for
     a query that isn't understood or a kind of input that there is none of, PlatformUnavailable for an outage.

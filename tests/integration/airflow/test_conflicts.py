@@ -21,7 +21,7 @@ from .test_durability import Instance, count
 
 
 class Refusing(ThreadingHTTPServer):
-    """The local service, but that each repeated idempotency id is answered with 409."""
+    """The local server, but that each repeated idempotency id is answered with 409."""
 
     def __init__(self, service: Any) -> None:
         super().__init__(("127.0.0.1", 0), Relay)

@@ -30,7 +30,7 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.service.administration import add_token
+from airflow_invocations.server.admin import add_token
 from airflow_invocations.tasks.provenance import provenance_of
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiters import LOG_SETTINGS

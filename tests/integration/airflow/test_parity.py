@@ -122,7 +122,7 @@ def short_audits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def answered_as(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the local service has no way to answer: a status that isn't known, and that nothing is known."""
+    """What the local server has no way to answer: a status that isn't known, and that nothing is known."""
     real = RobotoPlatform.get
 
     async def unknown(self: RobotoPlatform, invocation_id: str) -> InvocationRecord:

@@ -284,7 +284,7 @@ class TestTokens:
         ).items()
         assert token not in listed
         assert token.encode() not in b"".join(
-            path.read_bytes() for path in service.data_dir.glob("service.db*")
+            path.read_bytes() for path in service.data_dir.glob("server.db*")
         )
         reader = client_of(service, token)
         assert list(published.Action.query(roboto_client=reader)) is not None

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_invocations.service.administration import add_token, revoke_token
+from airflow_invocations.server.admin import add_token, revoke_token
 
 from ..conftest import Service, eventually
 

@@ -12,8 +12,8 @@ import pytest
 
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource
-from airflow_invocations.service.administration import add_dataset, set_secret
-from airflow_invocations.service.store import LOCAL_ORG
+from airflow_invocations.server.admin import add_dataset, set_secret
+from airflow_invocations.server.db import LOCAL_ORG
 
 from ..airflow.conftest import connect_to, database, end_of, no_floor  # noqa: F401  some are fixtures
 from ..conftest import Service

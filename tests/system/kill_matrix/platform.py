@@ -1,4 +1,4 @@
-"""The local service, asked for the truth: its own records, not what Airflow says of them."""
+"""The local server, asked for the truth: its own records, not what Airflow says of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.service.administration import add_token, revoke_token
+from airflow_invocations.server.admin import add_token, revoke_token
 
 from ...integration.conftest import Service
 
@@ -31,7 +31,7 @@ class Invocation:
 
 
 class Platform(Service):
-    """A local service whose actions wait for the test."""
+    """A local server whose actions wait for the test."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder / "data", *options)
@@ -102,7 +102,7 @@ class Platform(Service):
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.data_dir / "service.db", timeout=30)) as database:
+        with closing(sqlite3.connect(self.data_dir / "server.db", timeout=30)) as database:
             yield database
 
 

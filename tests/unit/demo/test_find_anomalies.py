@@ -135,7 +135,7 @@ def test_the_pace_is_spread_over_the_steps(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_actions_declaration_is_one_that_the_service_takes() -> None:
-    from airflow_invocations.service.requests import NamedAction
+    from airflow_invocations.server.api.schemas import NamedAction
 
     declared = NamedAction.model_validate(json.loads((SCRIPT.parent / "action.json").read_text()))
     assert {parameter.name for parameter in declared.parameters} == {"file", "threshold", "pace_seconds"}

@@ -305,7 +305,7 @@ async def test_find_asks_for_no_more_than_is_wanted(script: Script) -> None:
 def test_the_link_to_an_invocation(endpoint: str, base: str | None, url: str) -> None:
     platform = RobotoPlatform(RobotoSettings(endpoint, "t", link_base=base))
     assert platform.url("iv_1") == url
-    # The page of the local service has a part for the log; what the app of Roboto has isn't known.
+    # The page of the local server has a part for the log; what the app of Roboto has isn't known.
     part = "" if "api." in endpoint else "#log"
     assert platform.logs_url("iv_1") == (url and f"{url}{part}")
 

@@ -1,4 +1,4 @@
-"""Events of the invocation API: pushed by the local service, asked for where there is no push."""
+"""Events of the invocation API: pushed by the local server, asked for where there is no push."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ List = Callable[[dict[str, Any]], AsyncIterator[Any]]
 
 
 class PushedEvents:
-    """Events of the local service's watch; places are their numbers."""
+    """Events of the local server's watch; places are their numbers."""
 
     overlap = 0
 

@@ -1,4 +1,4 @@
-"""The invocation API over HTTP: Roboto, and the local service, which speaks it too."""
+"""The invocation API over HTTP: Roboto, and the local server, which speaks it too."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ MAX_RETRY_AFTER = 60.0
 _ALWAYS_REPEATABLE = frozenset({429, 502, 503})
 _REPEATABLE_IF_IDEMPOTENT = frozenset({408, 500, 504})
 
-#: Seconds of silence after which an open stream counts as broken; the local service sends a heartbeat
+#: Seconds of silence after which an open stream counts as broken; the local server sends a heartbeat
 #: every 15 s.
 STREAM_SILENCE = 45.0
 
@@ -218,7 +218,7 @@ class RobotoPlatform:
         return web_address(f"{base.rstrip('/')}/actions/invocations/{_segment(invocation_id)}")
 
     def logs_url(self, invocation_id: str) -> str:
-        """Where a person can look at an invocation's log: the local service's page has a part for it."""
+        """Where a person can look at an invocation's log: the local server's page has a part for it."""
         url = self.url(invocation_id)
         return url if not url or "://api." in self._settings.endpoint else f"{url}#log"
 
@@ -345,7 +345,7 @@ class RobotoPlatform:
     async def watch(
         self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
     ) -> AsyncIterator[RobotoWatch]:
-        """Open a stream (the local service has it); with `place`, what has happened since.
+        """Open a stream (the local server has it); with `place`, what has happened since.
 
         Raises:
             UnsupportedError: on entering: the platform has no such stream, or none for so many.
@@ -393,7 +393,7 @@ class RobotoPlatform:
 
     @asynccontextmanager
     async def _watch(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
-        """Open the local service's stream. Raises UnsupportedError on entering: there is none."""
+        """Open the local server's stream. Raises UnsupportedError on entering: there is none."""
         client = self._opened()
         silence = httpx.Timeout(self._settings.timeout, read=STREAM_SILENCE)
         try:
@@ -743,7 +743,7 @@ def _with_exit_code(record: InvocationRecord) -> InvocationRecord:
 
     A step of the published invocation API (client 0.62, `InvocationStatusRecord`) has a status, a time and a
     detail, and the exit code stands in the detail only. This is the one place that reads it there, and only
-    of a step without the field `exit_code`, which the local service sends.
+    of a step without the field `exit_code`, which the local server sends.
     """
     for step in record.status:
         if step.exit_code is None and step.status is InvocationStatus.Failed:

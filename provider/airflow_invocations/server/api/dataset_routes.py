@@ -1,0 +1,219 @@
+"""The HTTP routes of datasets, files, queries over them, and organisations (the published client's paths)."""
+
+# No postponed annotations here: the routes' types are made inside functions.
+
+import mimetypes
+import os
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from ...models.dataset import FileRecord, OrgRecord
+from ..datasets import MAX_FILES, DatasetFiles
+from ..db import Store
+from ..query.roboql_queries import RoboqlQueries
+from ..signed_urls import SignedUrls
+from ..timestamps import moment
+from .access import GuardedRoute, open_to_all, own_dataset, own_identity
+from .errors import NotFoundError
+from .responses import answered, answered_data
+from .schemas import (
+    Caller,
+    ChangedDataset,
+    ChangedFile,
+    FilesQuery,
+    NewDatasetRequest,
+    NewDatasetUnlessThereRequest,
+    Own,
+    QueryBody,
+    RoboqlQuery,
+    Role,
+)
+
+DatasetId = Annotated[str, Path(max_length=64)]
+FileId = Annotated[str, Path(max_length=64)]
+Version = Annotated[int | None, Query(ge=0, le=2**31)]
+Allows = Callable[..., Any]
+#: What may stand in a header.
+Plain = Annotated[str | None, Query(max_length=1000, pattern=r"^[\x20-\x7e]*$")]
+
+#: Bytes of a file that are sent at once.
+_CHUNK = 256 * 1024
+
+
+def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIRouter:
+    """Datasets: create, get, query, update, delete, and their files."""
+    router = APIRouter(tags=["datasets"], route_class=GuardedRoute)
+    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    OwnReader = Annotated[Caller, allows(Role.Read, own_dataset)]  # noqa: N806
+    Invoker = Annotated[Caller, allows(Role.Invoke)]  # noqa: N806
+    OwnInvoker = Annotated[Caller, allows(Role.Invoke, own_dataset)]  # noqa: N806
+    Admin = Annotated[Caller, allows(Role.Admin)]  # noqa: N806
+
+    @router.post("")
+    def create(request: NewDatasetRequest, who: Invoker) -> Response:
+        return answered(datasets.create(request, who.org_id, who.user))
+
+    @router.post("/create_if_not_exists")
+    def create_unless_there(request: NewDatasetUnlessThereRequest, who: Invoker) -> Response:
+        wanted = request.match_roboql_query
+        return answered(datasets.create_unless_there(wanted, request.create_request, who.org_id, who.user))
+
+    @router.post("/query")
+    def query(spec: QueryBody, who: Reader) -> Response:
+        return answered(store.query_datasets(spec, who.org_id))
+
+    @router.get("/{dataset_id}")
+    def get(dataset_id: DatasetId, who: OwnReader) -> Response:
+        return answered(store.get_dataset(dataset_id, who.org_id))
+
+    @router.put("/{dataset_id}")
+    def update(dataset_id: DatasetId, request: ChangedDataset, who: OwnInvoker) -> Response:
+        return answered(store.update_dataset(dataset_id, [request], who.org_id, who.user))
+
+    @router.delete("/{dataset_id}", status_code=204)
+    def delete(dataset_id: DatasetId, who: Admin) -> Response:
+        """Forget a dataset; its folder stays as it is."""
+        store.delete_dataset(dataset_id, who.org_id)
+        return Response(status_code=204)
+
+    @router.post("/{dataset_id}/files/query")
+    def query_files(dataset_id: DatasetId, who: OwnReader, request: FilesQuery | None = None) -> Response:
+        wanted = request or FilesQuery()
+        page = datasets.page_of_files(
+            dataset_id,
+            who.org_id,
+            wanted.include_patterns or [],
+            wanted.exclude_patterns or [],
+            wanted.page_token,
+            wanted.limit or MAX_FILES,
+        )
+        return answered(page)
+
+    return router
+
+
+def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> APIRouter:
+    """Files: by id, by path, query, update, and their content behind signed addresses."""
+    router = APIRouter(tags=["files"], route_class=GuardedRoute)
+
+    def own_file(request: Request, own: Own) -> bool:
+        """Whether a request's path names a file of a dataset of the action's invocation."""
+        file = datasets.file(request.path_params["file_id"], own.org_id)
+        return file.association_id in own.datasets
+
+    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    OwnReader = Annotated[Caller, allows(Role.Read, own_file)]  # noqa: N806
+    OwnPath = Annotated[Caller, allows(Role.Read, own_dataset)]  # noqa: N806
+    OwnInvoker = Annotated[Caller, allows(Role.Invoke, own_file)]  # noqa: N806
+
+    @router.post("/query")
+    def query(spec: QueryBody, who: Reader) -> Response:
+        return answered(datasets.query_files(spec, who.org_id))
+
+    @router.get("/record/{file_id}")
+    def get(file_id: FileId, who: OwnReader, version_id: Version = None) -> Response:
+        return answered(datasets.file(file_id, who.org_id, version_id))
+
+    @router.put("/record/{file_id}")
+    def update(file_id: FileId, request: ChangedFile, who: OwnInvoker) -> Response:
+        return answered(datasets.update_file(file_id, request, who.org_id, who.user))
+
+    @router.get("/record/path/{path:path}/association/{dataset_id}")
+    def get_by_path(path: str, dataset_id: DatasetId, who: OwnPath, version_id: Version = None) -> Response:
+        return answered(datasets.file_by_path(dataset_id, path, who.org_id, version_id))
+
+    @router.get("/{file_id}/signed-url")
+    def sign(
+        file_id: FileId,
+        who: OwnReader,
+        request: Request,
+        version_id: Version = None,
+        override_content_type: Plain = None,
+        override_content_disposition: Plain = None,
+    ) -> Response:
+        """An address that anyone who has it can download the file from, for an hour."""
+        record = datasets.file(file_id, who.org_id, version_id)
+        headers = {"type": override_content_type, "disposition": override_content_disposition}
+        path = urls.sign(file_id, who.org_id, headers)
+        return answered_data({"url": f"{str(request.base_url).rstrip('/')}{path}", "version": record.version})
+
+    @router.get("/{file_id}/content", dependencies=[Depends(open_to_all)])
+    def download(file_id: FileId, request: Request) -> StreamingResponse:
+        """A file's content, for whoever has an address that `signed-url` gave."""
+        signed = urls.read(file_id, request.query_params)
+        record = datasets.file(file_id, signed.org_id)
+        guessed = mimetypes.guess_type(record.name)[0] or "application/octet-stream"
+        # Never shown as a page of this server's own, whatever is in it.
+        disposition = signed.headers.get("disposition") or "attachment"
+        return StreamingResponse(
+            _content(datasets, record),
+            media_type=signed.headers.get("type") or guessed,
+            headers={
+                "Content-Disposition": disposition,
+                "Content-Length": str(record.size),
+                "X-Content-Type-Options": "nosniff",
+                "Content-Security-Policy": "sandbox",
+            },
+        )
+
+    return router
+
+
+def query_routes(queries: RoboqlQueries, allows: Allows) -> APIRouter:
+    """RoboQL: submit a query, look at it, read its results."""
+    router = APIRouter(tags=["queries"], route_class=GuardedRoute)
+    Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
+    QueryId = Annotated[str, Path(max_length=64)]  # noqa: N806
+
+    @router.post("/submit/roboql")
+    def submit(request: RoboqlQuery, who: Reader) -> Response:
+        return answered_data(queries.submit(request.target, request.query, who.org_id, who.user))
+
+    @router.get("/id/{query_id}")
+    def get(query_id: QueryId, who: Reader) -> Response:
+        return answered_data(queries.get(query_id, who.org_id))
+
+    @router.get("/id/{query_id}/results")
+    def results(
+        query_id: QueryId,
+        who: Reader,
+        next_page_token: Annotated[str | None, Query(max_length=1000)] = None,
+    ) -> Response:
+        return answered(queries.results(query_id, who.org_id, next_page_token))
+
+    return router
+
+
+def org_routes(allows: Allows) -> APIRouter:
+    """The one organisation that a token belongs to."""
+    router = APIRouter(tags=["organisations"], route_class=GuardedRoute)
+    Reader = Annotated[Caller, allows(Role.Read, own_identity)]  # noqa: N806
+
+    @router.get("/caller")
+    def of_caller(who: Reader) -> Response:
+        return answered_data([_org(who.org_id).model_dump(mode="json")])
+
+    @router.get("/id/{org_id}")
+    def get(org_id: Annotated[str, Path(max_length=64)], who: Reader) -> Response:
+        if org_id != who.org_id:
+            raise NotFoundError(f"no organisation {org_id!r}")
+        return answered(_org(org_id))
+
+    return router
+
+
+def _org(org_id: str) -> OrgRecord:
+    return OrgRecord(
+        org_id=org_id, name=org_id, tier="free", status="active", created=moment(0), created_by=None
+    )
+
+
+def _content(datasets: DatasetFiles, record: FileRecord) -> Iterator[bytes]:
+    with datasets.content(record) as file:
+        left = record.size
+        while left > 0 and (part := os.read(file, min(left, _CHUNK))):
+            left -= len(part)
+            yield part

@@ -1,0 +1,367 @@
+"""Request bodies, which this server checks more closely than the vocabulary does, and who sends them.
+
+Each is built when it is defined (`defer_build=False`). Pydantic warns of the alias that FastAPI gives every
+body, and FastAPI silences that while a route is made (https://github.com/fastapi/fastapi/pull/14036). For a
+body that is built later, with the first request, the warning would be printed on the server's stderr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, Any
+
+import pydantic
+
+from ...models import (
+    UNSPECIFIED_DATA_SOURCE,
+    ActionParameter,
+    ActionParameterChangeset,
+    ContainerInfo,
+    ContainerParameters,
+    CreateActionRequest,
+    InvocationInput,
+    InvocationRequest,
+    LogsLocation,
+    MetadataChangeset,
+    QuerySpecification,
+    SetAccessibilityRequest,
+    StatusUpdate,
+    UpdateActionRequest,
+    default_misfit,
+)
+from ...models.base import WireModel
+from ...models.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
+from ...models.plain_json import require_plain_json
+from ...models.status import KnownStatus
+from ..execution.process_limits import MAX_TEXT, size_of_text, size_of_variable
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+#: Names that would be taken for endpoints.
+_RESERVED = frozenset({"invocations", "query"})
+
+#: Invocations that one watch may name, and characters that an id or a cursor may have.
+MAX_IDS = 20_000
+MAX_ID = 64
+
+#: Statuses that a watch may be restricted to.
+_MAX_STATUSES = 64
+
+#: Tags that a new dataset may have, and patterns that a look at its files may.
+_MAX_TAGS = 1000
+_MAX_PATTERNS = 1000
+
+#: Characters of a description, of an id or name, of an address, and of a custom state.
+_MAX_DESCRIPTION = 64 * 1024
+_MAX_NAME = 256
+_MAX_ADDRESS = 4096
+_MAX_STATE = 1024 * 1024
+
+#: Parameters of an action, and words of its command line.
+_MAX_PARAMETERS = 1000
+_MAX_WORDS = 10_000
+
+#: Patterns, ids and names that an invocation's input is selected by, and selectors.
+_MAX_SELECTED = 10_000
+_MAX_SELECTORS = 100
+
+#: The longest timeout: a year, in minutes.
+_MAX_TIMEOUT = 365 * 24 * 60
+
+
+class Role(IntEnum):
+    """What a token may do; each role may do what the ones before it may."""
+
+    #: The role of an action's own token, which can access only the resources of its invocation.
+    Action = 0
+    #: Look at actions, invocations and logs.
+    Read = 1
+    #: Invoke actions as they are registered, cancel, and change datasets.
+    Invoke = 2
+    #: Create and change actions, invoke with overrides, report a status, and everything else.
+    Admin = 3
+
+    @classmethod
+    def named(cls, name: str) -> Role:
+        """The role of this name, in lower case, that a token can be made with. Raises ValueError."""
+        given = [role for role in cls if role is not cls.Action]
+        for role in given:
+            if role.name.lower() == name:
+                return role
+        raise ValueError(
+            f"{name!r} is not a role; allowed:  {', '.join(role.name.lower() for role in given)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The resources of one invocation, which are all that its process's token can access.
+
+    `datasets` are those that its input is of and the one that its outputs go to. The ones that its selectors
+    lead to are added once the input is resolved.
+    """
+
+    invocation_id: str
+    org_id: str
+    action: str
+    datasets: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request: the user, and the organisation whose actions and invocations it is about."""
+
+    user: str
+    org_id: str
+    role: Role
+    #: The hash of the token.
+    token_id: str
+    #: The resources that an action's own token can access; None for other tokens.
+    own: Own | None = None
+
+
+def _require_variable(name: str) -> None:
+    """Raise ValueError unless a process's environment can have a variable of this name."""
+    if not name or {"=", "\0"} & set(name):
+        raise ValueError(f"{name!r} can't name a variable: a name is not empty and has no '=' in it")
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    require_plain_json(values)
+    return values
+
+
+def _for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
+    """Check what actions declare: names of variables, and defaults that fit their types."""
+    for parameter in parameters:
+        _require_variable(parameter.name)
+        if (misfit := default_misfit(parameter)) is not None:
+            raise ValueError(misfit)
+        require_plain_json(parameter.default)
+        _require_no_nul(f"the default of parameter {parameter.name!r}", parameter.default)
+    return parameters
+
+
+def _require_no_nul(what: str, value: object) -> None:
+    """Raise ValueError for a string that can't be passed to a process; in lists, JSON escapes NUL."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{what} has a NUL character in it, which can't be passed to a process")
+
+
+def _for_a_process(container: ContainerParameters | None) -> ContainerParameters | None:
+    """Check that a process can be started with these parameters."""
+    if container is None:
+        return None
+    for field in ("command", "entry_point", "env_vars"):
+        if len(getattr(container, field) or ()) > _MAX_WORDS:
+            raise ValueError(f"{field}: it may have {_MAX_WORDS} entries")
+    for field in ("entry_point", "command"):
+        for part in getattr(container, field) or []:
+            _require_no_nul(field, part)
+            _require_small(f"a part of {field}", size_of_text(part))
+    _require_no_nul("workdir", container.workdir)
+    for name, value in (container.env_vars or {}).items():
+        _require_variable(name)
+        _require_no_nul(f"env_vars {name!r}", value)
+        _require_small(f"env_vars {name!r}", size_of_variable(name, value))
+    return container
+
+
+def _require_small(what: str, size: int) -> None:
+    if size > MAX_TEXT:
+        raise ValueError(f"{what} has {size:,} bytes; a process can be given {MAX_TEXT:,} in one string")
+
+
+_Container = Annotated[ContainerParameters | None, pydantic.AfterValidator(_for_a_process)]
+
+
+def _plain_changes(changes: MetadataChangeset | None) -> MetadataChangeset | None:
+    require_plain_json((changes.put_fields if changes else None) or {})
+    return changes
+
+
+_Description = Annotated[str | None, pydantic.Field(max_length=_MAX_DESCRIPTION)]
+_DeviceId = Annotated[str | None, pydantic.Field(max_length=_MAX_NAME)]
+_Tags = Annotated[
+    list[Annotated[str, pydantic.Field(max_length=_MAX_NAME)]], pydantic.Field(max_length=_MAX_TAGS)
+]
+_Changes = Annotated[MetadataChangeset | None, pydantic.AfterValidator(_plain_changes)]
+
+
+class NamedAction(CreateActionRequest, defer_build=False):
+    """A CreateActionRequest whose names can be part of an address and of an environment."""
+
+    name: Annotated[str, pydantic.Field(pattern=_NAME)]
+    container_parameters: _Container = None
+    description: _Description = None
+    parameters: Annotated[
+        list[ActionParameter],
+        pydantic.Field(max_length=_MAX_PARAMETERS),
+        pydantic.AfterValidator(_for_variables),
+    ] = []
+    tags: _Tags = []
+    uri: Annotated[str | None, pydantic.Field(max_length=_MAX_ADDRESS)] = None
+    metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
+    timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        if name in _RESERVED:
+            raise ValueError(f"{name!r} is an endpoint's name and can't be an action's")
+        return name
+
+
+class NewInvocation(InvocationRequest, defer_build=False):
+    """An InvocationRequest whose parameters can be handed to a process."""
+
+    data_source_id: Annotated[str, pydantic.Field(max_length=_MAX_NAME)] = UNSPECIFIED_DATA_SOURCE
+    input_data: Annotated[list[str], pydantic.Field(max_length=_MAX_SELECTED)] = []
+    invocation_source_id: Annotated[str | None, pydantic.Field(max_length=_MAX_ADDRESS)] = None
+    parameter_values: dict[str, Any] | None = None
+    container_parameter_overrides: _Container = None
+    timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
+
+    @pydantic.field_validator("rich_input_data")
+    @classmethod
+    def _not_too_much(cls, wanted: InvocationInput | None) -> InvocationInput | None:
+        for kind in ("files", "sessions", "topics"):
+            selectors = getattr(wanted, kind, None) or []
+            selectors = selectors if isinstance(selectors, list) else [selectors]
+            if len(selectors) > _MAX_SELECTORS:
+                raise ValueError(f"{kind}: an input may have {_MAX_SELECTORS} selectors")
+            for selector in selectors:
+                for field in ("ids", "names", "paths"):
+                    if len(getattr(selector, field, None) or []) > _MAX_SELECTED:
+                        raise ValueError(f"{kind}.{field}: a selector may have {_MAX_SELECTED}")
+        return wanted
+
+    @pydantic.field_validator("parameter_values")
+    @classmethod
+    def _as_variables(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, value in (values or {}).items():
+            _require_variable(name)
+            _require_no_nul(f"parameter {name!r}", value)
+        return None if values is None else _plain(values)
+
+
+class ChangedAction(UpdateActionRequest, defer_build=False):
+    """An UpdateActionRequest whose parameters' names can be part of an environment."""
+
+    container_parameters: _Container = None
+    description: _Description = None
+    uri: Annotated[str | None, pydantic.Field(min_length=1, max_length=_MAX_ADDRESS)] = None
+    timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
+    metadata_changeset: _Changes = None
+
+    @pydantic.field_validator("parameter_changeset")
+    @classmethod
+    def _declared(cls, changes: ActionParameterChangeset | None) -> ActionParameterChangeset | None:
+        _for_variables(changes.put_parameters if changes else [])
+        return changes
+
+
+class NewDatasetRequest(NewDataset, defer_build=False):
+    """A NewDataset whose metadata can be written as JSON."""
+
+    metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
+    tags: _Tags = []
+    description: _Description = None
+    device_id: _DeviceId = None
+
+
+class NewDatasetUnlessThereRequest(NewDatasetUnlessThere, defer_build=False):
+    """The same, unless there is one already."""
+
+    create_request: NewDatasetRequest
+
+
+class ChangedDataset(DatasetUpdate, defer_build=False):
+    """A DatasetUpdate whose metadata can be written as JSON."""
+
+    description: _Description = None
+    device_id: _DeviceId = None
+    metadata_changeset: _Changes = None
+
+
+class ChangedFile(FileUpdate, defer_build=False):
+    """A FileUpdate whose metadata can be written as JSON."""
+
+    description: _Description = None
+    device_id: _DeviceId = None
+    metadata_changeset: _Changes = None
+
+
+class FilesQuery(WireModel, defer_build=False):
+    """Which files of a dataset are wanted: patterns as in a .gitignore; none means all, or none left out."""
+
+    page_token: Annotated[str | None, pydantic.Field(max_length=10_000)] = None
+    include_patterns: Annotated[list[str], pydantic.Field(max_length=_MAX_PATTERNS)] | None = None
+    exclude_patterns: Annotated[list[str], pydantic.Field(max_length=_MAX_PATTERNS)] | None = None
+    limit: Annotated[int | None, pydantic.Field(ge=1, le=1000)] = None
+
+
+class RoboqlQuery(WireModel, defer_build=False):
+    """`POST v1/query/submit/roboql`."""
+
+    query: str | None = None
+    target: str
+
+
+_Id = Annotated[str, pydantic.Field(max_length=MAX_ID)]
+_Ids = Annotated[list[_Id], pydantic.Field(max_length=MAX_IDS)]
+_Cursors = Annotated[dict[_Id, _Id | None], pydantic.Field(max_length=MAX_IDS)]
+
+
+class WatchRequest(WireModel, defer_build=False):
+    """What a new watch is about.
+
+    Some invocations (`ids`), or all of the organisation; of one `action` in it, of one tree (`root` and what
+    it started), or only those that nothing else started (`roots_only`). `statuses`: only changes to one of
+    these. `states`: updates of custom state too. `logs` names those whose log lines are wanted, each with the
+    cursor to read on from (null: the beginning). `since` is the number of the last event that is known
+    already.
+    """
+
+    ids: _Ids | None = None
+    action: Annotated[str | None, pydantic.Field(max_length=256)] = None
+    root: _Id | None = None
+    roots_only: bool = False
+    statuses: Annotated[list[KnownStatus], pydantic.Field(max_length=_MAX_STATUSES)] | None = None
+    states: bool = False
+    logs: _Cursors = {}
+    since: Annotated[int, pydantic.Field(ge=0, le=2**62)] | None = None
+
+
+class WatchChange(WireModel, defer_build=False):
+    """What an open watch is about from now on: more invocations, or fewer."""
+
+    add: _Ids = []
+    remove: _Ids = []
+    logs: _Cursors = {}
+
+
+class StateUpdate(WireModel, defer_build=False):
+    """An invocation's custom state."""
+
+    state: Annotated[str, pydantic.Field(max_length=_MAX_STATE)]
+
+
+class QueryBody(QuerySpecification, defer_build=False):
+    """A QuerySpecification as it is."""
+
+
+class ChangedAccessibility(SetAccessibilityRequest, defer_build=False):
+    """A SetAccessibilityRequest as it is."""
+
+
+class ReportedStatus(StatusUpdate, defer_build=False):
+    """A StatusUpdate as it is."""
+
+
+class ReportedLogsLocation(LogsLocation, defer_build=False):
+    """A LogsLocation as it is."""
+
+
+class ReportedContainer(ContainerInfo, defer_build=False):
+    """A ContainerInfo as it is."""

@@ -1,0 +1,217 @@
+"""The actions of the repository: each with its versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...models import (
+    Accessibility,
+    ActionRecord,
+    ActionReference,
+    ContainerParameters,
+    CreateActionRequest,
+    Page,
+    QuerySpecification,
+    SetAccessibilityRequest,
+    UpdateActionRequest,
+)
+from ..api.errors import ConflictError, InvalidRequestError, NotFoundError
+from ..query.statements import Queryable, next_token, page_of
+from ..timestamps import moment, now
+from .database import Database
+from .tables import actions
+
+# What every invocation takes is built once: building a statement takes longer than running it.
+_NAMED = sa.select(actions).where(
+    actions.c.org_id == sa.bindparam("org"), actions.c.name == sa.bindparam("name")
+)
+_LATEST = _NAMED.where(actions.c.latest)
+_VERSION = _NAMED.where(actions.c.digest == sa.bindparam("digest"))
+
+#: How deep `inherits` may go.
+_MAX_ANCESTORS = 10
+
+_ACTIONS = Queryable(
+    table=actions,
+    columns={
+        "name": actions.c.name,
+        "org_id": actions.c.org_id,
+        "digest": actions.c.digest,
+        "created": actions.c.created,
+        "modified": actions.c.modified,
+        "accessibility": actions.c.accessibility,
+        "published": actions.c.published,
+    },
+    times=frozenset({"created", "modified", "published"}),
+    documents=frozenset(ActionRecord.model_fields)
+    - {"name", "org_id", "digest", "created", "modified", "accessibility", "published"},
+)
+
+
+class Actions(Database):
+    """Reads and writes of actions."""
+
+    def create_action(self, request: CreateActionRequest, org_id: str, user: str) -> ActionRecord:
+        """Store a new action. Raises ConflictError if the name is taken."""
+        with self._write() as connection:
+            if _latest_action(connection, org_id, request.name) is not None:
+                raise ConflictError(f"action {request.name!r} exists already in {org_id}")
+            return _insert_action(connection, request, org_id, user)
+
+    def register_action(self, request: CreateActionRequest, org_id: str, user: str) -> ActionRecord:
+        """Store an action, or its new version where one of that name is there; no change, no version."""
+        with self._write() as connection:
+            row = _latest_action(connection, org_id, request.name)
+            if row is None:
+                return _insert_action(connection, request, org_id, user)
+            return _put_action(connection, request, org_id, user, row)
+
+    def get_action(self, name: str, org_id: str, digest: str | None = None) -> ActionRecord:
+        """An action, in its newest version or the one that `digest` names. Raises NotFoundError."""
+        with self._read() as connection:
+            return _action_record(_require_action(connection, org_id, name, digest))
+
+    def query_actions(self, spec: QuerySpecification, org_id: str) -> Page[ActionRecord]:
+        """A page of the newest versions of actions. Raises InvalidRequestError."""
+        return self._query(spec, actions.c.org_id == org_id)
+
+    def query_hub(self, spec: QuerySpecification) -> Page[ActionRecord]:
+        """A page of the actions that everyone may invoke, of any organisation. Raises InvalidRequestError."""
+        return self._query(spec, actions.c.accessibility == Accessibility.ActionHub.value)
+
+    def update_action(self, name: str, request: UpdateActionRequest, org_id: str, user: str) -> ActionRecord:
+        """Make a new version of an action, with a new digest; no change, no version.
+
+        Raises:
+            NotFoundError: no such action.
+            InvalidRequestError: the change can't be applied.
+        """
+        with self._write() as connection:
+            row = _require_action(connection, org_id, name, None)
+            try:
+                changed = request.applied_to(_action_record(row))
+            except ValueError as error:
+                raise InvalidRequestError(str(error)) from None
+            return _put_action(connection, changed, org_id, user, row)
+
+    def set_accessibility(self, name: str, request: SetAccessibilityRequest, org_id: str) -> ActionRecord:
+        """Open an action's version to everyone, or close it. Raises NotFoundError."""
+        with self._write() as connection:
+            row = _require_action(connection, org_id, name, request.digest)
+            public = request.accessibility is Accessibility.ActionHub
+            values = {"accessibility": request.accessibility.value, "published": now() if public else None}
+            connection.execute(actions.update().where(actions.c.number == row.number).values(values))
+            return _action_record(_require_action(connection, org_id, name, row.digest))
+
+    def delete_action(self, name: str, org_id: str) -> None:
+        """Remove an action with all its versions; what was invoked runs on. Raises NotFoundError."""
+        with self._write() as connection:
+            _require_action(connection, org_id, name, None)
+            named = (actions.c.org_id == org_id) & (actions.c.name == name)
+            connection.execute(actions.delete().where(named))
+
+    def _query(self, spec: QuerySpecification, *restrictions: sa.ColumnElement[bool]) -> Page[ActionRecord]:
+        statement, sort_by = page_of(spec, _ACTIONS, actions.c.latest, *restrictions)
+        with self._read_bounded() as connection:
+            rows = connection.execute(statement).all()
+        return Page(
+            items=[_action_record(row) for row in rows[: spec.limit]],
+            next_token=next_token(spec, sort_by, rows),
+        )
+
+
+def _latest_action(connection: sa.Connection, org_id: str, name: str) -> sa.Row[Any] | None:
+    return connection.execute(_LATEST, {"org": org_id, "name": name}).first()
+
+
+def _require_action(connection: sa.Connection, org_id: str, name: str, digest: str | None) -> sa.Row[Any]:
+    if digest is None:
+        row = _latest_action(connection, org_id, name)
+    else:
+        row = connection.execute(_VERSION, {"org": org_id, "name": name, "digest": digest}).first()
+    if row is None:
+        version = f" with digest {digest!r}" if digest else ""
+        raise NotFoundError(f"there is no action {name!r}{version} in {org_id}")
+    return row
+
+
+def _action_record(row: sa.Row[Any]) -> ActionRecord:
+    return ActionRecord.model_validate(
+        {
+            **row.record,
+            "org_id": row.org_id,
+            "digest": row.digest,
+            "created": moment(row.created),
+            "modified": moment(row.modified),
+            "accessibility": row.accessibility,
+            "published": None if row.published is None else moment(row.published),
+        }
+    )
+
+
+def _put_action(
+    connection: sa.Connection, request: CreateActionRequest, org_id: str, user: str, latest: sa.Row[Any]
+) -> ActionRecord:
+    """Store the version that follows `latest`; the same content is the same version."""
+    if latest.digest == _digest(request, org_id):
+        return _action_record(latest)
+    connection.execute(actions.update().where(actions.c.number == latest.number).values(latest=False))
+    return _insert_action(connection, request, org_id, user, created=latest.created)
+
+
+def _insert_action(
+    connection: sa.Connection,
+    request: CreateActionRequest,
+    org_id: str,
+    user: str,
+    created: int | None = None,
+) -> ActionRecord:
+    """Store a version of an action as its latest; `created` None: it is the first one."""
+    present = now()
+    digest = _digest(request, org_id)
+    record = {**request.model_dump(mode="json"), "created_by": user, "modified_by": user}
+    version = {"org": org_id, "name": request.name, "digest": digest}
+    earlier = connection.execute(_VERSION, version).first()
+    values = {"latest": True, "modified": present, "record": record}
+    if earlier is not None:  # back to what an earlier version was
+        connection.execute(actions.update().where(actions.c.number == earlier.number).values(values))
+    else:
+        keys = {"org_id": org_id, "name": request.name, "digest": digest, "created": created or present}
+        connection.execute(actions.insert().values({**keys, **values}))
+    return _action_record(connection.execute(_VERSION, version).one())
+
+
+def _digest(request: CreateActionRequest, org_id: str) -> str:
+    content = {"org_id": org_id, **request.model_dump(mode="json", exclude_defaults=True)}
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def effective_action(connection: sa.Connection, org_id: str, name: str, digest: str | None) -> ActionRecord:
+    """An action with what it doesn't say itself filled in from those that it inherits from."""
+    action = _action_record(_require_action(connection, org_id, name, digest))
+    ancestor: ActionReference | None = action.inherits
+    for _ in range(_MAX_ANCESTORS):
+        if ancestor is None:
+            return action
+        parent = _action_record(_require_action(connection, org_id, ancestor.name, ancestor.digest))
+        own = {parameter.name for parameter in action.parameters}
+        action = action.model_copy(
+            update={
+                "compute_requirements": action.compute_requirements or parent.compute_requirements,
+                "container_parameters": (parent.container_parameters or ContainerParameters()).overridden_by(
+                    action.container_parameters
+                ),
+                "parameters": [
+                    *(parameter for parameter in parent.parameters if parameter.name not in own),
+                    *action.parameters,
+                ],
+                "timeout": action.timeout or parent.timeout,
+                "uri": action.uri or parent.uri,
+            }
+        )
+        ancestor = parent.inherits
+    raise InvalidRequestError(f"action {name!r} inherits over more than {_MAX_ANCESTORS} actions")

@@ -1,0 +1,1 @@
+"""What runs actions: processes, workspaces, logs and the loops that watch them."""

@@ -1,0 +1,147 @@
+"""The folder an action runs in, and the environment that its process finds there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...models import InvocationRecord
+from ...runtime.environment import Variable
+from ...runtime.prepare import (
+    InvocationPaths,
+    PreparedEnvironment,
+    SecretReader,
+    input_of,
+    prepare_invocation_environment,
+)
+from ...runtime.resolver import InputCatalog
+from .process_limits import MAX_TEXT, MAX_TOTAL, fit_environment
+
+#: Which invocation a process belongs to.
+INVOCATION_VARIABLE = str(Variable.InvocationId)
+
+#: Which server, on which data folder, has started a process.
+SERVER_VARIABLE = "INVOCATIONS_SERVICE"
+
+#: What the variable of a parameter's value begins with; its name follows.
+_PARAMETER = "ROBOTO_PARAM_"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where an action reaches this server, and the token that it may use while it runs."""
+
+    endpoint: str
+    token: str
+    #: What names the server and its data folder.
+    server: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder of one invocation: input, output, and the files that its environment names."""
+
+    folder: Path
+
+    @property
+    def paths(self) -> InvocationPaths:
+        """Where everything in it is."""
+        return InvocationPaths.within(self.folder)
+
+    @property
+    def work(self) -> Path:
+        """The action's working directory, unless it names one."""
+        return self.folder / "work"
+
+    def prepare(
+        self,
+        record: InvocationRecord,
+        catalog: InputCatalog,
+        read_secret: SecretReader,
+        wants_downloads: Callable[[], bool],
+        notice: Callable[[str], object],
+    ) -> PreparedEnvironment:
+        """Make the workspace, after removing the one of an earlier attempt.
+
+        `wants_downloads` is asked only where there is an input; `notice` is called with what the reader of
+        the invocation's log should know.
+
+        Raises:
+            PrepareEnvException: it can't be made; its exit code says whose fault that is.
+        """
+        if self.folder.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        input_data = input_of(record)
+        return prepare_invocation_environment(
+            self.paths,
+            action_parameters=(),  # their defaults were filled in when it was invoked
+            parameter_values=record.parameter_values,
+            org_id=record.org_id,
+            read_secret=read_secret,
+            input_data=input_data,
+            catalog=catalog,
+            requires_downloaded_inputs=input_data is not None and wants_downloads(),
+            notice=notice,
+        )
+
+    def remove_secrets(self) -> None:
+        """Remove the files with secrets, once no process that may read them is left."""
+        self.paths.secrets_file.unlink(missing_ok=True)
+
+    def remove_input(self) -> None:
+        """Remove the input files, as far as possible, to free disk space."""
+        shutil.rmtree(self.paths.input_dir, ignore_errors=True)
+
+    def environment(
+        self,
+        record: InvocationRecord,
+        access: Access,
+        command: Sequence[str],
+        notice: Callable[[str], object],
+    ) -> dict[str, str]:
+        """Return the environment of the action's process; of the server's own it has only PATH.
+
+        :param command: the process's command line.
+        :param notice: called with a sentence about parameters that a process can't be given as variables.
+        """
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        own = {
+            "HOME": str(self.work),
+            "LANG": "C.UTF-8",
+            "PATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self.work),
+            Variable.OrgId: record.org_id,
+            Variable.DatasetId: record.data_source.data_source_id,
+            **self.paths.environment(),
+            "ROBOTO_ACTION_TIMEOUT": str(record.timeout),
+            Variable.LogLevel: "INFO",
+            Variable.DryRun: "false",
+            Variable.ServiceEndpoint: access.endpoint,
+            Variable.ApiKey: access.token,
+            Variable.BearerToken: access.token,
+        }
+        variables = {f"{_PARAMETER}{name}": _text(value) for name, value in record.parameter_values.items()}
+        chosen = record.container_parameters.env_vars or {}
+        # An action must not override the variables by which its processes are found.
+        marks = {INVOCATION_VARIABLE: record.invocation_id, SERVER_VARIABLE: access.server}
+        given = {**own, **variables, **chosen, **marks}
+        fitted = fit_environment(command, given, variables.keys() - chosen.keys())
+        if fitted.left_out:
+            names = ", ".join(repr(name.removeprefix(_PARAMETER)) for name in fitted.left_out)
+            notice(
+                f"too large for the environment, so only in the file that {Variable.ActionParametersFile} "
+                f"names: parameter {names} (a variable may have {MAX_TEXT:,} bytes with its name, and all "
+                f"of them together {MAX_TOTAL:,})"
+            )
+        return fitted.variables
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,60 @@
+"""Distinguish the server's own outages from errors of an action or a request.
+
+A full disk or a lack of descriptors or memory says nothing about an action. An operation that meets one is
+repeated or queued again, and an invocation never ends because of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TypeGuard
+
+from sqlalchemy.exc import SQLAlchemyError
+
+#: Error codes of the operating system for exhausted resources and failed disks.
+OUTAGE_ERRORS = frozenset(
+    {
+        errno.EAGAIN,  # no more processes or threads
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+
+#: The message of Python's RuntimeError when it cannot start a thread.
+_NO_THREAD = "can't start new thread"
+
+#: Seconds between attempts during an outage: doubled each time, up to the longest.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+def is_outage(error: BaseException | None) -> TypeGuard[BaseException]:
+    """Whether an error is an outage of the server itself."""
+    if isinstance(error, OSError):
+        return error.errno in OUTAGE_ERRORS
+    return isinstance(error, (SQLAlchemyError, MemoryError)) or (
+        isinstance(error, RuntimeError) and str(error) == _NO_THREAD
+    )
+
+
+def pause_after(failures: int) -> float:
+    """Seconds to wait before the next attempt, after this many in a row have failed."""
+    return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 16)))
+
+
+def log_failure(logger: logging.Logger, message: str, *arguments: object) -> None:
+    """Log the exception that is being handled; one whose traceback cannot be written is named only."""
+    try:
+        logger.exception(message, *arguments)
+    except RecursionError:
+        logger.error(f"{message} (the traceback is too deep to be shown)", *arguments)

@@ -1,0 +1,1 @@
+"""What clients search by: query specifications, RoboQL and file patterns."""

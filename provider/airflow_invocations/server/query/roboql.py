@@ -1,0 +1,198 @@
+"""RoboQL, the language in which files and datasets are selected, read into the API's conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NoReturn
+
+import lark
+
+from ...models import Comparator, Condition, ConditionGroup, ConditionOperator
+from ..api.errors import InvalidRequestError
+
+#: Characters that a query may have: an OR of a thousand paths.
+MAX_QUERY = 200_000
+
+#: Characters of the query that an error shows on each side of the place it points at.
+_SHOWN = 40
+
+_GRAMMAR = r"""
+?start: either
+either: both (_OR both)*
+both: negation (_AND negation)*
+?negation: _NOT negation  -> inverted
+         | comparison
+         | "(" either ")"
+comparison: field COMPARISON value          -> compared
+          | field LIKE text                 -> like
+          | field _NOT LIKE text            -> not_like
+          | field _CONTAINS value           -> contains
+          | field _NOT _CONTAINS value      -> not_contains
+          | field _IS _NULL                 -> is_null
+          | field _IS _NOT _NULL            -> is_not_null
+field: NAME ("." (NAME | text))*
+?value: text | number | truth
+text: TEXT
+number: NUMBER
+truth: TRUTH
+
+COMPARISON: "!=" | "<=" | ">=" | "=" | "<" | ">"
+_OR.2: /or\b/i
+_AND.2: /and\b/i
+_NOT.2: /not\b/i
+LIKE.2: /like\b/i
+_CONTAINS.2: /contains\b/i
+_IS.2: /is\b/i
+_NULL.2: /null\b/i
+TRUTH.2: /(true|false)\b/i
+NAME: /[A-Za-z_][A-Za-z0-9_-]*/
+NUMBER: /[+-]?\d{1,300}(\.\d{1,300})?([eE][+-]?\d{1,10})?/
+TEXT: /"(\\.|[^"\\])*"/s
+%ignore /\s+/
+"""
+
+_COMPARATORS = {
+    "=": Comparator.Equals,
+    "!=": Comparator.NotEquals,
+    "<": Comparator.LessThan,
+    "<=": Comparator.LessThanOrEqual,
+    ">": Comparator.GreaterThan,
+    ">=": Comparator.GreaterThanOrEqual,
+}
+
+#: What the grammar's terminals are called for people.
+_NAMES = {
+    "NAME": "a field",
+    "TEXT": 'a text in double quotes ("...")',
+    "NUMBER": "a number",
+    "TRUTH": "true or false",
+    "COMPARISON": "= != < <= > >=",
+    "LIKE": "LIKE",
+    "_CONTAINS": "CONTAINS",
+    "_NOT": "NOT",
+    "_AND": "AND",
+    "_OR": "OR",
+    "_IS": "IS",
+    "_NULL": "NULL",
+    "LPAR": "(",
+    "RPAR": ")",
+    "DOT": ".",
+    "$END": "the end",
+}
+
+
+def read_roboql(query: str) -> Condition | ConditionGroup:
+    """The condition that a query asks for.
+
+    Fields with dots lead into metadata; comparisons are = != < <= > >= LIKE, NOT LIKE (% stands for any run
+    of characters, _ for one), CONTAINS, NOT CONTAINS, IS NULL, IS NOT NULL; they are joined by AND, OR, NOT
+    and brackets. Texts stand in double quotes, with a backslash before quotes and backslashes.
+
+    Raises:
+        InvalidRequestError: it isn't understood; the message points at the character (from 1).
+    """
+    if len(query) > MAX_QUERY:
+        raise InvalidRequestError(f"RoboQL: a query has at most {MAX_QUERY} characters")
+    try:
+        condition: Condition | ConditionGroup = _parser().parse(query)  # type: ignore[assignment]
+    except lark.exceptions.UnexpectedCharacters as error:
+        _refuse(query, error.pos_in_stream or 0, error.allowed or ())
+    except lark.exceptions.UnexpectedToken as error:
+        at_end = error.token.type == "$END"
+        _refuse(query, len(query) if at_end else error.pos_in_stream or 0, error.accepts or error.expected)
+    except lark.exceptions.UnexpectedEOF as error:
+        _refuse(query, len(query), error.expected)
+    return condition
+
+
+def _refuse(query: str, place: int, expected: Any) -> NoReturn:
+    begin, end = max(0, place - _SHOWN), place + _SHOWN
+    shown = query[begin:end].replace("\n", " ").replace("\t", " ")
+    wanted = ", ".join(sorted({_NAMES.get(name, name) for name in expected}))
+    found = repr(query[place]) if place < len(query) else "the end"
+    raise InvalidRequestError(
+        f"RoboQL, character {place + 1}: found {found}; allowed here: {wanted}\n"
+        f"{shown}\n{' ' * (place - begin)}^"
+    )
+
+
+class _Reader(lark.Transformer[lark.Token, Any]):
+    """Makes the condition while the query is parsed: no tree, so that no nesting is too deep."""
+
+    def either(self, parts: list[Any]) -> Any:
+        return _joined(ConditionOperator.Or, parts)
+
+    def both(self, parts: list[Any]) -> Any:
+        return _joined(ConditionOperator.And, parts)
+
+    def inverted(self, parts: list[Any]) -> Any:
+        return _group(ConditionOperator.Not, parts)
+
+    def compared(self, parts: list[Any]) -> Any:
+        field, comparison, value = parts
+        return _condition(field, _COMPARATORS[str(comparison)], value)
+
+    def like(self, parts: list[Any]) -> Any:
+        return _condition(parts[0], Comparator.Like, parts[-1])
+
+    def not_like(self, parts: list[Any]) -> Any:
+        return _condition(parts[0], Comparator.NotLike, parts[-1])
+
+    def contains(self, parts: list[Any]) -> Any:
+        return _condition(parts[0], Comparator.Contains, parts[1])
+
+    def not_contains(self, parts: list[Any]) -> Any:
+        return _condition(parts[0], Comparator.NotContains, parts[1])
+
+    def is_null(self, parts: list[Any]) -> Any:
+        return _condition(parts[0], Comparator.IsNull, None)
+
+    def is_not_null(self, parts: list[Any]) -> Any:
+        return _condition(parts[0], Comparator.IsNotNull, None)
+
+    def field(self, parts: list[Any]) -> str:
+        return ".".join(str(part) for part in parts)
+
+    def text(self, parts: list[Any]) -> str:
+        return "".join(_unescaped(str(parts[0])[1:-1]))
+
+    def number(self, parts: list[Any]) -> int | float:
+        text = str(parts[0])
+        number = int(text) if text.lstrip("+-").isdigit() else float(text)
+        if not math.isfinite(number):
+            raise InvalidRequestError(f"RoboQL: the number {text} is too large")
+        return number
+
+    def truth(self, parts: list[Any]) -> bool:
+        return str(parts[0]).lower() == "true"
+
+
+def _condition(field: str, comparator: Comparator, value: Any) -> Condition:
+    # Not validated: pydantic would look for a time or a number in what was written as a text.
+    return Condition.model_construct(field=field, comparator=comparator, value=value)
+
+
+def _group(operator: ConditionOperator, parts: list[Any]) -> ConditionGroup:
+    return ConditionGroup.model_construct(operator=operator, conditions=parts)
+
+
+def _joined(operator: ConditionOperator, parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else _group(operator, parts)
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    """A text without the backslashes before quotes and backslashes; any other backslash stays one."""
+    characters = iter(text)
+    for character in characters:
+        if character != "\\":
+            yield character
+            continue
+        following = next(characters)
+        yield following if following in '"\\' else f"\\{following}"
+
+
+@cache
+def _parser() -> lark.Lark:
+    return lark.Lark(_GRAMMAR, parser="lalr", transformer=_Reader())

@@ -1,0 +1,97 @@
+"""RoboQL queries that were submitted, each answered page by page when its results are asked for."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from ...models import Condition, ConditionGroup, Page, QuerySpecification
+from ...models.base import WireModel
+from ..api.errors import NotFoundError, UnsupportedError
+from ..datasets import DatasetFiles
+from ..db import Store
+from ..timestamps import moment, now
+from .roboql import read_roboql
+
+#: Queries that are kept, the newest, for as long as the server runs.
+MAX_QUERIES = 1000
+
+#: What can be queried here.
+TARGETS = ("datasets", "files")
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    org_id: str
+    user: str
+    target: str
+    condition: Condition | ConditionGroup | None
+    submitted: int
+
+
+class RoboqlQueries:
+    """The queries of everybody; results are read when they are asked for, so each is done at once."""
+
+    def __init__(self, store: Store, datasets: DatasetFiles) -> None:
+        self._store = store
+        self._datasets = datasets
+        self._lock = threading.Lock()
+        self._queries: OrderedDict[str, _Query] = OrderedDict()
+
+    def submit(self, target: str, query: str | None, org_id: str, user: str) -> dict[str, Any]:
+        """Take a query; its record.
+
+        Raises:
+            InvalidRequestError: it isn't understood, or asks for a field that there isn't.
+            UnsupportedError: it is about something that this server doesn't have.
+        """
+        if target not in TARGETS:
+            raise UnsupportedError(f"target {target!r}: this server has {' and '.join(TARGETS)} only")
+        condition = read_roboql(query) if query and query.strip() else None
+        taken = _Query(org_id, user, target, condition, now())
+        self._page(taken, QuerySpecification(condition=condition, limit=1))  # refuses unknown fields now
+        query_id = f"qr_{secrets.token_hex(8)}"
+        with self._lock:
+            self._queries[query_id] = taken
+            while len(self._queries) > MAX_QUERIES:
+                self._queries.popitem(last=False)
+        return _record(query_id, taken)
+
+    def get(self, query_id: str, org_id: str) -> dict[str, Any]:
+        """A query's record. Raises NotFoundError."""
+        return _record(query_id, self._require(query_id, org_id))
+
+    def results(self, query_id: str, org_id: str, after: str | None) -> WireModel:
+        """A page of a query's results. Raises NotFoundError, InvalidRequestError."""
+        query = self._require(query_id, org_id)
+        return self._page(query, QuerySpecification(condition=query.condition, after=after))
+
+    def _page(self, query: _Query, spec: QuerySpecification) -> Page[Any]:
+        if query.target == "files":
+            return self._datasets.query_files(spec, query.org_id)
+        return self._store.query_datasets(spec, query.org_id)
+
+    def _require(self, query_id: str, org_id: str) -> _Query:
+        with self._lock:
+            query = self._queries.get(query_id)
+        if query is None or query.org_id != org_id:
+            raise NotFoundError(f"no query {query_id!r}; the last {MAX_QUERIES} are kept")
+        return query
+
+
+def _record(query_id: str, query: _Query) -> dict[str, Any]:
+    submitted = moment(query.submitted).isoformat()
+    return {
+        "modified": submitted,
+        "org_id": query.org_id,
+        "query_id": query_id,
+        "query_ctx": {"query_scheme": "query_spec_v1", "query": {}},
+        "result_count": 0,
+        "status": "results_available",
+        "submitted": submitted,
+        "submitted_by": query.user,
+        "target": query.target,
+    }

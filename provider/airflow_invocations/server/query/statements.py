@@ -1,0 +1,315 @@
+"""Translates a QuerySpecification into SQL: conditions, order, and pages that stay put under inserts."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...models import (
+    Comparator,
+    Condition,
+    ConditionGroup,
+    ConditionOperator,
+    QuerySpecification,
+    SortDirection,
+)
+from ...models.query import MAX_CONDITIONS
+from ..api.errors import InvalidRequestError
+from ..timestamps import microseconds
+from .comparisons import Field, JsonField, NumberField, TextField, Value
+
+#: Characters that a LIKE pattern may have: matching takes time with its length times the text's.
+MAX_PATTERN = 1000
+
+#: Characters that one query may look for in texts of any length: such a search cannot be interrupted.
+MAX_SEARCHED = 2000
+
+#: Nesting of conditions that one query may have.
+MAX_DEPTH = 16
+
+_TEXTUAL = (Comparator.BeginsWith, Comparator.Like, Comparator.NotLike)
+_MEMBERSHIP = (Comparator.Contains, Comparator.NotContains)
+
+#: Conditions in a row, which an index may answer.
+_ROW = 100
+
+_PATH_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_\- ]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Queryable:
+    """What a kind of record can be queried by."""
+
+    table: sa.Table
+    #: Fields with a column, or an expression, of their own.
+    columns: Mapping[str, sa.ColumnElement[Any]]
+    #: Fields that are columns holding a time in microseconds.
+    times: frozenset[str]
+    #: Fields inside the JSON record, themselves or by a dotted path below them.
+    documents: frozenset[str]
+    #: Fields of which a partial index holds the values below a limit. SQLite takes such an index only where
+    #: the statement itself names the limit.
+    indexed_below: Mapping[str, int] = field(default_factory=dict)
+
+    def field(self, name: str) -> Field:
+        """Return a field to compare. Raises InvalidRequestError, listing the fields there are."""
+        column = self.columns.get(name)
+        if column is not None:
+            return TextField(column) if isinstance(column.type, sa.String) else NumberField(column)
+        first, *rest = name.split(".")
+        if first in self.documents and all(_PATH_PART.fullmatch(part) for part in rest):
+            path = "$" + "".join(f'."{part}"' for part in (first, *rest))
+            return JsonField(self.table.c.record, path)
+        below = [f"{document}.*" for document in self.documents]
+        allowed = ", ".join(sorted([*self.columns, *self.documents, *below]))
+        raise InvalidRequestError(f"{name!r} can't be queried; allowed: {allowed}")
+
+    def expression(self, name: str) -> sa.ColumnElement[Any]:
+        """Return a field's value, as SQLite has it. Raises InvalidRequestError as `field` does."""
+        field = self.field(name)
+        return field.value if isinstance(field, JsonField) else self.columns[name]
+
+
+def page_of(
+    spec: QuerySpecification, queryable: Queryable, *restrictions: sa.ColumnElement[bool]
+) -> tuple[sa.Select[Any], str]:
+    """The statement for one page (a row more than fits tells that there is another), and its sort field.
+
+    Pages are cut by the last row's sort value and number, never by counting, so that a row inserted in
+    the meantime neither repeats nor hides another.
+
+    Raises:
+        InvalidRequestError: an unknown field, a comparison that makes no sense, a bad page token.
+    """
+    sort_by = spec.sort_by or "created"
+    descending = spec.sort_direction is not SortDirection.Ascending
+    key = queryable.expression(sort_by)
+    number = queryable.table.c.number
+    statement = sa.select(queryable.table, key.label("sort_key")).where(*restrictions)
+    if spec.condition is not None:
+        statement = statement.where(_Translation(queryable).of(spec.condition, depth=0))
+    if spec.after is not None:
+        statement = statement.where(
+            _beyond(_read_token(spec.after, sort_by, descending), key, number, descending)
+        )
+    # NULL sorts lowest in SQLite; said here so that the page's cut may rely on it.
+    order = (
+        [key.desc().nulls_last(), number.desc()] if descending else [key.asc().nulls_first(), number.asc()]
+    )
+    return statement.order_by(*order).limit(spec.limit + 1), sort_by
+
+
+def next_token(spec: QuerySpecification, sort_by: str, rows: Sequence[sa.Row[Any]]) -> str | None:
+    """The token of the page after `rows`, which were read with `page_of`; None: there is none."""
+    return page_token(spec, sort_by, rows[spec.limit - 1]) if len(rows) > spec.limit else None
+
+
+def page_token(spec: QuerySpecification, sort_by: str, row: sa.Row[Any]) -> str:
+    """What `after` must be to get the page that follows `row`."""
+    descending = spec.sort_direction is not SortDirection.Ascending
+    content = json.dumps([sort_by, descending, row.sort_key, row.number])
+    return base64.urlsafe_b64encode(content.encode()).decode()
+
+
+def _read_token(token: str, sort_by: str, descending: bool) -> tuple[Any, int]:
+    try:
+        field, direction, value, number = json.loads(base64.urlsafe_b64decode(token.encode()))
+        if type(number) is not int or not _can_be_bound(number) or not _can_be_bound(value):
+            raise ValueError(token)
+    except (ValueError, TypeError):
+        raise InvalidRequestError("'after' is no page token of this server") from None
+    if (field, direction) != (sort_by, descending):
+        raise InvalidRequestError("'after' belongs to a query with another order")
+    return value, number
+
+
+def _can_be_bound(value: object) -> bool:
+    """Whether SQLite takes a value as it is."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str | float | None)
+
+
+def _beyond(
+    last: tuple[Any, int], key: sa.ColumnElement[Any], number: sa.Column[Any], descending: bool
+) -> sa.ColumnElement[bool]:
+    value, after = last
+    same = sa.and_(
+        key.is_(None) if value is None else key == value, number < after if descending else number > after
+    )
+    if descending:
+        return same if value is None else sa.or_(key < value, key.is_(None), same)
+    return sa.or_(key.is_not(None), same) if value is None else sa.or_(key > value, same)
+
+
+class _Translation:
+    """Turns one condition tree into SQL, counting what it costs."""
+
+    def __init__(self, queryable: Queryable) -> None:
+        self._queryable = queryable
+        self._count = 0
+        self._searched = 0
+
+    def of(self, condition: Condition | ConditionGroup, depth: int) -> sa.ColumnElement[bool]:
+        self._count += 1
+        if self._count > MAX_CONDITIONS or depth > MAX_DEPTH:
+            raise InvalidRequestError(
+                f"a query may have {MAX_CONDITIONS} conditions, nested {MAX_DEPTH} deep; this one has more"
+            )
+        if isinstance(condition, Condition):
+            return self._comparison(condition)
+        if not condition.conditions:
+            raise InvalidRequestError(f"an {condition.operator} group needs at least one condition")
+        batch = self._batch(condition)
+        if batch is not None:
+            return batch
+        parts = [self.of(part, depth + 1) for part in condition.conditions]
+        if condition.operator is ConditionOperator.And:
+            return _joined(sa.and_, parts)
+        either = _joined(sa.or_, parts)
+        return (
+            either if condition.operator is ConditionOperator.Or else sa.not_(sa.func.coalesce(either, False))
+        )
+
+    def _batch(self, group: ConditionGroup) -> sa.ColumnElement[bool] | None:
+        """An OR group of EQUALS over one field is an IN: one look-up in the index, and no deep expression."""
+        if group.operator is not ConditionOperator.Or:
+            return None
+        leaves = [part for part in group.conditions if isinstance(part, Condition)]
+        fields = {part.field for part in leaves}
+        if len(leaves) < len(group.conditions) or len(fields) > 1:
+            return None
+        if any(part.comparator is not Comparator.Equals or part.value is None for part in leaves):
+            return None
+        self._count += len(leaves)
+        if self._count > MAX_CONDITIONS:
+            raise InvalidRequestError(f"a query may have {MAX_CONDITIONS} conditions; this one has more")
+        field = fields.pop()
+        return self._queryable.field(field).equals_any([self._value(part, part.value) for part in leaves])
+
+    def _value(self, condition: Condition, value: Any) -> Value:
+        if isinstance(value, int) and not _can_be_bound(value):
+            raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is too large")
+        if isinstance(value, float) and math.isnan(value):
+            raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is no number")
+        if condition.field in self._queryable.times:
+            return _as_microseconds(condition.field, value)
+        if isinstance(value, bool):
+            return int(value)  # what json_extract makes of true and false
+        return str(value.isoformat()) if isinstance(value, datetime.datetime) else value
+
+    def _comparison(self, condition: Condition) -> sa.ColumnElement[bool]:
+        comparator = condition.comparator
+        if comparator in (Comparator.IsNull, Comparator.NotExists):
+            return self._queryable.expression(condition.field).is_(None)
+        if comparator in (Comparator.IsNotNull, Comparator.Exists):
+            return self._queryable.expression(condition.field).is_not(None)
+        field = self._queryable.field(condition.field)
+        if condition.value is None:
+            raise InvalidRequestError(
+                f"{condition.field} {comparator}: a value is needed; for none use IS_NULL"
+            )
+        if condition.field in self._queryable.times and comparator in (*_TEXTUAL, *_MEMBERSHIP):
+            raise InvalidRequestError(
+                f"{condition.field} {comparator}: a time can be compared only with = != < <= > >="
+            )
+        value = self._value(condition, condition.value)
+        if comparator in (*_TEXTUAL, *_MEMBERSHIP):
+            self._count_search(condition, value)
+        if comparator is Comparator.Contains:
+            return field.contains(value)
+        if comparator is Comparator.NotContains:
+            return field.lacks(value)
+        if comparator in _TEXTUAL:
+            return _textual(condition, field.text(), value)
+        return self._ordered(condition, field, value)
+
+    def _count_search(self, condition: Condition, value: Value) -> None:
+        """Reject a value that takes too long to search for: each text is read once for each character."""
+        if not isinstance(value, str):
+            return
+        if len(value) > MAX_PATTERN:
+            raise InvalidRequestError(
+                f"{condition.field} {condition.comparator}: the value may have {MAX_PATTERN} characters"
+            )
+        if condition.comparator is Comparator.BeginsWith or condition.field in self._queryable.columns:
+            return
+        anywhere = condition.comparator in _MEMBERSHIP
+        self._searched += len(value if anywhere else value.partition("%")[2].strip("%"))
+        if self._searched > MAX_SEARCHED:
+            raise InvalidRequestError(
+                f"the values that the query searches texts for (CONTAINS, and LIKE after the first %) have "
+                f"more than {MAX_SEARCHED} characters in all"
+            )
+
+    def _ordered(self, condition: Condition, field: Field, value: Value) -> sa.ColumnElement[bool]:
+        ordered = field.ordered(condition.comparator, value)
+        limit = self._queryable.indexed_below.get(condition.field)
+        if limit is None or not _is_below(condition.comparator, value, limit):
+            return ordered
+        column = self._queryable.expression(condition.field)
+        return sa.and_(column < sa.literal_column(str(limit)), ordered)
+
+
+def _joined(
+    join: Callable[..., sa.ColumnElement[bool]], parts: Sequence[sa.ColumnElement[bool]]
+) -> sa.ColumnElement[bool]:
+    """Join conditions; SQLite takes expressions that are 1,000 deep, and each joined condition is a level."""
+    if len(parts) <= _ROW:
+        return join(*parts)
+    middle = len(parts) // 2
+    # What is NULL counts as false here in any case, and a function call is no part of a row of conditions.
+    return join(*(sa.func.coalesce(_joined(join, half), False) for half in (parts[:middle], parts[middle:])))
+
+
+def _is_below(comparator: Comparator, value: Any, limit: int) -> bool:
+    """Whether what fits a comparison is below a limit."""
+    if not isinstance(value, int | float):
+        return False
+    if comparator is Comparator.LessThan:
+        return value <= limit
+    return comparator is Comparator.LessThanOrEqual and value < limit
+
+
+def _textual(condition: Condition, left: sa.ColumnElement[str], value: Value) -> sa.ColumnElement[bool]:
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{condition.field} {condition.comparator}: the value must be a text")
+    if condition.comparator is Comparator.BeginsWith:
+        return sa.func.substr(left, 1, len(value)) == value
+    # GLOB and not LIKE: SQLite's LIKE takes no account of case, the platform's does.
+    like = left.bool_op("GLOB")(_glob(value))
+    return like if condition.comparator is Comparator.Like else sa.not_(like)
+
+
+def _glob(pattern: str) -> str:
+    """A LIKE pattern (% any run, _ one character, \\ makes the next one plain) as SQLite's GLOB."""
+    out: list[str] = []
+    characters = iter(pattern)
+    for character in characters:
+        if character == "%":
+            out.append("*")
+        elif character == "_":
+            out.append("?")
+        else:
+            plain = next(characters, "\\") if character == "\\" else character
+            out.append(f"[{plain}]" if plain in "*?[" else plain)
+    return "".join(out)
+
+
+def _as_microseconds(field: str, value: object) -> int:
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, datetime.datetime):
+        raise InvalidRequestError(f"{field}: the value must be a time such as 2026-01-31T12:00:00Z")
+    return microseconds(value)

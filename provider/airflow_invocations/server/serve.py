@@ -1,0 +1,260 @@
+"""Puts the server together and runs it in the foreground: `invocations serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import hmac
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+
+from ..runtime.private_files import write_private
+from .api.app import create_app
+from .connections import BoundedConfig, RareReports, most_connections, raise_descriptor_limit
+from .datasets import DatasetFiles
+from .db import LOCAL_ORG, LOCAL_USER, Store
+from .execution.action_files import read_action
+from .execution.log_format import configure_logging
+from .execution.logs import LogFiles
+from .execution.orphans import Orphans
+from .execution.runner import Runner, in_loop
+from .metrics import CountRequests, Metrics
+from .opening import StartError, open_store
+from .secrets import Secrets
+from .settings import ServiceSettings
+from .signed_urls import SignedUrls
+from .tokens import Tokens, token_of
+from .watch_hub import Watches
+
+_log = logging.getLogger(__name__)
+
+#: What the key of log cursors is made of, beside the data folder's token: they outlive restarts.
+_CURSORS = b"airflow-invocations log cursor 1"
+
+#: Threads for what isn't an action's: watches, probes, the database.
+_THREADS = 16
+
+#: Seconds that open requests are given when the server stops.
+_LAST_REQUESTS = 3
+
+
+def serve(settings: ServiceSettings) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    Raises:
+        StartError: the data folder, its database or the port can't be had, or an action.json is wrong.
+    """
+    configure_logging()
+    with _private_files(), _data_folder(settings.data_dir), _listening(settings) as listener:
+        settings.announcement.unlink(missing_ok=True)  # of an earlier life that was killed
+        store = open_store(settings.database)
+        try:
+            names = _register_actions(store, settings.actions_dir)
+            asyncio.run(_serve(settings, store, listener, names))
+        finally:
+            store.close()
+
+
+async def _serve(settings: ServiceSettings, store: Store, listener: socket.socket, names: list[str]) -> None:
+    token = token_of(settings.data_dir)
+    logs = LogFiles(settings.logs, key=hmac.digest(token.encode(), _CURSORS, "sha256"))
+    tokens = Tokens(token, store)
+    datasets = DatasetFiles(store, settings.datasets)
+    secrets = Secrets(store, settings.secrets_key)
+    orphans = Orphans()
+    orphans.adopt()
+    runner = Runner(store, datasets, secrets, logs, tokens, settings, orphans)
+    endpoint = _endpoint(listener)
+    watches = Watches(store, logs, tokens.is_current)
+    metrics = Metrics(store.count_by_status, watches.__len__)
+    answering = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
+    # The outermost middleware, so that it also counts the answers of a failed app.
+    app = CountRequests(answering, metrics)
+    config = BoundedConfig(
+        app,
+        most_connections(raise_descriptor_limit(), settings.slots),
+        log_config=None,  # its messages go where ours go
+        access_log=False,  # requests are counted, see /metrics
+        lifespan="off",
+        timeout_graceful_shutdown=_LAST_REQUESTS,
+        server_header=False,
+    )
+    server = _Server(config, watches)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(RareReports())
+    # A slot may copy files for hours, so slots have their own threads.
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=_THREADS + settings.slots))
+    store.listen(in_loop(loop, watches.committed))
+    store.listen_to_states(in_loop(loop, watches.state_updated))
+    store.listen(metrics.committed)
+    logs.listen(watches.log_grew)
+    tokens.listen(watches.token_ended)
+    logs.listen(metrics.log_grew)
+
+    def stop() -> None:
+        store.end_queries()
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    # What is loaded by now stays: looking through it for garbage took pauses of 50 ms.
+    gc.collect()
+    gc.freeze()
+    async with _running(runner, endpoint), _announced(settings, endpoint, token):
+        _say_ready(settings, endpoint, names)
+        await server.serve(sockets=[listener])
+
+
+def _say_ready(settings: ServiceSettings, endpoint: str, names: list[str]) -> None:
+    where = f"data in {settings.data_dir}, {settings.slots} slots"
+    sys.stderr.write(f"serving {endpoint}\n{where}, actions: {', '.join(names) or 'none yet'}\n")
+    sys.stderr.flush()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: uvicorn would raise them again once it has stopped."""
+
+    def __init__(self, config: uvicorn.Config, watches: Watches) -> None:
+        super().__init__(config)
+        self._watches = watches
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._watches.close()
+
+
+@contextlib.asynccontextmanager
+async def _running(runner: Runner, endpoint: str) -> AsyncIterator[None]:
+    await runner.start(endpoint)
+    try:
+        yield
+    finally:
+        await runner.stop()
+
+
+@contextlib.asynccontextmanager
+async def _announced(settings: ServiceSettings, endpoint: str, token: str) -> AsyncIterator[None]:
+    """server.json is there while, and only while, the server accepts requests.
+
+    The listener accepts connections before it is written, so whoever reads it finds somebody there.
+    """
+    path = settings.announcement
+    content = json.dumps({"endpoint": endpoint, "token": token, "pid": os.getpid()})
+    write_private(path, content)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _data_folder(folder: Path) -> Iterator[None]:
+    """The data folder, made if need be, and ours alone while the server runs."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_private(folder)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise StartError(f"can't write to the data folder {folder}: {error.strerror}") from None
+    with lock:
+        _lock(lock, folder)
+        yield
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """Create all files of this process with access for its user only; actions get another umask."""
+    former = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(former)
+
+
+def _make_private(folder: Path) -> None:
+    """Remove read access for other users, and reject a folder that other users can write to.
+
+    :raises StartError: other users can write to it, so its files can't be trusted.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o022:
+        raise StartError(
+            f"other users can write to the data folder {folder} (mode {mode:04o}); run "
+            f"'chmod 700 {folder}', or choose a folder below it, which is created with mode 0700"
+        )
+    if mode & 0o055:
+        folder.chmod(0o700)
+        _log.warning(
+            "other users could read the data folder %s (mode %04o); changed its mode to 0700", folder, mode
+        )
+
+
+def _lock(lock: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StartError(f"another server runs on {folder}; stop it or choose another --data-dir") from None
+
+
+@contextlib.contextmanager
+def _listening(settings: ServiceSettings) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+            listener.listen(1024)
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise StartError(
+                f"can't listen on {where}: {error.strerror}; choose another --port (0: any)"
+            ) from None
+        yield listener
+
+
+def _endpoint(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _register_actions(store: Store, folder: Path | None) -> list[str]:
+    """Register every subfolder that holds an action.json; its names.
+
+    An action that names no working directory works in its own folder, as one in an image does.
+    """
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise StartError(f"--actions {folder}: there is no such folder")
+    names: dict[str, Path] = {}
+    for path in sorted(folder.glob("*/action.json")):
+        action, warnings = read_action(path)
+        for warning in warnings:
+            _log.warning("%s: %s", path, warning)
+        if action.name in names:
+            raise StartError(f"{path}: the name {action.name!r} is taken by {names[action.name]}")
+        container = action.container_parameters
+        if container is not None:
+            container.workdir = str((path.parent / (container.workdir or ".")).resolve())
+        store.register_action(action, LOCAL_ORG, LOCAL_USER)
+        names[action.name] = path
+    return list(names)

@@ -1,1 +1,0 @@
-"""The local service: the platform on one machine, for development, tests and small set-ups."""

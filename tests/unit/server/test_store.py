@@ -1,0 +1,742 @@
+"""The repository: what was acknowledged stays, one id is one invocation, one invocation has one owner."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+
+from airflow_invocations.models import (
+    ActionParameter,
+    ActionParameterChangeset,
+    ActionReference,
+    ComputeRequirements,
+    ContainerParameters,
+    FileSelector,
+    InvocationInput,
+    InvocationRecord,
+    InvocationSource,
+    InvocationStatus,
+    QuerySpecification,
+    UpdateActionRequest,
+    UploadDestination,
+)
+from airflow_invocations.server.api.errors import (
+    ConditionError,
+    ConflictError,
+    InvalidRequestError,
+    InvalidStateTransitionError,
+    NotFoundError,
+)
+from airflow_invocations.server.db import StatusEvent, Store
+
+from .conftest import ORG, OTHER_RUNNER, RUNNER, USER, create, invoke, new_action, request
+
+T = TypeVar("T")
+S = InvocationStatus
+
+
+def steps(record: InvocationRecord) -> list[InvocationStatus]:
+    return [step.status for step in record.status]
+
+
+def at_once(times: int, call: Callable[[int], T]) -> list[T]:
+    """What a call returns in so many threads that begin together."""
+    start = threading.Barrier(times)
+
+    def wait_and_call(number: int) -> T:
+        start.wait(10)
+        return call(number)
+
+    with ThreadPoolExecutor(times) as threads:
+        return list(threads.map(wait_and_call, range(times)))
+
+
+def run_to(store: Store, status: InvocationStatus, runner: str = RUNNER) -> InvocationRecord:
+    """Claim the oldest invocation and move it on to a status."""
+    record = store.claim(runner)
+    assert record is not None
+    for step in (S.Processing, S.Uploading, S.Completed):
+        if step <= status:
+            store.advance(record.invocation_id, step, None, runner)
+    return store.get_invocation(record.invocation_id)
+
+
+class TestActions:
+    def test_a_new_action_comes_back_as_it_was_asked_for(self, store: Store) -> None:
+        asked = new_action(
+            description="d",
+            metadata={"a": 1},
+            tags=["t"],
+            timeout=3,
+            parameters=[ActionParameter(name="p", default=2)],
+            compute_requirements=ComputeRequirements(vCPU=1024, memory=2048),
+        )
+        record = store.create_action(asked, ORG, USER)
+        assert {name: getattr(record, name) for name in type(asked).model_fields} == dict(asked)
+        assert (record.org_id, record.created_by, record.modified_by) == (ORG, USER, USER)
+        assert record.created == record.modified
+        assert record.digest
+        assert store.get_action("act", ORG) == record
+
+    def test_a_name_can_be_taken_once(self, store: Store) -> None:
+        create(store)
+        with pytest.raises(ConflictError, match="action 'act' exists already in og_local"):
+            create(store)
+
+    def test_an_unknown_action_version_or_organisation_is_not_found(self, store: Store) -> None:
+        create(store)
+        for missing in (("other", ORG, None), ("act", "og_other", None), ("act", ORG, "digest")):
+            with pytest.raises(NotFoundError, match="there is no action"):
+                store.get_action(*missing)
+
+    def test_registering_anew_makes_a_version_only_if_something_changed(self, store: Store) -> None:
+        first = store.register_action(new_action(), ORG, USER)
+        assert store.register_action(new_action(), ORG, USER) == first
+        second = store.register_action(new_action(description="new"), ORG, USER)
+        assert second.digest != first.digest
+        assert second.created == first.created
+        assert second.modified > first.modified
+        assert store.get_action("act", ORG) == second
+        assert store.get_action("act", ORG, first.digest).description is None
+
+    def test_an_action_can_go_back_to_what_it_was(self, store: Store) -> None:
+        first = store.register_action(new_action(), ORG, USER)
+        second = store.register_action(new_action(description="new"), ORG, USER)
+        third = store.register_action(new_action(), ORG, USER)
+        assert third.digest == first.digest
+        assert store.get_action("act", ORG).digest == first.digest
+        assert store.get_action("act", ORG, second.digest).description == "new"
+
+
+class TestInvoking:
+    def test_a_new_invocation_is_queued_and_knows_where_it_comes_from(self, store: Store) -> None:
+        action = create(store, timeout=7)
+        record = invoke(store, invocation_source=InvocationSource.Trigger, invocation_source_id="airflow:1")
+        assert (record.last_status, steps(record)) == (S.Queued, [S.Queued])
+        assert record.created == record.status[0].timestamp
+        assert record.provenance.action.digest == action.digest
+        assert record.provenance.source.source_type is InvocationSource.Trigger
+        assert record.provenance.source.source_id == "airflow:1"
+        assert record.data_source.is_unspecified
+        assert record.timeout == 7
+        assert record.container_parameters == ContainerParameters(command=["true"])
+        assert (
+            store.get_invocation(record.invocation_id).model_copy(update={"duration": record.duration})
+            == record
+        )
+
+    def test_who_says_no_source_is_the_source(self, store: Store) -> None:
+        create(store)
+        assert invoke(store).provenance.source.source_id == USER
+
+    def test_what_an_invocation_overrides_counts(self, store: Store) -> None:
+        create(store, timeout=7, container_parameters=ContainerParameters(command=["a"], env_vars={"A": "1"}))
+        record = invoke(
+            store,
+            timeout=9,
+            compute_requirement_overrides=ComputeRequirements(vCPU=256, memory=512),
+            container_parameter_overrides=ContainerParameters(entry_point=["e"], env_vars={"B": "2"}),
+        )
+        assert record.timeout == 9
+        assert record.compute_requirements.vCPU == 256
+        assert record.container_parameters == ContainerParameters(
+            command=["a"], entry_point=["e"], env_vars={"A": "1", "B": "2"}
+        )
+
+    def test_it_runs_the_version_that_was_asked_for(self, store: Store) -> None:
+        first = create(store)
+        second = store.register_action(new_action(description="new"), ORG, USER)
+        assert invoke(store).provenance.action.digest == second.digest
+        asked = store.invoke("act", request(), ORG, USER, first.digest)
+        assert asked.provenance.action.digest == first.digest
+
+    def test_defaults_of_parameters_are_filled_in(self, store: Store) -> None:
+        create(
+            store, parameters=[ActionParameter(name="a", default=1), ActionParameter(name="b", default="x")]
+        )
+        assert invoke(store, parameter_values={"b": [2], "c": None}).parameter_values == {
+            "a": "1",
+            "b": [2],
+            "c": None,
+        }
+
+    @pytest.mark.parametrize("uri", ["roboto-secret://crown@og_other", "roboto-secret://a@og other"])
+    def test_a_secret_of_another_organisation_is_refused_when_it_is_invoked(
+        self, store: Store, uri: str
+    ) -> None:
+        parameter = ActionParameter(name="password", default=uri)
+        create(store, "as-default", parameters=[parameter])
+        create(store, "given")
+        for name, values in (("given", {"password": uri}), ("as-default", {})):
+            with pytest.raises(InvalidRequestError, match="parameter 'password'"):
+                invoke(store, name, parameter_values=values)
+        own = invoke(store, "given", parameter_values={"password": "roboto-secret://crown@og_local"})
+        assert own.parameter_values == {"password": "roboto-secret://crown@og_local"}
+
+    def test_a_missing_parameter_is_named_and_nothing_is_invoked(self, store: Store) -> None:
+        create(
+            store,
+            parameters=[
+                ActionParameter(name="a", required=True),
+                ActionParameter(name="b", required=True, default="x"),
+                ActionParameter(name="c"),
+            ],
+        )
+        with pytest.raises(InvalidRequestError) as refused:
+            invoke(store, parameter_values={"c": 1})
+        assert "needs parameter 'a'; it declares: a (required), b (required), c" in refused.value.message
+        assert store.claim(RUNNER) is None
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"uri": "registry/image:1"}, "needs the container image 'registry/image:1'"),
+            ({"container_parameters": None}, "has nothing to run: set container_parameters.command"),
+            ({"container_parameters": ContainerParameters(command=[])}, "has nothing to run"),
+        ],
+    )
+    def test_what_this_machine_can_not_run_is_refused(
+        self, store: Store, fields: dict[str, Any], message: str
+    ) -> None:
+        create(store, **fields)
+        with pytest.raises(InvalidRequestError, match=message):
+            invoke(store)
+        assert store.claim(RUNNER) is None
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"data_source_id": "ds_1", "input_data": ["**/*.csv"]},
+            {"rich_input_data": InvocationInput.model_validate({"files": {"query": "no roboql"}})},
+            {"upload_destination": UploadDestination(destination_id="ds_1")},
+        ],
+    )
+    def test_an_input_that_is_not_there_is_refused_by_name(
+        self, store: Store, fields: dict[str, Any]
+    ) -> None:
+        create(store)
+        with pytest.raises(InvalidRequestError, match=r"there is no dataset 'ds_1'|RoboQL, character 4"):
+            invoke(store, **fields)
+        assert store.claim(RUNNER) is None
+
+    def test_what_was_acknowledged_is_there_after_a_restart(self, store: Store, database: Path) -> None:
+        create(store)
+        values = {"a": "é", "b": {"c": [1, None]}}
+        record = invoke(store, parameter_values=values, idempotency_id="once")
+        store.close()
+        reopened = Store(database)
+        again = reopened.get_invocation(record.invocation_id)
+        assert again.model_copy(update={"duration": record.duration}) == record
+        same = invoke(reopened, parameter_values=values, idempotency_id="once")
+        assert same.invocation_id == record.invocation_id
+        reopened.close()
+
+
+def test_a_database_of_an_earlier_version_is_given_the_indexes_and_tables_that_it_lacks(
+    database: Path,
+) -> None:
+    def there() -> set[str]:
+        with closing(sqlite3.connect(database)) as connection:
+            names = connection.execute("SELECT name FROM sqlite_master WHERE sql IS NOT NULL")
+            return {name for (name,) in names}
+
+    Store(database).close()
+    whole = there()
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("DROP INDEX invocations_active")
+        connection.execute("DROP TABLE log_locations")
+    assert there() == whole - {"invocations_active", "log_locations"}
+    Store(database).close()
+    assert there() == whole
+
+
+class TestInheritance:
+    def test_what_an_action_does_not_say_its_ancestors_say(self, store: Store) -> None:
+        create(
+            store,
+            "grandparent",
+            timeout=5,
+            parameters=[ActionParameter(name="a", default="far"), ActionParameter(name="b", default="far")],
+            container_parameters=ContainerParameters(command=["far"], env_vars={"A": "far", "B": "far"}),
+        )
+        create(
+            store,
+            "parent",
+            inherits=ActionReference(name="grandparent"),
+            parameters=[ActionParameter(name="b", default="near")],
+            container_parameters=ContainerParameters(env_vars={"B": "near"}),
+            compute_requirements=ComputeRequirements(vCPU=1024, memory=2048),
+        )
+        create(store, "child", inherits=ActionReference(name="parent"), container_parameters=None)
+        record = invoke(store, "child")
+        assert record.provenance.action.name == "child"
+        assert record.timeout == 5
+        assert record.parameter_values == {"a": "far", "b": "near"}
+        assert record.compute_requirements.vCPU == 1024
+        assert record.container_parameters == ContainerParameters(
+            command=["far"], env_vars={"A": "far", "B": "near"}
+        )
+
+    def test_an_ancestor_of_a_version_stays_that_version(self, store: Store) -> None:
+        old = create(store, "parent", timeout=1)
+        store.register_action(new_action("parent", timeout=2), ORG, USER)
+        create(store, "pinned", inherits=ActionReference(name="parent", digest=old.digest))
+        create(store, "moving", inherits=ActionReference(name="parent"))
+        assert invoke(store, "pinned").timeout == 1
+        assert invoke(store, "moving").timeout == 2
+
+    def test_an_ancestor_that_is_not_there_is_named(self, store: Store) -> None:
+        create(store, inherits=ActionReference(name="gone"))
+        with pytest.raises(NotFoundError, match="there is no action 'gone'"):
+            invoke(store)
+
+    def test_a_circle_of_ancestors_is_refused(self, store: Store) -> None:
+        create(store, "a", inherits=ActionReference(name="b"))
+        create(store, "b", inherits=ActionReference(name="a"))
+        with pytest.raises(InvalidRequestError, match="action 'a' inherits over more than"):
+            invoke(store, "a")
+
+
+class TestIdempotency:
+    #: All that counts.
+    WHOLE: ClassVar[dict[str, Any]] = {
+        "parameter_values": {"n": 1, "key": "s3cret", "list": [1, {"a": None}]},
+        "rich_input_data": InvocationInput(files=FileSelector(query="size > 0")),
+        "container_parameter_overrides": ContainerParameters(command=["true"], env_vars={"TRY": "1"}),
+    }
+
+    def test_the_same_request_gets_the_first_invocation_whatever_changes_between_tries(
+        self, store: Store
+    ) -> None:
+        create(store)
+        first = invoke(store, idempotency_id="once", invocation_source_id="try 1", **self.WHOLE)
+        environment = ContainerParameters(command=["true"], env_vars={"TRY": "2"})
+        again = invoke(
+            store, idempotency_id="once", invocation_source_id="try 2", timeout=1,
+            **{**self.WHOLE, "container_parameter_overrides": environment},
+        )  # fmt: skip
+        assert again.invocation_id == first.invocation_id
+        assert again.timeout == first.timeout
+
+    @pytest.mark.parametrize(
+        ("changed", "difference"),
+        [
+            ({"parameter_values": {"n": 2, "key": "s3cret"}},
+             "parameter 'n' (another value); parameter 'list' (given first, not now)"),
+            ({"parameter_values": {**WHOLE["parameter_values"], "n": True}}, "parameter 'n' (another value)"),
+            ({"parameter_values": {**WHOLE["parameter_values"], "key": "0ther"}},
+             "parameter 'key' (another value)"),
+            ({"parameter_values": {**WHOLE["parameter_values"], "more": None}},
+             "parameter 'more' (given now, not first)"),
+            ({"data_source_id": "ds_1", "input_data": ["*.csv"]}, "data_source_id; input_data"),
+            ({"rich_input_data": InvocationInput(files=FileSelector(query="size > 1"))}, "rich_input_data"),
+            ({"rich_input_data": None}, "rich_input_data"),
+            ({"upload_destination": UploadDestination(destination_id="ds_1")}, "upload_destination"),
+            ({"container_parameter_overrides": None}, "container_parameter_overrides"),
+        ],
+    )  # fmt: skip
+    def test_another_request_with_the_same_id_is_a_conflict_that_says_what_differs(
+        self, store: Store, changed: dict[str, Any], difference: str
+    ) -> None:
+        create(store)
+        first = invoke(store, idempotency_id="once", **self.WHOLE)
+        with pytest.raises(ConflictError) as refused:
+            invoke(store, idempotency_id="once", **{**self.WHOLE, **changed})
+        assert refused.value.message == (
+            f"idempotency_id 'once' belongs to {first.invocation_id}, which has another request. "
+            f"Different: {difference}. Send the first request again, or use another idempotency_id"
+        )
+        assert "s3cret" not in refused.value.message
+        assert len(store.query_invocations(QuerySpecification(), ORG).items) == 1
+
+    def test_many_differences_are_counted(self, store: Store) -> None:
+        create(store)
+        invoke(store, idempotency_id="once", parameter_values={f"p{n}": n for n in range(100)})
+        with pytest.raises(ConflictError, match=r"'p9' \(given first, not now\); and 90 more\. Send"):
+            invoke(store, idempotency_id="once")
+
+    @pytest.mark.parametrize("change", ["default", "command", "deleted", "made again"])
+    def test_a_change_of_the_action_between_two_tries_is_no_difference(
+        self, store: Store, change: str
+    ) -> None:
+        create(store, parameters=[ActionParameter(name="n", default="1")])
+        first = invoke(store, idempotency_id="once", parameter_values={"m": 2})
+        if change == "default":
+            new = UpdateActionRequest(
+                parameter_changeset=ActionParameterChangeset(
+                    put_parameters=[ActionParameter(name="n", default="2")]
+                )
+            )
+            assert store.update_action("act", new, ORG, USER).digest != first.provenance.action.digest
+        elif change == "command":
+            new = UpdateActionRequest(container_parameters=ContainerParameters(command=["false"]))
+            assert store.update_action("act", new, ORG, USER).digest != first.provenance.action.digest
+        else:
+            store.delete_action("act", ORG)
+            if change == "made again":
+                create(store, parameters=[ActionParameter(name="other", required=True)])
+        again = invoke(store, idempotency_id="once", parameter_values={"m": 2})
+        assert (again.invocation_id, again.parameter_values) == (first.invocation_id, {"n": "1", "m": 2})
+
+    def test_an_invocation_of_an_earlier_version_of_the_service_comes_back(
+        self, store: Store, database: Path
+    ) -> None:
+        create(store)
+        first = invoke(store, idempotency_id="once", parameter_values={"n": 1})
+        store.close()
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("DROP TABLE first_requests")
+        reopened = Store(database)
+        again = invoke(reopened, idempotency_id="once", parameter_values={"n": 2})
+        assert again.invocation_id == first.invocation_id
+        reopened.close()
+
+    def test_it_comes_back_after_its_end_too(self, store: Store) -> None:
+        create(store)
+        first = invoke(store, idempotency_id="once")
+        run_to(store, S.Completed)
+        again = invoke(store, idempotency_id="once")
+        assert (again.invocation_id, again.last_status) == (first.invocation_id, S.Completed)
+        assert store.claim(RUNNER) is None
+
+    def test_the_same_id_for_another_action_is_a_conflict(self, store: Store) -> None:
+        create(store)
+        create(store, "other")
+        first = invoke(store, idempotency_id="once")
+        with pytest.raises(ConflictError) as refused:
+            invoke(store, "other", idempotency_id="once")
+        assert f"belongs to {first.invocation_id}, which" in refused.value.message
+        assert "Different: the action: 'act' first, 'other' now." in refused.value.message
+
+    def test_no_id_is_a_new_invocation_each_time(self, store: Store) -> None:
+        create(store)
+        assert len({invoke(store).invocation_id for _ in range(3)}) == 3
+
+    def test_twenty_at_once_get_one_invocation(self, store: Store) -> None:
+        create(store)
+        records = at_once(20, lambda n: invoke(store, idempotency_id="once", parameter_values={"n": 1}))
+        assert len({record.invocation_id for record in records}) == 1
+        assert store.claim(RUNNER) is not None
+        assert store.claim(RUNNER) is None
+
+    def test_of_twenty_different_requests_at_once_one_is_taken(self, store: Store) -> None:
+        create(store)
+
+        def ask(number: int) -> InvocationRecord | None:
+            try:
+                return invoke(store, idempotency_id="once", parameter_values={"n": number % 5})
+            except ConflictError:
+                return None
+
+        taken = [record for record in at_once(20, ask) if record is not None]
+        assert len(taken) == 4
+        assert len({(record.invocation_id, record.parameter_values["n"]) for record in taken}) == 1
+
+
+class TestOwnership:
+    def test_the_oldest_is_claimed_first_and_its_runner_begins_at_once(self, store: Store) -> None:
+        create(store)
+        ids = [invoke(store).invocation_id for _ in range(3)]
+        claimed = [store.claim(RUNNER) for _ in range(3)]
+        assert [record.invocation_id for record in claimed if record] == ids
+        assert all(steps(record) == [S.Queued, S.Scheduled, S.Downloading] for record in claimed if record)
+        assert store.claim(RUNNER) is None
+
+    def test_each_invocation_is_claimed_by_one_of_many(self, store: Store) -> None:
+        create(store)
+        ids = [invoke(store).invocation_id for _ in range(40)]
+
+        def claim_all(number: int) -> list[str]:
+            claimed = []
+            while (record := store.claim(f"runner-{number}")) is not None:
+                claimed.append(record.invocation_id)
+                store.advance(record.invocation_id, S.Downloading, None, f"runner-{number}")
+            return claimed
+
+        claimed = at_once(8, claim_all)
+        assert sorted(itertools.chain(*claimed)) == sorted(ids)
+        assert {store.get_invocation(one).last_status for one in ids} == {S.Downloading}
+
+    def test_a_busy_one_waits_and_the_next_is_claimed(self, store: Store) -> None:
+        create(store)
+        first, second = invoke(store).invocation_id, invoke(store).invocation_id
+        claimed = store.claim(RUNNER, busy=[first])
+        assert claimed is not None
+        assert claimed.invocation_id == second
+        assert store.claim(RUNNER, busy=[first]) is None
+        assert store.claim(RUNNER) is not None
+
+    def test_only_the_owner_moves_it_on(self, store: Store) -> None:
+        create(store)
+        claimed = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        with pytest.raises(ConditionError, match="belongs to runner-1, not to runner-2"):
+            store.advance(claimed, S.Completed, None, OTHER_RUNNER)
+        with pytest.raises(ConditionError):
+            store.set_status(claimed, S.Completed, None, "user-ada", ORG)
+        assert store.get_invocation(claimed).last_status is S.Processing
+
+    def test_the_verdict_of_a_runner_that_lost_it_does_not_count(self, store: Store) -> None:
+        create(store)
+        claimed = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.requeue(claimed, RUNNER, "lost", lost=True)
+        with pytest.raises(ConditionError, match="belongs to nobody"):
+            store.advance(claimed, S.Completed, None, RUNNER)
+        assert store.get_invocation(claimed).last_status is S.Queued
+        assert store.claim(OTHER_RUNNER) is not None
+        with pytest.raises(ConditionError):
+            store.advance(claimed, S.Completed, None, RUNNER)
+
+    def test_a_status_that_may_not_follow_is_refused_and_changes_nothing(self, store: Store) -> None:
+        create(store)
+        claimed = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        with pytest.raises(InvalidStateTransitionError, match="Processing can't become Downloading"):
+            store.advance(claimed, S.Downloading, None, RUNNER)
+        assert steps(store.get_invocation(claimed)) == [S.Queued, S.Scheduled, S.Downloading, S.Processing]
+
+    def test_a_person_may_fail_cancel_and_retry_what_a_runner_has(self, store: Store) -> None:
+        create(store)
+        claimed = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.set_status(claimed, S.Failed, "looks wrong", "user-ada", ORG)
+        assert store.stop_reason(claimed, RUNNER) == "somebody else made it Failed"
+        store.set_status(claimed, S.Queued, None, "user-ada", ORG)
+        assert store.stop_reason(claimed, RUNNER) == "somebody else made it Queued"
+        assert store.get_invocation(claimed).current.status is S.Queued
+
+    def test_a_sign_of_life_is_one_for_all_that_an_owner_has(self, store: Store) -> None:
+        create(store)
+        ids = [invoke(store).invocation_id for _ in range(3)]
+        mine = [store.claim(RUNNER) for _ in range(2)]
+        assert store.claim(OTHER_RUNNER) is not None
+        before = [store.get_invocation(one).last_heartbeat for one in ids]
+        store.heartbeat(RUNNER)
+        after = [store.get_invocation(one).last_heartbeat for one in ids]
+        assert None not in before
+        assert [a > b for a, b in zip(after, before, strict=True) if a and b] == [True, True, False]
+        assert len(mine) == 2
+
+
+class TestAborts:
+    def test_a_queued_one_is_cancelled_at_once(self, store: Store) -> None:
+        create(store)
+        queued = invoke(store).invocation_id
+        assert store.request_abort(queued, "not needed", ORG) is S.Cancelled
+        assert store.get_invocation(queued).current.detail == "not needed"
+        assert store.claim(RUNNER) is None
+
+    def test_a_running_one_is_left_to_its_runner_with_the_first_reason(self, store: Store) -> None:
+        create(store)
+        running = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        assert store.stop_reason(running, RUNNER) is None
+        assert store.request_abort(running, "first", ORG) is S.Processing
+        assert store.request_abort(running, "second", ORG) is S.Processing
+        assert store.stop_reason(running, RUNNER) == "first"
+        store.advance(running, S.Cancelled, "first", RUNNER)
+        assert store.get_invocation(running).last_status is S.Cancelled
+
+    @pytest.mark.parametrize("end", [S.Completed, S.Cancelled, S.Failed])
+    def test_one_that_has_ended_stays_as_it_is(self, store: Store, end: InvocationStatus) -> None:
+        create(store)
+        ended = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.advance(ended, end, "done", RUNNER)
+        before = store.get_invocation(ended)
+        assert store.request_abort(ended, "too late", ORG) is end
+        assert store.get_invocation(ended) == before
+
+    def test_one_that_ends_by_itself_first_is_not_cancelled_and_its_retry_is_not_either(
+        self, store: Store
+    ) -> None:
+        create(store)
+        running = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.request_abort(running, "please", ORG)
+        store.advance(running, S.Failed, "exit code 1", RUNNER)
+        store.set_status(running, S.Queued, "try again", "user-ada", ORG)
+        assert store.claim(RUNNER) is not None
+        assert store.stop_reason(running, RUNNER) is None
+
+    def test_one_that_somebody_outside_moves_along_is_cancelled_at_once(self, store: Store) -> None:
+        create(store)
+        driven = invoke(store).invocation_id
+        store.set_status(driven, S.Processing, None, "user-ada", ORG)
+        assert store.request_abort(driven, "stop", ORG) is S.Cancelled
+
+    def test_an_unknown_one_or_another_organisations_is_not_found(self, store: Store) -> None:
+        create(store)
+        queued = invoke(store).invocation_id
+        for missing in (("iv_nope", ORG), (queued, "og_other")):
+            with pytest.raises(NotFoundError, match="there is no invocation"):
+                store.request_abort(missing[0], "stop", missing[1])
+
+    def test_twenty_cancels_and_a_claim_at_once_leave_it_cancelled_or_to_be_stopped(
+        self, store: Store
+    ) -> None:
+        create(store)
+        outcomes: Counter[InvocationStatus] = Counter()
+        for _ in range(10):
+            one = invoke(store).invocation_id
+
+            def cancel_or_claim(number: int, one: str = one) -> object:
+                return store.request_abort(one, "stop", ORG) if number else store.claim(RUNNER)
+
+            at_once(6, cancel_or_claim)
+            status = store.get_invocation(one).last_status
+            outcomes[status] += 1
+            if status is S.Downloading:
+                assert store.stop_reason(one, RUNNER) == "stop"
+                store.advance(one, S.Cancelled, "stop", RUNNER)
+        assert set(outcomes) <= {S.Cancelled, S.Downloading}
+
+
+class TestRequeue:
+    def test_what_a_stopped_service_ran_is_queued_again_any_number_of_times(self, store: Store) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        for _ in range(5):
+            run_to(store, S.Processing)
+            assert store.requeue(one, RUNNER, "stopped", lost=False) is S.Queued
+        assert store.get_invocation(one).current.status is S.Queued
+
+    def test_the_third_loss_is_deadly_and_it_does_not_run_again(self, store: Store) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        outcomes = []
+        for _ in range(3):
+            run_to(store, S.Processing)
+            outcomes.append(store.requeue(one, RUNNER, "lost", lost=True))
+        assert outcomes == [S.Queued, S.Queued, S.Deadly]
+        assert store.claim(RUNNER) is None
+        record = store.get_invocation(one)
+        assert record.current.status is S.Deadly
+        assert "lost" in str(record.current.detail)
+        assert Counter(steps(record))[S.Failed] == 3
+
+    def test_one_that_is_to_be_cancelled_is_cancelled_instead(self, store: Store) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.request_abort(one, "stop", ORG)
+        assert store.requeue(one, RUNNER, "lost", lost=True) is S.Cancelled
+        assert store.get_invocation(one).current.detail == "stop"
+        assert store.claim(RUNNER) is None
+
+    @pytest.mark.parametrize("end", [S.Completed, S.Cancelled, S.Failed])
+    def test_what_has_ended_does_not_run_again(self, store: Store, end: InvocationStatus) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.advance(one, end, None, RUNNER)
+        with pytest.raises(ConditionError):
+            store.requeue(one, RUNNER, "stopped", lost=False)
+        assert store.claim(RUNNER) is None
+
+    def test_what_dead_runners_left_is_found_with_its_process(self, store: Store) -> None:
+        create(store)
+        ids = [invoke(store).invocation_id for _ in range(4)]
+        store.set_status(ids[0], S.Processing, None, "user-ada", ORG)
+        run_to(store, S.Processing, OTHER_RUNNER)
+        run_to(store, S.Downloading)
+        run_to(store, S.Downloading)
+        store.set_processing(ids[3], RUNNER, 4711, 1.5)
+        left = {one.invocation_id: one for one in store.left_over()}
+        assert set(left) == set(ids[1:])
+        assert (left[ids[3]].process_group, left[ids[3]].process_began) == (4711, 1.5)
+        assert left[ids[2]].process_group is None
+        assert [one.invocation_id for one in store.left_over([OTHER_RUNNER])] == ids[2:]
+        store.advance(ids[3], S.Completed, None, RUNNER)
+        assert ids[3] not in {one.invocation_id for one in store.left_over()}
+
+
+class TestHistory:
+    @pytest.mark.parametrize("clock", ["standing still", "going back"])
+    def test_times_of_statuses_only_grow_whatever_the_clock_does(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, clock: str
+    ) -> None:
+        create(store)
+        ticks = itertools.repeat(10**18) if clock == "standing still" else itertools.count(10**18, -(10**9))
+        monkeypatch.setattr("time.time_ns", lambda: next(ticks))
+        one = invoke(store).invocation_id
+        for _ in range(2):
+            run_to(store, S.Uploading)
+            store.requeue(one, RUNNER, None, lost=True)
+        run_to(store, S.Completed)
+        record = store.get_invocation(one)
+        times = [step.timestamp for step in record.status]
+        assert len(times) == 1 + 2 * 6 + 5
+        assert all(earlier < later for earlier, later in itertools.pairwise(times))
+        assert record.current.status is record.last_status is S.Completed
+
+    def test_the_duration_ends_with_the_invocation(self, store: Store) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        assert store.get_invocation(one).duration == timedelta()
+        run_to(store, S.Processing)
+        assert timedelta() < store.get_invocation(one).duration < store.get_invocation(one).duration
+        store.advance(one, S.Completed, None, RUNNER, 0)
+        record = store.get_invocation(one)
+        assert record.duration == record.ran_for == record.status[-1].timestamp - record.status[3].timestamp
+        assert store.get_invocation(one) == record
+
+    def test_the_duration_is_that_of_the_last_attempt(self, store: Store) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.requeue(one, RUNNER, "stopped", lost=False)
+        assert store.get_invocation(one).duration == timedelta()
+        run_to(store, S.Completed)
+        record = store.get_invocation(one)
+        assert record.duration == record.ran_for
+        assert record.started_at == record.status[-3].timestamp
+
+    def test_an_exit_code_is_a_number_of_the_step_that_it_led_to(self, store: Store) -> None:
+        create(store)
+        one = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        store.advance(one, S.Failed, "exit code 65: no such column", RUNNER, 65)
+        record = store.get_invocation(one)
+        assert [step.exit_code for step in record.status] == [None] * 4 + [65]
+        assert [event.exit_code for event in store.events_since(0, ORG, 10)][-1] == 65
+
+    def test_a_database_of_an_earlier_version_gets_what_it_lacks(self, database: Path) -> None:
+        store = Store(database)
+        create(store)
+        one = invoke(store).invocation_id
+        store.close()
+        with closing(sqlite3.connect(database)) as old:
+            old.execute("ALTER TABLE events DROP COLUMN exit_code")
+            old.commit()
+        store = Store(database)
+        run_to(store, S.Processing)
+        store.advance(one, S.Failed, "exit code 65", RUNNER, 65)
+        assert store.get_invocation(one).current.exit_code == 65
+        store.close()
+
+    def test_listeners_hear_of_what_was_committed_and_of_nothing_else(self, store: Store) -> None:
+        create(store)
+        heard: list[StatusEvent] = []
+        store.listen(heard.extend)
+        one = invoke(store).invocation_id
+        run_to(store, S.Processing)
+        with pytest.raises(InvalidStateTransitionError):
+            store.advance(one, S.Downloading, None, RUNNER)
+        store.requeue(one, RUNNER, "lost", lost=True)
+        assert {event.invocation_id for event in heard} == {one}
+        assert [event.status for event in heard] == [
+            S.Queued, S.Scheduled, S.Downloading, S.Processing, S.Failed, S.Queued,
+        ]  # fmt: skip
+        assert [event.status for event in heard] == steps(store.get_invocation(one))
