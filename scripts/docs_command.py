@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-from airflow_invocations.cli import _parser
+from airflow_invocations.cli.main import _parser
 
 PAGE = "reference/command.md"
 

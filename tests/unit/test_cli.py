@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_invocations import cli
+from airflow_invocations.cli import main as cli
 from airflow_invocations.server.admin import add_token
 from airflow_invocations.server.db import LOCAL_ORG, Store
 from airflow_invocations.server.execution.log_format import configure_logging

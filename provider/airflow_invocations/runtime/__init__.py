@@ -27,20 +27,20 @@ from .exceptions import (
 if TYPE_CHECKING:
     from ..models import MetadataChangeset
     from ..models.dataset import ActionInputRecord
-    from .action_input import ActionInput
     from .changesets import FilesChangesetFileManager, read_dataset_changeset, read_file_changesets
+    from .inputs import ActionInput
     from .prepare import InvocationPaths, PreparedEnvironment, input_of, prepare_invocation_environment
     from .resolver import ActionInputResolver, InputCatalog
 
 #: Module of each name that is imported when it is first asked for.
 _LATER = {
-    "ActionInput": ".action_input",
+    "ActionInput": ".inputs",
     "ActionInputRecord": "..models.dataset",
     "ActionInputResolver": ".resolver",
     "FilesChangesetFileManager": ".changesets",
     "InputCatalog": ".resolver",
     "InvocationPaths": ".prepare",
-    "MetadataChangeset": "..model",
+    "MetadataChangeset": "..models",
     "PreparedEnvironment": ".prepare",
     "input_of": ".prepare",
     "prepare_invocation_environment": ".prepare",

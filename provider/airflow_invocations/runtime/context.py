@@ -16,9 +16,9 @@ from .exceptions import ActionRuntimeException
 from .secret_uri import is_secret_uri
 
 if TYPE_CHECKING:  # these need pydantic, whose import takes longer than many an action
-    from .action_input import ActionInput
     from .changesets import FilesChangesetFileManager
     from .entities import Dataset, Invocation, Org
+    from .inputs import ActionInput
 
 _log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class InvocationContext:
             pydantic.ValidationError: the manifest isn't one.
         """
         from ..models.dataset import ActionInputRecord
-        from .action_input import ActionInput
+        from .inputs import ActionInput
 
         manifest = self._input_data_manifest_file
         if manifest is None:

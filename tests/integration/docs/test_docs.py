@@ -24,7 +24,7 @@ from airflow.cli.cli_parser import get_parser
 from airflow.sdk import DAG, Connection
 
 from airflow_invocations import __version__, hooks
-from airflow_invocations.cli import _parser
+from airflow_invocations.cli.main import _parser
 from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.hooks import InvocationHook, RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, task_instance_of

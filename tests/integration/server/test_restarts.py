@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from airflow_invocations.cli import main
+from airflow_invocations.cli.main import main
 from airflow_invocations.server.admin import set_secret
 
 from ...published import actions as published

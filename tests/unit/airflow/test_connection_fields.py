@@ -38,7 +38,7 @@ HOOKS: dict[type[InvocationHook], dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("roboto", "flyte.connect"):
+    for module in ("roboto.platform", "flyte.client"):
         monkeypatch.setattr(f"airflow_invocations.platforms.{module}.ATTEMPTS", 1)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.cli import main
+from airflow_invocations.cli.main import main
 from airflow_invocations.server.db import LOCAL_ORG, Store
 from airflow_invocations.server.opening import StartError
 from airflow_invocations.server.serve import _endpoint, _make_private, _register_actions, serve

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from . import __version__
+from .. import __version__
 
 #: The command that installs the requirements of the local server.
 _INSTALL_SERVICE = "pip install 'airflow-provider-invocations[server]'"
@@ -376,9 +376,9 @@ def _as_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 @_needs_service
 def _serve(options: argparse.Namespace) -> int:
-    from .server.opening import StartError
-    from .server.serve import serve
-    from .server.settings import ServiceSettings
+    from ..server.opening import StartError
+    from ..server.serve import serve
+    from ..server.settings import ServiceSettings
 
     chosen = {} if options.slots is None else {"slots": options.slots}
     settings = ServiceSettings(
@@ -401,28 +401,28 @@ def _serve(options: argparse.Namespace) -> int:
 
 @_needs_service
 def _token_list(options: argparse.Namespace) -> int:
-    from .server.admin import describe_tokens
+    from ..server.admin import describe_tokens
 
     return _print(options, lambda: _listed(options, describe_tokens(options.data_dir)))
 
 
 @_needs_service
 def _token_add(options: argparse.Namespace) -> int:
-    from .server.admin import add_token
+    from ..server.admin import add_token
 
     return _print(options, lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
 
 
 @_needs_service
 def _token_rotate(options: argparse.Namespace) -> int:
-    from .server.admin import rotate_token
+    from ..server.admin import rotate_token
 
     return _print(options, lambda: [rotate_token(options.data_dir, options.name)])
 
 
 @_needs_service
 def _connection(options: argparse.Namespace) -> int:
-    from .server.admin import connection_of
+    from ..server.admin import connection_of
 
     return _print(
         options,
@@ -432,21 +432,21 @@ def _connection(options: argparse.Namespace) -> int:
 
 @_needs_service
 def _token_revoke(options: argparse.Namespace) -> int:
-    from .server.admin import revoke_token
+    from ..server.admin import revoke_token
 
     return _print(options, lambda: revoke_token(options.data_dir, options.name))
 
 
 @_needs_service
 def _dataset_list(options: argparse.Namespace) -> int:
-    from .server.admin import describe_datasets
+    from ..server.admin import describe_datasets
 
     return _print(options, lambda: _listed(options, describe_datasets(options.data_dir, options.org)))
 
 
 @_needs_service
 def _dataset_add(options: argparse.Namespace) -> int:
-    from .server.admin import add_dataset
+    from ..server.admin import add_dataset
 
     def notice(text: str) -> None:
         print(f"invocations dataset: {text}", file=sys.stderr)  # noqa: T201
@@ -459,14 +459,14 @@ def _dataset_add(options: argparse.Namespace) -> int:
 
 @_needs_service
 def _secret_list(options: argparse.Namespace) -> int:
-    from .server.admin import describe_secrets
+    from ..server.admin import describe_secrets
 
     return _print(options, lambda: _listed(options, describe_secrets(options.data_dir, options.org)))
 
 
 @_needs_service
 def _secret_set(options: argparse.Namespace) -> int:
-    from .server.admin import set_secret
+    from ..server.admin import set_secret
 
     try:
         value = _read_secret(options.name)
@@ -489,21 +489,21 @@ def _read_secret(name: str) -> str:
 
 @_needs_service
 def _secret_remove(options: argparse.Namespace) -> int:
-    from .server.admin import remove_secret
+    from ..server.admin import remove_secret
 
     return _print(options, lambda: remove_secret(options.data_dir, options.name, options.org))
 
 
 @_needs_service
 def _backup(options: argparse.Namespace) -> int:
-    from .server.backup import back_up
+    from ..server.backup import back_up
 
     return _print(options, lambda: back_up(options.data_dir, options.destination))
 
 
 def _print(options: argparse.Namespace, work: Callable[[], Iterable[str] | None]) -> int:
     """Print what `work` answers; what it can't do is one line on stderr and exit code 1."""
-    from .server.opening import StartError
+    from ..server.opening import StartError
 
     try:
         sys.stdout.writelines(f"{line}\n" for line in work() or ())
@@ -528,7 +528,7 @@ def _listed(options: argparse.Namespace, rows: Sequence[Mapping[str, str | None]
 
 @_needs_service
 def _demo(options: argparse.Namespace) -> int:
-    from .demo import run_demo
+    from ..demo import run_demo
 
     return run_demo(keep=options.keep, folder=options.folder)
 

@@ -1,0 +1,1 @@
+"""The command line: `invocations serve`, `check`, `demo` and what administers a server."""
