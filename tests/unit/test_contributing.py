@@ -1,4 +1,4 @@
-"""The files for contributors agree with the repository: make targets, tested versions and permissions."""
+"""The files for contributors agree with the repository: paths, make targets, versions and permissions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+PAGES = [
+    *(ROOT / name for name in ("AGENTS.md", "CONTRIBUTING.md", ".github/PULL_REQUEST_TEMPLATE.md")),
+    *sorted((ROOT / "docs/contributing").glob("*.md")),
+    *sorted((ROOT / "docs/internals").glob("*.md")),
+]
+
+#: A path in a page: from the root, or from the package's folder.
+_FOLDERS = ("docs", "tests", "scripts", "dags", "examples", "provider", "airflow_invocations")
+_PATH = re.compile(rf"`((?:{'|'.join(_FOLDERS)})/[\w./-]+)`")
+_LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 
 
 def workflow(name: str) -> Any:
@@ -37,6 +48,27 @@ def locked_airflow() -> str:
     packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     (version,) = (each["version"] for each in packages if each["name"] == "apache-airflow")
     return ".".join(version.split(".")[:2])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_contributor_page_names_existing_files(page: Path) -> None:
+    text = page.read_text()
+    named = {path: [ROOT / path, ROOT / "provider" / path] for path in _PATH.findall(text)}
+    linked = {path: [page.parent / path] for path in _LINK.findall(text)}
+    places = {**named, **linked}
+    assert [path for path, there in places.items() if not any(each.exists() for each in there)] == []
+
+
+def test_architecture_page_lists_every_package_and_no_other() -> None:
+    text = (ROOT / "docs/contributing/index.md").read_text()
+    table = text[text.index("## Packages") : text.index("## One invocation")]
+    package = ROOT / "provider/airflow_invocations"
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([\w./]+)`", row)}
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert len(folders) > 10
+    assert folders - listed == set()
+    assert [name for name in listed if not (package / name).exists()] == []
 
 
 def test_workflow_runs_existing_make_targets() -> None:
