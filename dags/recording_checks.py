@@ -1,4 +1,4 @@
-"""Check recordings, each by itself: what fails is invoked once more, and its log is kept where people look.
+"""Check each recording with one invocation, and keep the logs of those that failed where people look.
 
 It needs a connection `roboto_default`, and on the platform behind it an action `check_recording` with a
 parameter `recording`.
@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, XComArg, get_current_context, task
+from airflow.sdk import DAG, Param, get_current_context, task
 
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.operators import FetchInvocationLogsOperator, RetryFailedInvocationsOperator
+from airflow_invocations.operators import FetchInvocationLogsOperator
 
 with DAG(
     "recording_checks",
@@ -40,7 +40,6 @@ with DAG(
         recordings: list[str] = get_current_context()["params"]["recordings"]
         return recordings
 
-    # No retries here: what fails is left to `check_again`, which invokes it once more and no other.
     @task.invoke_action(
         action="check_recording",
         deferrable=True,
@@ -53,16 +52,9 @@ with DAG(
 
     checked = check.expand(recording=list_recordings())
 
-    check_again = RetryFailedInvocationsOperator(
-        task_id="check_again",
-        invocations=XComArg(checked.operator, key="invocation_id"),
-        trigger_rule="all_done",
-        deferrable=True,
-    )
-
     @task(trigger_rule="all_done")
     def find_failures() -> list[str]:
-        """What has failed in the first round, by the platform's own records."""
+        """The invocations that failed, from the platform's own records."""
         instance = get_current_context()["ti"]
         found = RobotoHook().find(instance.dag_id, instance.run_id, "check")
         return [one.invocation_id for one in found if one.current.status.name == "Failed"]

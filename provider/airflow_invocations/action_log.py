@@ -34,7 +34,7 @@ from .waiters import (
     LogRelay,
     Notice,
     UnshownRecords,
-    Waiting,
+    WaitOptions,
     follow,
     log_pages,
     read_end,
@@ -170,7 +170,7 @@ class LiveLog:
         """The last lines that were shown."""
         return self._log.last
 
-    async def follow(self, connection: str, connect: Connect, waiting: Waiting) -> None:
+    async def follow(self, connection: str, connect: Connect, waiting: WaitOptions) -> None:
         """Wait as `waiters.follow` does, and log the lines and notices that it yields. Raises as it does."""
         try:
             async for step in follow(connection, connect, waiting):

@@ -18,7 +18,7 @@ from .platforms import (
 )
 from .tasks.xcom import MESSAGE_LIMIT, storable_detail, storable_name, storable_tail, storable_token
 from .version_compat import AirflowException, AirflowFailException
-from .waiters import GivenUp, Reason
+from .waiters import AbandonReason, WaitAbandoned
 
 if TYPE_CHECKING:
     from .models import InvocationRecord
@@ -36,7 +36,7 @@ class InvocationError(AirflowException):
          +-- InvocationLostError        the platform doesn't know the invocation any more
          +-- PlatformUnavailableError   the platform was out of reach for longer than `outage_limit`
          and, not retried, as a retry can't mend them:
-         +-- InvocationUnmendableError  (an InvocationFailedError) the action's exit code says so: 64, 65, 78
+         +-- InvocationPermanentError  (an InvocationFailedError) the action's exit code says so: 64, 65, 78
          +-- InvocationCancelledError   somebody cancelled the invocation
          +-- InvocationDeadlyError      the platform has given it up
          +-- UnknownStatusError         it ended with a status that this version doesn't know
@@ -126,7 +126,7 @@ class InvocationFailedError(InvocationError):
     """
 
 
-class InvocationUnmendableError(InvocationFailedError, AirflowFailException):
+class InvocationPermanentError(InvocationFailedError, AirflowFailException):
     """The action failed with an exit code that says: the call, the data or the set-up is wrong.
 
     64 (UsageError), 65 (DataError), 78 (ConfigurationError). The same invocation would end the same way, so
@@ -190,13 +190,13 @@ _BY_STATUS: dict[InvocationStatus, type[InvocationError] | None] = {
     InvocationStatus.Cancelled: InvocationCancelledError,
     InvocationStatus.Deadly: InvocationDeadlyError,
 }
-_BY_REASON: dict[Reason, type[InvocationError]] = {
-    Reason.TimedOut: InvocationTimedOutError,
-    Reason.QueuedTooLong: InvocationTimedOutError,
-    Reason.Unreachable: PlatformUnavailableError,
-    Reason.Refused: AccessRefusedError,
-    Reason.AccessLost: PlatformUnavailableError,
-    Reason.Lost: InvocationLostError,
+_BY_REASON: dict[AbandonReason, type[InvocationError]] = {
+    AbandonReason.TimedOut: InvocationTimedOutError,
+    AbandonReason.QueuedTooLong: InvocationTimedOutError,
+    AbandonReason.Unreachable: PlatformUnavailableError,
+    AbandonReason.Refused: AccessRefusedError,
+    AbandonReason.AccessLost: PlatformUnavailableError,
+    AbandonReason.Lost: InvocationLostError,
 }
 
 
@@ -210,11 +210,11 @@ _BY_PLATFORM_ERROR: list[tuple[type[PlatformError], type[InvocationError]]] = [
 ]
 
 
-def verdict_on(record: InvocationRecord) -> type[InvocationError] | None:
+def exception_class_for(record: InvocationRecord) -> type[InvocationError] | None:
     """What the end of an invocation means for the task; None: success. Every path of every task asks this."""
     status = record.current.status
     if status is InvocationStatus.Failed and is_beyond_retry(record.current.exit_code):
-        return InvocationUnmendableError
+        return InvocationPermanentError
     return _BY_STATUS.get(status, UnknownStatusError)
 
 
@@ -224,12 +224,12 @@ def raise_unless_completed(record: InvocationRecord, url: str, log_tail: list[st
     Raises:
         InvocationError: by the status; which action, which invocation, why, and where to look.
     """
-    kind = verdict_on(record)
+    kind = exception_class_for(record)
     if kind is not None:
         raise kind.of(record, url, log_tail)
 
 
-def error_of(given_up: GivenUp, action: str | None, invocation_id: str, url: str) -> InvocationError:
+def task_error(given_up: WaitAbandoned, action: str | None, invocation_id: str, url: str) -> InvocationError:
     """The exception for a wait that was given up."""
     what = f"action {action!r}, invocation {invocation_id}" if action else f"invocation {invocation_id}"
     return _BY_REASON[given_up.reason](
@@ -241,7 +241,7 @@ def error_of(given_up: GivenUp, action: str | None, invocation_id: str, url: str
     )
 
 
-def error_of_outputs(
+def outputs_task_error(
     error: PlatformError, action: str, invocation_id: str, url: str
 ) -> PlatformUnavailableError:
     """The exception for an invocation that has completed, but whose outputs can't be read."""
@@ -262,7 +262,7 @@ def at(url: str) -> str:
     return f": {url}" if url else ""
 
 
-def error_about(
+def platform_task_error(
     error: PlatformError, what: str, invocation_id: str | None = None, url: str = ""
 ) -> InvocationError:
     """Return the public error for a platform's error. This is the only place that translates them.

@@ -110,7 +110,7 @@ def _say_asset_states_are_missing() -> None:
     _say_once(
         "keeps no state for assets (3.3 does): after a restart InvocationEventTrigger begins with what ends "
         "from then on; it doesn't wait for a DAG to take a batch over; and it passes over what any DAG run "
-        "has invoked that assets have started, unless accept_own is set"
+        "has invoked that assets have started, unless include_own_runs is set"
     )
 
 

@@ -20,7 +20,7 @@ from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.sensors import invocation
 from airflow_invocations.tasks.validation import read_arguments, request_of
-from airflow_invocations.waiters import Waiting, follow, record_of
+from airflow_invocations.waiters import WaitOptions, follow, record_of
 
 from .deployment import Deployment, PlatformUnderTest
 from .local import LocalServer
@@ -175,7 +175,7 @@ def asking(tmp_path: Path) -> Asking:
 
 async def end_of(hook: InvocationHook, invocation_id: str, within: float = 20.0) -> InvocationRecord:
     """An invocation's last record, once it has ended."""
-    waiting = Waiting(invocation_id, poll_interval=0.1)
+    waiting = WaitOptions(invocation_id, poll_interval=0.1)
     async with asyncio.timeout(within):
         async for _ in follow(hook.conn_id, hook.connect, waiting):
             pass

@@ -21,7 +21,7 @@ from airflow_invocations.platforms import (
     UnavailableError,
     UnsupportedError,
 )
-from airflow_invocations.tasks.idempotency import find_or_create
+from airflow_invocations.tasks.idempotency import invoke_idempotent
 from airflow_invocations.tasks.result import result_of
 from airflow_invocations.waiters import cancel_and_confirm, log_pages
 
@@ -244,7 +244,7 @@ async def test_batches_leave_out_what_is_not_there_or_not_asked_for(
     known = await platform.statuses(ids)
     assert len(known) == 3
     assert set(known) == expected | {StatusSnapshot(long.invocation_id, S.Processing)}
-    under_way = await platform.unended([f"{asking.run_id}-{one}" for one in ("good", "bad", "long", "none")])
+    under_way = await platform.active([f"{asking.run_id}-{one}" for one in ("good", "bad", "long", "none")])
     assert under_way == [StatusSnapshot(long.invocation_id, S.Processing)]
     release(asking.folder)
     await end_of(hook, long.invocation_id)
@@ -348,12 +348,12 @@ class TestTries:
     ) -> None:
         ids = [f"{asking.run_id}-{failures}" for failures in range(2)]
         fails = under_test.actions.fails
-        first = await find_or_create(platform, fails, asking.request(), ids[:1], 1)
+        first = await invoke_idempotent(platform, fails, asking.request(), ids[:1], 1)
         await end_of(hook, first.invocation_id)
         # The same try, asked again, has seen its own failure.
-        same = await find_or_create(platform, fails, asking.request(), ids[:1], 1)
+        same = await invoke_idempotent(platform, fails, asking.request(), ids[:1], 1)
         assert same.invocation_id == first.invocation_id
-        second = await find_or_create(platform, fails, asking.request(try_number=2), ids, 2)
+        second = await invoke_idempotent(platform, fails, asking.request(try_number=2), ids, 2)
         assert second.invocation_id != first.invocation_id
         await end_of(hook, second.invocation_id)
         assert executions(asking.folder) == 2
@@ -367,12 +367,12 @@ class TestTries:
     ) -> None:
         ids = [f"{asking.run_id}-{failures}" for failures in range(3)]
         waits = under_test.actions.waits
-        first = await find_or_create(platform, waits, asking.request(), ids[:1], 1)
+        first = await invoke_idempotent(platform, waits, asking.request(), ids[:1], 1)
         await begun(asking.folder)
-        second = await find_or_create(platform, waits, asking.request(try_number=2), ids[:2], 2)
+        second = await invoke_idempotent(platform, waits, asking.request(try_number=2), ids[:2], 2)
         release(asking.folder)
         await end_of(hook, first.invocation_id)
-        third = await find_or_create(platform, waits, asking.request(try_number=3), ids, 3)
+        third = await invoke_idempotent(platform, waits, asking.request(try_number=3), ids, 3)
         assert first.invocation_id == second.invocation_id == third.invocation_id
         assert third.provenance.source == asking.provenance(try_number=1).source
         assert executions(asking.folder) == 1

@@ -18,7 +18,7 @@ from airflow_invocations.models import (
     task_instance_of,
 )
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
-from airflow_invocations.tasks.idempotency import TaskIdentity
+from airflow_invocations.tasks.idempotency import TaskInvocationKey
 
 from ..airflow_version import since
 from .conftest import Service
@@ -43,7 +43,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
     for asker, record in outside:
         # As before 3.4, which gives mapped tasks regions too.
         assert (asker.iteration, asker.region_id) == (None, None)
-        identity = TaskIdentity(
+        identity = TaskInvocationKey(
             deployment=airflow.url,
             dag_id="looped",
             run_id=run_id,

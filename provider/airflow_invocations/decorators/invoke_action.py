@@ -11,7 +11,7 @@ from airflow.sdk.definitions.context import context_merge
 
 from ..exceptions import RequestRefusedError
 from ..operators.invoke_action import InvokeActionOperator
-from ..tasks.validation import REQUEST_ARGUMENTS, check_given, place_of
+from ..tasks.validation import REQUEST_ARGUMENTS, check_given, task_label
 from ..version_compat import determine_kwargs
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class InvokeActionDecoratedOperator(DecoratedOperator, InvokeActionOperator):
             return
         if not isinstance(returned, Mapping):
             raise RequestRefusedError(
-                f"{place_of(self)}: the function has returned {type(returned).__name__}; allowed: a dict of "
+                f"{task_label(self)}: the function returned {type(returned).__name__}; allowed: a dict of "
                 "parameters, a dict of the operator's arguments that has 'parameters', or None"
             )
         if "parameters" in returned and returned.keys() <= set(REQUEST_ARGUMENTS):
@@ -128,7 +128,7 @@ class _InvokeActionTask(_TaskDecorator[Any, Any, InvokeActionDecoratedOperator])
         made = super()._expand(expand_input, strict=strict)
         mapped: Any = made.operator  # type: ignore[attr-defined]
         _refuse_without_worker(mapped.task_id, mapped.partial_kwargs)
-        check_given(place_of(mapped), mapped.partial_kwargs, InvokeActionDecoratedOperator._checked)
+        check_given(task_label(mapped), mapped.partial_kwargs, InvokeActionDecoratedOperator._checked)
         return made
 
 

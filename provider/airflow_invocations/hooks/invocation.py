@@ -19,7 +19,7 @@ from ..exceptions import (
     PlatformUnavailableError,
     RequestRefusedError,
     at,
-    error_about,
+    platform_task_error,
 )
 from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platforms import InvocationPlatform, PlatformError
@@ -161,7 +161,7 @@ class InvocationHook(BaseHook):
             return self.ask(operation)
         except PlatformError as error:
             url = self.url(invocation_id) if invocation_id else ""
-            raise error_about(error, what, invocation_id, url) from error
+            raise platform_task_error(error, what, invocation_id, url) from error
 
     def ask(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
         """Run an operation as `call` does, but with the platform's own errors; used by this provider's code.

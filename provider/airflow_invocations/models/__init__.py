@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         UploadDestinationType,
     )
     from .parameter_types import ParameterType, read_text
-    from .parameters import default_misfit, fit_parameters
+    from .parameters import coerce_parameters, default_misfit
     from .provenance import (
         MAX_ASSET_EVENTS,
         ActionProvenance,
@@ -149,10 +149,10 @@ __all__ = [
     "UploadDestination",
     "UploadDestinationType",
     "canonical_json",
+    "coerce_parameters",
     "compute_new_owner",
     "default_misfit",
     "digests_of",
-    "fit_parameters",
     "get_status_definition",
     "read_text",
     "source_id_prefix",

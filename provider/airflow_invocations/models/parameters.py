@@ -9,7 +9,7 @@ from .action import ActionParameter, ActionRecord
 from .parameter_types import ARTICLES, described, fit_value
 
 
-def fit_parameters(action: ActionRecord, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def coerce_parameters(action: ActionRecord, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values as an action's declared parameters want them, and everything that is wrong with them.
 
     A parameter that declares no type takes any value as it is, and so does an action that declares no

@@ -3,11 +3,9 @@
 from .cancel_invocation import CancelInvocationOperator
 from .fetch_invocation_logs import FetchInvocationLogsOperator
 from .invoke_action import InvokeActionOperator
-from .retry import RetryFailedInvocationsOperator
 
 __all__ = [
     "CancelInvocationOperator",
     "FetchInvocationLogsOperator",
     "InvokeActionOperator",
-    "RetryFailedInvocationsOperator",
 ]

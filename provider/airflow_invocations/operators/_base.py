@@ -9,9 +9,9 @@ from ..exceptions import RequestRefusedError
 from ..tasks.validation import (
     check_arguments,
     check_given,
-    place_of,
-    place_of_mapped,
+    mapped_task_label,
     read_arguments,
+    task_label,
 )
 from ..version_compat import known_arguments
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..hooks import InvocationHook
 
 
-class CheckedTask:
+class BaseInvocationOperator:
     """To be inherited before Airflow's own operator."""
 
     #: The arguments that are checked.
@@ -44,13 +44,13 @@ class CheckedTask:
 
     def _check(self) -> None:
         """Check, when the DAG is parsed, what is known of the arguments. Raises ValueError."""
-        check_arguments(place_of(self), self._given)  # type: ignore[arg-type]
+        check_arguments(task_label(self), self._given)  # type: ignore[arg-type]
 
     def _read(self) -> dict[str, Any]:
         """The arguments, rendered, as they are meant. Raises RequestRefusedError: all that is wrong."""
         values, problems = read_arguments(self._given)
         if problems:
-            raise RequestRefusedError(f"{place_of(self)}: {'; '.join(problems)}")  # type: ignore[arg-type]
+            raise RequestRefusedError(f"{task_label(self)}: {'; '.join(problems)}")  # type: ignore[arg-type]
         return values
 
     @property
@@ -65,7 +65,7 @@ class CheckedTask:
         try:
             hook.get_conn()
         except ValueError as error:
-            raise RequestRefusedError(f"{place_of(self)}: {error}") from None  # type: ignore[arg-type]
+            raise RequestRefusedError(f"{task_label(self)}: {error}") from None  # type: ignore[arg-type]
         return hook
 
 
@@ -76,7 +76,7 @@ def check_mapped(mapping: OperatorPartial, names: Collection[str]) -> None:
         ValueError: an argument can't be right, or it is to start in the triggerer. Airflow would start it
             there with its class's arguments in place of its own, and say nothing.
     """
-    place = place_of_mapped(mapping)
+    place = mapped_task_label(mapping)
     try:
         if mapping.kwargs.get("start_from_trigger"):
             raise ValueError(

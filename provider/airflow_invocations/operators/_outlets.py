@@ -9,7 +9,7 @@ from airflow.sdk import Asset, AssetAlias, Context
 
 from ..assets.dataset import dataset_asset, dataset_of, dataset_uri
 from ..models import InvocationRecord
-from ..tasks.validation import destination_of, is_late
+from ..tasks.validation import destination_of, is_templated
 from ..tasks.xcom import storable, storable_name, storable_token
 
 
@@ -19,7 +19,7 @@ def check_outlets(place: str, outlets: Iterable[object], conn_id: str, destinati
     Raises:
         ValueError: which DAG and task, which outlet, what is allowed.
     """
-    if is_late(conn_id) or is_late(destination):
+    if is_templated(conn_id) or is_templated(destination):
         return
     upload = destination_of(place, destination)
     dataset_id = upload.destination_id if upload else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from ..tasks.validation import is_late, place_of
+from ..tasks.validation import is_templated, task_label
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -30,7 +30,7 @@ def is_unmapped(operator: BaseOperator) -> bool:
     return bool(getattr(operator, "_BaseOperator__from_mapped", False))
 
 
-def refuse_what_needs_a_worker(operator: BaseOperator, arguments: Mapping[str, object]) -> None:
+def check_start_from_trigger(operator: BaseOperator, arguments: Mapping[str, object]) -> None:
     """Refuse, when the DAG is parsed, a task that can't do without a worker.
 
     Raises:
@@ -77,7 +77,7 @@ def refuse_what_needs_a_worker(operator: BaseOperator, arguments: Mapping[str, o
             )
     if problems:
         raise ValueError(
-            f"{place_of(operator)}: argument 'start_from_trigger': the task can't do without a worker: "
+            f"{task_label(operator)}: argument 'start_from_trigger': the task can't do without a worker: "
             f"{'; '.join(problems)}; leave it out, and use deferrable=True"
         )
 
@@ -115,7 +115,7 @@ def _plain(value: Any) -> Any:
 def _names_in(value: object) -> Iterator[str]:
     """What the templates in a value name, and what stands for a value that only a worker can get."""
     match value:
-        case str() if is_late(value):
+        case str() if is_templated(value):
             yield from _names_in_template(value)
         case Mapping():
             for pair in value.items():
@@ -124,7 +124,7 @@ def _names_in(value: object) -> Iterator[str]:
             yield from _all_names(value)
         case pydantic.BaseModel():
             yield from _names_in(value.model_dump())
-        case _ if is_late(value):
+        case _ if is_templated(value):
             yield "XComs"
 
 

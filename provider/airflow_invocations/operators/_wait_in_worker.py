@@ -13,9 +13,9 @@ from ..platforms import PlatformError
 from ..waiters import (
     LOG_SETTINGS,
     Behind,
-    GivenUp,
     Lines,
-    Waiting,
+    WaitAbandoned,
+    WaitOptions,
     follow,
     log_pages,
     read_end,
@@ -27,34 +27,34 @@ if TYPE_CHECKING:
     from ..models import InvocationRecord
 
 
-async def ends_within(hook: InvocationHook, waiting: Waiting, seconds: float) -> bool:
+async def completes_within(hook: InvocationHook, waiting: WaitOptions, seconds: float) -> bool:
     """Whether an invocation ends in so many seconds; whatever is wrong is for the longer wait to find out."""
     try:
         async with asyncio.timeout(seconds):
             async for _ in follow(hook.conn_id, hook.connect, replace(waiting, lines=None)):
                 pass
-    except (TimeoutError, GivenUp):
+    except (TimeoutError, WaitAbandoned):
         return False
     return True
 
 
-async def end_at_deadline(hook: InvocationHook, waiting: Waiting) -> None:
+async def end_at_deadline(hook: InvocationHook, waiting: WaitOptions) -> None:
     """Cancel an invocation whose deadline has passed, as its trigger would; return if it ended by itself.
 
     Raises:
-        GivenUp: as `follow` does.
+        WaitAbandoned: as `follow` does.
     """
     async for _ in follow(hook.conn_id, hook.connect, replace(waiting, lines=None, deadline=time.time())):
         pass
 
 
 async def wait_for_end(
-    hook: InvocationHook, waiting: Waiting, log: ActionLog, warn: Callable[[str], object]
+    hook: InvocationHook, waiting: WaitOptions, log: ActionLog, warn: Callable[[str], object]
 ) -> InvocationRecord:
     """Return the record of an ended invocation, after showing its log if lines are wanted.
 
     Raises:
-        GivenUp: as `follow` and `record_of` do.
+        WaitAbandoned: as `follow` and `record_of` do.
     """
     record = await record_of(hook.connect, waiting)
     while not record.current.status.is_terminal:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import BaseOperator
 
-from ..exceptions import InvocationError, PlatformUnavailableError, at, error_about
+from ..exceptions import InvocationError, PlatformUnavailableError, at, platform_task_error
 from ..platforms import InvocationPlatform, PlatformError
 from ..tasks.xcom import storable
 from ..waiters import cancel_and_confirm
-from ._base import CheckedTask
+from ._base import BaseInvocationOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,7 +30,7 @@ _AT_ONCE = 8
 _FAILURE_PATIENCE = 30.0
 
 
-class CancelInvocationOperator(CheckedTask, BaseOperator):
+class CancelInvocationOperator(BaseInvocationOperator, BaseOperator):
     """Cancel invocations and wait until the platform says that they have ended.
 
     One that has ended stays as it is; one that the platform doesn't know counts as ended; where nothing was
@@ -88,7 +88,9 @@ class CancelInvocationOperator(CheckedTask, BaseOperator):
 
     def _error(self, cause: Exception, invocation_id: str, url: str) -> InvocationError:
         if isinstance(cause, PlatformError):
-            return error_about(cause, f"invocation {invocation_id} can't be cancelled", invocation_id, url)
+            return platform_task_error(
+                cause, f"invocation {invocation_id} can't be cancelled", invocation_id, url
+            )
         return PlatformUnavailableError(
             f"invocation {invocation_id}: its cancel isn't confirmed after {self.patience:g} s{at(url)}",
             invocation_id=invocation_id,

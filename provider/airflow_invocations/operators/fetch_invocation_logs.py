@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk import BaseOperator
 
 from ..action_log import ActionLog
-from ..exceptions import RequestRefusedError, error_about
+from ..exceptions import RequestRefusedError, platform_task_error
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models.text import counted, encodable
 from ..platforms import InvocationPlatform, PlatformError
-from ..platforms.retry import outlast
-from ..tasks.validation import place_of
+from ..platforms.retry import retry_transient
+from ..tasks.validation import task_label
 from ..tasks.xcom import push_xcom, storable
-from ._base import CheckedTask
+from ._base import BaseInvocationOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath, XComArg
@@ -38,7 +38,7 @@ _LOCAL = ("", "file", "local")
 _PATIENCE = 120.0
 
 
-class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
+class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
     """Fetch the log of an invocation, whether it has ended or not: what there is now.
 
     The result (XCom) is a dict: invocation_id, count (lines fetched), left_out (lines that didn't fit into
@@ -90,7 +90,9 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
         invocation_id: str = values["invocation_id"]
         hook = self._hook()
         if not hook.get_conn().capabilities.logs:
-            raise RequestRefusedError(f"{place_of(self)}: the platform behind {self.conn_id!r} keeps no logs")
+            raise RequestRefusedError(
+                f"{task_label(self)}: the platform behind {self.conn_id!r} keeps no logs"
+            )
         self.invocation_url, self.logs_url = hook.url(invocation_id), hook.logs_url(invocation_id)
         for key, url in links_of(self).items():
             push_xcom(context["ti"], key, url)
@@ -107,7 +109,7 @@ class FetchInvocationLogsOperator(CheckedTask, BaseOperator):
                 result |= {"path": str(self.destination), "count": self._write(hook, invocation_id)}
         except PlatformError as error:
             what = f"the log of invocation {invocation_id}"
-            raise error_about(error, what, invocation_id, self.invocation_url) from error
+            raise platform_task_error(error, what, invocation_id, self.invocation_url) from error
         self.log.info("Fetched %s of invocation %s", counted(result["count"], "line"), invocation_id)
         return cast("dict[str, Any]", storable(result))
 
@@ -184,7 +186,7 @@ async def _records(platform: InvocationPlatform, invocation_id: str) -> AsyncIte
     cursor: str | None = None
     has_next = True
     while has_next:
-        page = await outlast(partial(platform.logs, invocation_id, cursor), _PATIENCE)
+        page = await retry_transient(partial(platform.logs, invocation_id, cursor), _PATIENCE)
         cursor = page.last_read if page.last_read is not None else cursor
         has_next = page.has_next
         yield page.items

@@ -18,26 +18,26 @@ from ..action_log import NOTHING_SHOWN, ActionLog, ShownLog
 from ..exceptions import (
     InvocationTimedOutError,
     error_from_event,
-    error_of,
-    error_of_outputs,
+    outputs_task_error,
     raise_unless_completed,
+    task_error,
 )
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models import InvocationStatus
 from ..platforms import CannotStopError, PlatformError, UnsupportedError
-from ..platforms.retry import OUTAGE_LIMIT, outlast
+from ..platforms.retry import OUTAGE_LIMIT, retry_transient
 from ..tasks.idempotency import was_cancelled_by_clear
 from ..tasks.provenance import identity_of, loop_position_of, provenance_of
 from ..tasks.result import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
-from ..tasks.submission import SUBMIT_PATIENCE, Submission, error_of_submission, submit
-from ..tasks.validation import REQUEST_ARGUMENTS, destination_of, place_of
+from ..tasks.submission import SUBMIT_PATIENCE, InvocationSubmission, submission_task_error, submit
+from ..tasks.validation import REQUEST_ARGUMENTS, destination_of, task_label
 from ..tasks.xcom import push_xcom
 from ..version_compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
-from ..waiters import GivenUp, LogQueue, Reason, Waiting, cancel_and_confirm
-from ._base import CheckedTask
-from ._start_from_trigger import is_unmapped, refuse_what_needs_a_worker, start_arguments
-from ._wait_in_worker import end_at_deadline, ends_within, show_end_within, wait_for_end
+from ..waiters import AbandonReason, LogQueue, WaitAbandoned, WaitOptions, cancel_and_confirm
+from ._base import BaseInvocationOperator
+from ._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
+from ._wait_in_worker import completes_within, end_at_deadline, show_end_within, wait_for_end
 from .cancel_invocation import cancelled_on_failure
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ _KILL_PATIENCE = 30.0
 _BACKSTOP = 120.0
 
 
-class InvokeActionOperator(CheckedTask, BaseOperator):
+class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
     """Invoke an action and wait until it has ended; the task succeeds if, and only if, it is Completed.
 
     The result (XCom `return_value`) is a dict: invocation_id, action, digest, status, created, started,
@@ -205,7 +205,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         if self.outlets:  # most tasks have none, and a DAG file shouldn't pay for them
             from ._outlets import check_outlets
 
-            check_outlets(place_of(self), self.outlets, conn_id, upload_destination)
+            check_outlets(task_label(self), self.outlets, conn_id, upload_destination)
         if start_from_trigger and not is_unmapped(self):
             self._start_from_trigger()
 
@@ -244,8 +244,8 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             raise error_from_event(event["error"])
         shown = ShownLog.from_event(event)
         if event["given_up"] is not None:
-            given_up = GivenUp(
-                Reason(event["given_up"]), event["detail"], is_cancelled=event.get("cancelled", False)
+            given_up = WaitAbandoned(
+                AbandonReason(event["given_up"]), event["detail"], is_cancelled=event.get("cancelled", False)
             )
             return self._give_up(hook, context, invocation_id, given_up, shown)
         return self._finish(hook, context, invocation_id, shown)
@@ -291,7 +291,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
     def _lineage(self, *, wrote: bool) -> OperatorLineage[Any, Any]:
         from ..tasks.lineage import lineage_of
 
-        destination = destination_of(place_of(self), self.upload_destination)
+        destination = destination_of(task_label(self), self.upload_destination)
         written = [destination.destination_id] if wrote and destination and destination.destination_id else []
         read = [str(self.data_source_id)] if self.data_source_id else []
         return lineage_of(self.conn_id, read, written, self._ended, self._hook().get_conn().where)
@@ -305,7 +305,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         self.invocation_url, self.logs_url = hook.url(invocation_id), hook.logs_url(invocation_id)
 
     def _start_from_trigger(self) -> None:
-        refuse_what_needs_a_worker(self, {**self._arguments, "conn_id": self.conn_id})
+        check_start_from_trigger(self, {**self._arguments, "conn_id": self.conn_id})
         if not starts_tasks_in_triggerer():
             self.deferrable = True
             return
@@ -323,7 +323,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
                 "wait": self.wait,
                 "durable": self.durable,
                 "volatile_parameters": list(self.volatile_parameters),
-                "keeps_result": bool(self.do_xcom_push),
+                "push_result": bool(self.do_xcom_push),
                 "multiple_outputs": self.multiple_outputs,
             },
         )
@@ -344,7 +344,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         ids = self._idempotency_ids(context, provenance_of(context).try_number)
 
         async def cancel(platform: InvocationPlatform) -> list[str]:
-            under_way = [one.invocation_id for one in await platform.unended(ids)]
+            under_way = [one.invocation_id for one in await platform.active(ids)]
             for invocation_id in under_way:
                 await cancel_and_confirm(platform, invocation_id, _KILL_PATIENCE)
             return under_way
@@ -356,7 +356,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             except (TimeoutError, PlatformError) as error:
                 self.log.error("its invocation could not be cancelled: %s", error or "no answer")
         what = f"invocation {', '.join(cancelled)} cancelled" if cancelled else "no invocation was active"
-        timed_out = Waiting("", poll_interval=0.0, execution_timeout=self._execution_seconds).timed_out
+        timed_out = WaitOptions("", poll_interval=0.0, execution_timeout=self._execution_seconds).timed_out
         raise InvocationTimedOutError(
             f"action {self.action!r}: {timed_out}, and no triggerer handled it; {what}",
             action=self.action,
@@ -377,8 +377,8 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         where = f"connection {self.conn_id!r}, {hook.get_conn().where}"
         tries = provenance.try_number
         sees_to_earlier = self.wait and self.durable and self.cancel_on_kill and tries > 0
-        submission = Submission(
-            place=place_of(self),
+        submission = InvocationSubmission(
+            place=task_label(self),
             arguments=self._arguments,
             provenance=provenance,
             idempotency_ids=self._idempotency_ids(context, tries),
@@ -391,7 +391,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         try:
             record = hook.ask(lambda platform: submit(platform, submission, invoking.know))
         except PlatformError as error:
-            raise error_of_submission(error, self.action, where) from error
+            raise submission_task_error(error, self.action, where) from error
         self._invoked_at = time.time()
         if self._was_killed and self.cancel_on_kill:
             self._cancel(invoking)
@@ -419,7 +419,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         if record.current.status.is_terminal:
             return True
         waiting = self._waiting(hook, record.invocation_id)
-        return self.defer_after > 0 and hook.run(lambda: ends_within(hook, waiting, self.defer_after))
+        return self.defer_after > 0 and hook.run(lambda: completes_within(hook, waiting, self.defer_after))
 
     def _defer(self, hook: InvocationHook, context: Context, record: InvocationRecord) -> NoReturn:
         from ..triggers import InvocationTrigger
@@ -463,7 +463,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         waiting = self._waiting(hook, invocation_id)
         try:
             record = hook.run(lambda: wait_for_end(hook, waiting, log, self.log.warning))
-        except GivenUp as given_up:
+        except WaitAbandoned as given_up:
             return self._give_up(hook, context, invocation_id, given_up, log.shown(log.position))
         self._invoking = None
         return self._conclude(hook, context, record, log.last)
@@ -477,7 +477,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         waiting = self._waiting(hook, invocation_id)
         try:
             hook.run(lambda: end_at_deadline(hook, waiting))
-        except GivenUp as given_up:
+        except WaitAbandoned as given_up:
             return self._give_up(hook, context, invocation_id, given_up)
         return self._finish(hook, context, invocation_id)
 
@@ -486,7 +486,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
         hook: InvocationHook,
         context: Context,
         invocation_id: str,
-        given_up: GivenUp,
+        given_up: WaitAbandoned,
         shown: ShownLog | None = None,
     ) -> dict[str, Any]:
         """End a task whose wait was abandoned; cancel the invocation if it may still run.
@@ -496,7 +496,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
 
         :param shown: how much of the log has been shown; None: not known.
         """
-        is_late = given_up.reason in (Reason.TimedOut, Reason.QueuedTooLong)
+        is_late = given_up.reason in (AbandonReason.TimedOut, AbandonReason.QueuedTooLong)
         if self.cancel_on_kill and is_late and not given_up.is_cancelled:
             try:
                 record = self._cancel(_Invoking(hook, context, invocation_id), self._cancel_patience)
@@ -511,7 +511,7 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             log = ActionLog(self.logs_url or "", shown)
             seconds = self._cancel_patience / 2
             hook.run(lambda: show_end_within(seconds, hook, invocation_id, log, self.log.warning))
-        raise error_of(given_up, self.action, invocation_id, hook.url(invocation_id))
+        raise task_error(given_up, self.action, invocation_id, hook.url(invocation_id))
 
     @property
     def _cancel_patience(self) -> float:
@@ -548,19 +548,19 @@ class InvokeActionOperator(CheckedTask, BaseOperator):
             return None
         try:
             return hook.ask(
-                lambda platform: outlast(lambda: platform.outputs(invocation_id), self.outage_limit)
+                lambda platform: retry_transient(lambda: platform.outputs(invocation_id), self.outage_limit)
             )
         except UnsupportedError as error:
             self.log.warning("the result has no outputs: %s", error)
             return None
         except PlatformError as error:
-            raise error_of_outputs(error, self.action, invocation_id, hook.url(invocation_id)) from error
+            raise outputs_task_error(error, self.action, invocation_id, hook.url(invocation_id)) from error
 
     def _shows_log(self, hook: InvocationHook) -> bool:
         return self.stream_logs and hook.get_conn().capabilities.logs
 
-    def _waiting(self, hook: InvocationHook, invocation_id: str) -> Waiting:
-        return Waiting(
+    def _waiting(self, hook: InvocationHook, invocation_id: str) -> WaitOptions:
+        return WaitOptions(
             invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,

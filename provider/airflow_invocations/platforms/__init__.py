@@ -24,7 +24,7 @@ from .base import (
     UnsupportedError,
     Watch,
     backoff,
-    refuse_what_is_not_honoured,
+    check_supported,
 )
 
 __all__ = [
@@ -51,5 +51,5 @@ __all__ = [
     "UnsupportedError",
     "Watch",
     "backoff",
-    "refuse_what_is_not_honoured",
+    "check_supported",
 ]

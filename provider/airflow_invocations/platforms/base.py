@@ -170,7 +170,7 @@ class Capabilities:
     events: bool = False
 
 
-def refuse_what_is_not_honoured(platform: str, can: Capabilities, request: InvocationRequest) -> None:
+def check_supported(platform: str, can: Capabilities, request: InvocationRequest) -> None:
     """Refuse a request that asks for what a platform can't do.
 
     Raises:
@@ -300,7 +300,7 @@ class InvocationPlatform(Protocol):
     async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
         """The same of those that have ended only."""
 
-    async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+    async def active(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
         """Those invocations under up to 1,000 idempotency ids that haven't ended."""
 
     async def find(

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-async def outlast(operation: Callable[[], Awaitable[T]], limit: float) -> T:
+async def retry_transient(operation: Callable[[], Awaitable[T]], limit: float) -> T:
     """The operation's result, however often it takes to get one: it must be one that may be repeated.
 
     Raises:

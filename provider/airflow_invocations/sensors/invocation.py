@@ -12,14 +12,14 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.bases.sensor import PokeReturnValue
 
-from ..exceptions import InvocationError, RequestRefusedError, error_of
+from ..exceptions import InvocationError, RequestRefusedError, task_error
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
-from ..operators._base import CheckedTask
-from ..operators._start_from_trigger import is_unmapped, refuse_what_needs_a_worker, start_arguments
+from ..operators._base import BaseInvocationOperator
+from ..operators._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
 from ..platforms.retry import OUTAGE_LIMIT
 from ..tasks.completion import Wish, ids_named, is_granted
-from ..tasks.validation import check_arguments, ids_of, is_late, place_of, read_arguments
+from ..tasks.validation import check_arguments, ids_of, is_templated, read_arguments, task_label
 from ..tasks.xcom import push_xcom, storable
 from ..version_compat import (
     SHORTEST_DEFERRAL,
@@ -27,7 +27,7 @@ from ..version_compat import (
     conf,
     starts_tasks_in_triggerer,
 )
-from ..waiters import GivenUp, Reason, number_wanted
+from ..waiters import AbandonReason, WaitAbandoned, number_wanted
 
 #: Seconds after which a poking sensor logs again what it waits for.
 ANNOUNCEMENT_INTERVAL = 600.0
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..hooks import InvocationHook
 
 
-class InvocationSensor(CheckedTask, BaseSensorOperator):
+class InvocationSensor(BaseInvocationOperator, BaseSensorOperator):
     """Wait for invocations that something else started; succeed if, and only if, enough are Completed.
 
     One invocation (`invocation_id`), several (`invocation_ids`, `wait_for`), or the newest of an action
@@ -119,9 +119,9 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         Airflow resumes a task without an event if it was cleared while it was deferring.
         """
         if event is not None and event.get("given_up") is not None:
-            given_up = GivenUp(Reason(event["given_up"]), event["detail"])
+            given_up = WaitAbandoned(AbandonReason(event["given_up"]), event["detail"])
             subject = event.get("invocation_id") or self._subject
-            raise error_of(given_up, None, subject, self._hook().url(subject))
+            raise task_error(given_up, None, subject, self._hook().url(subject))
         return self.execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -161,12 +161,12 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
         try:
             found = hook.run(lambda: is_granted(hook.connect, wish))
             self._was_accepted = True
-        except GivenUp as given_up:
-            if given_up.reason is Reason.Unreachable:
+        except WaitAbandoned as given_up:
+            if given_up.reason is AbandonReason.Unreachable:
                 self.log.warning("the wait is not given up: %s", given_up)
                 return None
             subject = ids_named(wish.ids) or f"of action {wish.action}"
-            raise error_of(given_up, wish.action, subject, hook.url(subject)) from given_up
+            raise task_error(given_up, wish.action, subject, hook.url(subject)) from given_up
         if found and wish.action is not None:
             self._push_links(context, hook, found[0])
         return found
@@ -191,11 +191,14 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
     def _wish(self, context: Context) -> Wish:
         """What is waited for, the arguments being rendered. Raises RequestRefusedError, with all problems."""
         return wish_of(
-            place_of(self), {name: getattr(self, name) for name in self._checked}, self.poke_interval, context
+            task_label(self),
+            {name: getattr(self, name) for name in self._checked},
+            self.poke_interval,
+            context,
         )
 
     def _check(self) -> None:
-        place = place_of(self)
+        place = task_label(self)
         check_arguments(
             place,
             {
@@ -216,7 +219,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
                     f"{place}: argument {name!r}: it says nothing about {named[0]!r}; "
                     f"allowed: with {subject!r}"
                 )
-        if self.invocation_ids is not None and not is_late(self.invocation_ids):
+        if self.invocation_ids is not None and not is_templated(self.invocation_ids):
             try:
                 number_wanted(self.wait_for, len(ids_of(self.invocation_ids)))
             except ValueError as error:
@@ -250,7 +253,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
 
     def _start_from_trigger(self) -> None:
         given = {name: getattr(self, name) for name in self.template_fields}
-        refuse_what_needs_a_worker(self, given)
+        check_start_from_trigger(self, given)
         if not starts_tasks_in_triggerer():
             self.deferrable = True
             return
@@ -266,7 +269,7 @@ class InvocationSensor(CheckedTask, BaseSensorOperator):
                 "poll_interval": self.poke_interval,
                 "outage_limit": self.outage_limit,
                 "soft_fail": self.soft_fail or self.never_fail,
-                "keeps_result": bool(self.do_xcom_push),
+                "push_result": bool(self.do_xcom_push),
             },
             timeout=datetime.timedelta(seconds=self.timeout),
         )

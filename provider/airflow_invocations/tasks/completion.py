@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 from ..exceptions import (
     InvocationFailedError,
     RequestRefusedError,
-    error_of,
+    exception_class_for,
     raise_unless_completed,
-    verdict_on,
+    task_error,
 )
 from ..models import MAX_PAGE_SIZE, InvocationStatus
 from ..models.text import counted
@@ -24,19 +24,19 @@ from ..platforms import (
     UnauthorizedError,
     UnsupportedError,
 )
-from ..platforms.retry import OUTAGE_LIMIT, outlast
+from ..platforms.retry import OUTAGE_LIMIT, retry_transient
 from ..waiters import (
+    AbandonReason,
     Connect,
-    GivenUp,
     Outlook,
-    Reason,
-    Waiting,
+    WaitAbandoned,
+    WaitOptions,
     client_of,
     endings,
     follow,
-    outlast_refusals,
     outlook,
     record_of,
+    retry_refusals,
 )
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ class Wish:
             return f"invocation {self.ids[0]}"
         return f"{self.wanted} of {counted(len(self.ids), 'invocation')}: {ids_named(self.ids)}"
 
-    def waiting(self, invocation_id: str, outage_limit: float | None = None) -> Waiting:
+    def waiting(self, invocation_id: str, outage_limit: float | None = None) -> WaitOptions:
         """The wait for one of them; killing the task, or its time, doesn't cancel it."""
         limit = self.outage_limit if outage_limit is None else outage_limit
-        return Waiting(
+        return WaitOptions(
             invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=limit,
@@ -99,7 +99,7 @@ async def is_granted(connect: Connect, wish: Wish, outage_limit: float = 0.0) ->
 
     Raises:
         InvocationError: it can't be any more; by what has happened.
-        GivenUp: the platform can't be asked: out of reach for `outage_limit` seconds, or it refuses.
+        WaitAbandoned: the platform can't be asked: out of reach for `outage_limit` seconds, or it refuses.
     """
     looked = await _look(connect, wish, outage_limit)
     if wish.action is not None and not looked.statuses:
@@ -118,14 +118,14 @@ async def wait_until_it_may_be_granted(connection: str, connect: Connect, wish: 
     """Return when a look is worth while: enough have completed, too many have failed, or a newest has ended.
 
     Raises:
-        GivenUp: the platform was out of reach for too long, or refuses.
+        WaitAbandoned: the platform was out of reach for too long, or refuses.
     """
     if wish.action is not None:
         await _wait_for_newest(connection, connect, wish)
         return
     statuses: dict[str, InvocationStatus] = dict.fromkeys(wish.ids, InvocationStatus.Queued)
     async for ending in endings(connection, connect, [wish.waiting(one) for one in wish.ids]):
-        if ending.given_up is not None and ending.given_up.reason is not Reason.Lost:
+        if ending.given_up is not None and ending.given_up.reason is not AbandonReason.Lost:
             raise ending.given_up
         record = ending.record
         statuses[ending.invocation_id] = record.current.status if record else InvocationStatus.Failed
@@ -157,8 +157,8 @@ async def _look(connect: Connect, wish: Wish, outage_limit: float) -> Looked:
         for missing in [name for name, status in looked.statuses.items() if status is None]:
             try:
                 _take(looked, await record_of(connect, wish.waiting(missing, outage_limit)))
-            except GivenUp as given_up:
-                if given_up.reason is not Reason.Lost:
+            except WaitAbandoned as given_up:
+                if given_up.reason is not AbandonReason.Lost:
                     raise
     return looked
 
@@ -173,7 +173,7 @@ async def _newest(connect: Connect, wish: Wish, outage_limit: float) -> Invocati
         async with await client_of(connect) as platform:
             return await platform.newest(str(wish.action), wish.since)
 
-    return await _asked(lambda: outlast(ask, outage_limit), wish)
+    return await _asked(lambda: retry_transient(ask, outage_limit), wish)
 
 
 async def _statuses(connect: Connect, wish: Wish, outage_limit: float) -> dict[str, InvocationStatus]:
@@ -185,21 +185,23 @@ async def _statuses(connect: Connect, wish: Wish, outage_limit: float) -> dict[s
                     found[one.invocation_id] = one.status
         return found
 
-    return await _asked(lambda: outlast(ask, outage_limit), wish)
+    return await _asked(lambda: retry_transient(ask, outage_limit), wish)
 
 
 async def _asked(ask: Callable[[], Awaitable[T]], wish: Wish) -> T:
-    """Return what the platform answers, asking again where it refuses credentials. Raises GivenUp."""
+    """Return what the platform answers, asking again where it refuses credentials. Raises WaitAbandoned."""
     try:
-        return await outlast_refusals(ask, accepted=wish.accepted)
+        return await retry_refusals(ask, accepted=wish.accepted)
     except TransientError as error:
-        raise GivenUp(Reason.Unreachable, f"the platform is out of reach: {error}") from error
+        raise WaitAbandoned(AbandonReason.Unreachable, f"the platform is out of reach: {error}") from error
     except (InvalidRequestError, UnsupportedError) as error:
         raise RequestRefusedError(str(error)) from error
     except UnauthorizedError as error:
-        raise GivenUp(Reason.AccessLost if wish.accepted else Reason.Refused, str(error)) from error
+        raise WaitAbandoned(
+            AbandonReason.AccessLost if wish.accepted else AbandonReason.Refused, str(error)
+        ) from error
     except PermanentError as error:
-        raise GivenUp(Reason.Refused, str(error)) from error
+        raise WaitAbandoned(AbandonReason.Refused, str(error)) from error
 
 
 async def _raise_hopeless(connect: Connect, wish: Wish, looked: Looked) -> None:
@@ -213,13 +215,15 @@ async def _raise_hopeless(connect: Connect, wish: Wish, looked: Looked) -> None:
     async with await connect() as platform:
         url = platform.url(first)
     if looked.statuses[first] is None:
-        raise error_of(GivenUp(Reason.Lost, "the platform doesn't know it"), wish.action, first, url)
+        raise task_error(
+            WaitAbandoned(AbandonReason.Lost, "the platform doesn't know it"), wish.action, first, url
+        )
     record = looked.records.get(first) or await record_of(connect, wish.waiting(first))
     if len(looked.statuses) == 1:
         raise_unless_completed(record, url, [])
     named = ", ".join(f"{name} {looked.statuses[name] or 'Lost'}" for name in failed[:_NAMED])
     more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-    kind = verdict_on(record) or InvocationFailedError
+    kind = exception_class_for(record) or InvocationFailedError
     raise kind.of(
         record,
         url,

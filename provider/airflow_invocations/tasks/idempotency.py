@@ -22,7 +22,7 @@ _SCHEME = "airflow-1"
 
 
 @dataclass(frozen=True, slots=True)
-class TaskIdentity:
+class TaskInvocationKey:
     """What tells one task's work from any other's, and is the same for every retry of it.
 
     A worker that is killed at any instant derives the same identity again, so nothing has to be remembered.
@@ -79,7 +79,7 @@ class TaskIdentity:
         return [one for identity in before for one in identity.idempotency_ids(try_number)]
 
 
-async def find_or_create(
+async def invoke_idempotent(
     platform: InvocationPlatform,
     action: str,
     request: InvocationRequest,

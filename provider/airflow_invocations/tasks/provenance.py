@@ -11,7 +11,7 @@ from airflow.sdk import Context
 
 from .. import models
 from ..version_compat import FIRST_ITERATION, conf
-from .idempotency import TaskIdentity
+from .idempotency import TaskInvocationKey
 from .lineage import parent_and_root_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _of_each_asset(events: Sequence[Any]) -> list[Any]:
     return named + [event for event in events if not any(event is one for one in first)]
 
 
-def identity_of(context: Context, incarnation: int | None = None) -> TaskIdentity:
+def identity_of(context: Context, incarnation: int | None = None) -> TaskInvocationKey:
     """What tells this task's work from any other's, and is the same for each of its retries.
 
     `incarnation` None: what the task instance's numbers say; a triggerer isn't told them.
@@ -128,7 +128,7 @@ def identity_of(context: Context, incarnation: int | None = None) -> TaskIdentit
     run = context["dag_run"]
     instance = context["ti"]
     position = loop_position_of(context)
-    return TaskIdentity(
+    return TaskInvocationKey(
         deployment=_base_url(),
         dag_id=instance.dag_id,
         run_id=instance.run_id,

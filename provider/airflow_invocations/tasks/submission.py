@@ -24,9 +24,9 @@ from ..platforms import (
     TransientError,
     UnauthorizedError,
 )
-from ..platforms.retry import outlast
+from ..platforms.retry import retry_transient
 from ..waiters import cancel_and_confirm
-from .idempotency import find_or_create
+from .idempotency import invoke_idempotent
 from .validation import read_arguments, request_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _EARLIER_PATIENCE = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
+class InvocationSubmission:
     """What one try of a task asks for, and under which identity."""
 
     #: The task, for messages.
@@ -49,7 +49,7 @@ class Submission:
     #: The operator's arguments about the request, rendered.
     arguments: Mapping[str, object]
     provenance: DagRunProvenance
-    #: What this try's invocation may be known as, in order (`find_or_create`).
+    #: What this try's invocation may be known as, in order (`invoke_idempotent`).
     idempotency_ids: Sequence[str]
     #: What the task invoked before it was cleared is known as; what of it still goes on is cancelled.
     earlier_ids: Sequence[str] = ()
@@ -62,7 +62,9 @@ class Submission:
 
 
 async def submit(
-    platform: InvocationPlatform, submission: Submission, tell: Callable[[str], object] = lambda _: None
+    platform: InvocationPlatform,
+    submission: InvocationSubmission,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> InvocationRecord:
     """Find this try's invocation, or start it; `tell` hears its id at once.
 
@@ -76,14 +78,14 @@ async def submit(
     if "action" in values:
         name = values["action"]
         try:
-            action = await outlast(lambda: platform.get_action(name), patience)
+            action = await retry_transient(lambda: platform.get_action(name), patience)
         except PlatformError as error:
             if not problems:
                 raise
             if isinstance(error, PermanentError):
                 problems.append(str(error))
         else:
-            fitted, misfits = models.fit_parameters(action, values.get("parameters") or {})
+            fitted, misfits = models.coerce_parameters(action, values.get("parameters") or {})
             if misfits:
                 declared = f"the action declares: {action.declared_parameters}"
                 problems.append(f"argument 'parameters': {'; '.join([*misfits, declared])}")
@@ -97,8 +99,8 @@ async def submit(
         )
     request = request_of(values, provenance)
     await _cancel_earlier(platform, submission)
-    record = await outlast(
-        lambda: find_or_create(
+    record = await retry_transient(
+        lambda: invoke_idempotent(
             platform,
             values["action"],
             request,
@@ -124,7 +126,7 @@ def run_id_problems(run_id: str) -> list[str]:
     return [f"run id {run_id!r}: Airflow can't store XComs of a run with {named} in its id; use another id"]
 
 
-def error_of_submission(error: PlatformError, action: str, where: str) -> InvocationError:
+def submission_task_error(error: PlatformError, action: str, where: str) -> InvocationError:
     """How a task fails that couldn't invoke; `where` is the connection, for a person."""
     refused = f"action {action!r} was not invoked"
     match error:
@@ -149,7 +151,7 @@ def error_of_submission(error: PlatformError, action: str, where: str) -> Invoca
     return RequestRefusedError(f"{refused}: {error}; {where}", action=action)
 
 
-async def _cancel_earlier(platform: InvocationPlatform, submission: Submission) -> None:
+async def _cancel_earlier(platform: InvocationPlatform, submission: InvocationSubmission) -> None:
     """Cancel what this task had invoked before it was cleared, if that still goes on.
 
     The trigger that waited for it can't be relied on for that: Airflow drops one that no triggerer has
@@ -158,7 +160,7 @@ async def _cancel_earlier(platform: InvocationPlatform, submission: Submission) 
     if not submission.earlier_ids:
         return
     try:
-        for earlier in await platform.unended(submission.earlier_ids[-MAX_PAGE_SIZE:]):
+        for earlier in await platform.active(submission.earlier_ids[-MAX_PAGE_SIZE:]):
             submission.warn(f"the task was cleared, cancelling invocation {earlier.invocation_id}")
             await cancel_and_confirm(platform, earlier.invocation_id, _EARLIER_PATIENCE)
     except (PlatformError, TimeoutError) as error:

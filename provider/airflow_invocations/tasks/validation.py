@@ -34,13 +34,13 @@ REQUEST_ARGUMENTS = (
 )
 
 
-def place_of(operator: BaseOperator) -> str:
+def task_label(operator: BaseOperator) -> str:
     """Where a person finds a task, for messages: its DAG, if it is in one, and its id."""
     dag = f"DAG {operator.dag_id!r}, " if operator.has_dag() else ""  # type: ignore[no-untyped-call]
     return f"{dag}task {operator.task_id!r}"
 
 
-def place_of_mapped(mapping: OperatorPartial) -> str:
+def mapped_task_label(mapping: OperatorPartial) -> str:
     """The same of a task that is about to be mapped."""
     dag = mapping.kwargs.get("dag")
     return f"{f'DAG {dag.dag_id!r}, ' if dag else ''}task {mapping.kwargs['task_id']!r}"
@@ -57,7 +57,7 @@ def check_arguments(place: str, arguments: Mapping[str, object]) -> None:
 
 def check_given(place: str, given: Mapping[str, object], names: Collection[str]) -> None:
     """The same of those named that are given so far, as to a task that is mapped over the others."""
-    known = {name: given[name] for name in names if name in given and not is_late(given[name])}
+    known = {name: given[name] for name in names if name in given and not is_templated(given[name])}
     _, problems = read_arguments(known, late=set(names) - known.keys())
     if problems:
         raise ValueError(f"{place}: {'; '.join(problems)}")
@@ -117,7 +117,7 @@ def destination_of(place: str, value: object) -> UploadDestination | None:
     return destination
 
 
-def is_late(value: object) -> bool:
+def is_templated(value: object) -> bool:
     """Whether a value, or anything in it, is known only when the task runs.
 
     That is a template, an XCom, or what a mapped task group hands to its tasks.
@@ -128,11 +128,11 @@ def is_late(value: object) -> bool:
         case _ if hasattr(value, "iter_references") and hasattr(value, "resolve"):
             return True
         case Mapping():
-            return any(is_late(item) for pair in value.items() for item in pair)
+            return any(is_templated(item) for pair in value.items() for item in pair)
         case list() | tuple() | set():
-            return any(is_late(item) for item in value)
+            return any(is_templated(item) for item in value)
         case pydantic.BaseModel():
-            return is_late(value.model_dump())
+            return is_templated(value.model_dump())
     return False
 
 

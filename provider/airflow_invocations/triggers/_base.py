@@ -41,7 +41,7 @@ _STOP_TIME = 1.0
 _cancelling: set[asyncio.Task[None]] = set()
 
 
-class CancellingTrigger(BaseTrigger):
+class BaseInvocationTrigger(BaseTrigger):
     """A trigger that waits for invocations of its task's own, and cancels them when the task is killed."""
 
     conn_id: str

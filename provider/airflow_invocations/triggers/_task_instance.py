@@ -51,7 +51,7 @@ async def pull_xcom(trigger: BaseTrigger, key: str) -> Any:
     )
 
 
-def may_be_retried(trigger: BaseTrigger) -> bool:
+def has_retries(trigger: BaseTrigger) -> bool:
     """Whether Airflow might retry the task; how often it has, a triggerer isn't told."""
     instance: Any = trigger.task_instance
     return bool(instance.task.retries)
@@ -75,7 +75,7 @@ async def announced(trigger: BaseTrigger, what: object) -> AsyncIterator[None]:
         reminder.cancel()
 
 
-async def let_last_lines_arrive() -> None:
+async def flush_task_log() -> None:
     """Wait until a trigger's last log line has left the process, for tasks that end without a worker.
 
     Airflow closes the task's log when it receives the trigger's event; lines that arrive later are lost.

@@ -112,7 +112,7 @@ class InvocationEventTrigger(BaseEventTrigger):
         (`airflow:dags/fleet/` for what the DAG `fleet` has invoked); None: whatever started it.
     :param org_id: only this organisation's; None: all that the token sees.
     :param batch: invocations in one asset event at most, from 1 to 1000.
-    :param accept_own: also those that the watching DAGs invoke themselves, which starts them again and
+    :param include_own_runs: also those that the watching DAGs invoke themselves, which starts them again and
         again unless something in them ends it. False: what a DAG run has invoked that this asset has
         started, or any run of a DAG that has acknowledged, is passed over; on pynenc, which doesn't keep
         what had started a run, only the latter.
@@ -132,7 +132,7 @@ class InvocationEventTrigger(BaseEventTrigger):
         source: str | None = None,
         org_id: str | None = None,
         batch: int = 200,
-        accept_own: bool = False,
+        include_own_runs: bool = False,
         acknowledge_within: float = 600.0,
         queue: str | None = None,
     ) -> None:
@@ -143,7 +143,7 @@ class InvocationEventTrigger(BaseEventTrigger):
         self.source = None if source is None else _text("source", source)
         self.org_id = None if org_id is None else _text("org_id", org_id)
         self.batch = int(_number("batch", batch, 1, 1000))
-        self.accept_own = accept_own
+        self.include_own_runs = include_own_runs
         self.acknowledge_within = float(_number("acknowledge_within", acknowledge_within, 1, 86400))
         self._unreadable = 0
         self._last_sent = 0
@@ -159,7 +159,7 @@ class InvocationEventTrigger(BaseEventTrigger):
                 "source": self.source,
                 "org_id": self.org_id,
                 "batch": self.batch,
-                "accept_own": self.accept_own,
+                "include_own_runs": self.include_own_runs,
                 "acknowledge_within": self.acknowledge_within,
             },
         )
@@ -270,7 +270,7 @@ class InvocationEventTrigger(BaseEventTrigger):
             and not source.source_id.startswith(self.source)
         ):
             return False
-        return self.accept_own or not state.has_started(record)
+        return self.include_own_runs or not state.has_started(record)
 
     def _payload(self, invocations: list[dict[str, Any]], state: _State) -> dict[str, Any]:
         # Larger than any that was sent before, also by another triggerer with another clock.

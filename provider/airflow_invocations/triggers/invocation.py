@@ -13,14 +13,14 @@ from ..action_log import LiveLog
 from ..hooks import InvocationHook
 from ..platforms.retry import OUTAGE_LIMIT
 from ..tasks.xcom import storable_detail, trigger_event
-from ..waiters import GivenUp, Waiting
-from ._base import CancellingTrigger
+from ..waiters import WaitAbandoned, WaitOptions
+from ._base import BaseInvocationTrigger
 
 #: A trigger that starts more than this many seconds after the deferral may have run in another triggerer.
 _LATE_START = 8.0
 
 
-class InvocationTrigger(CancellingTrigger):
+class InvocationTrigger(BaseInvocationTrigger):
     """Waits until an invocation has ended; all triggers of a connection share one watcher.
 
     Its event is {"invocation_id", "cursor", "lines_beyond", "shown_until", "log_tail", "given_up", "detail",
@@ -110,7 +110,7 @@ class InvocationTrigger(CancellingTrigger):
         reason: str | None = None
         detail: str | None = None
         is_cancelled = False
-        waiting = Waiting(
+        waiting = WaitOptions(
             self.invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
@@ -131,7 +131,7 @@ class InvocationTrigger(CancellingTrigger):
             )
         try:
             await log.follow(self.conn_id, InvocationHook(self.conn_id).connect, waiting)
-        except GivenUp as given_up:
+        except WaitAbandoned as given_up:
             reason, detail, is_cancelled = given_up.reason.value, given_up.detail, given_up.is_cancelled
             self.log.error("invocation %s: %s", self.invocation_id, detail)
         shown = await log.leave()

@@ -18,7 +18,7 @@ from airflow.triggers.base import (
     TriggerEvent,
 )
 
-from ..exceptions import InvocationError, error_of
+from ..exceptions import InvocationError, task_error
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..models import InvocationStatus
@@ -28,12 +28,12 @@ from ..sensors.invocation import wish_of
 from ..tasks.completion import Wish, ids_named, is_granted, wait_until_it_may_be_granted
 from ..tasks.xcom import storable_detail, trigger_event
 from ..version_compat import AirflowFailException
-from ..waiters import GivenUp, Reason, client_of, endings
-from ._base import CancellingTrigger
-from ._task_instance import announced, let_last_lines_arrive, may_be_retried, push_xcom
+from ..waiters import AbandonReason, WaitAbandoned, client_of, endings
+from ._base import BaseInvocationTrigger
+from ._task_instance import announced, flush_task_log, has_retries, push_xcom
 
 
-class InvocationsTrigger(CancellingTrigger):
+class InvocationsTrigger(BaseInvocationTrigger):
     """Waits until enough of several invocations have completed, or can't any more.
 
     Its event is {"given_up", "detail"}: both None, or why the wait ended before that. The verdict isn't in
@@ -111,7 +111,7 @@ class InvocationsTrigger(CancellingTrigger):
                 wish = self._wish(self.wanted)
                 async with announced(self, wish):
                     await wait_until_it_may_be_granted(self.conn_id, connect, wish)
-        except GivenUp as given_up:
+        except WaitAbandoned as given_up:
             event = {"given_up": given_up.reason.value, "detail": storable_detail(given_up.detail)}
             self.log.error("%s", given_up.detail)
         await asyncio.sleep(self.not_before - time.time())
@@ -122,7 +122,7 @@ class InvocationsTrigger(CancellingTrigger):
         wish = self._wish(len(self.invocation_ids))
         connect = InvocationHook(self.conn_id).connect
         async for ending in endings(self.conn_id, connect, [wish.waiting(one) for one in wish.ids]):
-            if ending.given_up is not None and ending.given_up.reason is not Reason.Lost:
+            if ending.given_up is not None and ending.given_up.reason is not AbandonReason.Lost:
                 raise ending.given_up
             status = ending.record.current.status if ending.record else "not known (any more)"
             self.log.info("invocation %s: %s", ending.invocation_id, status)
@@ -163,7 +163,7 @@ class SensorTrigger(BaseTrigger):
     :param poll_interval: seconds between two looks, where the platform doesn't push.
     :param outage_limit: seconds for which the platform may be out of reach.
     :param soft_fail: skip the task where it would fail.
-    :param keeps_result: push the ids of those that are Completed as the task's result.
+    :param push_result: push the ids of those that are Completed as the task's result.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class SensorTrigger(BaseTrigger):
         poll_interval: float = 5.0,
         outage_limit: float = OUTAGE_LIMIT,
         soft_fail: bool = False,
-        keeps_result: bool = True,
+        push_result: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -190,7 +190,7 @@ class SensorTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.outage_limit = outage_limit
         self.soft_fail = soft_fail
-        self.keeps_result = keeps_result
+        self.push_result = push_result
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class and the arguments that make this trigger anew."""
@@ -206,7 +206,7 @@ class SensorTrigger(BaseTrigger):
                 "poll_interval": self.poll_interval,
                 "outage_limit": self.outage_limit,
                 "soft_fail": self.soft_fail,
-                "keeps_result": self.keeps_result,
+                "push_result": self.push_result,
             },
         )
 
@@ -217,30 +217,30 @@ class SensorTrigger(BaseTrigger):
                 found = await self._wait()
         except TimeoutError:
             self.log.error("The sensor timed out (timeout)")
-            await let_last_lines_arrive()
+            await flush_task_log()
             yield TaskSkippedEvent() if self.soft_fail else TaskFailedEvent()
             return
         except InvocationError as error:
             self.log.error("%s", error)
-            await let_last_lines_arrive()
+            await flush_task_log()
             if self.soft_fail:
                 yield TaskSkippedEvent()
-            elif isinstance(error, AirflowFailException) and may_be_retried(self):
+            elif isinstance(error, AirflowFailException) and has_retries(self):
                 yield trigger_event({"given_up": None, "detail": storable_detail(str(error))})
             else:
                 yield TaskFailedEvent()
             return
         self.log.info("%s: %s", InvocationStatus.Completed, ids_named(found))
-        if self.keeps_result:
+        if self.push_result:
             await push_xcom(self, "return_value", found if self.invocation_ids is not None else found[0])
-        await let_last_lines_arrive()
+        await flush_task_log()
         yield TaskSuccessEvent()
 
     @property
     def _seconds_left(self) -> float | None:
         """Until the sensor's time is over; None: Airflow sees to that, as a timeout isn't to be retried."""
         ends: datetime.datetime | None = getattr(self, "timeout_after", None)
-        if ends is None or (may_be_retried(self) and not self.soft_fail):
+        if ends is None or (has_retries(self) and not self.soft_fail):
             return None
         return max(0.0, ends.timestamp() - time.time())
 
@@ -255,13 +255,13 @@ class SensorTrigger(BaseTrigger):
                 while (found := await is_granted(hook.connect, wish, self.outage_limit)) is None:
                     wish = dataclasses.replace(wish, accepted=True)
                     await wait_until_it_may_be_granted(self.conn_id, hook.connect, wish)
-        except GivenUp as given_up:
+        except WaitAbandoned as given_up:
             subject = ids_named(wish.ids) or f"of action {wish.action}"
             # Of a connection that became invalid no address can be made.
             with suppress(UnauthorizedError):
                 async with await client_of(hook.connect) as platform:
-                    raise error_of(given_up, wish.action, subject, platform.url(subject)) from given_up
-            raise error_of(given_up, wish.action, subject, "") from given_up
+                    raise task_error(given_up, wish.action, subject, platform.url(subject)) from given_up
+            raise task_error(given_up, wish.action, subject, "") from given_up
         if len(wish.ids) != 1 and len(found) == 1:
             await self._push_links(hook, found[0])
         return found

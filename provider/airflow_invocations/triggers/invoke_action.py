@@ -15,32 +15,32 @@ from ..action_log import SHOWN_AGAIN, LiveLog
 from ..exceptions import (
     InvocationError,
     RequestRefusedError,
-    error_of,
-    error_of_outputs,
+    outputs_task_error,
     raise_unless_completed,
+    task_error,
 )
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..models import DagRunProvenance, InvocationRecord
 from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
-from ..platforms.retry import OUTAGE_LIMIT, outlast
-from ..tasks.idempotency import TaskIdentity, started_by_earlier_try
+from ..platforms.retry import OUTAGE_LIMIT, retry_transient
+from ..tasks.idempotency import TaskInvocationKey, started_by_earlier_try
 from ..tasks.provenance import identity_of, provenance_of
 from ..tasks.result import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
-from ..tasks.submission import SUBMIT_PATIENCE, Submission, error_of_submission, submit
+from ..tasks.submission import SUBMIT_PATIENCE, InvocationSubmission, submission_task_error, submit
 from ..tasks.validation import REQUEST_ARGUMENTS
 from ..tasks.xcom import trigger_event
 from ..version_compat import AirflowFailException
-from ..waiters import GivenUp, Reason, Waiting, record_of
-from ._base import CancellingTrigger
-from ._task_instance import let_last_lines_arrive, may_be_retried, pull_xcom, push_xcom
+from ..waiters import AbandonReason, WaitAbandoned, WaitOptions, record_of
+from ._base import BaseInvocationTrigger
+from ._task_instance import flush_task_log, has_retries, pull_xcom, push_xcom
 
 #: The XCom that tells a try that the one before it has failed, and will be retried by Airflow: it then goes
 #: on with the same incarnation, which a worker would know from numbers that a triggerer isn't told.
 RETRY_KEY = "invocation_retry"
 
 
-class InvokeActionTrigger(CancellingTrigger):
+class InvokeActionTrigger(BaseInvocationTrigger):
     """An `InvokeActionOperator` without a worker: the same request, identity, log, verdict, XComs and cancel.
 
     It ends its task itself. Only an error that must not be retried, of a task that has retries, is left to a
@@ -50,7 +50,7 @@ class InvokeActionTrigger(CancellingTrigger):
     Its arguments are those of the operator under the same names, rendered in the triggerer; `durable`,
     `wait` and the others mean the same. They are stored in Airflow's database.
 
-    :param keeps_result: push the result, as `do_xcom_push` of the task says.
+    :param push_result: push the result, as `do_xcom_push` of the task says.
     :param multiple_outputs: push each part of the result as an XCom of its own, too.
     """
 
@@ -74,7 +74,7 @@ class InvokeActionTrigger(CancellingTrigger):
         wait: bool = True,
         durable: bool = True,
         volatile_parameters: Sequence[str] = (),
-        keeps_result: bool = True,
+        push_result: bool = True,
         multiple_outputs: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -95,7 +95,7 @@ class InvokeActionTrigger(CancellingTrigger):
         self.wait = wait
         self.durable = durable
         self.volatile_parameters = volatile_parameters
-        self.keeps_result = keeps_result
+        self.push_result = push_result
         self.multiple_outputs = multiple_outputs
         self._submitting: asyncio.Task[InvocationRecord] | None = None
         self._url = ""
@@ -118,7 +118,7 @@ class InvokeActionTrigger(CancellingTrigger):
                 "wait": self.wait,
                 "durable": self.durable,
                 "volatile_parameters": list(self.volatile_parameters),
-                "keeps_result": self.keeps_result,
+                "push_result": self.push_result,
                 "multiple_outputs": self.multiple_outputs,
             },
         )
@@ -135,12 +135,12 @@ class InvokeActionTrigger(CancellingTrigger):
         except InvocationError as error:
             event = await self._failure(error, identity, provenance)
         else:
-            if self.keeps_result:
+            if self.push_result:
                 for key, part in result.items() if self.multiple_outputs else ():
                     await push_xcom(self, key, part)
                 await push_xcom(self, "return_value", result)
             event = TaskSuccessEvent()
-        await let_last_lines_arrive()
+        await flush_task_log()
         self._has_fired = True
         yield event
 
@@ -160,7 +160,7 @@ class InvokeActionTrigger(CancellingTrigger):
                 return int(told["incarnation"])
         return try_number - 1
 
-    async def _carry_out(self, identity: TaskIdentity, provenance: DagRunProvenance) -> dict[str, Any]:
+    async def _carry_out(self, identity: TaskInvocationKey, provenance: DagRunProvenance) -> dict[str, Any]:
         """The task's result. Raises InvocationError, as the operator does."""
         hook = InvocationHook(self.conn_id)
         self._submitting = asyncio.create_task(self._submit(hook, identity, provenance))
@@ -173,10 +173,10 @@ class InvokeActionTrigger(CancellingTrigger):
         try:
             await log.follow(self.conn_id, hook.connect, waiting)
             record = await record_of(hook.connect, waiting)
-        except GivenUp as given_up:
-            if given_up.reason in (Reason.TimedOut, Reason.QueuedTooLong):
+        except WaitAbandoned as given_up:
+            if given_up.reason in (AbandonReason.TimedOut, AbandonReason.QueuedTooLong):
                 await self._show_rest(hook, log)
-            raise error_of(given_up, self.action, record.invocation_id, self._url) from given_up
+            raise task_error(given_up, self.action, record.invocation_id, self._url) from given_up
         await self._show_rest(hook, log)
         outputs = None
         try:
@@ -186,24 +186,24 @@ class InvokeActionTrigger(CancellingTrigger):
                     outputs = await self._outputs(platform, record.invocation_id)
         except PlatformError as error:
             raise_unless_completed(record, self._url, log.last)
-            raise error_of_outputs(error, self.action, record.invocation_id, self._url) from error
+            raise outputs_task_error(error, self.action, record.invocation_id, self._url) from error
         self.log.info("Invocation %s: %s", record.invocation_id, record.current.status)
         return result_of(record, self._url, provenance, outputs)
 
     async def _outputs(self, platform: InvocationPlatform, invocation_id: str) -> Any:
         try:
-            return await outlast(lambda: platform.outputs(invocation_id), self.outage_limit)
+            return await retry_transient(lambda: platform.outputs(invocation_id), self.outage_limit)
         except UnsupportedError as error:
             self.log.warning("the result has no outputs: %s", error)
             return None
 
     async def _submit(
-        self, hook: InvocationHook, identity: TaskIdentity, provenance: DagRunProvenance
+        self, hook: InvocationHook, identity: TaskInvocationKey, provenance: DagRunProvenance
     ) -> InvocationRecord:
         tries = provenance.try_number
         instance: Any = self.task_instance
         sees_to_earlier = self.wait and self.durable and self.cancel_on_kill
-        submission = Submission(
+        submission = InvocationSubmission(
             place=f"DAG {provenance.dag_id!r}, task {provenance.task_id!r}",
             arguments=self._arguments,
             provenance=provenance,
@@ -222,7 +222,7 @@ class InvokeActionTrigger(CancellingTrigger):
                 record = await submit(platform, submission)
         except PlatformError as error:
             where = f"connection {self.conn_id!r}, {unopened.where}"
-            raise error_of_submission(error, self.action, where) from error
+            raise submission_task_error(error, self.action, where) from error
         self._invocation_id = record.invocation_id
         self._url = unopened.url(record.invocation_id)
         self._shows_log = self.stream_logs and unopened.capabilities.logs
@@ -237,9 +237,9 @@ class InvokeActionTrigger(CancellingTrigger):
         self.log.info("%s", invoked_line(self.action, record, tries, self._url))
         return record
 
-    def _waiting(self, record: InvocationRecord, log: LiveLog) -> Waiting:
+    def _waiting(self, record: InvocationRecord, log: LiveLog) -> WaitOptions:
         deadline: datetime.datetime | None = getattr(self, "timeout_after", None)
-        return Waiting(
+        return WaitOptions(
             record.invocation_id,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
@@ -265,11 +265,11 @@ class InvokeActionTrigger(CancellingTrigger):
             self._warn(f"the rest of the log can't be read: {error}")
 
     async def _failure(
-        self, error: InvocationError, identity: TaskIdentity, provenance: DagRunProvenance
+        self, error: InvocationError, identity: TaskInvocationKey, provenance: DagRunProvenance
     ) -> TriggerEvent:
         """How the task ends that can't succeed: here, unless only a worker can keep it from being retried."""
         self.log.error("%s", error)
-        if may_be_retried(self):
+        if has_retries(self):
             if isinstance(error, AirflowFailException):
                 return trigger_event({"invocation_id": self._invocation_id, "error": error.as_event()})
             word = {"try_number": provenance.try_number, "incarnation": identity.incarnation}

@@ -9,18 +9,18 @@ from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecor
 from .log_relay import LogChannel, LogQueue, LogRelay
 from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
 from .logs import EndOfLog, log_pages, read_end
-from .refusal import Connect, client_of, outlast_refusals
-from .wait import GivenUp, Reason, Waiting, follow, record_of
+from .refusal import Connect, client_of, retry_refusals
+from .wait import AbandonReason, WaitAbandoned, WaitOptions, follow, record_of
 from .watcher import Behind, Lines, Notice
 
 __all__ = [
     "BEGINNING",
     "LOG_SETTINGS",
+    "AbandonReason",
     "Behind",
     "Connect",
     "EndOfLog",
     "Ending",
-    "GivenUp",
     "LineShaper",
     "Lines",
     "LogChannel",
@@ -32,17 +32,17 @@ __all__ = [
     "LogSettings",
     "Notice",
     "Outlook",
-    "Reason",
     "UnshownRecords",
-    "Waiting",
+    "WaitAbandoned",
+    "WaitOptions",
     "cancel_and_confirm",
     "client_of",
     "endings",
     "follow",
     "log_pages",
     "number_wanted",
-    "outlast_refusals",
     "outlook",
     "read_end",
     "record_of",
+    "retry_refusals",
 ]

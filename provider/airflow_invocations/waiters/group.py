@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..models import InvocationStatus
 from .refusal import Connect
-from .wait import GivenUp, Waiting, follow, record_of
+from .wait import WaitAbandoned, WaitOptions, follow, record_of
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord
@@ -32,7 +32,7 @@ class Ending:
 
     invocation_id: str
     record: InvocationRecord | None
-    given_up: GivenUp | None = None
+    given_up: WaitAbandoned | None = None
 
 
 def number_wanted(wait_for: str | int, total: int) -> int:
@@ -58,7 +58,9 @@ def outlook(statuses: Iterable[InvocationStatus], wanted: int) -> Outlook:
     return Outlook.Open if possible >= wanted else Outlook.Hopeless
 
 
-async def endings(connection: str, connect: Connect, waitings: Iterable[Waiting]) -> AsyncIterator[Ending]:
+async def endings(
+    connection: str, connect: Connect, waitings: Iterable[WaitOptions]
+) -> AsyncIterator[Ending]:
     """Yield the end of each wait as it comes; who has seen enough may stop, and the others end with that.
 
     They share the watcher of their connection, as any other waits do.
@@ -75,13 +77,13 @@ async def endings(connection: str, connect: Connect, waitings: Iterable[Waiting]
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _ending(connection: str, connect: Connect, waiting: Waiting) -> Ending:
+async def _ending(connection: str, connect: Connect, waiting: WaitOptions) -> Ending:
     try:
         record: InvocationRecord | None = None
         while record is None or not record.current.status.is_terminal:
             async for _ in follow(connection, connect, waiting):
                 pass
             record = await record_of(connect, waiting)
-    except GivenUp as given_up:
+    except WaitAbandoned as given_up:
         return Ending(waiting.invocation_id, None, given_up)
     return Ending(waiting.invocation_id, record)

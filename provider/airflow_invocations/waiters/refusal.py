@@ -61,7 +61,7 @@ async def client_of(connect: Connect) -> AbstractAsyncContextManager[InvocationP
         raise UnauthorizedError(str(error)) from error
 
 
-async def outlast_refusals(ask: Callable[[], Awaitable[T]], *, accepted: bool) -> T:
+async def retry_refusals(ask: Callable[[], Awaitable[T]], *, accepted: bool) -> T:
     """Return what the platform answers, asking again while it refuses the connection's credentials.
 
     :param ask: reads the connection each time.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from ..models import InvocationStatus
 from ..platforms.base import NotFoundError, PlatformError, TransientError, UnauthorizedError
-from ..platforms.retry import OUTAGE_LIMIT, outlast
+from ..platforms.retry import OUTAGE_LIMIT, retry_transient
 from .cancellation import cancel_and_confirm
 from .log_relay import LogQueue
-from .refusal import Connect, client_of, outlast_refusals
+from .refusal import Connect, client_of, retry_refusals
 from .watcher import (
     LOST_AFTER,
     LOST_PAUSE,
@@ -44,7 +44,7 @@ LAST_LOOK = 5.0
 CANCEL_PATIENCE = 60.0
 
 
-class Reason(StrEnum):
+class AbandonReason(StrEnum):
     """Why a wait ended before the invocation did."""
 
     #: The task's time is over; the invocation is cancelled.
@@ -61,7 +61,7 @@ class Reason(StrEnum):
     Lost = "lost"
 
 
-class GivenUp(Exception):
+class WaitAbandoned(Exception):
     """The wait is over, and the invocation's end isn't known.
 
     Attributes:
@@ -70,7 +70,7 @@ class GivenUp(Exception):
         is_cancelled: whether the platform has confirmed that the invocation is cancelled.
     """
 
-    def __init__(self, reason: Reason, detail: str, *, is_cancelled: bool = False) -> None:
+    def __init__(self, reason: AbandonReason, detail: str, *, is_cancelled: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
@@ -78,7 +78,7 @@ class GivenUp(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitOptions:
     """What one wait is for, and how long it is to last."""
 
     invocation_id: str
@@ -117,7 +117,7 @@ def _after(seconds: float | None) -> str:
 
 
 async def follow(
-    connection: str, connect: Connect, waiting: Waiting
+    connection: str, connect: Connect, waiting: WaitOptions
 ) -> AsyncIterator[Lines | Notice | Behind]:
     """Yield an invocation's new log lines, and what there is to be said, until it has ended.
 
@@ -126,7 +126,7 @@ async def follow(
     read on from the last cursor.
 
     Raises:
-        GivenUp: time is over, or the platform can't be asked any more.
+        WaitAbandoned: time is over, or the platform can't be asked any more.
         Exception: the watcher broke `CRASHES` times under this wait; this is what broke it last.
     """
     cursor = waiting.cursor
@@ -164,11 +164,11 @@ async def follow(
         await asyncio.sleep(CRASH_PAUSE * 2**crash)
 
 
-async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
+async def record_of(connect: Connect, waiting: WaitOptions) -> InvocationRecord:
     """An invocation's record, from which every verdict is taken.
 
     Raises:
-        GivenUp: the platform was out of reach for too long, refuses, or doesn't know the invocation.
+        WaitAbandoned: the platform was out of reach for too long, refuses, or doesn't know the invocation.
     """
     began = time.time()
     unknown = 0
@@ -178,11 +178,11 @@ async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
             return await platform.get(waiting.invocation_id)
 
     async def outlast_outage() -> InvocationRecord:
-        return await outlast(get, waiting.outage_limit)
+        return await retry_transient(get, waiting.outage_limit)
 
     while True:
         try:
-            return await outlast_refusals(outlast_outage, accepted=waiting.accepted)
+            return await retry_refusals(outlast_outage, accepted=waiting.accepted)
         except TransientError as error:
             raise _given_up(Unreachable(began, str(error)), waiting) from error
         except NotFoundError as error:
@@ -197,7 +197,7 @@ async def record_of(connect: Connect, waiting: Waiting) -> InvocationRecord:
 class _Clock:
     """Hands on a wait's steps until its time is over, and then sees to the invocation."""
 
-    def __init__(self, connect: Connect, waiting: Waiting) -> None:
+    def __init__(self, connect: Connect, waiting: WaitOptions) -> None:
         self._connect = connect
         self._waiting = waiting
         self._queue_deadline = waiting.queue_deadline
@@ -219,26 +219,26 @@ class _Clock:
         status = await self._last_look()
         if status is not None and status.is_terminal:
             return [Ended(status)]
-        reason = Reason.TimedOut
+        reason = AbandonReason.TimedOut
         if self._waiting.deadline is None or time.time() < self._waiting.deadline:
             if status is not InvocationStatus.Queued:
                 # It left the queue in time, or can't be asked for; then the outage decides.
                 self._queue_deadline = None if status is not None else time.time() + LAST_LOOK
                 return []
-            reason = Reason.QueuedTooLong
-        what = self._waiting.timed_out if reason is Reason.TimedOut else self._waiting.queued_too_long
+            reason = AbandonReason.QueuedTooLong
+        what = self._waiting.timed_out if reason is AbandonReason.TimedOut else self._waiting.queued_too_long
         invocation = f"invocation {self._waiting.invocation_id}"
         if not self._waiting.cancels:
-            raise GivenUp(reason, what)
+            raise WaitAbandoned(reason, what)
         try:
             async with await self._connect() as platform:
                 record = await cancel_and_confirm(platform, self._waiting.invocation_id, CANCEL_PATIENCE)
         except Exception as error:
             why = error or "no answer"
-            raise GivenUp(reason, f"{what}; {invocation} could not be cancelled: {why}") from error
+            raise WaitAbandoned(reason, f"{what}; {invocation} could not be cancelled: {why}") from error
         if record is not None and record.current.status is InvocationStatus.Completed:
             return [Ended(record.current.status)]
-        raise GivenUp(reason, f"{what}; {invocation} cancelled", is_cancelled=True)
+        raise WaitAbandoned(reason, f"{what}; {invocation} cancelled", is_cancelled=True)
 
     async def _last_look(self) -> InvocationStatus | None:
         try:
@@ -248,16 +248,16 @@ class _Clock:
             return None
 
 
-def _given_up(step: Unreachable | Refused | Gone, waiting: Waiting) -> GivenUp:
+def _given_up(step: Unreachable | Refused | Gone, waiting: WaitOptions) -> WaitAbandoned:
     match step:
         case Unreachable(since, error):
             began = datetime.datetime.fromtimestamp(since, datetime.UTC)
-            return GivenUp(
-                Reason.Unreachable,
+            return WaitAbandoned(
+                AbandonReason.Unreachable,
                 f"the platform has been out of reach since {began:%Y-%m-%d %H:%M:%S} UTC, longer than "
                 f"{waiting.outage_limit:g} s: {error}",
             )
         case Refused(error, were_accepted):
-            return GivenUp(Reason.AccessLost if were_accepted else Reason.Refused, error)
+            return WaitAbandoned(AbandonReason.AccessLost if were_accepted else AbandonReason.Refused, error)
         case Gone():
-            return GivenUp(Reason.Lost, "the platform doesn't know it any more")
+            return WaitAbandoned(AbandonReason.Lost, "the platform doesn't know it any more")

@@ -16,11 +16,11 @@ import pytest
 from airflow_invocations import action_log as action_log_module
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import ContainerParameters, CreateActionRequest, InvocationStatus
-from airflow_invocations.operators import InvokeActionOperator, invoke_action, retry
+from airflow_invocations.operators import InvokeActionOperator, invoke_action
 from airflow_invocations.operators.invoke_action import INVOCATION_ID_KEY
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import invocation
-from airflow_invocations.waiters import Waiting, follow, record_of
+from airflow_invocations.waiters import WaitOptions, follow, record_of
 
 from ...airflow_version import TaskDeferred
 from ...metadata_database import DATABASES, metadata_database
@@ -32,7 +32,6 @@ def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside a real Airflow no executor has to digest a deferral."""
     monkeypatch.setattr(invoke_action, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(invocation, "SHORTEST_DEFERRAL", 0.0)
-    monkeypatch.setattr(retry, "SHORTEST_DEFERRAL", 0.0)
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def end_of(hook: RobotoHook, invocation_id: str) -> InvocationStatus:
     """Wait for an invocation's end; its status."""
 
     async def wait() -> InvocationStatus:
-        waiting = Waiting(invocation_id, poll_interval=0.1)
+        waiting = WaitOptions(invocation_id, poll_interval=0.1)
         async with asyncio.timeout(20):
             async for _ in follow(hook.conn_id, hook.connect, waiting):
                 pass

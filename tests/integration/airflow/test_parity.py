@@ -16,7 +16,7 @@ from airflow_invocations.exceptions import (
     InvocationDeadlyError,
     InvocationFailedError,
     InvocationLostError,
-    InvocationUnmendableError,
+    InvocationPermanentError,
     PlatformUnavailableError,
     UnknownStatusError,
 )
@@ -57,7 +57,7 @@ def endless(hook: RobotoHook) -> str:
 SCENARIOS: dict[str, tuple[Callable[[RobotoHook], str], type[AirflowException] | None]] = {
     "completed": (completed, None),
     "failed": (failed, InvocationFailedError),
-    "unmendable": (unmendable, InvocationUnmendableError),
+    "unmendable": (unmendable, InvocationPermanentError),
     "cancelled": (endless, InvocationCancelledError),
     "deadly": (failed, InvocationDeadlyError),
     "unknown": (completed, UnknownStatusError),

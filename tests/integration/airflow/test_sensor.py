@@ -18,7 +18,7 @@ from airflow_invocations.exceptions import (
     InvocationCancelledError,
     InvocationFailedError,
     InvocationLostError,
-    InvocationUnmendableError,
+    InvocationPermanentError,
     PlatformUnavailableError,
     RequestRefusedError,
 )
@@ -118,7 +118,7 @@ class TestEveryWay:
 
     async def test_one_that_fails(self, hook: RobotoHook, task: Task, way: Way) -> None:
         started = await anyio.to_thread.run_sync(invoke, hook, "sleep 0.3; exit 65")
-        with pytest.raises(InvocationUnmendableError, match="exit code 65"):
+        with pytest.raises(InvocationPermanentError, match="exit code 65"):
             await way(sensor(invocation_id=started), task)
 
     async def test_one_that_is_not_known(self, hook: RobotoHook, task: Task, way: Way) -> None:
@@ -364,7 +364,7 @@ async def test_without_a_worker_it_fails(
     if expected is TriggerEvent:
         with pytest.raises(AirflowException, match="exit code 65") as raised:
             await anyio.to_thread.run_sync(made.execute_complete, task.context, event.payload)
-        assert type(raised.value) is InvocationUnmendableError
+        assert type(raised.value) is InvocationPermanentError
 
 
 @starts_in_triggerer

@@ -28,7 +28,6 @@ from airflow_invocations.operators import (
     CancelInvocationOperator,
     FetchInvocationLogsOperator,
     InvokeActionOperator,
-    RetryFailedInvocationsOperator,
 )
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.tasks.result import result_of
@@ -128,16 +127,13 @@ def test_every_operator_in_a_worker_and_deferred(hook: RobotoHook, tmp_path: Any
             task_id="as_file", invocation_id=worker.output, destination=f"file://{tmp_path}/a.log"
         )
         CancelInvocationOperator(task_id="cancelled", invocation_ids=late.output)
-        again = RetryFailedInvocationsOperator(
-            task_id="again", invocations=[failed_id], trigger_rule="all_done", **wait
-        )
-        failed >> [sensed_failed, again]
+        failed >> sensed_failed
         worker >> sensed
     dag_run = run(dag)
     found = {task_id: state for (task_id, _), state in states(dag_run).items()}
-    wrong = {"failed", "failed_deferred", "unmendable_deferred", "sensed_failed", "again"}
+    wrong = {"failed", "failed_deferred", "unmendable_deferred", "sensed_failed"}
     assert found == {task_id: "failed" if task_id in wrong else "success" for task_id in found}
-    assert len(found) == 13
+    assert len(found) == 12
     assert results(dag_run, "deferred")["status"] == "Completed"
     assert results(dag_run, "as_xcom")["lines"] == LINES
     assert results(dag_run, "sensed_deferred") == [results(dag_run, "deferred")["invocation_id"]]

@@ -28,7 +28,7 @@ from airflow_invocations.waiters import (
     LogEnd,
     LogQueue,
     LogSettings,
-    Waiting,
+    WaitOptions,
     log_pages,
 )
 
@@ -248,7 +248,7 @@ async def test_a_worker_keeps_no_flood_in_memory_and_ends_with_its_last_lines(
     (flood,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, "seq 1 300000; sleep 1", 1))
     said: list[str] = []
     log = action_log.ActionLog("http://platform/log")
-    waiting = Waiting(flood, poll_interval=1.0, lines=LogQueue())
+    waiting = WaitOptions(flood, poll_interval=1.0, lines=LogQueue())
     process = psutil.Process()
     before = process.memory_info().rss
     record = await _wait_in_worker.wait_for_end(hook, waiting, log, said.append)

@@ -15,8 +15,8 @@ from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEven
 from airflow_invocations.action_log import SHOWN_AGAIN
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
+    InvocationPermanentError,
     InvocationTimedOutError,
-    InvocationUnmendableError,
 )
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import (
@@ -65,8 +65,8 @@ class Triggerer:
 
         monkeypatch.setattr(invoke_action, "push_xcom", push)
         monkeypatch.setattr(invoke_action, "pull_xcom", pull)
-        monkeypatch.setattr(_base.CancellingTrigger, "_task_states", states)
-        monkeypatch.setattr(_base.CancellingTrigger, "_is_named_by_xcom", is_named)
+        monkeypatch.setattr(_base.BaseInvocationTrigger, "_task_states", states)
+        monkeypatch.setattr(_base.BaseInvocationTrigger, "_is_named_by_xcom", is_named)
 
     def trigger(self, operator: InvokeActionOperator, task: Task) -> InvokeActionTrigger:
         """The trigger of a try; a triggerer isn't told the task's numbers."""
@@ -186,7 +186,7 @@ async def test_a_failure_ends_the_task_unless_only_a_worker_can_refuse_its_retri
     assert type(event) is expected
     assert "return_value" not in triggerer.xcoms
     if expected is TriggerEvent:
-        with pytest.raises(InvocationUnmendableError, match="exit code 65") as raised:
+        with pytest.raises(InvocationPermanentError, match="exit code 65") as raised:
             await anyio.to_thread.run_sync(made.execute_complete, task.context, event.payload)
         assert raised.value.log_tail == ["last"]
         assert made.invocation_url == triggerer.xcoms["_link_InvocationLink"]

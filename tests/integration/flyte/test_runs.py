@@ -34,7 +34,7 @@ from airflow_invocations.platforms import (
     UnsupportedError,
 )
 from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, platform
-from airflow_invocations.tasks.idempotency import find_or_create
+from airflow_invocations.tasks.idempotency import invoke_idempotent
 from airflow_invocations.waiters import cancel_and_confirm
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
@@ -278,12 +278,12 @@ class TestOnce:
         self, flyte: FlytePlatform
     ) -> None:
         ids = ["first", "second"]
-        failed = await find_or_create(flyte, "env.greet", request(None, trouble="fails"), ids, 1)
+        failed = await invoke_idempotent(flyte, "env.greet", request(None, trouble="fails"), ids, 1)
         await ended(flyte, failed.invocation_id)
         retry = request(None, asked_by={"try_number": 2})
-        anew = await find_or_create(flyte, "env.greet", retry, ids, 2)
+        anew = await invoke_idempotent(flyte, "env.greet", retry, ids, 2)
         assert anew.invocation_id != failed.invocation_id
-        same = await find_or_create(flyte, "env.greet", retry, ids, 2)
+        same = await invoke_idempotent(flyte, "env.greet", retry, ids, 2)
         assert same.invocation_id == anew.invocation_id
 
     async def test_what_has_not_ended_is_found_by_its_idempotency_ids(
@@ -295,7 +295,7 @@ class TestOnce:
         there = await flyte.invoke("bags/development/env.greet", request("c", trouble="hangs"))
         for one in (here, there):
             await running(flyte, one.invocation_id)
-        found = await flyte.unended(["a", "b", "c", "d"])
+        found = await flyte.active(["a", "b", "c", "d"])
         assert found == [StatusSnapshot(one.invocation_id, S.Processing) for one in (here, there)]
 
     async def test_what_is_accepted_and_never_starts_stays_queued(

@@ -10,7 +10,7 @@ import pytest
 from ..conftest import Service
 
 
-def error_of(answer: httpx.Response) -> tuple[int, str]:
+def task_error(answer: httpx.Response) -> tuple[int, str]:
     """Status and code of an error, which is in the envelope and nothing else is."""
     content = answer.json()
     assert list(content) == ["error"]
@@ -30,7 +30,7 @@ def test_nobody_is_let_in_without_the_token(service: Service, authorization: str
                 if path.startswith("/v1/"):
                     address = path.replace("{", "").replace("}", "")
                     answer = client.request(method.upper(), address, json={})
-                    assert error_of(answer) == (401, "RobotoUnauthorizedException"), (method, path)
+                    assert task_error(answer) == (401, "RobotoUnauthorizedException"), (method, path)
                     assert answer.headers["www-authenticate"] == "Bearer"
                     tried += 1
     assert tried >= 10
@@ -49,7 +49,7 @@ def test_nobody_is_let_in_without_the_token(service: Service, authorization: str
     ],
 )
 def test_an_unknown_route_is_404_in_the_envelope(service: Service, method: str, path: str) -> None:
-    assert error_of(service.request(method, path)) == (404, "RobotoNotFoundException")
+    assert task_error(service.request(method, path)) == (404, "RobotoNotFoundException")
 
 
 @pytest.mark.parametrize(("method", "path"), [("PATCH", "v1/actions/act"), ("DELETE", "v1/actions")])
@@ -57,7 +57,7 @@ def test_a_method_that_a_route_does_not_have_is_405_in_the_envelope(
     service: Service, method: str, path: str
 ) -> None:
     answer = service.request(method, path)
-    assert error_of(answer) == (405, "RobotoInvalidRequestException")
+    assert task_error(answer) == (405, "RobotoInvalidRequestException")
     assert answer.headers["allow"]
 
 
@@ -73,7 +73,7 @@ def test_a_method_that_a_route_does_not_have_is_405_in_the_envelope(
 )  # fmt: skip
 def test_a_body_that_is_no_request_is_400_in_the_envelope(service: Service, body: bytes) -> None:
     answer = service.request("POST", "v1/actions", content=body, headers={"Content-Type": "application/json"})
-    assert error_of(answer) == (400, "RobotoInvalidRequestException")
+    assert task_error(answer) == (400, "RobotoInvalidRequestException")
 
 
 def test_a_refusal_names_every_problem_and_where_it_is(service: Service) -> None:
@@ -94,7 +94,7 @@ def test_a_request_over_eight_mebibytes_is_413_in_the_envelope(
     answer = service.request(
         "POST", "v1/actions", content=content, headers={"Content-Type": "application/json"}
     )
-    assert error_of(answer) == (413, "RobotoInvalidRequestException")
+    assert task_error(answer) == (413, "RobotoInvalidRequestException")
     assert "larger than 8388608 bytes" in answer.json()["error"]["message"]
 
 

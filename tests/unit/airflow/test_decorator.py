@@ -106,7 +106,7 @@ def test_a_function_returns_parameters_or_a_whole_request(
 
 
 def test_what_is_neither_is_refused() -> None:
-    with pytest.raises(RequestRefusedError, match="task 'ask': the function has returned list"):
+    with pytest.raises(RequestRefusedError, match="task 'ask': the function returned list"):
         operator([1])._take([1])
 
 

@@ -383,7 +383,7 @@ async def test_a_dag_does_not_start_itself(airflow: Make, platform: EventsPlatfo
 
 
 async def test_a_dag_may_start_itself_if_it_says_so(airflow: Make, platform: EventsPlatform) -> None:
-    async with airflow(accept_own=True) as scheduling:
+    async with airflow(include_own_runs=True) as scheduling:
         await begun(scheduling)
         platform.end("own", **asked_by("fleet", ["watched"]))
         await until(lambda: scheduling.taken() == ["own"])

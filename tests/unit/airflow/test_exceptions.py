@@ -18,25 +18,24 @@ from airflow_invocations.exceptions import (
     InvocationError,
     InvocationFailedError,
     InvocationLostError,
+    InvocationPermanentError,
     InvocationTimedOutError,
-    InvocationUnmendableError,
     RequestRefusedError,
     UnknownStatusError,
     error_from_event,
-    error_of,
+    exception_class_for,
     raise_unless_completed,
-    verdict_on,
+    task_error,
 )
 from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators import (
     CancelInvocationOperator,
     FetchInvocationLogsOperator,
     InvokeActionOperator,
-    RetryFailedInvocationsOperator,
 )
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.version_compat import AirflowFailException
-from airflow_invocations.waiters import GivenUp, Reason
+from airflow_invocations.waiters import AbandonReason, WaitAbandoned
 
 from ..platforms.test_roboto import INVOCATION
 from .conftest import context
@@ -53,7 +52,7 @@ def ended(status: int, detail: str | None = None, exit_code: int | None = None) 
 
 def test_success_is_an_allow_list_of_one() -> None:
     terminal = [status for status in InvocationStatus if status.is_terminal]
-    verdicts = {status: verdict_on(ended(status)) for status in terminal}
+    verdicts = {status: exception_class_for(ended(status)) for status in terminal}
     assert [status for status in terminal if verdicts[status] is None] == [InvocationStatus.Completed]
     assert {status.name: verdict for status, verdict in verdicts.items()} == {
         "Completed": None,
@@ -99,12 +98,12 @@ def test_an_exit_code_is_never_read_from_prose(detail: str | None) -> None:
         (1, InvocationFailedError, None),
         (
             64,
-            InvocationUnmendableError,
+            InvocationPermanentError,
             "UsageError: the action was called wrongly, which a retry can not mend",
         ),
-        (65, InvocationUnmendableError, "DataError: the action can't use its input"),
+        (65, InvocationPermanentError, "DataError: the action can't use its input"),
         (70, InvocationFailedError, "InternalError: the action itself is at fault, which a retry may mend"),
-        (78, InvocationUnmendableError, "ConfigurationError: what is around the action isn't set up"),
+        (78, InvocationPermanentError, "ConfigurationError: what is around the action isn't set up"),
     ],
 )
 def test_an_exit_code_decides_whether_a_retry_can_help_and_the_error_says_why(
@@ -171,7 +170,6 @@ def test_what_a_retry_can_not_mend_is_not_retried() -> None:
         (InvokeActionOperator, {"action": "a"}),
         (CancelInvocationOperator, {"invocation_ids": "iv_1"}),
         (FetchInvocationLogsOperator, {"invocation_id": "iv_1"}),
-        (RetryFailedInvocationsOperator, {"invocations": "iv_1"}),
         (InvocationSensor, {"invocation_id": "iv_1"}),
         (InvocationSensor, {"invocation_id": "iv_1", "deferrable": True}),
     ],
@@ -189,9 +187,12 @@ def test_a_connection_that_makes_no_sense_is_no_retry_matter_for_any_task(
 
 
 def test_every_reason_to_give_up_has_its_exception() -> None:
-    for reason in Reason:
-        error = error_of(GivenUp(reason, "because"), "a", "iv_1", URL)
+    for reason in AbandonReason:
+        error = task_error(WaitAbandoned(reason, "because"), "a", "iv_1", URL)
         assert "'a', invocation iv_1: because" in str(error)
         assert (error.detail, error.url) == ("because", URL)
-    assert type(error_of(GivenUp(Reason.Lost, ""), None, "iv_1", URL)) is InvocationLostError
-    assert type(error_of(GivenUp(Reason.QueuedTooLong, ""), None, "iv_1", URL)) is InvocationTimedOutError
+    assert type(task_error(WaitAbandoned(AbandonReason.Lost, ""), None, "iv_1", URL)) is InvocationLostError
+    assert (
+        type(task_error(WaitAbandoned(AbandonReason.QueuedTooLong, ""), None, "iv_1", URL))
+        is InvocationTimedOutError
+    )

@@ -20,7 +20,7 @@ LOOP = uuid.UUID("01999999-0000-7000-8000-00000000000a")
 FORK = uuid.UUID("01999999-0000-7000-8000-00000000000b")
 EXPANSION = uuid.UUID("01999999-0000-7000-8000-00000000000c")
 
-#: The fields of a task instance as the task SDK describes it that tell it from all others. `TaskIdentity`
+#: Fields of a task instance in the task SDK that tell it from all others. `TaskInvocationKey`
 #: has each of them; `id` names a single try.
 COORDINATES = {"dag_id", "run_id", "task_id", "map_index", "region_id", "region_index"}
 #: The fields that may differ between two tries of the same work.
@@ -54,7 +54,7 @@ def test_a_task_instance_has_no_coordinate_that_the_identity_lacks() -> None:
     unknown = set(datamodels.TaskInstance.model_fields) - COORDINATES - OF_A_TRY
     assert not unknown, (
         f"task instances of this Airflow have {unknown}. If two of them may differ in nothing else, add it "
-        "to TaskIdentity and to DagRunProvenance: without it they would share one invocation"
+        "to TaskInvocationKey and to DagRunProvenance: without it they would share one invocation"
     )
 
 

@@ -11,8 +11,8 @@ from airflow_invocations.models import (
     ActionRecord,
     OpenActionRecord,
     ParameterType,
+    coerce_parameters,
     default_misfit,
-    fit_parameters,
     read_text,
 )
 
@@ -55,7 +55,7 @@ FITS: list[tuple[ParameterType, Any, Any]] = [
 
 @pytest.mark.parametrize(("kind", "value", "expected"), FITS, ids=lambda value: repr(value)[:30])
 def test_a_value_that_fits_is_kept_and_a_text_is_read(kind: str, value: Any, expected: Any) -> None:
-    values, problems = fit_parameters(action(n=kind), {"n": value})
+    values, problems = coerce_parameters(action(n=kind), {"n": value})
     assert problems == []
     assert (values["n"], type(values["n"])) == (expected, type(expected))
 
@@ -83,7 +83,7 @@ MISFITS: list[tuple[ParameterType, Any, str]] = [
 
 @pytest.mark.parametrize(("kind", "value", "problem"), MISFITS, ids=lambda value: repr(value)[:30])
 def test_a_value_that_does_not_fit_is_refused(kind: str, value: Any, problem: str) -> None:
-    _, problems = fit_parameters(action(n=kind), {"n": value})
+    _, problems = coerce_parameters(action(n=kind), {"n": value})
     assert len(problems) == 1
     assert problems[0].startswith(problem)
     assert len(problems[0]) < 200
@@ -114,7 +114,7 @@ def test_a_default_without_a_type_is_a_text_as_the_platform_has_it() -> None:
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     declared = action(count="integer", flag="boolean", note=None)
     declared.parameters.append(ActionParameter(name="file", required=True))
-    _, problems = fit_parameters(declared, {"count": "many", "flag": 1, "note": object, "wot": 2})
+    _, problems = coerce_parameters(declared, {"count": "many", "flag": 1, "note": object, "wot": 2})
     assert problems == [
         "'count' must be an integer, not the text 'many'",
         "'flag' must be a boolean, not the integer 1",
@@ -126,16 +126,16 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
 
 def test_what_declares_no_type_takes_anything_and_so_does_what_declares_nothing() -> None:
     given = {"n": "3", "m": [1.5]}
-    assert fit_parameters(action(n=None, m=None), given) == (given, [])
-    assert fit_parameters(action(), given) == (given, [])
+    assert coerce_parameters(action(n=None, m=None), given) == (given, [])
+    assert coerce_parameters(action(), given) == (given, [])
     open_ended = OpenActionRecord.model_validate(action(other="integer").model_dump())
-    assert fit_parameters(open_ended, given) == (given, [])
+    assert coerce_parameters(open_ended, given) == (given, [])
 
 
 def test_null_is_no_value_of_a_required_parameter() -> None:
     declared = action()
     declared.parameters.append(ActionParameter(name="n", required=True, type=T.Integer))
-    assert fit_parameters(declared, {"n": None})[1] == ["'n' must be an integer, not null"]
+    assert coerce_parameters(declared, {"n": None})[1] == ["'n' must be an integer, not null"]
 
 
 @pytest.mark.parametrize("kind", [None, "duration", 3, ["integer"]])

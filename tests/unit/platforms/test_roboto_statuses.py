@@ -63,7 +63,7 @@ async def test_only_what_has_ended_is_asked_for_page_by_page(script: Script) -> 
 async def test_what_is_under_way_is_found_by_its_idempotency_ids(script: Script) -> None:
     script.answers = [data({"items": [item("iv_1", 3)], "next_token": None})]
     async with script.client() as platform:
-        assert await platform.unended(["a", "b"]) == [StatusSnapshot("iv_1", S.Processing)]
+        assert await platform.active(["a", "b"]) == [StatusSnapshot("iv_1", S.Processing)]
     (seen,) = script.seen
     any_of, under_way = seen.body["condition"]["conditions"]
     assert [one["field"] for one in any_of["conditions"]] == ["idempotency_id"] * 2

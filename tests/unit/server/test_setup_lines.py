@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.exceptions import InvocationFailedError, InvocationUnmendableError, verdict_on
+from airflow_invocations.exceptions import (
+    InvocationFailedError,
+    InvocationPermanentError,
+    exception_class_for,
+)
 from airflow_invocations.models import (
     ActionParameter,
     ContainerParameters,
@@ -23,7 +27,7 @@ from airflow_invocations.models import (
     LogProcess,
     LogRecord,
     ParameterType,
-    fit_parameters,
+    coerce_parameters,
 )
 from airflow_invocations.server.api.errors import InvalidRequestError
 from airflow_invocations.server.datasets import DatasetFiles
@@ -104,12 +108,12 @@ async def test_a_folder_that_is_away_for_a_moment_is_retried(
     move(folder, folder.with_name("elsewhere"))
     away = await ended(store, **wanted)
     assert (away.current.detail or "").startswith("exit code 70: the input can't be resolved or downloaded: ")
-    assert verdict_on(away) is InvocationFailedError
+    assert exception_class_for(away) is InvocationFailedError
     if query is not None:
         (said_first, _) = setup_lines(logs, away)
         assert said_first.startswith("the query uses the last known files: the folder of")
     move(folder.with_name("elsewhere"), folder)
-    assert verdict_on(await ended(store, **wanted)) is None
+    assert exception_class_for(await ended(store, **wanted)) is None
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ async def test_what_the_request_got_wrong_is_not_retried(
 ) -> None:
     record = await ended(store, data_source_id=dataset_id, **wanted)
     assert (record.current.detail or "").startswith("exit code 64: ")
-    assert verdict_on(record) is InvocationUnmendableError
+    assert exception_class_for(record) is InvocationPermanentError
 
 
 async def test_what_a_selection_has_to_say_is_in_the_invocations_own_log(
@@ -254,7 +258,7 @@ async def test_a_default_arrives_as_a_value_that_is_given(
         store, parameters=[parameter], container_parameters=ContainerParameters(command=["sh", "-c", show])
     )
     # As the operator gives it.
-    values, problems = fit_parameters(action, {"p": given})
+    values, problems = coerce_parameters(action, {"p": given})
     assert problems == []
     left_out, filled_in = await ended(store), await ended(store, parameter_values=values)
     assert [line.log for line in said(logs, left_out)] == [line.log for line in said(logs, filled_in)]
@@ -269,5 +273,5 @@ async def test_a_secret_that_is_not_set_says_how_to_set_it_and_is_not_retried(
     record = await ended(store, parameter_values={"password": f"roboto-secret://{name}"})
     reason = f"secret '{name}' isn't set (set it with: invocations secret set {shlex.quote(name)})"
     assert record.current.detail == f"exit code 78: {reason}"
-    assert verdict_on(record) is InvocationUnmendableError
+    assert exception_class_for(record) is InvocationPermanentError
     assert setup_lines(logs, record) == [reason]

@@ -24,8 +24,8 @@ from airflow_invocations.platforms import (
     UnavailableError,
 )
 from airflow_invocations.tasks.idempotency import (
-    TaskIdentity,
-    find_or_create,
+    TaskInvocationKey,
+    invoke_idempotent,
     started_by_earlier_try,
     was_cancelled_by_clear,
 )
@@ -34,7 +34,7 @@ from ..platforms.test_roboto import INVOCATION
 
 S = InvocationStatus
 STARTED = datetime.datetime(2026, 1, 31, 12, 0, 0, 123456, datetime.UTC)
-IDENTITY = TaskIdentity(
+IDENTITY = TaskInvocationKey(
     deployment="https://airflow.example",
     dag_id="fleet",
     run_id="manual__1",
@@ -162,7 +162,7 @@ class RememberingPlatform:
 
 
 async def walk(platform: Any, try_number: int, clear_number: int = 0) -> str:
-    found = await find_or_create(
+    found = await invoke_idempotent(
         platform,
         "a",
         request(try_number, clear_number),
@@ -244,12 +244,12 @@ async def test_what_another_try_has_started_is_adopted_only_if_it_is_the_same() 
     await walk(platform, 1)
     asked = request(2).model_copy(update={"parameter_values": {"n": 2}})
     with pytest.raises(RequestConflictError, match="parameter 'n'"):
-        await find_or_create(platform, "a", asked, IDENTITY.idempotency_ids(2), 2)  # type: ignore[arg-type]
-    found = await find_or_create(platform, "a", asked, IDENTITY.idempotency_ids(2), 2, ["n"])  # type: ignore[arg-type]
+        await invoke_idempotent(platform, "a", asked, IDENTITY.idempotency_ids(2), 2)  # type: ignore[arg-type]
+    found = await invoke_idempotent(platform, "a", asked, IDENTITY.idempotency_ids(2), 2, ["n"])  # type: ignore[arg-type]
     assert found.invocation_id == "iv_0"
     # The same try may render its request again: it goes on with its own invocation.
     again = request(1).model_copy(update={"parameter_values": {"n": 3}})
-    found = await find_or_create(platform, "a", again, IDENTITY.idempotency_ids(1), 1)  # type: ignore[arg-type]
+    found = await invoke_idempotent(platform, "a", again, IDENTITY.idempotency_ids(1), 1)  # type: ignore[arg-type]
     assert found.invocation_id == "iv_0"
 
 

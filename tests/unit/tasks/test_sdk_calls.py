@@ -13,7 +13,7 @@ import pytest
 
 import airflow_invocations
 from airflow_invocations.hooks import InvocationHook, invocation
-from airflow_invocations.operators import InvokeActionOperator, RetryFailedInvocationsOperator
+from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.tasks.sdk_calls import _in_progress, complete
 
 HOUSE = Path(airflow_invocations.__file__).parent
@@ -159,15 +159,6 @@ async def test_a_hook_keeps_its_connection_and_reads_it_again_when_it_is_old(
     assert hook._fields().connection.password == "second"
 
 
-@pytest.mark.parametrize(
-    "operator",
-    [
-        InvokeActionOperator(task_id="ask", action="a", conn_id="fleet"),
-        RetryFailedInvocationsOperator(task_id="again", invocations=["iv_1"], conn_id="fleet"),
-    ],
-    ids=["invoke", "retry"],
-)
-def test_a_kill_before_anything_was_invoked_reads_no_connection(operator: Any, reads: list[str]) -> None:
-    operator._under_way = ["iv_1"]
-    operator.on_kill()
+def test_a_kill_before_anything_was_invoked_reads_no_connection(reads: list[str]) -> None:
+    InvokeActionOperator(task_id="ask", action="a", conn_id="fleet").on_kill()
     assert reads == []

@@ -18,7 +18,7 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.operators import FetchInvocationLogsOperator, InvokeActionOperator
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.tasks.validation import ids_of, is_late, read_arguments, request_of
+from airflow_invocations.tasks.validation import ids_of, is_templated, read_arguments, request_of
 
 from ..airflow.conftest import NOON, PROVENANCE
 
@@ -67,11 +67,11 @@ def test_what_is_known_only_at_run_time_is_left_alone_at_parse(argument: str) ->
 def test_values_in_templates_lists_and_xcoms_are_late() -> None:
     with DAG("d"):
         upstream = InvokeActionOperator(task_id="up", action="a")
-    assert is_late({"a": ["{{ ds }}"]})
-    assert is_late({"{{ ds }}": 1})
-    assert is_late([XComArg(upstream)])
-    assert is_late(InvocationInput(files=FileSelector(paths=["{{ ds }}/*"])))
-    assert not is_late({"a": ["plain", 1, None, {"b": "}}"}]})
+    assert is_templated({"a": ["{{ ds }}"]})
+    assert is_templated({"{{ ds }}": 1})
+    assert is_templated([XComArg(upstream)])
+    assert is_templated(InvocationInput(files=FileSelector(paths=["{{ ds }}/*"])))
+    assert not is_templated({"a": ["plain", 1, None, {"b": "}}"}]})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 import airflow_invocations
-from airflow_invocations.exceptions import InvocationError, InvocationFailedError, error_from_event, error_of
+from airflow_invocations.exceptions import (
+    InvocationError,
+    InvocationFailedError,
+    error_from_event,
+    task_error,
+)
 from airflow_invocations.models import InvocationRecord, InvocationStatus
 from airflow_invocations.operators._outlets import tell_outlets
 from airflow_invocations.platforms import PlatformError, TransientError
@@ -31,7 +36,7 @@ from airflow_invocations.tasks.xcom import (
     storable_token,
     trigger_event,
 )
-from airflow_invocations.waiters import GivenUp, Reason
+from airflow_invocations.waiters import AbandonReason, WaitAbandoned
 
 from ..airflow.conftest import PROVENANCE
 from ..platforms.test_roboto import INVOCATION
@@ -161,7 +166,7 @@ class TestPayloads:
         hostile = TransientError(f"\x1b[31m{EVIL}\r" + "x" * 10**6)
         assert str(hostile).startswith(f"{CLEAN}\ufffdx")
         assert len(str(hostile)) <= 2_000
-        check(error_of(GivenUp(Reason.Unreachable, EVIL), EVIL, EVIL, EVIL).as_event())
+        check(task_error(WaitAbandoned(AbandonReason.Unreachable, EVIL), EVIL, EVIL, EVIL).as_event())
 
     def test_an_event_and_an_xcom(self) -> None:
         payload = {"invocation_id": EVIL, "log_tail": [EVIL], "detail": EVIL, EVIL: {EVIL: EVIL}}

@@ -17,7 +17,7 @@ from airflow_invocations.models import StatusSnapshot
 from airflow_invocations.platforms.flyte.ids import RunId
 from airflow_invocations.platforms.flyte.watch import FlyteWatch, _Tail
 from airflow_invocations.waiters.event_stream import Feed
-from airflow_invocations.waiters.wait import Waiting, _Clock
+from airflow_invocations.waiters.wait import WaitOptions, _Clock
 from airflow_invocations.waiters.watcher import Notice, Wait, Watcher
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,7 @@ def watcher_rest() -> Case:
 
 def clock_steps() -> Case:
     wait = Wait("iv_1", poll_interval=1, outage_limit=60)
-    clock = _Clock(never, Waiting("iv_1", poll_interval=1, deadline=time.time() + 60))
+    clock = _Clock(never, WaitOptions("iv_1", poll_interval=1, deadline=time.time() + 60))
     return clock.steps_of(wait), lambda: wait.tell(Notice("something has happened"))
 
 

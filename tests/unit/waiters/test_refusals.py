@@ -11,7 +11,7 @@ import pytest
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platforms import UnauthorizedError
 from airflow_invocations.tasks.completion import Wish, is_granted
-from airflow_invocations.waiters import GivenUp, Reason, Waiting, record_of, refusal
+from airflow_invocations.waiters import AbandonReason, WaitAbandoned, WaitOptions, record_of, refusal
 
 from .conftest import Platform
 
@@ -69,24 +69,24 @@ class TestALook:
         monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.02)
         asked = platform()
         asked.down = REFUSED
-        with pytest.raises(GivenUp) as given_up:
+        with pytest.raises(WaitAbandoned) as given_up:
             await is_granted(asked.connect, wishes(accepted=True)[number])
-        assert given_up.value.reason is Reason.AccessLost
+        assert given_up.value.reason is AbandonReason.AccessLost
 
     async def test_believes_the_second_refusal_of_a_token_that_never_worked(self, number: int) -> None:
         asked = platform()
         asked.down = REFUSED
-        with pytest.raises(GivenUp) as given_up:
+        with pytest.raises(WaitAbandoned) as given_up:
             await is_granted(asked.connect, wishes(accepted=False)[number])
-        assert (given_up.value.reason, asked.connects) == (Reason.Refused, 2)
+        assert (given_up.value.reason, asked.connects) == (AbandonReason.Refused, 2)
 
     async def test_takes_a_connection_that_is_misconfigured_for_refused(self, number: int) -> None:
         async def connect() -> Any:
             raise ValueError("host is empty")
 
-        with pytest.raises(GivenUp, match="host is empty") as given_up:
+        with pytest.raises(WaitAbandoned, match="host is empty") as given_up:
             await is_granted(connect, wishes(accepted=False)[number])
-        assert given_up.value.reason is Reason.Refused
+        assert given_up.value.reason is AbandonReason.Refused
 
 
 async def test_a_connection_that_becomes_invalid_before_the_record_is_read_is_an_outage_for_a_while() -> None:
@@ -98,7 +98,7 @@ async def test_a_connection_that_becomes_invalid_before_the_record_is_read_is_an
             raise failures.pop()
         return await asked.connect()
 
-    record = await record_of(connect, Waiting("iv_1", poll_interval=0.01, accepted=True))
+    record = await record_of(connect, WaitOptions("iv_1", poll_interval=0.01, accepted=True))
     assert record.current.status is S.Completed
 
 

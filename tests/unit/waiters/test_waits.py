@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.exceptions import PlatformUnavailableError, error_of
+from airflow_invocations.exceptions import PlatformUnavailableError, task_error
 from airflow_invocations.models import InvocationStatus, StatusSnapshot
 from airflow_invocations.platforms import (
     CaughtUp,
@@ -24,14 +24,14 @@ from airflow_invocations.platforms import (
     UnreadableLog,
 )
 from airflow_invocations.waiters import (
+    AbandonReason,
     Behind,
-    GivenUp,
     Lines,
     LogQueue,
     LogSettings,
     Notice,
-    Reason,
-    Waiting,
+    WaitAbandoned,
+    WaitOptions,
     follow,
     record_of,
     refusal,
@@ -57,7 +57,7 @@ class One:
         self.lines: list[str] = []
         self.notices: list[str] = []
         self.cursor: str | None = None
-        self.waiting = Waiting(invocation_id, **{"poll_interval": 0.01, **options})
+        self.waiting = WaitOptions(invocation_id, **{"poll_interval": 0.01, **options})
         self.task = asyncio.create_task(self._follow(platform))
 
     async def _follow(self, platform: Platform) -> None:
@@ -75,8 +75,8 @@ class One:
         async with asyncio.timeout(5):
             await self.task
 
-    async def reason(self) -> Reason:
-        with pytest.raises(GivenUp) as given_up:
+    async def reason(self) -> AbandonReason:
+        with pytest.raises(WaitAbandoned) as given_up:
             await self.end()
         return given_up.value.reason
 
@@ -376,9 +376,9 @@ async def test_an_outage_ends_a_wait_after_its_own_limit_and_says_since_when() -
     began = time.time()
     async with waits(platform, "iv_2", outage_limit=3600.0) as (patient,):
         async with waits(platform, "iv_1", outage_limit=0.3) as (one,):
-            with pytest.raises(GivenUp, match="gone for good") as given_up:
+            with pytest.raises(WaitAbandoned, match="gone for good") as given_up:
                 await one.end()
-        assert given_up.value.reason is Reason.Unreachable
+        assert given_up.value.reason is AbandonReason.Unreachable
         assert 0.25 < time.time() - began < 3
         assert not patient.task.done()
 
@@ -394,13 +394,13 @@ async def test_a_connection_that_can_not_be_read_now_is_an_outage_and_one_that_m
             raise failures.pop()
         return await platform.connect()
 
-    async for _ in follow("c", connect, Waiting("iv_1", poll_interval=0.01)):
+    async for _ in follow("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
         pass
     failures += [ValueError("host is empty")] * 2
-    with pytest.raises(GivenUp, match="host is empty") as given_up:
-        async for _ in follow("c", connect, Waiting("iv_1", poll_interval=0.01)):
+    with pytest.raises(WaitAbandoned, match="host is empty") as given_up:
+        async for _ in follow("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
             pass
-    assert given_up.value.reason is Reason.Refused
+    assert given_up.value.reason is AbandonReason.Refused
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
@@ -420,7 +420,7 @@ async def test_a_refused_token_is_read_anew_once_and_then_believed(pushes: bool)
     platform.next_token_works = False
     platform.down = UnauthorizedError("the token isn't known")
     async with waits(platform, "iv_1") as (one,):
-        assert await one.reason() is Reason.Refused
+        assert await one.reason() is AbandonReason.Refused
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
@@ -438,7 +438,7 @@ async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
         platform.down = None
 
     # The task has invoked with it, so that it had worked, though this watcher has never had an answer.
-    waiting = Waiting("iv_1", poll_interval=0.01, accepted=True)
+    waiting = WaitOptions("iv_1", poll_interval=0.01, accepted=True)
     helper = asyncio.create_task(let_in_again())
     (notice,) = [step async for step in follow("c", platform.connect, waiting)]
     await helper
@@ -450,15 +450,15 @@ async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
     monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.05)
     platform.by_id["iv_1"] = S.Processing
     platform.down = UnauthorizedError("the token isn't known here")
-    with pytest.raises(GivenUp, match="isn't known here") as given_up:
+    with pytest.raises(WaitAbandoned, match="isn't known here") as given_up:
         async for _ in follow("c", platform.connect, waiting):
             pass
-    assert given_up.value.reason is Reason.AccessLost
-    with pytest.raises(GivenUp) as given_up:
+    assert given_up.value.reason is AbandonReason.AccessLost
+    with pytest.raises(WaitAbandoned) as given_up:
         await record_of(platform.connect, waiting)
-    assert given_up.value.reason is Reason.AccessLost
+    assert given_up.value.reason is AbandonReason.AccessLost
     # A retry may find that it works again.
-    assert type(error_of(given_up.value, "a", "iv_1", "")) is PlatformUnavailableError
+    assert type(task_error(given_up.value, "a", "iv_1", "")) is PlatformUnavailableError
 
 
 async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
@@ -500,7 +500,7 @@ async def test_what_the_platform_does_not_know_any_more_is_lost_once_that_is_cer
     async with waits(platform, "iv_1", "iv_2") as (one, other):
         await until(lambda: platform.asked_for("statuses"))
         del platform.by_id["iv_1"]
-        assert await one.reason() is Reason.Lost
+        assert await one.reason() is AbandonReason.Lost
         assert platform.asked_for("get") >= hub.LOST_AFTER
         assert not other.task.done()
 
@@ -536,7 +536,7 @@ async def test_single_requests_find_what_is_lost() -> None:
     platform = polled(iv_1=S.Processing)
     platform.batches = False
     async with waits(platform, "iv_1", "iv_gone") as (_, gone):
-        assert await gone.reason() is Reason.Lost
+        assert await gone.reason() is AbandonReason.Lost
 
 
 # -- logs --------------------------------------------------------------------------------------------
@@ -597,7 +597,7 @@ async def test_lines_that_nobody_takes_are_not_read_without_end() -> None:
 
     async def take() -> None:
         async for step in follow(
-            "c", platform.connect, Waiting("iv_1", poll_interval=0.01, lines=LogQueue())
+            "c", platform.connect, WaitOptions("iv_1", poll_interval=0.01, lines=LogQueue())
         ):
             if isinstance(step, Lines):
                 taken.extend(entry.log for entry in step.records)
@@ -667,14 +667,14 @@ async def test_without_a_stream_logs_are_asked_for_from_the_cursor_on(
 async def test_when_its_time_is_over_the_invocation_is_cancelled() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", deadline=time.time() + 0.1) as (one,):
-        assert await one.reason() is Reason.TimedOut
+        assert await one.reason() is AbandonReason.TimedOut
     assert platform.cancelled == ["iv_1"]
 
 
 async def test_a_wait_that_only_watches_cancels_nothing() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", deadline=time.time() + 0.1, cancels=False) as (one,):
-        assert await one.reason() is Reason.TimedOut
+        assert await one.reason() is AbandonReason.TimedOut
     assert platform.cancelled == []
 
 
@@ -702,7 +702,7 @@ async def test_what_completes_while_it_is_being_cancelled_has_completed() -> Non
 async def test_what_stays_queued_is_cancelled_and_what_has_left_the_queue_is_not() -> None:
     platform = Platform(iv_1=S.Queued, iv_2=S.Scheduled)
     async with waits(platform, "iv_1", "iv_2", queue_deadline=time.time() + 0.1) as (queued, scheduled):
-        assert await queued.reason() is Reason.QueuedTooLong
+        assert await queued.reason() is AbandonReason.QueuedTooLong
         await asyncio.sleep(0.05)
         assert not scheduled.task.done()
     assert platform.cancelled == ["iv_1"]

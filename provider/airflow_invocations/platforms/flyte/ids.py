@@ -124,7 +124,7 @@ class TaskId:
 def run_name(place: Place, request: InvocationRequest) -> str:
     """The name of the run that a request means: always the same one for the same idempotency id.
 
-    It begins with what `find` looks for, the DAG and its run; then comes what `unended` looks for. The place
+    It begins with what `find` looks for, the DAG and its run; then comes what `active` looks for. The place
     is in it because a run's resource in Kubernetes is named by it in one namespace for all projects. So an
     idempotency id belongs to one DAG run and to one project, as those do that tasks derive.
     """

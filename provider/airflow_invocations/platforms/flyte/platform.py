@@ -32,7 +32,7 @@ from ..base import (
     TransientError,
     UnavailableError,
     UnsupportedError,
-    refuse_what_is_not_honoured,
+    check_supported,
     web_address,
 )
 from ..events import EventFilter, EventStream, UnreadableItem
@@ -173,7 +173,7 @@ class FlytePlatform:
             UnsupportedError: what Flyte doesn't let a run change.
             ConflictError: the run of that `idempotency_id` is another task's.
         """
-        refuse_what_is_not_honoured("Flyte", self.capabilities, request)
+        check_supported("Flyte", self.capabilities, request)
         _refuse_other_than_variables(request)
         task = TaskId.of(action, self._settings)
         run = RunId(task.place, run_name(task.place, request))
@@ -207,7 +207,7 @@ class FlytePlatform:
         """The same of those that have ended only."""
         return await self._snapshots(invocation_ids, [_filter("phase", ENDS)])
 
-    async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+    async def active(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
         """Those runs under up to 1,000 idempotency ids that haven't ended: a request for each id."""
 
         async def of(idempotency_id: str) -> list[Json]:

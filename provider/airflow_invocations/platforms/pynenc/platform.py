@@ -35,7 +35,7 @@ from ..base import (
     UnavailableError,
     UnsupportedError,
     Watch,
-    refuse_what_is_not_honoured,
+    check_supported,
     web_address,
 )
 from ..events import EventFilter, EventStream, UnreadableItem
@@ -213,7 +213,7 @@ class PynencPlatform:
             ConflictError: the idempotency id belongs to another task's invocation.
             UnavailableError: who was registering it has neither done so nor died.
         """
-        refuse_what_is_not_honoured("pynenc", self.capabilities, request)
+        check_supported("pynenc", self.capabilities, request)
         deadline = time.monotonic() + REGISTER_PATIENCE
         while True:
             record = await self._call(lambda cluster: cluster.invoke(action, request))
@@ -245,7 +245,7 @@ class PynencPlatform:
         """The same of those that have ended only."""
         return await self._call(lambda cluster: cluster.ended(list(invocation_ids)))
 
-    async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+    async def active(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
         """Those invocations under up to 1,000 idempotency ids that haven't ended."""
         snapshots = await self._call(lambda cluster: cluster.statuses_by_key(list(idempotency_ids)))
         return [snapshot for snapshot in snapshots if not snapshot.status.is_terminal]

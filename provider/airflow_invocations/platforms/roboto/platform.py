@@ -293,7 +293,7 @@ class RobotoPlatform:
         """The same of those that have ended only."""
         return await self._snapshots(_both(_any_of("invocation_id", invocation_ids), _HAS_ENDED))
 
-    async def unended(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+    async def active(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
         """Those invocations under up to 1,000 idempotency ids that haven't ended."""
         return await self._snapshots(_both(_any_of("idempotency_id", idempotency_ids), _IS_UNDER_WAY))
 

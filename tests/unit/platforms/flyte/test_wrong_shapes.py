@@ -257,7 +257,7 @@ METHODS: dict[str, tuple[Callable[[FlytePlatform], Awaitable[Any]], list[str]]] 
     "get": (lambda one: one.get(RUN), ["GetRunDetails"]),
     "statuses": (lambda one: one.statuses([RUN]), ["ListRuns"]),
     "ended": (lambda one: one.ended([RUN]), ["ListRuns"]),
-    "unended": (lambda one: one.unended(["once"]), ["ListRuns"]),
+    "active": (lambda one: one.active(["once"]), ["ListRuns"]),
     "newest": (lambda one: one.newest("t", SINCE), ["ListRuns"]),
     "find": (lambda one: one.find("d", "r", "t", None), ["ListRuns", "GetRunDetails"]),
     "events": (first_of_events, ["ListRuns"]),
