@@ -38,10 +38,6 @@ TELLS_OF_KILLS = VERSION >= (3, 3)
 #: by then, and fails the task (https://github.com/apache/airflow/issues/71580).
 SHORTEST_DEFERRAL = 0.0 if VERSION >= (3, 4) else 8.0
 
-#: The number of a task loop's first iteration on Airflow's pages and in `loop.index` (loops came with 3.4):
-#: 1, but 0 in the betas.
-FIRST_ITERATION = 0 if __version__.startswith("3.4.0b") else 1
-
 #: Where names are that have moved: in the newest Airflow, then in older ones. Each is imported when it is
 #: asked for, as a DAG file needs few of them.
 _PLACES = {

@@ -22,6 +22,7 @@ from airflow_invocations.tasks.idempotency import TaskInvocationKey
 
 from ..airflow_version import since
 from .conftest import Service
+from .dags.loops import FIRST_ITERATION
 from .test_airflow import PATIENCE, until
 
 pytestmark = since("3.4", "task loops")
@@ -101,7 +102,7 @@ def test_a_selective_clear_invokes_again_and_cancels_what_it_replaces(
     def second() -> tuple[Instance, InvocationRecord] | None:
         """The endless invocation of the second iteration that the task waits for now."""
         for instance in airflow.task_instances("looped_long", run_id):
-            if instance["task_id"] == f"{shape}.ask" and instance["region_index"] == 1:
+            if instance["task_id"] == f"{shape}.ask" and instance["region_index"] == FIRST_ITERATION + 1:
                 for asker, record in invoked(service, "looped_long", run_id):
                     if is_of(asker, instance) and record.current.status is S.Processing:
                         return (instance, record) if instance["state"] == waiting else None
@@ -111,7 +112,7 @@ def test_a_selective_clear_invokes_again_and_cancels_what_it_replaces(
     firsts = [
         one
         for one in airflow.task_instances("looped_long", run_id)
-        if one["region_id"] == instance["region_id"] and one["region_index"] == 0
+        if one["region_id"] == instance["region_id"] and one["region_index"] == FIRST_ITERATION
     ]
     suffixes = ("__loop_gate",) if cleared == "the gate" else ("__loop_gate", ".ask")
     clear(airflow, run_id, [one for one in firsts if one["task_id"].endswith(suffixes)])

@@ -10,7 +10,7 @@ from uuid import UUID
 from airflow.sdk import Context
 
 from .. import models
-from ..version_compat import FIRST_ITERATION, conf
+from ..version_compat import conf
 from .idempotency import TaskInvocationKey
 from .lineage import parent_and_root_of
 
@@ -40,9 +40,10 @@ class LoopPosition:
 def loop_position_of(context: Context) -> LoopPosition | None:
     """Return the position of the task instance in its loop; None outside of loops.
 
-    A triggerer's context has no `loop`, so there the region alone tells; what starts in a triggerer is never
-    mapped, and outside of loops only mapped tasks have regions. `loop.index` is not part of any identity:
-    it counts from 0 in Airflow 3.4's betas, and from 1 in the release.
+    A triggerer's context has no `loop`, so there the region decides: what starts in a triggerer is never
+    mapped, and outside of loops only mapped tasks have regions. The region index of a task that isn't mapped
+    is its iteration: Airflow counts both from 0 in the betas of 3.4, and from 1 in the release
+    (https://github.com/apache/airflow/pull/74773). `loop.index` is not part of any identity.
     """
     instance: Any = context["ti"]
     loop: Any = context.get("loop")
@@ -54,7 +55,7 @@ def loop_position_of(context: Context) -> LoopPosition | None:
     return LoopPosition(
         region_id=str(region_id),
         region_index=region_index,
-        iteration=FIRST_ITERATION + region_index if loop is None else loop.index,
+        iteration=region_index if loop is None else loop.index,
     )
 
 

@@ -7,6 +7,7 @@ import signal
 from datetime import timedelta
 from typing import Any
 
+from airflow import __version__
 from airflow.sdk import DAG, task, task_group
 
 from airflow_invocations.operators import InvokeActionOperator
@@ -14,6 +15,10 @@ from airflow_invocations.version_compat import VERSION
 
 #: A task is tried again where a busy machine's API server didn't answer it.
 DEFAULTS = {"poll_interval": 0.5, "retries": 2, "retry_delay": timedelta(seconds=1)}
+
+#: The number of a loop's first iteration: 0 in the betas of 3.4, then 1
+#: (https://github.com/apache/airflow/pull/74773).
+FIRST_ITERATION = 0 if __version__.startswith("3.4.0b") else 1
 
 #: Lines of an action that runs until somebody ends it, five a second.
 ENDLESS = 3000
@@ -90,7 +95,7 @@ if VERSION >= (3, 4):
 
             @task
             def choose(*, ti: Any) -> dict[str, Any]:
-                return {"lines": 1 if ti.region_index == 0 else ENDLESS}
+                return {"lines": 1 if ti.region_index == FIRST_ITERATION else ENDLESS}
 
             InvokeActionOperator(
                 task_id="ask",
