@@ -1,11 +1,11 @@
-"""How a task fails: one exception for each reason, and those that a retry can't mend say so to Airflow."""
+"""The exceptions of tasks, and the functions that create them from statuses and from lower layers' errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from .exit_codes import is_beyond_retry, meaning_of
+from .exit_codes import is_permanent, meaning_of
 from .models import InvocationStatus
 from .models.text import printable
 from .platforms import (
@@ -23,38 +23,38 @@ from .waiters import AbandonReason, WaitAbandoned
 if TYPE_CHECKING:
     from .models import InvocationRecord
 
-#: What an InvocationError knows beside its message.
+#: The attributes of an InvocationError.
 _FIELDS = ("action", "invocation_id", "status", "detail", "exit_code", "log_tail", "url")
 
 
 class InvocationError(AirflowException):
-    """A task that doesn't succeed; every exception of this provider's tasks is one.
+    """Base class of the exceptions with which this provider's tasks fail.
 
         InvocationError
          +-- InvocationFailedError      the action failed
-         +-- InvocationTimedOutError    the task's time, or its time in the queue, was over; it was cancelled
-         +-- InvocationLostError        the platform doesn't know the invocation any more
-         +-- PlatformUnavailableError   the platform was out of reach for longer than `outage_limit`
-         and, not retried, as a retry can't mend them:
-         +-- InvocationPermanentError  (an InvocationFailedError) the action's exit code says so: 64, 65, 78
-         +-- InvocationCancelledError   somebody cancelled the invocation
-         +-- InvocationDeadlyError      the platform has given it up
+         +-- InvocationTimedOutError    `execution_timeout` or `queue_timeout` passed; it was cancelled
+         +-- InvocationLostError        the platform no longer knows the invocation
+         +-- PlatformUnavailableError   the platform was unavailable for longer than `outage_limit`
+         and, not retried because a retry would not help:
+         +-- InvocationPermanentError  (an InvocationFailedError) the action's exit code is 64, 65 or 78
+         +-- InvocationCancelledError   the invocation was cancelled
+         +-- InvocationDeadlyError      the platform stopped trying to run the invocation
          +-- UnknownStatusError         it ended with a status that this version doesn't know
-         +-- RequestRefusedError        the platform refuses the request; nothing was invoked
+         +-- RequestRefusedError        the platform rejected the request; nothing was invoked
                   |    +-- InvocationConflictError  an earlier try has invoked the action with another request
-         +-- AccessRefusedError         the platform doesn't accept the connection's credentials
+         +-- AccessRefusedError         the platform rejected the connection's credentials
 
-    A callback finds it in `context["exception"]`. Its strings are cleaned and cut to the limits in
+    Callbacks find the exception in `context["exception"]`. Its strings are cleaned and cut to the limits in
     docs/reference/exceptions.md, so that Airflow can store them.
 
     Attributes:
-        action: the action's name; None: not known.
-        invocation_id: None: there is no invocation.
-        status: the name of the status that it had last; None: not known.
-        detail: why, in the platform's words; None: it didn't say.
-        exit_code: the action's exit code; None: not known.
+        action: the action's name; None if unknown.
+        invocation_id: None if there is no invocation.
+        status: the name of the last known status; None if unknown.
+        detail: the reason in the platform's words; None if it gave none.
+        exit_code: the action's exit code; None if unknown.
         log_tail: the last lines that the action wrote.
-        url: where to look; None: nowhere.
+        url: the invocation's page; None if it has none.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class InvocationError(AirflowException):
         self.url = storable_token(url)
 
     def serialize(self) -> tuple[str, tuple[str], dict[str, Any]]:
-        """Class, arguments and keyword arguments to make it anew from, as Airflow wants them."""
+        """Return the class path, arguments and keyword arguments from which Airflow recreates the error."""
         cls = type(self)
         return f"{cls.__module__}.{cls.__qualname__}", (str(self),), self._fields()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made_anew, (type(self), str(self), self._fields())
+        return _recreate, (type(self), str(self), self._fields())
 
     def as_event(self) -> dict[str, Any]:
-        """The error as plain JSON, for a trigger's event; `error_from_event` makes it anew."""
+        """Return the error as JSON for a trigger's event; `error_from_event` reads it."""
         return {"kind": type(self).__name__, "message": str(self), "fields": self._fields()}
 
     def _fields(self) -> dict[str, Any]:
@@ -95,7 +95,12 @@ class InvocationError(AirflowException):
 
     @classmethod
     def of(cls, record: InvocationRecord, url: str, log_tail: list[str], why: str | None = None) -> Self:
-        """The exception about an invocation; `why` None: what the platform says of its status."""
+        """Return the exception for an ended invocation.
+
+        :param url: the invocation's page; empty if it has none.
+        :param log_tail: the last lines that the action wrote.
+        :param why: the reason; None for the status and its detail.
+        """
         step = record.current
         action = record.provenance.action.name
         code = step.exit_code
@@ -104,7 +109,7 @@ class InvocationError(AirflowException):
             if (meaning := meaning_of(code)) is not None:
                 why += f" ({meaning})"
         return cls(
-            f"action {action!r}, invocation {record.invocation_id}: {why}{at(url)}",
+            with_url(f"action {action!r}, invocation {record.invocation_id}: {why}", url),
             action=action,
             invocation_id=record.invocation_id,
             status=step.status.name,
@@ -115,31 +120,31 @@ class InvocationError(AirflowException):
         )
 
 
-def _made_anew(cls: type[InvocationError], message: str, fields: dict[str, Any]) -> InvocationError:
+def _recreate(cls: type[InvocationError], message: str, fields: dict[str, Any]) -> InvocationError:
     return cls(message, **fields)
 
 
 class InvocationFailedError(InvocationError):
-    """The invocation ended as Failed; Airflow may retry the task, with a new invocation.
+    """The invocation ended as Failed; a retry of the task starts a new invocation.
 
-    Also after exit code 70 (InternalError): the action itself is at fault, and may do better next time.
+    Exit code 70 (InternalError) is included: an internal error of the action may not happen again.
     """
 
 
 class InvocationPermanentError(InvocationFailedError, AirflowFailException):
-    """The action failed with an exit code that says: the call, the data or the set-up is wrong.
+    """The action failed with an exit code that blames its arguments, its input or its environment.
 
-    64 (UsageError), 65 (DataError), 78 (ConfigurationError). The same invocation would end the same way, so
-    the task isn't retried.
+    64 (UsageError), 65 (DataError), 78 (ConfigurationError). The same invocation would fail again, so the
+    task isn't retried.
     """
 
 
 class InvocationTimedOutError(InvocationError):
-    """The task's time, or its time in the queue, was over before the invocation ended; it was cancelled."""
+    """`execution_timeout` or `queue_timeout` passed before the invocation ended; it was cancelled."""
 
 
 class InvocationLostError(InvocationError):
-    """The platform doesn't know the invocation any more, and was asked more than once."""
+    """The platform no longer knows the invocation, after it was asked more than once."""
 
 
 class PlatformUnavailableError(InvocationError):
@@ -150,11 +155,11 @@ class PlatformUnavailableError(InvocationError):
 
 
 class InvocationCancelledError(InvocationError, AirflowFailException):
-    """The invocation was cancelled: somebody wanted it to end, so the task isn't retried."""
+    """The invocation was cancelled deliberately, so the task isn't retried."""
 
 
 class InvocationDeadlyError(InvocationError, AirflowFailException):
-    """The platform has given the invocation up (Deadly); the task isn't retried."""
+    """The platform stopped trying to run the invocation (status Deadly); the task isn't retried."""
 
 
 class UnknownStatusError(InvocationError, AirflowFailException):
@@ -162,9 +167,9 @@ class UnknownStatusError(InvocationError, AirflowFailException):
 
 
 class RequestRefusedError(InvocationError, AirflowFailException):
-    """The platform would refuse the same request again, so the task isn't retried; nothing was invoked.
+    """The platform would reject the same request again, so the task isn't retried. Nothing was invoked.
 
-    Also what is wrong with a task's arguments once they are rendered, all of it in one message.
+    Also raised for invalid rendered arguments of a task, with all problems in one message.
     """
 
 
@@ -178,9 +183,9 @@ class InvocationConflictError(RequestRefusedError):
 
 
 class AccessRefusedError(InvocationError, AirflowFailException):
-    """The platform doesn't accept the connection's credentials; the task isn't retried.
+    """The platform rejected the connection's credentials; the task isn't retried.
 
-    If there is an invocation already, it goes on: without credentials it can't be cancelled.
+    An invocation that exists already continues: without credentials it can't be cancelled.
     """
 
 
@@ -199,8 +204,7 @@ _BY_REASON: dict[AbandonReason, type[InvocationError]] = {
     AbandonReason.Lost: InvocationLostError,
 }
 
-
-#: The first that fits decides.
+#: The first class that matches decides.
 _BY_PLATFORM_ERROR: list[tuple[type[PlatformError], type[InvocationError]]] = [
     (UnauthorizedError, AccessRefusedError),
     (RequestConflictError, InvocationConflictError),
@@ -211,76 +215,105 @@ _BY_PLATFORM_ERROR: list[tuple[type[PlatformError], type[InvocationError]]] = [
 
 
 def exception_class_for(record: InvocationRecord) -> type[InvocationError] | None:
-    """What the end of an invocation means for the task; None: success. Every path of every task asks this."""
+    """Return the exception class for an ended invocation; None if it succeeded."""
     status = record.current.status
-    if status is InvocationStatus.Failed and is_beyond_retry(record.current.exit_code):
+    if status is InvocationStatus.Failed and is_permanent(record.current.exit_code):
         return InvocationPermanentError
     return _BY_STATUS.get(status, UnknownStatusError)
 
 
 def raise_unless_completed(record: InvocationRecord, url: str, log_tail: list[str]) -> None:
-    """Turn an invocation that has ended into the task's verdict: Completed is the only success.
+    """Raise the exception for an ended invocation, unless its status is Completed.
 
-    Raises:
-        InvocationError: by the status; which action, which invocation, why, and where to look.
+    :param url: the invocation's page; empty if it has none.
+    :param log_tail: the last lines that the action wrote.
+    :raises InvocationError: the subclass says how the invocation ended.
     """
     kind = exception_class_for(record)
     if kind is not None:
         raise kind.of(record, url, log_tail)
 
 
-def task_error(given_up: WaitAbandoned, action: str | None, invocation_id: str, url: str) -> InvocationError:
-    """The exception for a wait that was given up."""
+def task_error(abandoned: WaitAbandoned, action: str | None, invocation_id: str, url: str) -> InvocationError:
+    """Return the exception for an abandoned wait.
+
+    :param action: the action's name; None if unknown.
+    :param url: the invocation's page; empty if it has none.
+    """
     what = f"action {action!r}, invocation {invocation_id}" if action else f"invocation {invocation_id}"
-    return _BY_REASON[given_up.reason](
-        f"{what}: {given_up.detail}{at(url)}",
+    return _BY_REASON[abandoned.reason](
+        with_url(f"{what}: {abandoned.detail}", url),
         action=action,
         invocation_id=invocation_id,
-        detail=given_up.detail,
+        detail=abandoned.detail,
         url=url,
     )
 
 
-def outputs_task_error(
-    error: PlatformError, action: str, invocation_id: str, url: str
-) -> PlatformUnavailableError:
-    """The exception for an invocation that has completed, but whose outputs can't be read."""
-    return PlatformUnavailableError(
-        f"action {action!r}, invocation {invocation_id} has completed, but what it returned can't be read: "
-        f"{error}{at(url)}",
-        action=action,
-        invocation_id=invocation_id,
-        url=url,
-    )
+def unconfirmed_cancel_error(invocation_id: str, timeout: float, url: str) -> PlatformUnavailableError:
+    """Return the exception for a cancel that the platform didn't confirm within `timeout` seconds."""
+    what = f"invocation {invocation_id}: the platform did not confirm the cancel within {timeout:g} s"
+    return PlatformUnavailableError(with_url(what, url), invocation_id=invocation_id, url=url)
 
 
-def at(url: str) -> str:
-    """Return the end of a message that links to a page; empty if there is no page.
+def with_url(message: str, url: str) -> str:
+    """Return a message that ends with a link; the message alone if there is no URL.
 
     The URL comes last and bare, because viewers would treat a bracket or full stop after it as a part of it.
     """
-    return f": {url}" if url else ""
+    return f"{message}: {url}" if url else message
 
 
 def platform_task_error(
-    error: PlatformError, what: str, invocation_id: str | None = None, url: str = ""
+    error: PlatformError,
+    what: str,
+    *,
+    action: str | None = None,
+    invocation_id: str | None = None,
+    url: str = "",
+    hint: str = "",
+    kind: type[InvocationError] | None = None,
 ) -> InvocationError:
-    """Return the public error for a platform's error. This is the only place that translates them.
+    """Return the task's exception for a platform's error. No other function translates them.
 
-    :param what: the request, in words for the message.
-    :param invocation_id: the invocation of the request. None if it had none; "not found" then doesn't mean
-        that an invocation is lost.
+    :param what: what failed, for the message.
+    :param action: the action of the request; None if unknown.
+    :param invocation_id: the invocation of the request. If None, "not found" doesn't mean that an invocation
+        is lost.
+    :param url: the invocation's page; empty if it has none.
+    :param hint: what to do about it, or where it happened; added to the message.
+    :param kind: the exception class; None to choose it by the error's class.
     """
-    kind = next((kind for cause, kind in _BY_PLATFORM_ERROR if isinstance(error, cause)), InvocationError)
-    if kind is InvocationLostError and invocation_id is None:
-        kind = RequestRefusedError
+    if kind is None:
+        kind = next((kind for cause, kind in _BY_PLATFORM_ERROR if isinstance(error, cause)), InvocationError)
+        if kind is InvocationLostError and invocation_id is None:
+            kind = RequestRefusedError
+    detail = None
     if isinstance(error, RequestConflictError):
-        invocation_id = error.invocation_id
-    return kind(f"{what}: {error}{at(url)}", invocation_id=invocation_id, url=url or None)
+        invocation_id, detail = error.invocation_id, "; ".join(error.differences)
+    message = f"{what}: {error}" + (f"; {hint}" if hint else "")
+    return kind(
+        with_url(message, url), action=action, invocation_id=invocation_id, detail=detail, url=url or None
+    )
+
+
+def outputs_task_error(error: PlatformError, action: str, invocation_id: str, url: str) -> InvocationError:
+    """Return the exception for an invocation that completed, but whose outputs can't be read.
+
+    Whatever the error was, it is retried: the retry continues with the same invocation.
+    """
+    return platform_task_error(
+        error,
+        f"action {action!r}, invocation {invocation_id} completed, but its outputs could not be read",
+        action=action,
+        invocation_id=invocation_id,
+        url=url,
+        kind=PlatformUnavailableError,
+    )
 
 
 def error_from_event(event: Mapping[str, Any]) -> InvocationError:
-    """The exception of a trigger, made anew in a worker from `InvocationError.as_event`."""
+    """Recreate, in a worker, the exception that a trigger wrote with `InvocationError.as_event`."""
     kind = globals().get(str(event["kind"]))
     if not (isinstance(kind, type) and issubclass(kind, InvocationError)):
         kind = InvocationError

@@ -1,4 +1,4 @@
-"""What an action's exit code says about why it ended; imports nothing, as an action's process imports it."""
+"""The exit codes of actions and their meanings. Imports nothing, because action processes import it."""
 
 from __future__ import annotations
 
@@ -6,42 +6,41 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The exit codes that mean something to the platform; their values are those of BSD's sysexits.
+    """Exit codes that have a meaning on the platform, with the values of BSD's sysexits.
 
-    Running the action again may help after InternalError only: the others say that the call, the data or
-    the set-up is wrong.
+    A retry may help after InternalError only. The other codes report wrong arguments, input or environment.
     """
 
-    #: The action did what it was asked to do.
+    #: The action succeeded.
     Success = 0
-    #: The action was called wrongly: a parameter is missing or has a value that it can't have.
+    #: A parameter is missing or has an invalid value.
     UsageError = 64
-    #: The action works, but its input doesn't: the wrong format, cut off, empty.
+    #: The input is unusable: it has the wrong format, is truncated or is empty.
     DataError = 65
-    #: The action itself is at fault.
+    #: The action itself has a defect.
     InternalError = 70
-    #: What is around the action isn't set up as it has to be.
+    #: The action's environment is not configured as it has to be.
     ConfigurationError = 78
 
 
-#: What the exit codes say that an action fails with, and whether a retry can mend that.
+#: For each exit code of a failure: what it means, and whether a retry can help.
 _MEANINGS: dict[ExitCode, tuple[str, bool]] = {
-    ExitCode.UsageError: ("the action was called wrongly", False),
+    ExitCode.UsageError: ("the action was called with invalid arguments", False),
     ExitCode.DataError: ("the action can't use its input", False),
-    ExitCode.InternalError: ("the action itself is at fault", True),
-    ExitCode.ConfigurationError: ("what is around the action isn't set up", False),
+    ExitCode.InternalError: ("the action has an internal error", True),
+    ExitCode.ConfigurationError: ("the action's environment is not configured", False),
 }
 
 
 def meaning_of(exit_code: int | None) -> str | None:
-    """What an exit code says, for a person; None: nothing that is agreed on."""
+    """Return the meaning of an exit code for an error message; None if it has none."""
     if exit_code not in _MEANINGS:
         return None
     code = ExitCode(exit_code)
-    meaning, mendable = _MEANINGS[code]
-    return f"{code.name}: {meaning}, which a retry {'may' if mendable else 'can not'} mend"
+    meaning, is_retryable = _MEANINGS[code]
+    return f"{code.name}: {meaning}; a retry {'may' if is_retryable else 'will not'} help"
 
 
-def is_beyond_retry(exit_code: int | None) -> bool:
-    """Whether an exit code says that the same invocation would end the same way again."""
+def is_permanent(exit_code: int | None) -> bool:
+    """Return whether an exit code means that the same invocation would fail again."""
     return exit_code in _MEANINGS and not _MEANINGS[ExitCode(exit_code)][1]

@@ -16,10 +16,10 @@ from airflow.sdk import BaseHook, Connection
 
 from ..exceptions import (
     InvocationLostError,
-    PlatformUnavailableError,
     RequestRefusedError,
-    at,
     platform_task_error,
+    unconfirmed_cancel_error,
+    with_url,
 )
 from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platforms import InvocationPlatform, PlatformError
@@ -161,7 +161,7 @@ class InvocationHook(BaseHook):
             return self.ask(operation)
         except PlatformError as error:
             url = self.url(invocation_id) if invocation_id else ""
-            raise platform_task_error(error, what, invocation_id, url) from error
+            raise platform_task_error(error, what, invocation_id=invocation_id, url=url) from error
 
     def ask(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
         """Run an operation as `call` does, but with the platform's own errors; used by this provider's code.
@@ -280,31 +280,27 @@ class InvocationHook(BaseHook):
 
         return self._about(invocation_id, everything)
 
-    def cancel(self, invocation_id: str, patience: float = 60.0) -> InvocationRecord:
+    def cancel(self, invocation_id: str, timeout: float = 60.0) -> InvocationRecord:
         """Cancel an invocation, wait until the platform confirms, and return its last record.
 
-        One that has ended stays as it is.
+        An invocation that has ended is left unchanged.
 
-        :param patience: seconds to wait for the confirmation.
+        :param timeout: seconds to wait for the confirmation.
         :raises InvocationLostError: the platform knows no such invocation.
-        :raises PlatformUnavailableError: it hasn't confirmed after `patience` seconds.
+        :raises PlatformUnavailableError: it didn't confirm within `timeout` seconds.
         :raises RequestRefusedError: the invocation is running, and the platform can't force it to stop.
         :raises InvocationError: as `call` does.
         """
-        url = self.url(invocation_id)
         try:
             record = self._about(
-                invocation_id, lambda platform: cancel_and_confirm(platform, invocation_id, patience)
+                invocation_id, lambda platform: cancel_and_confirm(platform, invocation_id, timeout)
             )
         except TimeoutError as error:
-            raise PlatformUnavailableError(
-                f"invocation {invocation_id}: its cancel isn't confirmed after {patience:g} s{at(url)}",
-                invocation_id=invocation_id,
-                url=url,
-            ) from error
+            raise unconfirmed_cancel_error(invocation_id, timeout, self.url(invocation_id)) from error
         if record is None:
+            url = self.url(invocation_id)
             raise InvocationLostError(
-                f"invocation {invocation_id}: the platform doesn't know it{at(url)}",
+                with_url(f"invocation {invocation_id}: the platform doesn't know it", url),
                 invocation_id=invocation_id,
                 url=url,
             )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..exceptions import RequestRefusedError
 from ..tasks.validation import (
+    Check,
     check_arguments,
     check_given,
     mapped_task_label,
@@ -26,6 +27,8 @@ class BaseInvocationOperator:
 
     #: The arguments that are checked.
     _checked: ClassVar[tuple[str, ...]]
+    #: Checks that differ from those that all operators share, by argument.
+    _checks: ClassVar[Mapping[str, Check]] = {}
     conn_id: str
 
     def __init__(self, **kwargs: Any) -> None:
@@ -39,16 +42,16 @@ class BaseInvocationOperator:
             ValueError: an argument can't be right, or it asks for what mapped tasks can't have.
         """
         mapping: OperatorPartial = super().partial(**known_arguments(kwargs))  # type: ignore[misc]
-        check_mapped(mapping, cls._checked)
+        check_mapped(mapping, cls._checked, cls._checks)
         return mapping
 
     def _check(self) -> None:
         """Check, when the DAG is parsed, what is known of the arguments. Raises ValueError."""
-        check_arguments(task_label(self), self._given)  # type: ignore[arg-type]
+        check_arguments(task_label(self), self._given, self._checks)  # type: ignore[arg-type]
 
     def _read(self) -> dict[str, Any]:
         """The arguments, rendered, as they are meant. Raises RequestRefusedError: all that is wrong."""
-        values, problems = read_arguments(self._given)
+        values, problems = read_arguments(self._given, checks=self._checks)
         if problems:
             raise RequestRefusedError(f"{task_label(self)}: {'; '.join(problems)}")  # type: ignore[arg-type]
         return values
@@ -69,7 +72,7 @@ class BaseInvocationOperator:
         return hook
 
 
-def check_mapped(mapping: OperatorPartial, names: Collection[str]) -> None:
+def check_mapped(mapping: OperatorPartial, names: Collection[str], checks: Mapping[str, Check] = {}) -> None:
     """Check what is known of a task that is about to be mapped: those of its arguments, and where it starts.
 
     Raises:
@@ -83,7 +86,7 @@ def check_mapped(mapping: OperatorPartial, names: Collection[str]) -> None:
                 f"{place}: argument 'start_from_trigger': a mapped task can't start in the triggerer, as "
                 "Airflow doesn't hand it its own arguments there; use deferrable=True"
             )
-        check_given(place, mapping.kwargs, names)
+        check_given(place, mapping.kwargs, names, checks)
     except ValueError:
         mapping._expand_called = True  # it never will be, and shouldn't complain of that as well
         raise

@@ -1,17 +1,18 @@
-"""The operator that cancels invocations, and doesn't leave it at the asking."""
+"""The operator that cancels invocations and waits until the platform confirms."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from airflow.sdk import BaseOperator
 
-from ..exceptions import InvocationError, PlatformUnavailableError, at, platform_task_error
+from ..exceptions import InvocationError, platform_task_error, unconfirmed_cancel_error
 from ..platforms import InvocationPlatform, PlatformError
+from ..tasks.validation import DAY, Check, seconds
 from ..tasks.xcom import storable
 from ..waiters import cancel_and_confirm
 from ._base import BaseInvocationOperator
@@ -22,65 +23,64 @@ if TYPE_CHECKING:
     from ..hooks import InvocationHook
     from ..models import InvocationRecord
 
-#: Cancels under way at a time.
-_AT_ONCE = 8
-
+#: The largest number of concurrent cancels.
+_CONCURRENCY = 8
 
 #: Seconds to try to cancel the invocation of a task that fails right after invoking.
-_FAILURE_PATIENCE = 30.0
+_FAILURE_TIMEOUT = 30.0
 
 
 class CancelInvocationOperator(BaseInvocationOperator, BaseOperator):
-    """Cancel invocations and wait until the platform says that they have ended.
+    """Cancel invocations and wait until the platform confirms that they have ended.
 
-    One that has ended stays as it is; one that the platform doesn't know counts as ended; where nothing was
-    invoked (None, an empty list), nothing is cancelled. So it does as a teardown, whatever has become of
-    the task that invokes. The result (XCom) is a dict from the ids to the statuses' names (None: not known).
+    Invocations that have ended are left unchanged, and invocations that the platform doesn't know count as
+    ended. If nothing was invoked (None, an empty list), nothing is cancelled. The operator can therefore be
+    used as a teardown task. Its result (XCom) is a dict from ids to status names (None for unknown ids).
 
-    :param invocation_ids: what to cancel: an id, an operator's result, or a list of either, as a mapped
-        task's XComs are. (templated)
+    :param invocation_ids: the invocations to cancel: an id, an operator's result, or a list of either, such
+        as a mapped task's XComs. (templated)
     :param conn_id: the Airflow connection. (templated)
-    :param patience: seconds after which an invocation that hasn't ended fails the task.
-    :raises ValueError: when the DAG is parsed, for arguments that can't be right; it names the task.
-    :raises PlatformUnavailableError: the platform is out of reach, or hasn't confirmed in time.
-    :raises RequestRefusedError: the platform can't stop it (`CannotStopError` says what it was asked).
+    :param timeout: seconds to wait for the confirmation of each cancel; the task fails after that.
+    :raises ValueError: when the DAG is parsed, for invalid arguments; the message names the task.
+    :raises PlatformUnavailableError: the platform is unavailable, or didn't confirm within `timeout`.
+    :raises RequestRefusedError: the platform can't stop an invocation (`CannotStopError` in the message).
     """
 
     template_fields: Sequence[str] = ("invocation_ids", "conn_id")
     ui_color = "#e3f1ee"
 
-    _checked = ("invocation_ids", "conn_id", "patience")
+    _checked = ("invocation_ids", "conn_id", "timeout")
+    _checks: ClassVar[Mapping[str, Check]] = {"timeout": seconds(1, DAY)}
 
     def __init__(
         self,
         *,
         invocation_ids: Any,
         conn_id: str = "roboto_default",
-        patience: float = 60.0,
+        timeout: float = 60.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.invocation_ids = invocation_ids
         self.conn_id = conn_id
-        self.patience = patience
+        self.timeout = timeout
         self._check()
 
     def execute(self, context: Context) -> dict[str, str | None]:
-        """Cancel them all; whatever goes wrong with one, the others are cancelled."""
-        values = self._read()
-        ids: list[str] = values["invocation_ids"]
+        """Cancel all of them; an error with one doesn't keep the others from being cancelled."""
+        ids: list[str] = self._read()["invocation_ids"]
         if not ids:
-            self.log.info("nothing was invoked, nothing is cancelled")
+            self.log.info("No invocations to cancel")
             return {}
         hook = self._hook()
-        outcomes = hook.ask(partial(cancel_all, ids=ids, patience=self.patience))
+        outcomes = hook.ask(partial(cancel_all, ids=ids, limit=self.timeout))
         statuses: dict[str, str | None] = {}
         for invocation_id, outcome in outcomes.items():
             if isinstance(outcome, Exception):
-                self.log.error("invocation %s: %s", invocation_id, outcome or "its cancel isn't confirmed")
+                self.log.error("Invocation %s: %s", invocation_id, outcome or "the cancel was not confirmed")
                 continue
             statuses[invocation_id] = None if outcome is None else outcome.current.status.name
-            self.log.info("invocation %s: %s", invocation_id, statuses[invocation_id] or "not known")
+            self.log.info("Invocation %s: %s", invocation_id, statuses[invocation_id] or "unknown")
         for invocation_id, outcome in outcomes.items():
             if isinstance(outcome, Exception):
                 raise self._error(outcome, invocation_id, hook.url(invocation_id)) from outcome
@@ -88,14 +88,9 @@ class CancelInvocationOperator(BaseInvocationOperator, BaseOperator):
 
     def _error(self, cause: Exception, invocation_id: str, url: str) -> InvocationError:
         if isinstance(cause, PlatformError):
-            return platform_task_error(
-                cause, f"invocation {invocation_id} can't be cancelled", invocation_id, url
-            )
-        return PlatformUnavailableError(
-            f"invocation {invocation_id}: its cancel isn't confirmed after {self.patience:g} s{at(url)}",
-            invocation_id=invocation_id,
-            url=url,
-        )
+            what = f"invocation {invocation_id} could not be cancelled"
+            return platform_task_error(cause, what, invocation_id=invocation_id, url=url)
+        return unconfirmed_cancel_error(invocation_id, self.timeout, url)
 
 
 @contextmanager
@@ -120,7 +115,7 @@ def cancelled_on_failure(
             operator.log.warning("The task failed after invoking; its retry continues with %s", named)
         elif getattr(operator, "cancel_on_kill", True):
             operator.log.warning("The task failed after invoking; cancelling %s", named)
-            outcomes = hook.ask(partial(cancel_all, ids=invocation_ids, patience=_FAILURE_PATIENCE))
+            outcomes = hook.ask(partial(cancel_all, ids=invocation_ids, limit=_FAILURE_TIMEOUT))
             for invocation_id, outcome in outcomes.items():
                 if isinstance(outcome, Exception):
                     why = outcome or "no answer"
@@ -129,18 +124,21 @@ def cancelled_on_failure(
 
 
 async def cancel_all(
-    platform: InvocationPlatform, ids: Sequence[str], patience: float
+    platform: InvocationPlatform, ids: Sequence[str], limit: float
 ) -> dict[str, InvocationRecord | Exception | None]:
-    """Cancel several invocations, and what came of each: its last record, None (not known), or the error."""
+    """Cancel several invocations; return for each its last record, None if it is unknown, or the error.
+
+    :param limit: seconds to wait for the confirmation of each cancel.
+    """
     outcomes: dict[str, InvocationRecord | Exception | None] = dict.fromkeys(ids)
     remaining = iter(ids)
 
     async def cancel() -> None:
         for invocation_id in remaining:
             try:
-                outcomes[invocation_id] = await cancel_and_confirm(platform, invocation_id, patience)
+                outcomes[invocation_id] = await cancel_and_confirm(platform, invocation_id, limit)
             except (PlatformError, TimeoutError) as error:
                 outcomes[invocation_id] = error
 
-    await asyncio.gather(*(cancel() for _ in range(min(_AT_ONCE, len(ids)))))
+    await asyncio.gather(*(cancel() for _ in range(min(_CONCURRENCY, len(ids)))))
     return outcomes

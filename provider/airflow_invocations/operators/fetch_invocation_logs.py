@@ -108,8 +108,10 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
             else:
                 result |= {"path": str(self.destination), "count": self._write(hook, invocation_id)}
         except PlatformError as error:
-            what = f"the log of invocation {invocation_id}"
-            raise platform_task_error(error, what, invocation_id, self.invocation_url) from error
+            what = f"invocation {invocation_id}: could not fetch the log"
+            raise platform_task_error(
+                error, what, invocation_id=invocation_id, url=self.invocation_url
+            ) from error
         self.log.info("Fetched %s of invocation %s", counted(result["count"], "line"), invocation_id)
         return cast("dict[str, Any]", storable(result))
 

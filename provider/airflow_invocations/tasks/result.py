@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-from ..exceptions import at
+from ..exceptions import with_url
 from .idempotency import started_by_earlier_try
 from .xcom import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storable_name, storable_token
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def invoked_line(action: str, record: InvocationRecord, try_number: int, url: str) -> str:
     """Return the log line that names the invocation that the task started or continues with."""
     who = "An earlier try invoked" if started_by_earlier_try(record, try_number) else "Invoked"
-    return f"{who} {action} as {record.invocation_id}{at(url)}"
+    return with_url(f"{who} {action} as {record.invocation_id}", url)
 
 
 def result_of(

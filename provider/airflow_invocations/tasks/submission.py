@@ -7,13 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import models
-from ..exceptions import (
-    AccessRefusedError,
-    InvocationConflictError,
-    InvocationError,
-    PlatformUnavailableError,
-    RequestRefusedError,
-)
+from ..exceptions import InvocationError, RequestRefusedError, platform_task_error
 from ..models import MAX_PAGE_SIZE
 from ..platforms import (
     ConflictError,
@@ -22,7 +16,6 @@ from ..platforms import (
     PlatformError,
     RequestConflictError,
     TransientError,
-    UnauthorizedError,
 )
 from ..platforms.retry import retry_transient
 from ..waiters import cancel_and_confirm
@@ -127,28 +120,25 @@ def run_id_problems(run_id: str) -> list[str]:
 
 
 def submission_task_error(error: PlatformError, action: str, where: str) -> InvocationError:
-    """How a task fails that couldn't invoke; `where` is the connection, for a person."""
-    refused = f"action {action!r} was not invoked"
+    """Return the exception for an action that could not be invoked.
+
+    :param where: the connection and the platform's address, for the message.
+    """
+    what, hints = f"action {action!r} was not invoked", [where]
     match error:
-        case UnauthorizedError():
-            return AccessRefusedError(f"{refused}: {error}; {where}", action=action)
         case RequestConflictError():
-            return InvocationConflictError(
-                f"{refused}: an earlier try of this task has started another one: {error}. Clear the task to "
-                "invoke the action with the new request, undo the change, or name parameters that change "
-                f"with each try in volatile_parameters; {where}",
-                action=action,
-                invocation_id=error.invocation_id,
-                detail="; ".join(error.differences),
+            what += ": an earlier try of this task started a different request"
+            hints.insert(
+                0,
+                "clear the task to invoke the action with the new request, undo the change, or name "
+                "parameters that change with each try in volatile_parameters",
             )
         case ConflictError():
-            return RequestRefusedError(
-                f"{refused}: {error}; clear the task to start over; {where}", action=action
-            )
+            hints.insert(0, "clear the task to start over")
         case TransientError():
-            unknown = f"action {action!r}: the platform doesn't answer; a retry sends the request again"
-            return PlatformUnavailableError(f"{unknown}: {error}; {where}", action=action)
-    return RequestRefusedError(f"{refused}: {error}; {where}", action=action)
+            # It may have been invoked all the same.
+            what = f"action {action!r}: the platform doesn't answer; a retry sends the request again"
+    return platform_task_error(error, what, action=action, hint="; ".join(hints))
 
 
 async def _cancel_earlier(platform: InvocationPlatform, submission: InvocationSubmission) -> None:

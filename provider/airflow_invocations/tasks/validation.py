@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from ..models import DagRunProvenance, InvocationInput, InvocationRequest, UploadDestination
 
 
+#: Seconds.
+DAY = 86400.0
+
+#: Returns a normalised value. Raises TypeError or ValueError: what is wrong, what is allowed.
+Check = Callable[[object], Any]
+
 #: The arguments of an operator that the request is made of.
 REQUEST_ARGUMENTS = (
     "action",
@@ -46,36 +52,41 @@ def mapped_task_label(mapping: OperatorPartial) -> str:
     return f"{f'DAG {dag.dag_id!r}, ' if dag else ''}task {mapping.kwargs['task_id']!r}"
 
 
-def check_arguments(place: str, arguments: Mapping[str, object]) -> None:
+def check_arguments(place: str, arguments: Mapping[str, object], checks: Mapping[str, Check] = {}) -> None:
     """Check, when the DAG is parsed, every argument that isn't known only when the task runs.
 
     Raises:
         ValueError: which task (`place`), and for each argument what is wrong, what is allowed.
     """
-    check_given(place, arguments, arguments.keys())
+    check_given(place, arguments, arguments.keys(), checks)
 
 
-def check_given(place: str, given: Mapping[str, object], names: Collection[str]) -> None:
+def check_given(
+    place: str, given: Mapping[str, object], names: Collection[str], checks: Mapping[str, Check] = {}
+) -> None:
     """The same of those named that are given so far, as to a task that is mapped over the others."""
     known = {name: given[name] for name in names if name in given and not is_templated(given[name])}
-    _, problems = read_arguments(known, late=set(names) - known.keys())
+    _, problems = read_arguments(known, late=set(names) - known.keys(), checks=checks)
     if problems:
         raise ValueError(f"{place}: {'; '.join(problems)}")
 
 
 def read_arguments(
-    arguments: Mapping[str, object], late: Iterable[str] = ()
+    arguments: Mapping[str, object], late: Iterable[str] = (), checks: Mapping[str, Check] = {}
 ) -> tuple[dict[str, Any], list[str]]:
     """The arguments as a request wants them, without those that can't be right, and what is wrong with those.
 
     None stays None where an argument may be left out. `late`: the names of arguments whose values aren't
-    known yet.
+    known yet. `checks`: the operator's own checks, by argument.
     """
     values: dict[str, Any] = {}
     problems: list[str] = []
     for name, value in arguments.items():
         try:
-            values[name] = None if value is None and name in _OPTIONAL else _CHECKS[name](value)
+            if name in checks:
+                values[name] = checks[name](value)
+            else:
+                values[name] = None if value is None and name in _OPTIONAL else _CHECKS[name](value)
         except pydantic.ValidationError as error:
             problems.append(f"argument {name!r}: {problems_of(error.errors())}")
         except (TypeError, ValueError) as error:
@@ -251,7 +262,9 @@ def _count(least: int, what: str) -> Callable[[object], int]:
     return read
 
 
-def _seconds(least: float, most: float) -> Callable[[object], float]:
+def seconds(least: float, most: float) -> Callable[[object], float]:
+    """Return the check of an argument in seconds, within the limits."""
+
     def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             raise ValueError(f"it is {value!r}; allowed: seconds, from {figure(least)} to {figure(most)}")
@@ -283,9 +296,8 @@ def _log_place(value: object) -> object:
     )
 
 
-_DAY = 86400.0
 _ALIASES = {"memory_MiB", "memory_mib", "storage_GiB", "storage_gib"}
-_CHECKS: dict[str, Callable[[object], Any]] = {
+_CHECKS: dict[str, Check] = {
     "action": _name,
     "conn_id": _name,
     "parameters": _parameters,
@@ -296,11 +308,10 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "container_parameters": _record("ContainerParameters"),
     "timeout": _count(1, "whole minutes"),
     "volatile_parameters": _names,
-    "poll_interval": _seconds(0.1, _DAY),
-    "outage_limit": _seconds(0, 30 * _DAY),
-    "queue_timeout": _seconds(1, 30 * _DAY),
-    "defer_after": _seconds(0, 600),
-    "patience": _seconds(1, _DAY),
+    "poll_interval": seconds(0.1, DAY),
+    "outage_limit": seconds(0, 30 * DAY),
+    "queue_timeout": seconds(1, 30 * DAY),
+    "defer_after": seconds(0, 600),
     "invocation_id": _one_id,
     "invocation_ids": ids_of,
     "wait_for": _wanted,

@@ -51,7 +51,9 @@ def test_the_others_are_cancelled_whatever_goes_wrong_with_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(RobotoPlatform, "cancel", refused)
-        with pytest.raises(RequestRefusedError, match=f"{stubborn} can't be cancelled: it was asked to stop"):
+        with pytest.raises(
+            RequestRefusedError, match=f"{stubborn} could not be cancelled: it was asked to stop"
+        ):
             cancel(task, [stubborn, other])
     assert hook.get(other).current.status is InvocationStatus.Cancelled
     hook.cancel(stubborn)
@@ -67,14 +69,16 @@ def test_a_cancel_that_is_not_confirmed_in_time_may_be_retried(
 
     with monkeypatch.context() as patch:
         patch.setattr(RobotoPlatform, "cancel", ignored)
-        with pytest.raises(PlatformUnavailableError, match="its cancel isn't confirmed after 1 s"):
-            cancel(task, running, patience=1)
+        with pytest.raises(
+            PlatformUnavailableError, match="the platform did not confirm the cancel within 1 s"
+        ):
+            cancel(task, running, timeout=1)
     hook.cancel(running)
 
 
 def test_an_invocation_that_has_no_page_leaves_no_empty_brackets() -> None:
     operator = CancelInvocationOperator(task_id="cancel", invocation_ids="iv_1")
-    said = "invocation iv_1: its cancel isn't confirmed after 60 s"
+    said = "invocation iv_1: the platform did not confirm the cancel within 60 s"
     assert str(operator._error(TimeoutError(), "iv_1", "")) == said
     assert str(operator._error(TimeoutError(), "iv_1", "http://h/1")) == f"{said}: http://h/1"
 

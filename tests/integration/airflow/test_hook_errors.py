@@ -74,6 +74,6 @@ def test_a_connection_that_is_misconfigured(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_cancel_that_is_not_confirmed_in_time(hook: RobotoHook, start_service: Any) -> None:
     action = script(hook, "trap '' TERM; sleep 60 & wait; sleep 60")
     started = hook.invoke(action, REQUEST)
-    with pytest.raises(PlatformUnavailableError, match=r"isn't confirmed after 0\.01 s: http"):
-        hook.cancel(started.invocation_id, patience=0.01)
+    with pytest.raises(PlatformUnavailableError, match=r"did not confirm the cancel within 0\.01 s: http"):
+        hook.cancel(started.invocation_id, timeout=0.01)
     assert hook.cancel(started.invocation_id).current.status.name == "Cancelled"

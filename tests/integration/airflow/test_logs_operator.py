@@ -116,7 +116,7 @@ def test_parts_of_a_long_line_are_one_line(hook: RobotoHook, task: Task, tmp_pat
 
 
 def test_an_invocation_that_is_not_known_is_lost(hook: RobotoHook, task: Task) -> None:
-    with pytest.raises(InvocationLostError, match="the log of invocation iv_unknown"):
+    with pytest.raises(InvocationLostError, match="invocation iv_unknown: could not fetch the log"):
         fetch(task, invocation_id="iv_unknown")
 
 

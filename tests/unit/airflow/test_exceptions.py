@@ -1,4 +1,4 @@
-"""How a task fails: what each exception says, what it knows, and that it survives the ways it is sent."""
+"""The exceptions of tasks: messages, attributes, and how they survive being serialised."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def test_an_exit_code_is_never_read_from_prose(detail: str | None) -> None:
         (
             64,
             InvocationPermanentError,
-            "UsageError: the action was called wrongly, which a retry can not mend",
+            "UsageError: the action was called with invalid arguments; a retry will not help",
         ),
         (65, InvocationPermanentError, "DataError: the action can't use its input"),
-        (70, InvocationFailedError, "InternalError: the action itself is at fault, which a retry may mend"),
-        (78, InvocationPermanentError, "ConfigurationError: what is around the action isn't set up"),
+        (70, InvocationFailedError, "InternalError: the action has an internal error; a retry may help"),
+        (78, InvocationPermanentError, "ConfigurationError: the action's environment is not configured"),
     ],
 )
 def test_an_exit_code_decides_whether_a_retry_can_help_and_the_error_says_why(
@@ -128,7 +128,7 @@ def every_kind() -> list[type[InvocationError]]:
 
 
 @pytest.mark.parametrize("kind", every_kind())
-def test_it_survives_airflows_serialisation_and_pickle_and_copies(kind: type[InvocationError]) -> None:
+def test_an_error_survives_airflows_serialisation_and_pickle_and_copies(kind: type[InvocationError]) -> None:
     error = kind.of(ended(InvocationStatus.Failed, "exit code 3: x"), URL, ["a"])
     for again in (
         BaseSerialization.deserialize(BaseSerialization.serialize(error)),
@@ -141,19 +141,19 @@ def test_it_survives_airflows_serialisation_and_pickle_and_copies(kind: type[Inv
 
 
 @pytest.mark.parametrize("kind", every_kind())
-def test_a_worker_makes_it_anew_from_a_triggers_event(kind: type[InvocationError]) -> None:
+def test_a_worker_recreates_the_error_from_a_triggers_event(kind: type[InvocationError]) -> None:
     error = kind.of(ended(InvocationStatus.Failed, "exit code 3: x"), URL, ["a"])
     again = error_from_event(json.loads(json.dumps(error.as_event())))
     assert type(again) is kind
     assert vars(again) == vars(error)
 
 
-def test_an_event_that_names_no_error_of_ours_makes_a_plain_one() -> None:
+def test_an_event_with_an_unknown_error_becomes_an_invocation_error() -> None:
     event = {**InvocationError("m").as_event(), "kind": "pickle"}
     assert type(error_from_event(event)) is InvocationError
 
 
-def test_what_a_retry_can_not_mend_is_not_retried() -> None:
+def test_permanent_failures_are_not_retried() -> None:
     retried = {kind.__name__ for kind in every_kind() if not issubclass(kind, AirflowFailException)}
     assert retried == {
         "InvocationError",
@@ -174,7 +174,7 @@ def test_what_a_retry_can_not_mend_is_not_retried() -> None:
         (InvocationSensor, {"invocation_id": "iv_1", "deferrable": True}),
     ],
 )
-def test_a_connection_that_makes_no_sense_is_no_retry_matter_for_any_task(
+def test_a_misconfigured_connection_fails_every_task_permanently(
     kind: Any, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_HALF", '{"conn_type": "roboto", "password": "s3cret"}')
@@ -186,7 +186,7 @@ def test_a_connection_that_makes_no_sense_is_no_retry_matter_for_any_task(
         operator.execute(context())
 
 
-def test_every_reason_to_give_up_has_its_exception() -> None:
+def test_every_abandon_reason_has_its_exception() -> None:
     for reason in AbandonReason:
         error = task_error(WaitAbandoned(reason, "because"), "a", "iv_1", URL)
         assert "'a', invocation iv_1: because" in str(error)
