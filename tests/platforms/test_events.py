@@ -12,15 +12,16 @@ import pytest
 
 from airflow_invocations.assets.events import ACKNOWLEDGED_KEY
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.models import InvocationRecord, InvocationStatus
-from airflow_invocations.platforms import CaughtUp, InvocationPlatform
-from airflow_invocations.platforms import polling as polled_events
-from airflow_invocations.platforms.events import (
+from airflow_invocations.models import (
+    CaughtUp,
     EventFilter,
-    EventStream,
     InvocationEvent,
-    event_platform,
+    InvocationRecord,
+    InvocationStatus,
 )
+from airflow_invocations.platforms import InvocationPlatform
+from airflow_invocations.platforms import polling as polled_events
+from airflow_invocations.platforms.events import EventStream, event_platform
 from airflow_invocations.triggers import events
 from airflow_invocations.triggers.events import ENDS
 from airflow_invocations.waiters import cancel_and_confirm
@@ -48,11 +49,11 @@ async def begin_of(stream: EventStream) -> int:
     async with asyncio.timeout(20):
         first = await anext(aiter(stream))
     assert isinstance(first, CaughtUp)
-    return first.place
+    return first.cursor
 
 
 async def heard(platform: InvocationPlatform, since: int | None, ids: Collection[str]) -> list[Any]:
-    """All that is told from a place on until each of these has been told of."""
+    """All that is told from a cursor until each of these has been told of."""
     missing, told = set(ids), []
     async with asyncio.timeout(20), event_platform(platform).events(EVERY_END, since) as stream:
         async for one in stream:
@@ -77,24 +78,24 @@ async def test_each_end_is_told_by_its_status(
 ) -> None:
     actions = under_test.actions
     async with event_platform(platform).events(EVERY_END, None) as stream:
-        place = await begin_of(stream)
+        cursor = await begin_of(stream)
     good = await platform.invoke(actions.completes, asking.request())
     bad = await platform.invoke(actions.fails, asking.request())
     ids = (good.invocation_id, bad.invocation_id)
-    told = ends(await heard(platform, place, ids), ids)
+    told = ends(await heard(platform, cursor, ids), ids)
     first, second = (told[one] for one in ids)
     assert (first.action, first.status) == (actions.completes, S.Completed)
     assert (second.action, second.status) == (actions.fails, S.Failed)
     for event in (first, second):
-        assert event.place > place
+        assert event.cursor > cursor
         assert (await platform.get(event.invocation_id)).created <= event.at
 
     async with await idle_hook.connect() as idle:
         async with event_platform(idle).events(EVERY_END, None) as stream:
-            place = await begin_of(stream)
+            cursor = await begin_of(stream)
         unwanted = await idle.invoke(actions.completes, asking.request())
         await cancel_and_confirm(idle, unwanted.invocation_id, patience=10.0)
-        told = ends(await heard(idle, place, [unwanted.invocation_id]), [unwanted.invocation_id])
+        told = ends(await heard(idle, cursor, [unwanted.invocation_id]), [unwanted.invocation_id])
         assert told[unwanted.invocation_id].status is S.Cancelled
 
 
@@ -121,13 +122,13 @@ async def test_a_stream_tells_what_ends_while_it_is_open_and_goes_on_where_it_br
                 break
     # What had ended before it began is nobody's.
     assert before.invocation_id not in ends(told, [before.invocation_id])
-    place = told[-1].place
+    cursor = told[-1].cursor
     release(tmp_path)
     short = await platform.invoke(actions.fails, asking.request())
     missed = (long.invocation_id, short.invocation_id)
     for one in missed:
         await end_of(hook, one)
-    again = ends(await heard(platform, place, missed), missed)
+    again = ends(await heard(platform, cursor, missed), missed)
     assert [again[one].status for one in missed] == [S.Completed, S.Failed]
 
 
@@ -140,7 +141,7 @@ async def test_an_action_can_be_wanted_by_its_name(
         assert isinstance(await anext(told), CaughtUp)
         other = await platform.invoke(under_test.actions.fails, asking.request())
         mine = await platform.invoke(under_test.actions.completes, asking.request())
-        while not wanted.wants(event := await anext(told)):
+        while not wanted.matches(event := await anext(told)):
             assert event.invocation_id == other.invocation_id
     assert event.invocation_id == mine.invocation_id
 

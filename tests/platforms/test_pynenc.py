@@ -19,18 +19,20 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_invocations.exceptions import InvocationTimedOutError
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.models import InvocationRecord, InvocationStatus
-from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.platforms import (
-    CannotStopError,
+from airflow_invocations.models import (
     CaughtUp,
-    InvocationPlatform,
-    UnsupportedError,
+    EventFilter,
+    InvocationEvent,
+    InvocationRecord,
+    InvocationStatus,
+    cursor_at,
 )
+from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.platforms import CannotStopError, InvocationPlatform, UnsupportedError
 from airflow_invocations.platforms import (
     polling as polled_events,
 )
-from airflow_invocations.platforms.events import EventFilter, InvocationEvent, event_platform
+from airflow_invocations.platforms.events import event_platform
 from airflow_invocations.platforms.overdue import Overdue
 from airflow_invocations.platforms.pynenc.platform import PynencPlatform
 from airflow_invocations.triggers import InvocationTrigger
@@ -415,8 +417,8 @@ class TestEvents:
             for one in ids:
                 await platform.cancel(one)
             told: list[Any] = []
-            place = polled_events.place_of(began)
-            async with asyncio.timeout(20), event_platform(platform).events(EventFilter(), place) as stream:
+            cursor = cursor_at(began)
+            async with asyncio.timeout(20), event_platform(platform).events(EventFilter(), cursor) as stream:
                 async for event in stream:
                     if isinstance(event, CaughtUp):
                         break

@@ -99,14 +99,6 @@ class OwnedStatus(Generic[StatusT]):
     owner: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StatusSnapshot:
-    """The status that an invocation has now, and nothing else of it: what a batch of waits asks for."""
-
-    invocation_id: str
-    status: InvocationStatus
-
-
 class InvalidTransition(ValueError):
     """A status that may not come right after the current one.
 

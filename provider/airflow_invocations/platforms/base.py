@@ -12,11 +12,17 @@ from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from ..models import StatusSnapshot
 from ..models.text import printable
 
 if TYPE_CHECKING:
-    from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogPage
+    from ..models import (
+        ActionRecord,
+        InvocationRecord,
+        InvocationRequest,
+        LogPage,
+        StatusSnapshot,
+        WatchMessage,
+    )
 
 
 def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
@@ -207,48 +213,18 @@ def check_supported(platform: str, can: Capabilities, request: InvocationRequest
             raise UnsupportedError(f"{platform} can't honour argument {name!r}; {instead}")
 
 
-@dataclass(frozen=True, slots=True)
-class NewLines:
-    """Log lines of an invocation from a watch; the next cursor is the page's `last_read`.
-
-    :param begins_at: the cursor at which they begin; None: the log's beginning, or the platform doesn't say.
-    """
-
-    invocation_id: str
-    page: LogPage
-    begins_at: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UnreadableLog:
-    """Nothing more of an invocation's log will be told."""
-
-    invocation_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """What was missed has been told. `place` is the last event that the platform has."""
-
-    place: int
-
-
-Told = StatusSnapshot | NewLines | UnreadableLog | CaughtUp
-
-
 class Watch(Protocol):
     """An open stream of what happens to some invocations.
 
-    It tells the present status of each one that it is opened or extended with, then every change; an
-    invocation's last lines come before its end. It ends with a TransientError, never just so.
+    It yields the present status of each invocation that is watched, then every change. An invocation's last
+    lines come before its end. Iteration never stops normally; it raises TransientError when the stream drops.
     """
 
-    #: The last event that was told: where to resume.
-    place: int | None
+    #: The cursor after the last event, to resume from; None: the platform has none.
+    cursor: int | None
 
-    def __aiter__(self) -> AsyncIterator[Told]:
-        """What is told, in order."""
+    def __aiter__(self) -> AsyncIterator[WatchMessage]:
+        """Yield messages in order."""
 
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
@@ -326,9 +302,9 @@ class InvocationPlatform(Protocol):
         """The invocation of an action that was created last, at `since` or later; None: there is none."""
 
     def watch(
-        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
     ) -> AbstractAsyncContextManager[Watch]:
-        """Open a stream; with `place`, what has happened since instead of each one's present status.
+        """Open a stream; with `cursor`, it yields what happened since instead of each present status.
 
         Raises:
             UnsupportedError: on entering: this platform has none, or none for so many.

@@ -9,9 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
-from ..models import MAX_PAGE_SIZE
-from .base import CaughtUp
-from .events import InvocationEvent, UnreadableItem, is_time
+from ..models import MAX_PAGE_SIZE, CaughtUp, InvocationEvent, UnreadableItem, cursor_at, is_time
 
 #: Seconds between two looks.
 POLL_INTERVAL = 5.0
@@ -55,15 +53,15 @@ class Listing(Protocol):
 
 
 class PolledEvents:
-    """Ends of invocations, found by asking; places are times.
+    """Ends of invocations, found by polling; cursors are times.
 
     Each look asks for what is new since the look before, and for which of those that were under way have
-    ended. An invocation that is put back into the queue after its end isn't followed any further. The place
-    of an end that is seen late, as clocks and reports go, is that of the one told before it.
+    ended. An invocation that is put back into the queue after its end isn't followed any further. The cursor
+    of an end that is seen late, as clocks and reports go, is that of the one before it.
 
     :param listing: how the platform is asked.
-    :param since: what ended after this was not told yet; None, or a place that is no time and so another
-        platform's: begin now.
+    :param since: the cursor to resume from; None, or a cursor that is not a time and so another platform's:
+        begin now.
     :param pause: sleeps for so many seconds.
     """
 
@@ -83,7 +81,7 @@ class PolledEvents:
         #: What was seen already and may be seen again, as it is new.
         self._seen: dict[str, datetime.datetime] = {}
         self._newest = _EPOCH
-        self._place = 0
+        self._cursor = 0
 
     async def __aiter__(self) -> AsyncIterator[InvocationEvent | UnreadableItem | CaughtUp]:
         """What is told; within a look in the order in which it happened."""
@@ -94,18 +92,18 @@ class PolledEvents:
         if self._since is None:
             # What has ended before now is nobody's; the rest is followed.
             ends = (told.at for told in past if isinstance(told, InvocationEvent))
-            self._place = place_of(max([self._newest, *ends]))
+            self._cursor = cursor_at(max([self._newest, *ends]))
         else:
             for told in past:
                 if isinstance(told, UnreadableItem) or told.at > began - SLACK:
                     yield told
-            self._place = self._since
-        yield CaughtUp(self._place)
+            self._cursor = self._since
+        yield CaughtUp(self._cursor)
         while True:
             await self._pause(POLL_INTERVAL)
             ended = await self._look_at_old()
             for told in _in_order([*ended, *await self._look_at_new(self._newest - SLACK)]):
-                yield self._placed(told)
+                yield self._with_cursor(told)
 
     async def _look_at_new(self, moment: datetime.datetime) -> Sequence[InvocationEvent | UnreadableItem]:
         """Ask for what is new since then; what has ended and wasn't told before."""
@@ -143,21 +141,16 @@ class PolledEvents:
                     found.append(listed.told)
         return found
 
-    def _placed(self, told: InvocationEvent | UnreadableItem) -> InvocationEvent | UnreadableItem:
-        """The same with the place that the stream has after it: it never goes back."""
+    def _with_cursor(self, told: InvocationEvent | UnreadableItem) -> InvocationEvent | UnreadableItem:
+        """Return the event with the stream's cursor after it, which never decreases."""
         if isinstance(told, UnreadableItem):
             return told
-        self._place = max(self._place, told.place)
-        return dataclasses.replace(told, place=self._place)
-
-
-def place_of(moment: datetime.datetime) -> int:
-    """The place of what happened then."""
-    return (moment - _EPOCH) // _MICROSECOND
+        self._cursor = max(self._cursor, told.cursor)
+        return dataclasses.replace(told, cursor=self._cursor)
 
 
 def _in_order(
     found: list[InvocationEvent | UnreadableItem],
 ) -> Sequence[InvocationEvent | UnreadableItem]:
     """What can't be read first, then by time."""
-    return sorted(found, key=lambda told: told.place if isinstance(told, InvocationEvent) else 0)
+    return sorted(found, key=lambda told: told.cursor if isinstance(told, InvocationEvent) else 0)

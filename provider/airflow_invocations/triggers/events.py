@@ -14,9 +14,16 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from ..assets.events import ACKNOWLEDGED_KEY
 from ..hooks import InvocationHook
-from ..models import DagRunProvenance, InvocationRecord, InvocationStatus, task_instance_of
+from ..models import (
+    DagRunProvenance,
+    EventFilter,
+    InvocationEvent,
+    InvocationRecord,
+    InvocationStatus,
+    UnreadableItem,
+    task_instance_of,
+)
 from ..models.invocation import started_at
-from ..platforms.events import EventFilter, InvocationEvent, UnreadableItem
 from ..tasks.sdk_calls import complete
 from ..tasks.xcom import storable_name, storable_text, storable_token, trigger_event
 from ..version_compat import (
@@ -203,7 +210,7 @@ class InvocationEventTrigger(BaseEventTrigger):
                 await asyncio.sleep(max(LINGER, not_before - time.monotonic()))
                 events = subscription.take(self.batch)
                 invocations = await self._invocations(events, state)
-                state.reach(max(event.place for event in events))
+                state.reach(max(event.cursor for event in events))
                 if not invocations:
                     await state.note_now_and_then()
                     continue

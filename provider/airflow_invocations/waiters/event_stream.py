@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..models import CaughtUp, EventFilter, InvocationEvent, UnreadableItem, is_time
 from ..platforms.base import (
-    CaughtUp,
     InvocationPlatform,
     NotFoundError,
     PermanentError,
@@ -23,14 +23,7 @@ from ..platforms.base import (
     UnauthorizedError,
     backoff,
 )
-from ..platforms.events import (
-    EventFilter,
-    EventStream,
-    InvocationEvent,
-    UnreadableItem,
-    event_platform,
-    is_time,
-)
+from ..platforms.events import EventStream, event_platform
 from .refusal import Connect
 from .watcher import OpenOnes, Shared, first_end_of
 
@@ -63,11 +56,11 @@ class Subscription:
     """What one of those who listen wants to hear, where it is, and what waits for it.
 
     :param wanted: which events.
-    :param place: what happened up to there is known already; None: begin now.
+    :param cursor: what happened up to there is known already; None: begin now.
     """
 
     wanted: EventFilter
-    place: int | None
+    cursor: int | None
     _waiting: deque[InvocationEvent] = field(default_factory=deque)
     _something: asyncio.Event = field(default_factory=asyncio.Event)
     _begun: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,10 +72,10 @@ class Subscription:
 
     async def begins(self) -> int:
         """Where it begins; as soon as the platform has said where it is, for those that begin now."""
-        if self.place is None:
+        if self.cursor is None:
             await self._begun.wait()
-        assert self.place is not None  # noqa: S101 - for the type checker: it has begun
-        return self.place
+        assert self.cursor is not None  # noqa: S101 - for the type checker: it has begun
+        return self.cursor
 
     async def something(self) -> None:
         """Wait until there is an event to take."""
@@ -100,19 +93,19 @@ class Subscription:
 
     def begin(self, place: int) -> None:
         """Begin here, unless it has begun already."""
-        if self.place is None:
-            self.place = place
+        if self.cursor is None:
+            self.cursor = place
             self._begun.set()
 
     def offer(self, event: InvocationEvent, overlap: int) -> None:
         """Keep an event if it is wanted and new, and if there is room."""
-        if self.place is None or self.is_behind or event.place <= self.place - overlap:
+        if self.cursor is None or self.is_behind or event.cursor <= self.cursor - overlap:
             return
         if len(self._waiting) >= KEPT:
             self.is_behind = True
             return
-        self.place = max(self.place, event.place)
-        if self.wanted.wants(event) and not (overlap and self._has_heard(event)):
+        self.cursor = max(self.cursor, event.cursor)
+        if self.wanted.matches(event) and not (overlap and self._has_heard(event)):
             self._waiting.append(event)
             self._something.set()
 
@@ -145,7 +138,7 @@ class Feed(Shared):
         #: What the open stream tells, and up to where it has told it; None: there is no open stream, or it
         #: still tells the past.
         self._wanted = EventFilter()
-        self._place: int | None = None
+        self._cursor: int | None = None
         self._trouble = _Trouble()
         #: Items that could not be read.
         self.unreadable = 0
@@ -156,9 +149,9 @@ class Feed(Shared):
         """Tell a subscription from now on."""
         subscription.on_room = self._changed.set
         self._subscriptions.append(subscription)
-        if self._place is not None and self._wanted.covers(subscription.wanted):
-            subscription.begin(self._place)
-            if subscription.place is not None and subscription.place >= self._place:
+        if self._cursor is not None and self._wanted.covers(subscription.wanted):
+            subscription.begin(self._cursor)
+            if subscription.cursor is not None and subscription.cursor >= self._cursor:
                 return
         self._changed.set()
 
@@ -176,7 +169,7 @@ class Feed(Shared):
                     while not self._deserted.is_set():
                         await self._follow(platform)
             except Exception as error:
-                self._place = None
+                self._cursor = None
                 await self._rest(self._trouble.pause(self._name, error))
 
     async def _follow(self, platform: InvocationPlatform) -> None:
@@ -188,9 +181,9 @@ class Feed(Shared):
             self._changed.clear()
             return
         self._changed.clear()
-        self._place = None
-        self._wanted = functools.reduce(EventFilter.united, (one.wanted for one in listening))
-        places = [one.place for one in listening if one.place is not None]
+        self._cursor = None
+        self._wanted = functools.reduce(EventFilter.union, (one.wanted for one in listening))
+        places = [one.cursor for one in listening if one.cursor is not None]
         since = min(places, default=None)
         async with event_platform(platform).events(self._wanted, since) as stream:
             await first_end_of(self._read(stream, since), self._changed.wait(), self._deserted.wait())
@@ -216,8 +209,8 @@ class Feed(Shared):
                 await asyncio.sleep(0)
 
     def _tell(self, event: InvocationEvent, overlap: int) -> None:
-        if self._place is not None:
-            self._place = max(self._place, event.place)
+        if self._cursor is not None:
+            self._cursor = max(self._cursor, event.cursor)
         for subscription in self._subscriptions:
             subscription.offer(event, overlap)
 
@@ -226,10 +219,10 @@ class Feed(Shared):
         if since is not None and place < since:
             _log.warning("connection %s: the platform counts its events anew; so do we", self._name)
             for subscription in self._subscriptions:
-                subscription.place = 0 if subscription.place is not None else None
+                subscription.cursor = 0 if subscription.cursor is not None else None
             self._changed.set()
             return
-        self._place = max([place, *(one.place for one in self._subscriptions if one.place is not None)])
+        self._cursor = max([place, *(one.cursor for one in self._subscriptions if one.cursor is not None)])
         for subscription in self._subscriptions:
             subscription.begin(place)
 
@@ -287,7 +280,7 @@ class Feeds:
         Places that are times and places that are numbers can't be compared, so they never share a stream;
         of one platform there is only one kind.
         """
-        kinds = (False, True) if subscription.place is None else (is_time(subscription.place),)
+        kinds = (False, True) if subscription.cursor is None else (is_time(subscription.cursor),)
         found = (self._feeds.find((connection, kind)) for kind in kinds)
         feed = next((one for one in found if one is not None), None)
         if feed is None:

@@ -17,18 +17,15 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..models import MAX_PAGE_SIZE, InvocationStatus, StatusSnapshot
+from ..models import MAX_PAGE_SIZE, CaughtUp, InvocationStatus, NewLines, StatusSnapshot, UnreadableLog
 from ..models.text import counted
 from ..platforms.base import (
-    CaughtUp,
     InvocationPlatform,
-    NewLines,
     NotFoundError,
     PermanentError,
     TransientError,
     UnauthorizedError,
     UnavailableError,
-    UnreadableLog,
     Watch,
     backoff,
 )
@@ -273,7 +270,7 @@ class Watcher(Shared):
         self._batches = True
         self._broken_streams = 0
         #: Where to resume the stream, and whose status it has told up to there.
-        self._place: int | None = None
+        self._cursor: int | None = None
         self._told: set[str] = set()
         #: Invocations known to be running, on platforms that have to be polled.
         self._running: set[str] = set()
@@ -393,19 +390,19 @@ class Watcher(Shared):
             await self._rest(0.1 + backoff(self._broken_streams, base=0.5, cap=5.0))
 
     async def _stream(self, platform: InvocationPlatform) -> None:
-        ids = self._waits.keys() if self._place is None else self._told
+        ids = self._waits.keys() if self._cursor is None else self._told
         self._named, self._spare = set(ids), set()
         for wait in self._everybody():
             wait.flow = Flow.Flowing if wait.has_room else Flow.Stopped
         # Whoever isn't named is to be added; the stream before this one may have been told of them in vain.
         self._changed.set()
-        async with platform.watch(self._named, self._cursors(self._named), self._place) as watch:
+        async with platform.watch(self._named, self._cursors(self._named), self._cursor) as watch:
             await first_end_of(
                 self._read(watch), self._change(watch), self._audit(platform), self._deserted.wait()
             )
 
     async def _read(self, watch: Watch) -> None:
-        resumed_from = self._place
+        resumed_from = self._cursor
         async for told in watch:
             self._answered()
             match told:
@@ -417,12 +414,12 @@ class Watcher(Shared):
                     self._take_lines(invocation_id, page, begins_at)
                 case UnreadableLog(invocation_id, reason):
                     self._stop_lines(invocation_id, reason)
-                case CaughtUp(place):
+                case CaughtUp(cursor):
                     self._broken_streams = 0
-                    if resumed_from is not None and place < resumed_from:
-                        self._place, self._told = None, set()
-                        raise UnavailableError("the platform counts its events anew")
-            self._place = watch.place
+                    if resumed_from is not None and cursor < resumed_from:
+                        self._cursor, self._told = None, set()
+                        raise UnavailableError("the platform's event sequence was reset")
+            self._cursor = watch.cursor
 
     async def _change(self, watch: Watch) -> None:
         """Tell the stream who has come and gone, and whose lines are wanted now."""

@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 
 from airflow_invocations.exceptions import RequestRefusedError
-from airflow_invocations.models import InvocationStatus
-from airflow_invocations.platforms import CaughtUp, InvalidRequestError
+from airflow_invocations.models import CaughtUp, EventFilter, InvocationEvent, InvocationStatus, cursor_at
+from airflow_invocations.platforms import InvalidRequestError
 from airflow_invocations.platforms import polling as polled_events
-from airflow_invocations.platforms.events import EventFilter, InvocationEvent
 from airflow_invocations.platforms.flyte import FlytePlatform, platform
-from airflow_invocations.platforms.polling import place_of
 from airflow_invocations.tasks.completion import Wish, is_granted
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
@@ -41,9 +39,9 @@ async def told(
 ) -> list[InvocationEvent]:
     """The first so many ends of those that are wanted."""
     found: list[InvocationEvent] = []
-    async with asyncio.timeout(20), flyte.events(wanted, place_of(since)) as stream:
+    async with asyncio.timeout(20), flyte.events(wanted, cursor_at(since)) as stream:
         async for one in stream:
-            if isinstance(one, InvocationEvent) and wanted.wants(one):
+            if isinstance(one, InvocationEvent) and wanted.matches(one):
                 found.append(one)
             if len(found) == count:
                 return found

@@ -8,9 +8,8 @@ import json
 import httpx
 import pytest
 
-from airflow_invocations.models import InvocationStatus, LogProcess
+from airflow_invocations.models import InvocationStatus, LogProcess, NewLines
 from airflow_invocations.platforms import ConflictError, overdue
-from airflow_invocations.platforms.base import NewLines
 from airflow_invocations.platforms.flyte import FlytePlatform, platform, watch
 from airflow_invocations.platforms.flyte.client import RUNS, TASKS
 

@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 from connectrpc.code import Code
 
-from airflow_invocations.models import InvocationStatus, StatusSnapshot
-from airflow_invocations.platforms import (
+from airflow_invocations.models import (
     CaughtUp,
+    InvocationStatus,
     NewLines,
-    Told,
-    TransientError,
-    UnauthorizedError,
+    StatusSnapshot,
     UnreadableLog,
-    UnsupportedError,
+    WatchMessage,
 )
+from airflow_invocations.platforms import TransientError, UnauthorizedError, UnsupportedError
 from airflow_invocations.platforms.flyte import FlytePlatform, watch
 from airflow_invocations.platforms.flyte.watch import FlyteWatch
 
@@ -41,9 +40,11 @@ def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LOOK_INTERVAL", 0.2)
 
 
-async def told_until(told: AsyncIterator[Told], holds: Callable[[Told], bool]) -> list[Told]:
+async def told_until(
+    told: AsyncIterator[WatchMessage], holds: Callable[[WatchMessage], bool]
+) -> list[WatchMessage]:
     """Everything that is told, up to what something holds for."""
-    everything: list[Told] = []
+    everything: list[WatchMessage] = []
     async with asyncio.timeout(10):
         async for one in told:
             everything.append(one)
@@ -52,16 +53,16 @@ async def told_until(told: AsyncIterator[Told], holds: Callable[[Told], bool]) -
     raise AssertionError("a watch doesn't end just so")
 
 
-def is_end(one: Told) -> bool:
+def is_end(one: WatchMessage) -> bool:
     return isinstance(one, StatusSnapshot) and one.status.is_terminal
 
 
-def lines_of(told: list[Told]) -> list[str]:
+def lines_of(told: list[WatchMessage]) -> list[str]:
     """What the runs' pods have written."""
     return [line for line in all_lines_of(told) if not line.startswith("Pulling: ")]
 
 
-def all_lines_of(told: list[Told]) -> list[str]:
+def all_lines_of(told: list[WatchMessage]) -> list[str]:
     """The same, and what the cluster said of the pods, of which a watch that begins late tells nothing."""
     return [line.log for one in told if isinstance(one, NewLines) for line in one.page.items]
 
@@ -83,7 +84,7 @@ class TestStream:
             assert first == [StatusSnapshot(run, S.Processing), CaughtUp(0)]
             await flyte.cancel(run)
             assert await told_until(told, is_end) == [StatusSnapshot(run, S.Cancelled)]
-            assert watching.place is None
+            assert watching.cursor is None
 
     async def test_a_list_that_is_answered_after_the_end_does_not_undo_it(
         self, flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch

@@ -13,9 +13,8 @@ from airflow.sdk import DAG, Asset, AssetWatcher
 
 from airflow_invocations import version_compat
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.models import AssetEvent, DagRunProvenance, InvocationStatus
+from airflow_invocations.models import AssetEvent, DagRunProvenance, InvocationStatus, UnreadableItem
 from airflow_invocations.platforms import UnavailableError
-from airflow_invocations.platforms.events import UnreadableItem
 from airflow_invocations.triggers import InvocationEventTrigger, events
 from airflow_invocations.triggers.events import CURSOR_KEY
 from airflow_invocations.waiters import event_stream as feed

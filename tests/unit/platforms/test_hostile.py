@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from airflow_invocations.models import EventFilter
 from airflow_invocations.platforms import (
     InvalidRequestError,
     InvocationPlatform,
@@ -20,7 +21,6 @@ from airflow_invocations.platforms import (
     UnavailableError,
     http,
 )
-from airflow_invocations.platforms.events import EventFilter
 from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings
 from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.platforms.http import TooLargeError
@@ -224,7 +224,7 @@ async def test_an_id_that_is_no_number_counts_as_none(script: Script, number: by
         with pytest.raises(UnavailableError, match="has ended the stream"):
             async for _ in stream:
                 pass
-        assert stream.place is None
+        assert stream.cursor is None
 
 
 async def test_a_line_separator_of_unicode_ends_no_line(script: Script) -> None:

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.models import InvocationStatus
-from airflow_invocations.platforms import CaughtUp
+from airflow_invocations.models import (
+    CaughtUp,
+    InvocationEvent,
+    InvocationStatus,
+    UnreadableItem,
+    cursor_at,
+)
 from airflow_invocations.platforms import polling as polled_events
-from airflow_invocations.platforms.events import InvocationEvent, UnreadableItem
-from airflow_invocations.platforms.polling import Listed, PolledEvents, place_of
+from airflow_invocations.platforms.polling import Listed, PolledEvents
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
@@ -40,7 +44,7 @@ class Invocations:
         self.by_id[invocation_id] = Listed(invocation_id, None, UnreadableItem("it is nothing"))
 
     def _event(self, invocation_id: str, status: InvocationStatus) -> InvocationEvent:
-        return InvocationEvent(invocation_id, "count", status, self.now, place_of(self.now))
+        return InvocationEvent(invocation_id, status, "count", self.now, cursor_at(self.now))
 
     async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
         for one in list(self.by_id.values()):
@@ -97,7 +101,7 @@ async def test_ends_are_found_by_asking_each_once() -> None:
     invocations.begin("under way")
     events = invocations.stream(None)
     (first,) = await events.heard()
-    assert first == CaughtUp(place_of(invocations.began))
+    assert first == CaughtUp(cursor_at(invocations.began))
     invocations.now += datetime.timedelta(seconds=30)
     invocations.begin("new")
     invocations.end("new", S.Failed)
@@ -107,7 +111,7 @@ async def test_ends_are_found_by_asking_each_once() -> None:
     invocations.end("under way")
     told = await events.heard()
     assert told == [
-        InvocationEvent("under way", "count", S.Completed, invocations.now, place_of(invocations.now))
+        InvocationEvent("under way", S.Completed, "count", invocations.now, cursor_at(invocations.now))
     ]
     invocations.end("other")
     assert names(await events.heard()) == ["other"]
@@ -120,16 +124,16 @@ async def test_what_has_ended_while_nobody_asked_is_found_when_it_is_resumed() -
     invocations.begin("long")
     invocations.begin("told")
     invocations.end("told")
-    place = place_of(invocations.began)
+    cursor = cursor_at(invocations.began)
     invocations.now += datetime.timedelta(hours=5)
     invocations.end("long")
     invocations.begin("short")
     invocations.end("short")
-    events = invocations.stream(place)
+    events = invocations.stream(cursor)
     told = await events.heard()
     # What has ended within the overlap is told again.
     assert names(told) == ["told", "long", "short"]
-    assert told[-1] == CaughtUp(place)
+    assert told[-1] == CaughtUp(cursor)
     await events.close()
 
 
@@ -138,7 +142,7 @@ async def test_what_is_told_again_is_not_older_than_the_overlap() -> None:
     invocations.begin("long ago")
     invocations.end("long ago")
     invocations.now += polled_events.SLACK + datetime.timedelta(seconds=1)
-    events = invocations.stream(place_of(invocations.now))
+    events = invocations.stream(cursor_at(invocations.now))
     assert names(await events.heard()) == []
     await events.close()
 
@@ -196,7 +200,7 @@ async def test_where_changes_are_listed_an_end_is_told_however_long_ago_it_began
     invocations.begin("old")
     invocations.write_down("old")
     invocations.now += datetime.timedelta(days=30)
-    events = invocations.stream(place_of(invocations.now))
+    events = invocations.stream(cursor_at(invocations.now))
     assert names(await events.heard()) == []
     invocations.now += datetime.timedelta(seconds=1)
     invocations.begin("new")
@@ -243,7 +247,7 @@ async def test_an_end_that_is_seen_late_moves_no_place_back() -> None:
     invocations.end("late")
     (late,) = await events.heard()
     assert (quick.at, late.at) == (began + datetime.timedelta(hours=1), began)
-    assert late.place == quick.place
+    assert late.cursor == quick.cursor
     await events.close()
 
 
@@ -254,5 +258,5 @@ async def test_a_place_of_another_platform_is_no_reason_to_tell_all_that_ever_en
     events = invocations.stream(17)
     (told,) = await events.heard()
     assert isinstance(told, CaughtUp)
-    assert told.place >= place_of(invocations.began)
+    assert told.cursor >= cursor_at(invocations.began)
     await events.close()

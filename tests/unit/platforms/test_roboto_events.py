@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.models import InvocationRecord, InvocationStatus
-from airflow_invocations.platforms import Capabilities, CaughtUp, UnavailableError, UnsupportedError
-from airflow_invocations.platforms.events import (
+from airflow_invocations.models import (
+    CaughtUp,
     EventFilter,
     InvocationEvent,
+    InvocationRecord,
+    InvocationStatus,
     UnreadableItem,
-    event_platform,
     is_time,
 )
+from airflow_invocations.platforms import Capabilities, UnavailableError, UnsupportedError
+from airflow_invocations.platforms.events import event_platform
 from airflow_invocations.platforms.roboto.events import RobotoListing
 
 from .conftest import Script, answer, data, error, raw
@@ -77,9 +79,9 @@ async def test_what_is_pushed_is_read_and_what_cannot_be_read_is_told_as_such(sc
         told = await heard(platform.events(ENDS, 6))
     assert script.seen[0].path == "/v1/actions/invocations/watch"
     assert script.seen[0].body == {"action": "count", "statuses": [5, 998], "since": 6}
-    assert told[0] == InvocationEvent("iv_7", "count", S.Completed, NOON, 7)
+    assert told[0] == InvocationEvent("iv_7", S.Completed, "count", NOON, 7)
     assert [type(one) for one in told[1:3]] == [UnreadableItem, UnreadableItem]
-    assert (told[3].place, told[3].status, told[4]) == (10, S.Failed, CaughtUp(10))
+    assert (told[3].cursor, told[3].status, told[4]) == (10, S.Failed, CaughtUp(10))
     assert not told[5].status.is_known
     assert len(told) == 6
 
@@ -97,7 +99,7 @@ async def test_where_there_is_no_push_it_is_asked(script: Script) -> None:
     async with script.client() as platform, platform.events(ENDS, None) as events:
         told = await anext(aiter(events))
     assert isinstance(told, CaughtUp)
-    assert is_time(told.place)
+    assert is_time(told.cursor)
     body = script.seen[1].body
     assert body["condition"]["conditions"][1] == {
         "field": "provenance.action.name", "comparator": "EQUALS", "value": "count",
@@ -160,7 +162,7 @@ async def test_records_are_listed_as_they_are_and_what_cannot_be_read_by_its_id(
     ):
         readable, unreadable = listed
         assert (readable.invocation_id, readable.moment) == ("iv_1", NOON)
-        assert readable.told == InvocationEvent("iv_1", "count", S.Failed, LATER, 1769860920000000)
+        assert readable.told == InvocationEvent("iv_1", S.Failed, "count", LATER, 1769860920000000)
         assert (unreadable.invocation_id, unreadable.moment) == ("iv_2", None)
         assert isinstance(unreadable.told, UnreadableItem)
     created, ended = asked

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
 import pytest
 
-from airflow_invocations.models import InvocationStatus, QuerySpecification, StatusSnapshot
-from airflow_invocations.platforms import (
+from airflow_invocations.models import (
     CaughtUp,
+    InvocationEvent,
+    InvocationStatus,
     NewLines,
+    QuerySpecification,
+    StatusSnapshot,
+    UnreadableLog,
+    WatchMessage,
+)
+from airflow_invocations.platforms import (
     NotFoundError,
     PermanentError,
     PlatformError,
     RateLimitedError,
-    Told,
     TransientError,
     UnauthorizedError,
     UnavailableError,
-    UnreadableLog,
     UnsupportedError,
 )
 
@@ -76,9 +82,19 @@ def stream_of(*events: str, end: bytes = b"") -> Answer:
     return raw(head + body)
 
 
-def event(name: str, content: object, place: int | None = None) -> str:
-    at = "" if place is None else f"id: {place}\n"
+def event(name: str, content: object, cursor: int | None = None) -> str:
+    at = "" if cursor is None else f"id: {cursor}\n"
     return f"event: {name}\n{at}data: {json.dumps(content)}"
+
+
+NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
+
+
+def status_content(number: int, status: int, detail: str | None = None) -> dict[str, Any]:
+    return {
+        "number": number, "invocation_id": "iv_1", "action": "count", "attempt": 1, "status": status,
+        "detail": detail, "timestamp": NOON.isoformat(),
+    }  # fmt: skip
 
 
 LINE = {"log": "a", "process": "action", "timestamp": "2026-01-31T12:00:01Z"}
@@ -88,17 +104,17 @@ async def test_a_stream_is_read_as_what_it_tells(script: Script) -> None:
     script.answers = [
         stream_of(
             event("open", {"watch_id": "wt_1"}),
-            event("status", {"invocation_id": "iv_1", "status": 0, "detail": None}),
+            event("status", status_content(6, 0)),
             event("ready", {"number": 7}, 7),
             ": heartbeat",
             event("log", {"invocation_id": "iv_1", "items": [LINE], "has_next": False, "last_read": "2"}),
             event("unreadable", {"invocation_id": "iv_2", "reason": "no such cursor"}),
             event("invented_tomorrow", {"x": 1}),
-            event("status", {"invocation_id": "iv_1", "status": 998, "detail": "exit code 3"}, 9),
+            event("status", status_content(9, 998, "exit code 3"), 9),
         ),
         data({"watching": 2}),
     ]
-    told: list[Told] = []
+    told: list[WatchMessage] = []
     async with script.client() as platform, platform.watch(["iv_1"], {"iv_1": None}, None) as watch:
 
         async def read() -> None:
@@ -109,11 +125,17 @@ async def test_a_stream_is_read_as_what_it_tells(script: Script) -> None:
 
         with pytest.raises(TransientError, match="ended the stream"):
             await read()
-        assert watch.place == 9
-    assert told[:2] == [StatusSnapshot("iv_1", S.Queued), CaughtUp(7)]
+        assert watch.cursor == 9
+    assert told[:2] == [
+        InvocationEvent("iv_1", S.Queued, "count", NOON, 6, is_snapshot=True),
+        CaughtUp(7),
+    ]
     assert isinstance(told[2], NewLines)
     assert [entry.log for entry in told[2].page.items] == ["a"]
-    assert told[3:] == [UnreadableLog("iv_2", "no such cursor"), StatusSnapshot("iv_1", S.Failed)]
+    assert told[3:] == [
+        UnreadableLog("iv_2", "no such cursor"),
+        InvocationEvent("iv_1", S.Failed, "count", NOON, 9, detail="exit code 3"),
+    ]
     opened, changed = script.seen
     assert (opened.method, opened.path) == ("POST", "/v1/actions/invocations/watch")
     assert opened.body == {"ids": ["iv_1"], "logs": {"iv_1": None}, "since": None}

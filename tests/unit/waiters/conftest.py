@@ -14,16 +14,11 @@ from airflow_invocations.models import (
     InvocationRequest,
     InvocationStatus,
     LogPage,
-    StatusSnapshot,
-)
-from airflow_invocations.platforms import (
     NewLines,
-    NotFoundError,
-    PermanentError,
-    Told,
-    UnavailableError,
-    UnsupportedError,
+    StatusSnapshot,
+    WatchMessage,
 )
+from airflow_invocations.platforms import NotFoundError, PermanentError, UnavailableError, UnsupportedError
 from airflow_invocations.platforms import retry as patience
 from airflow_invocations.waiters import refusal
 from airflow_invocations.waiters import wait as following
@@ -50,26 +45,26 @@ class Stream:
     """An open stream of a `Platform`: what it was opened with, and what it is told to tell."""
 
     def __init__(
-        self, platform: Platform, ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+        self, platform: Platform, ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
     ) -> None:
         self.platform = platform
         self.ids = set(ids)
         self.logs = dict(logs)
-        self.opened_at = place
-        self.place = place
-        self.queue: asyncio.Queue[tuple[int | None, Told | Exception]] = asyncio.Queue()
+        self.opened_at = cursor
+        self.cursor = cursor
+        self.queue: asyncio.Queue[tuple[int | None, WatchMessage | Exception]] = asyncio.Queue()
 
-    async def __aiter__(self) -> AsyncIterator[Told]:
+    async def __aiter__(self) -> AsyncIterator[WatchMessage]:
         while True:
-            place, told = await self.queue.get()
+            cursor, told = await self.queue.get()
             if isinstance(told, Exception):
                 raise told
-            if place is not None:
-                self.place = place
+            if cursor is not None:
+                self.cursor = cursor
             yield told
 
-    def tell(self, told: Told | Exception, place: int | None = None) -> None:
-        self.queue.put_nowait((place, told))
+    def tell(self, told: WatchMessage | Exception, cursor: int | None = None) -> None:
+        self.queue.put_nowait((cursor, told))
 
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
@@ -114,12 +109,12 @@ class Platform:
     async def __aexit__(self, *_: object) -> None:
         self.closed += 1
 
-    def set(self, invocation_id: str, status: InvocationStatus, place: int | None = None) -> None:
+    def set(self, invocation_id: str, status: InvocationStatus, cursor: int | None = None) -> None:
         """Change a status, and tell the open streams that name it."""
         self.by_id[invocation_id] = status
         for stream in self.streams[-1:]:
             if invocation_id in stream.ids:
-                stream.tell(StatusSnapshot(invocation_id, status), place)
+                stream.tell(StatusSnapshot(invocation_id, status), cursor)
 
     def tell_present(self, stream: Stream, invocation_id: str) -> None:
         if invocation_id in self.by_id:
@@ -127,14 +122,14 @@ class Platform:
 
     @asynccontextmanager
     async def watch(
-        self, ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+        self, ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
     ) -> AsyncIterator[Stream]:
         self._raise()
         if not self.pushes:
             raise UnsupportedError("no watch here")
-        stream = Stream(self, ids, logs, place)
+        stream = Stream(self, ids, logs, cursor)
         self.streams.append(stream)
-        if place is None:
+        if cursor is None:
             for invocation_id in ids:
                 self.tell_present(stream, invocation_id)
         yield stream

@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from airflow_invocations.models import InvocationRecord, InvocationStatus
-from airflow_invocations.platforms import (
-    Capabilities,
+from airflow_invocations.models import (
     CaughtUp,
-    NotFoundError,
-    PermanentError,
-    UnavailableError,
+    EventFilter,
+    InvocationEvent,
+    InvocationRecord,
+    InvocationStatus,
+    UnreadableItem,
 )
-from airflow_invocations.platforms.events import EventFilter, InvocationEvent, UnreadableItem
+from airflow_invocations.platforms import Capabilities, NotFoundError, PermanentError, UnavailableError
 
 from ..platforms.test_roboto import INVOCATION
 
@@ -64,9 +64,9 @@ class EventsPlatform:
     ) -> None:
         """Have invocations end, each with a record."""
         for invocation_id in ids:
-            place = len(self.log) + 1
-            at = NOON + datetime.timedelta(seconds=place)
-            self.log.append(InvocationEvent(invocation_id, action, status, at, place))
+            cursor = len(self.log) + 1
+            at = NOON + datetime.timedelta(seconds=cursor)
+            self.log.append(InvocationEvent(invocation_id, status, action, at, cursor))
             self.by_id[invocation_id] = record_of_end(invocation_id, status, at, action, **changes)
         self._changed.set()
 
@@ -141,7 +141,7 @@ class _Stream:
 
     def _told(self, told: InvocationEvent | UnreadableItem) -> list[InvocationEvent | UnreadableItem]:
         self._platform.told += 1
-        if isinstance(told, UnreadableItem) or self._wanted.wants(told):
+        if isinstance(told, UnreadableItem) or self._wanted.matches(told):
             return [told]
         return []
 

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from airflow_invocations.models import InvocationStatus
+from airflow_invocations.models import EventFilter, InvocationStatus
 from airflow_invocations.platforms import Capabilities, UnauthorizedError, UnavailableError
-from airflow_invocations.platforms.events import EventFilter
 from airflow_invocations.waiters import event_stream as feed
 from airflow_invocations.waiters.event_stream import Feeds, Subscription, records_of
 
@@ -38,10 +37,10 @@ class Listener:
     """One who listens: takes what comes, as long as it isn't held up."""
 
     def __init__(
-        self, platform: EventsPlatform, place: int | None = None, wanted: EventFilter = EVERYTHING
+        self, platform: EventsPlatform, cursor: int | None = None, wanted: EventFilter = EVERYTHING
     ) -> None:
         self.heard: list[str] = []
-        self.subscription = Subscription(wanted, place)
+        self.subscription = Subscription(wanted, cursor)
         self.feed = Feeds.here().join("c", platform.connect, self.subscription)
         self.runs = asyncio.Event()
         self.runs.set()
@@ -101,9 +100,9 @@ async def test_who_comes_with_an_older_place_hears_what_it_missed_and_nobody_hea
     platform: EventsPlatform,
 ) -> None:
     platform.end(*ids(10))
-    first = Listener(platform, place=8)
+    first = Listener(platform, cursor=8)
     await until(lambda: first.heard == ["iv_8", "iv_9"])
-    second = Listener(platform, place=5)
+    second = Listener(platform, cursor=5)
     await until(lambda: second.heard == ["iv_5", "iv_6", "iv_7", "iv_8", "iv_9"])
     platform.end("iv_10")
     await until(lambda: first.heard[-1] == second.heard[-1] == "iv_10")
@@ -146,7 +145,7 @@ async def test_an_outage_loses_nothing_and_is_said_once(
 
 async def test_a_token_that_is_refused_is_read_anew_from_the_connection(platform: EventsPlatform) -> None:
     platform.down = UnauthorizedError("not known")
-    listener = Listener(platform, place=0)
+    listener = Listener(platform, cursor=0)
     await until(lambda: platform.connects >= 3)
     platform.down = None
     platform.end("iv_0")
@@ -168,7 +167,7 @@ async def test_a_platform_without_events_says_so_and_what_to_do_instead(
 async def test_what_cannot_be_read_is_logged_counted_and_passed_over(
     platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listener = Listener(platform, place=0)
+    listener = Listener(platform, cursor=0)
     platform.end("iv_0")
     platform.tell_rubbish()
     platform.tell_rubbish()
@@ -179,7 +178,7 @@ async def test_what_cannot_be_read_is_logged_counted_and_passed_over(
 
 
 async def test_ten_thousand_events_pass_one_who_is_slow_without_being_kept(platform: EventsPlatform) -> None:
-    slow, quick = Listener(platform, place=0), Listener(platform, place=0)
+    slow, quick = Listener(platform, cursor=0), Listener(platform, cursor=0)
     slow.runs.clear()
     platform.end(*ids(10_000))
     await until(lambda: len(quick.heard) == 10_000)
@@ -190,7 +189,7 @@ async def test_ten_thousand_events_pass_one_who_is_slow_without_being_kept(platf
 
 
 async def test_nothing_is_read_while_nobody_has_room(platform: EventsPlatform) -> None:
-    slow = Listener(platform, place=0)
+    slow = Listener(platform, cursor=0)
     slow.runs.clear()
     platform.end(*ids(10_000))
     await until(lambda: slow.subscription.is_behind)
@@ -201,13 +200,13 @@ async def test_nothing_is_read_while_nobody_has_room(platform: EventsPlatform) -
 
 async def test_a_platform_that_counts_anew_is_read_from_its_beginning(platform: EventsPlatform) -> None:
     platform.end(*ids(2))
-    listener = Listener(platform, place=40)
+    listener = Listener(platform, cursor=40)
     await until(lambda: listener.heard == ids(2))
 
 
 async def test_what_is_told_again_where_places_are_times_is_heard_once(platform: EventsPlatform) -> None:
     platform.overlap = 5
-    listener = Listener(platform, place=0)
+    listener = Listener(platform, cursor=0)
     platform.end(*ids(3))
     await until(lambda: listener.heard == ids(3))
     platform.break_streams()
@@ -219,7 +218,7 @@ async def test_what_is_told_again_where_places_are_times_is_heard_once(platform:
 
 async def test_whatever_breaks_whenever_each_hears_everything_once(platform: EventsPlatform) -> None:
     chance = random.Random(7)
-    listeners = [Listener(platform, place=0)]
+    listeners = [Listener(platform, cursor=0)]
     count = 0
     for _ in range(150):
         match chance.randrange(7):
@@ -232,7 +231,7 @@ async def test_whatever_breaks_whenever_each_hears_everything_once(platform: Eve
             case 4:
                 platform.down = None if platform.down else UnavailableError("no route")
             case 5:
-                listeners.append(Listener(platform, place=chance.randrange(count + 1)))
+                listeners.append(Listener(platform, cursor=chance.randrange(count + 1)))
             case 6:
                 chance.choice(listeners).runs.clear()
         await asyncio.sleep(chance.random() * 0.004)
@@ -248,14 +247,14 @@ async def test_whatever_breaks_whenever_each_hears_everything_once(platform: Eve
 
 async def test_the_last_to_leave_closes_the_stream_also_during_an_outage(platform: EventsPlatform) -> None:
     platform.down = UnavailableError("no route")
-    listener = Listener(platform, place=0)
+    listener = Listener(platform, cursor=0)
     await until(lambda: platform.connects)
     listener.leave()
     await until(lambda: not Feeds.here()._feeds)
 
 
 async def test_places_that_are_times_never_share_a_stream_with_numbers(platform: EventsPlatform) -> None:
-    numbers, times = Listener(platform, place=0), Listener(platform, place=2**51)
+    numbers, times = Listener(platform, cursor=0), Listener(platform, cursor=2**51)
     now = Listener(platform)
     assert numbers.feed is now.feed is not times.feed
 
@@ -279,10 +278,10 @@ async def test_records_are_asked_for_until_there_is_an_answer_and_singly_where_b
 def test_filters_cover_and_unite() -> None:
     narrow = EventFilter("count", frozenset({S.Completed}))
     other = EventFilter("count", frozenset({S.Failed}))
-    both = narrow.united(other)
+    both = narrow.union(other)
     assert both == EventFilter("count", frozenset({S.Completed, S.Failed}))
     assert both.covers(narrow)
     assert not narrow.covers(both)
     assert not narrow.covers(EVERYTHING)
     assert EVERYTHING.covers(both)
-    assert narrow.united(EVERYTHING) == EVERYTHING
+    assert narrow.union(EVERYTHING) == EVERYTHING

@@ -13,16 +13,8 @@ from typing import Any
 import pytest
 
 from airflow_invocations.exceptions import PlatformUnavailableError, task_error
-from airflow_invocations.models import InvocationStatus, StatusSnapshot
-from airflow_invocations.platforms import (
-    CaughtUp,
-    NewLines,
-    NotFoundError,
-    RateLimitedError,
-    UnauthorizedError,
-    UnavailableError,
-    UnreadableLog,
-)
+from airflow_invocations.models import CaughtUp, InvocationStatus, NewLines, StatusSnapshot, UnreadableLog
+from airflow_invocations.platforms import NotFoundError, RateLimitedError, UnauthorizedError, UnavailableError
 from airflow_invocations.waiters import (
     AbandonReason,
     Behind,
@@ -284,7 +276,7 @@ async def test_a_stream_that_never_opens_does_not_hide_what_a_query_tells() -> N
     class Silent(Platform):
         @asynccontextmanager
         async def watch(
-            self, ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+            self, ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
         ) -> AsyncIterator[Stream]:
             raise UnavailableError("nothing came in time")
             yield
@@ -729,11 +721,11 @@ class Recording(Platform):
 
     @asynccontextmanager
     async def watch(
-        self, ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+        self, ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
     ) -> AsyncIterator[Stream]:
-        async with super().watch(ids, logs, place) as stream:
+        async with super().watch(ids, logs, cursor) as stream:
             for number, (invocation_id, status) in enumerate(self.events, 1):
-                if place is not None and number > place and invocation_id in stream.ids:
+                if cursor is not None and number > cursor and invocation_id in stream.ids:
                     stream.tell(StatusSnapshot(invocation_id, status), number)
             stream.tell(CaughtUp(len(self.events)), len(self.events))
             yield stream

@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ..events import InvocationEvent, UnreadableItem
-from ..polling import LOOKBACK, Listed, place_of
+from ...models import InvocationEvent, UnreadableItem, cursor_at
+from ..polling import LOOKBACK, Listed
 from .ids import TaskId
 from .phases import status_of
 from .records import run_id_of, task_of, time_of
@@ -78,6 +78,6 @@ def _listed(run: Mapping[str, Any], invocation_id: str, settings: FlyteSettings)
         )
     task: TaskId = task_of(action)
     told = InvocationEvent(
-        invocation_id, task.path, status_of(status), entered, place_of(entered), task.names(settings)
+        invocation_id, status_of(status), task.path, entered, cursor_at(entered), task.names(settings)
     )
     return Listed(invocation_id, created, told)

@@ -16,12 +16,14 @@ from urllib.parse import quote
 
 from ...models import (
     ActionRecord,
+    EventFilter,
     InvocationRecord,
     InvocationRequest,
     InvocationStatus,
     LogPage,
     SourceFilter,
     StatusSnapshot,
+    UnreadableItem,
     task_instance_of,
 )
 from ..base import (
@@ -35,7 +37,7 @@ from ..base import (
     check_supported,
     web_address,
 )
-from ..events import EventFilter, EventStream, UnreadableItem
+from ..events import EventStream
 from ..polling import PolledEvents
 from .client import ATTEMPTS, DATA, RUNS, TASKS, Connect, pause_after
 from .ids import Place, RunId, TaskId, name_begin, name_middle, run_name

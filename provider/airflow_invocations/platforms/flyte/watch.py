@@ -10,17 +10,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import aclosing, suppress
 from typing import Any, ParamSpec, Protocol
 
-from ...models import InvocationStatus, LogPage, StatusSnapshot
-from ..base import (
+from ...models import (
     CaughtUp,
+    InvocationStatus,
+    LogPage,
     NewLines,
+    StatusSnapshot,
+    UnreadableLog,
+    WatchMessage,
+)
+from ..base import (
     NotFoundError,
     PermanentError,
     PlatformError,
-    Told,
     TransientError,
     UnauthorizedError,
-    UnreadableLog,
     UnsupportedError,
     backoff,
 )
@@ -83,12 +87,12 @@ class Runs(Protocol):
 class FlyteWatch:
     """What happens to some runs: a stream for each project's domain, lists beside them, and their logs.
 
-    There is no place to resume at; every watch begins with the present state.
+    There is no cursor to resume from; every watch begins with the present statuses.
 
     :param runs: what is asked besides streams.
     """
 
-    place: int | None = None
+    cursor: int | None = None
 
     def __init__(
         self,
@@ -107,7 +111,7 @@ class FlyteWatch:
         #: Runs to look at before the next look at all.
         self._fresh: set[str] = set()
         self._is_fresh = asyncio.Event()
-        self._told: asyncio.Queue[Told | Exception] = asyncio.Queue(_AHEAD)
+        self._told: asyncio.Queue[WatchMessage | Exception] = asyncio.Queue(_AHEAD)
         self._tasks: set[_Task] = set()
         self._streams: dict[Place, _Task] = {}
         self._tails: dict[str, _Tail] = {}
@@ -116,7 +120,7 @@ class FlyteWatch:
         self._follow_logs(logs)
         self._start(self._look)
 
-    async def __aiter__(self) -> AsyncIterator[Told]:
+    async def __aiter__(self) -> AsyncIterator[WatchMessage]:
         """What is told, in order.
 
         Raises:

@@ -32,6 +32,7 @@ from ...models import (
     ContainerParameters,
     DataSource,
     ExecutableProvenance,
+    InvocationEvent,
     InvocationProvenance,
     InvocationRecord,
     InvocationRequest,
@@ -42,6 +43,8 @@ from ...models import (
     SourceProvenance,
     StatusRecord,
     StatusSnapshot,
+    UnreadableItem,
+    cursor_at,
 )
 from ...models.invocation import elapsed
 from ...models.text import counted
@@ -53,8 +56,7 @@ from ..base import (
     PermanentError,
     UnsupportedError,
 )
-from ..events import InvocationEvent, UnreadableItem
-from ..polling import Listed, place_of
+from ..polling import Listed
 from .app import load_app, load_task
 from .platform import STATUSES, PynencSettings, Stop
 from .serialization import JSON_SERIALIZERS, message_in, plain
@@ -465,7 +467,7 @@ class Cluster:
                 continue
             kind = _S.Cancelled if one in cancelled else kinds[one]
             at = record.timestamp
-            listed.append(Listed(one, moment, InvocationEvent(one, name, kind, at, place_of(at))))
+            listed.append(Listed(one, moment, InvocationEvent(one, kind, name, at, cursor_at(at))))
         return listed
 
     def _rows(

@@ -18,12 +18,14 @@ from urllib.parse import quote
 
 from ...models import (
     ActionRecord,
+    EventFilter,
     InvocationRecord,
     InvocationRequest,
     InvocationStatus,
     LogPage,
     SourceFilter,
     StatusSnapshot,
+    UnreadableItem,
 )
 from ..base import (
     CancelReach,
@@ -38,7 +40,7 @@ from ..base import (
     check_supported,
     web_address,
 )
-from ..events import EventFilter, EventStream, UnreadableItem
+from ..events import EventStream
 from ..overdue import Overdue
 from ..polling import SLACK, Listed, PolledEvents
 
@@ -291,7 +293,7 @@ class PynencPlatform:
 
     @asynccontextmanager
     async def watch(
-        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
     ) -> AsyncIterator[Watch]:
         """Refused on entering: pynenc tells nobody outside of what happens."""
         raise UnsupportedError("pynenc has no stream; its backend is asked")

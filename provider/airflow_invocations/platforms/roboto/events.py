@@ -9,11 +9,20 @@ from typing import Any
 import httpx
 import pydantic
 
-from ...models import InvocationStatus, StatusRecord
+from ...models import (
+    CaughtUp,
+    CursorLost,
+    InvocationEvent,
+    InvocationStatus,
+    StatusRecord,
+    UnreadableItem,
+    cursor_at,
+    decode_message,
+)
 from ...models.base import problems_of
-from ..base import CaughtUp, UnavailableError
-from ..events import InvocationEvent, UnreadableItem
-from ..polling import LOOKBACK, Listed, place_of
+from ..base import UnavailableError
+from ..http import json_of
+from ..polling import LOOKBACK, Listed
 from .server_sent_events import server_sent_events
 
 #: Lists the raw records that a condition holds for.
@@ -21,7 +30,7 @@ List = Callable[[dict[str, Any]], AsyncIterator[Any]]
 
 
 class PushedEvents:
-    """Events of the local server's watch; places are their numbers."""
+    """Events of the local server's watch; cursors are their numbers."""
 
     overlap = 0
 
@@ -29,22 +38,22 @@ class PushedEvents:
         self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[InvocationEvent | UnreadableItem | CaughtUp]:
-        """What is told, in order.
+        """Yield messages in order.
 
         Raises:
             TransientError: at its end; streams have none of their own.
         """
-        async for name, _, text in server_sent_events(self._answer):
+        async for name, cursor, text in server_sent_events(self._answer):
             try:
-                match name:
-                    case "status":
-                        yield _Pushed.model_validate_json(text).event
-                    case "ready":
-                        yield CaughtUp(_Place.model_validate_json(text).number)
-                    case "lost":
-                        break
-            except pydantic.ValidationError as error:
-                yield UnreadableItem(problems_of(error.errors()[:3]))
+                message = decode_message(name, json_of(text), cursor)
+            except ValueError as error:
+                yield UnreadableItem(str(error))
+                continue
+            match message:
+                case InvocationEvent() | CaughtUp():
+                    yield message
+                case CursorLost():
+                    break
         raise UnavailableError(f"{self._answer.request.url.host} has ended the stream")
 
 
@@ -75,22 +84,6 @@ class RobotoListing:
             yield _read(raw)
 
 
-class _Pushed(pydantic.BaseModel):
-    number: int
-    invocation_id: str
-    action: str
-    status: InvocationStatus
-    timestamp: datetime.datetime
-
-    @property
-    def event(self) -> InvocationEvent:
-        return InvocationEvent(self.invocation_id, self.action, self.status, self.timestamp, self.number)
-
-
-class _Place(pydantic.BaseModel):
-    number: int
-
-
 class _Action(pydantic.BaseModel):
     name: str
 
@@ -118,10 +111,10 @@ class _Record(pydantic.BaseModel):
         step = self.current
         return InvocationEvent(
             self.invocation_id,
-            self.provenance.action.name,
             step.status,
+            self.provenance.action.name,
             step.timestamp,
-            place_of(step.timestamp),
+            cursor_at(step.timestamp),
         )
 
 

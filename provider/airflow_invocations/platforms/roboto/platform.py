@@ -21,39 +21,45 @@ from ... import __version__
 from ...models import (
     MAX_PAGE_SIZE,
     ActionRecord,
+    CaughtUp,
+    CursorLost,
+    EventFilter,
     InvocationRecord,
     InvocationRequest,
     InvocationStatus,
     LogPage,
+    NewLines,
     SourceFilter,
     StatusSnapshot,
+    StreamOpened,
+    UnreadableItem,
+    UnreadableLog,
+    WatchMessage,
+    decode_message,
+    is_time,
 )
 from ...models.base import problems_of
 from ...models.dataset import DatasetRecord, FileRecord
 from ...models.query import roboql_text
 from ..base import (
     Capabilities,
-    CaughtUp,
     ConflictError,
     InvalidRequestError,
     LimitExceededError,
-    NewLines,
     NotFoundError,
     PermanentError,
     PlatformError,
     RateLimitedError,
     RepeatedIdError,
-    Told,
     TransientError,
     UnauthorizedError,
     UnavailableError,
-    UnreadableLog,
     UnsupportedError,
     backoff,
     web_address,
 )
 from ..clock import PlatformClock
-from ..events import EventFilter, EventStream, UnreadableItem, is_time
+from ..events import EventStream
 from ..http import (
     ACCEPT_ENCODING,
     NO_ANSWER,
@@ -343,16 +349,16 @@ class RobotoPlatform:
 
     @asynccontextmanager
     async def watch(
-        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
     ) -> AsyncIterator[RobotoWatch]:
-        """Open a stream (the local server has it); with `place`, what has happened since.
+        """Open a stream (the local server has it); with `cursor`, what has happened since.
 
         Raises:
             UnsupportedError: on entering: the platform has no such stream, or none for so many.
         """
-        body = {"ids": list(invocation_ids), "logs": dict(logs), "since": place}
+        body = {"ids": list(invocation_ids), "logs": dict(logs), "since": cursor}
         async with self._watch(body) as answer:
-            yield RobotoWatch(self, answer, place)
+            yield RobotoWatch(self, answer, cursor)
 
     @asynccontextmanager
     async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[EventStream]:
@@ -540,51 +546,34 @@ class RobotoPlatform:
 
 
 class RobotoWatch:
-    """An open stream of server-sent events (WHATWG HTML, section 9.2), read as what it tells."""
+    """An open stream of server-sent events (WHATWG HTML, section 9.2)."""
 
-    def __init__(self, platform: RobotoPlatform, answer: httpx.Response, place: int | None) -> None:
-        self.place = place
+    def __init__(self, platform: RobotoPlatform, answer: httpx.Response, cursor: int | None) -> None:
+        self.cursor = cursor
         self._platform = platform
         self._answer = answer
         self._watch_id: str | None = None
 
-    async def __aiter__(self) -> AsyncIterator[Told]:
-        """What is told, in order.
+    async def __aiter__(self) -> AsyncIterator[WatchMessage]:
+        """Yield messages in order.
 
         Raises:
             TransientError: at its end; streams have none of their own.
         """
-        async for name, place, data in self._events():
-            if place is not None:
-                self.place = place
+        async for name, cursor, text in server_sent_events(self._answer):
+            self.cursor = self.cursor if cursor is None else cursor
             try:
-                told = self._told(name, data)
-            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
-                raise _no_event(error) from None
-            if told is not None:
-                yield told
+                message = decode_message(name, json_of(text), cursor)
+            except ValueError as error:
+                raise UnavailableError(f"the stream sent a malformed event: {error}") from None
+            match message:
+                case StreamOpened(watch_id):
+                    self._watch_id = watch_id
+                case CursorLost(cursor):
+                    self.cursor = cursor
+                case StatusSnapshot() | NewLines() | UnreadableLog() | CaughtUp():
+                    yield message
         raise UnavailableError(f"{self._answer.request.url.host} has ended the stream")
-
-    def _told(self, name: str, data: dict[str, Any]) -> Told | None:
-        """Return what an event tells; None: nothing that a wait wants to know."""
-        match name:
-            case "open":
-                self._watch_id = str(data["watch_id"])
-            case "status":
-                return _read(_Snapshot, {**data, "last_status": data.get("status")}).snapshot
-            case "log":
-                begins_at = data.get("begins_at")
-                page = _read(LogPage, data)
-                return NewLines(
-                    str(data["invocation_id"]), page, None if begins_at is None else str(begins_at)
-                )
-            case "unreadable":
-                return UnreadableLog(str(data["invocation_id"]), str(data["reason"]))
-            case "ready":
-                return CaughtUp(int(data["number"]))
-            case "lost":
-                self.place = int(data["number"])
-        return None
 
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
@@ -603,18 +592,6 @@ class RobotoWatch:
             raise UnavailableError(str(error)) from error
         except InvalidRequestError as error:
             raise UnsupportedError(str(error)) from error
-
-    async def _events(self) -> AsyncIterator[tuple[str, int | None, dict[str, Any]]]:
-        async for name, place, text in server_sent_events(self._answer):
-            try:
-                data = json_of(text)
-            except ValueError as error:
-                raise _no_event(error) from None
-            yield name, place, data
-
-
-def _no_event(error: Exception) -> UnavailableError:
-    return UnavailableError(f"the stream sent something that isn't an event: {type(error).__name__}: {error}")
 
 
 class _Refused(Exception):
@@ -674,7 +651,7 @@ def _error(answer: httpx.Response, content: bytes) -> PlatformError:
 
 
 class _Snapshot(pydantic.BaseModel):
-    """What of an InvocationRecord, or of an event, a wait wants to know."""
+    """The status in an InvocationRecord."""
 
     invocation_id: str
     last_status: InvocationStatus

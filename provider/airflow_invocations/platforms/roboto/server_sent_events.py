@@ -21,15 +21,15 @@ async def server_sent_events(answer: httpx.Response) -> AsyncIterator[tuple[str,
 
     :raises UnavailableError: a line is longer than MAX_LINE.
     """
-    name, place = "", None
+    name, cursor = "", None
     async for line in _lines(answer):
         field, _, value = line.partition(": ")
         if field == "event":
-            name, place = value, None
+            name, cursor = value, None
         elif field == "id":
-            place = int(value) if value.isdecimal() and len(value) <= _ID_DIGITS else None
+            cursor = int(value) if value.isdecimal() and len(value) <= _ID_DIGITS else None
         elif field == "data":
-            yield name, place, value
+            yield name, cursor, value
 
 
 async def _lines(answer: httpx.Response) -> AsyncIterator[str]:

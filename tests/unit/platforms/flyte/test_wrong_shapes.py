@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.models import InvocationRequest, InvocationSource
-from airflow_invocations.platforms import CaughtUp, PlatformError, UnavailableError
-from airflow_invocations.platforms.events import EventFilter
+from airflow_invocations.models import CaughtUp, EventFilter, InvocationRequest, InvocationSource
+from airflow_invocations.platforms import PlatformError, UnavailableError
 from airflow_invocations.platforms.flyte import (
     FlytePlatform,
     FlyteSettings,
