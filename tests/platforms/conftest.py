@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from airflow_invocations import invocation_api
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import DagRunProvenance, InvocationRecord, InvocationRequest
 from airflow_invocations.operators import invoke_action
 from airflow_invocations.platforms import InvocationPlatform
 from airflow_invocations.platforms.flyte import client as connect
-from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.sensors import invocation
 from airflow_invocations.tasks.validation import read_arguments, request_of
 from airflow_invocations.waiters import WaitOptions, follow, record_of
@@ -69,7 +69,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside a real Airflow no executor has to digest a deferral; and who isn't there needs no patience."""
     monkeypatch.setattr(invoke_action, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(invocation, "SHORTEST_DEFERRAL", 0.0)
-    monkeypatch.setattr(roboto, "ATTEMPTS", 1)
+    monkeypatch.setattr(invocation_api, "ATTEMPTS", 1)
     monkeypatch.setattr(connect, "ATTEMPTS", 1)
 
 

@@ -15,9 +15,10 @@ HOUSE = Path(airflow_invocations.__file__).parent
 #: For each room below the faces, what of ours it may import. `root` is the package itself: its version.
 BELOW = {
     "models": {"models"},
-    "platforms": {"root", "models", "platforms"},
+    "invocation_api": {"root"},
+    "platforms": {"root", "invocation_api", "models", "platforms"},
     "waiters": {"root", "models", "platforms", "waiters"},
-    "runtime": {"root", "exit_codes", "models", "runtime"},
+    "runtime": {"root", "exit_codes", "invocation_api", "models", "runtime"},
     "server": {"root", "models", "runtime", "server"},
     "exit_codes": set(),
     "get_provider_info": set(),
@@ -104,7 +105,7 @@ def test_below_the_faces_arrows_point_down(path: Path) -> None:
 @pytest.mark.parametrize("path", in_rooms(*FACES), ids=relative)
 def test_no_face_imports_the_server_or_a_command(path: Path) -> None:
     # The provider info is data, and the one place that says how connection types are called.
-    below = {"root", "exit_codes", "get_provider_info", "models", "platforms", "waiters"}
+    below = {"root", "exit_codes", "get_provider_info", "invocation_api", "models", "platforms", "waiters"}
     assert rooms_imported_by(path) <= {*below, *FACES}
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Connection
 
+from ..invocation_api import DEFAULT_TIMEOUT
 from ..platforms import InvocationPlatform, UnsupportedError
-from ..platforms.roboto.platform import DEFAULT_TIMEOUT, RobotoPlatform, RobotoSettings
+from ..platforms.roboto.platform import RobotoPlatform, RobotoSettings
 from .fields import endpoint_of, timeout_of, token_of, verify_of
 from .invocation import InvocationHook
 

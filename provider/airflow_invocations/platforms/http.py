@@ -1,15 +1,11 @@
-"""Shared parts of the HTTP platforms: TLS, errors, response limits, and Retry-After."""
+"""Shared parts of the HTTP platforms: TLS, errors and response limits."""
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import functools
-import json
 import ssl
-import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 
@@ -102,26 +98,3 @@ async def body_of(answer: httpx.Response) -> bytes:
             f"{answer.request.url.host} took longer than {MAX_ANSWER_TIME:g} s to send its response"
         ) from None
     return bytes(body)
-
-
-def json_of(content: bytes | str) -> Any:
-    """Parse JSON. Raises ValueError, also if it is nested too deep."""
-    try:
-        return json.loads(content)
-    except RecursionError:
-        raise ValueError("the JSON is nested too deep") from None
-
-
-def retry_after_of(answer: httpx.Response) -> float | None:
-    """Seconds that the answer asks us to wait: a number, or a date."""
-    value = answer.headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None

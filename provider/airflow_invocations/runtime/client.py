@@ -1,53 +1,54 @@
-"""The platform's API as an action calls it: from its own process, one call after the other."""
+"""The platform's API for an action: sync, called from the action's own process."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
+from ..invocation_api import (
+    DEFAULT_TIMEOUT,
+    ApiError,
+    ApiRequest,
+    FailureKind,
+    client_headers,
+    read_data,
+    unanswered,
+)
 from .environment import Variable
 from .exceptions import PlatformError, PlatformNotFound, PlatformRefused, PlatformUnavailable
 
 if TYPE_CHECKING:  # imported with the first call: most actions never make one
     import httpx
 
-#: Where the platform is, unless the environment says otherwise.
+#: Address of the platform if the environment names none.
 DEFAULT_ENDPOINT = "https://api.roboto.ai"
 
-#: The newest version of the API that we know.
-API_VERSION = "2026-10-06"
-
-#: Seconds that a connection, and each wait for data, may take.
-TIMEOUT = 30.0
-
-#: How often a call is tried in all.
-ATTEMPTS = 5
-
-#: Statuses after which any call may be repeated, and those after which only an idempotent one may.
-_ALWAYS_REPEATABLE = frozenset({429, 502, 503})
-_REPEATABLE_IF_IDEMPOTENT = frozenset({408, 500, 504})
+#: The error that each kind of failure is raised as; PlatformRefused for all others.
+_ERRORS: dict[FailureKind, type[PlatformError]] = {
+    FailureKind.NOT_FOUND: PlatformNotFound,
+    FailureKind.RATE_LIMITED: PlatformUnavailable,
+    FailureKind.UNAVAILABLE: PlatformUnavailable,
+}
 
 
 class PlatformClient:
-    """Calls of the platform's API with the token of one invocation.
+    """A client of the platform's API with the token of one invocation.
 
-    Nothing is asked and nothing is imported for it before the first call, so a context can be made where
-    there is no platform. Calls are tried again as the platform's own client does
-    (https://pypi.org/project/roboto/, `RobotoClient`).
+    Connects with the first call, so a context can be made without a platform. Calls are retried as the
+    platform's own client does (https://pypi.org/project/roboto/, `RobotoClient`).
 
     Args:
-        endpoint: for example https://api.roboto.ai.
-        token: what lets us in; None: each call raises PlatformRefused.
-        transport: in place of the network, for tests.
+        endpoint: address of the platform, for example https://api.roboto.ai.
+        token: the invocation's token; None makes each call raise PlatformRefused.
+        transport: replaces the network, for tests.
     """
 
     @classmethod
     def from_env(cls) -> PlatformClient:
-        """The client of the invocation that this process belongs to; no error where it belongs to none."""
+        """Return the client of this process's invocation; outside of one, calls raise PlatformRefused."""
         environment = os.environ
         return cls(
             environment.get(Variable.ServiceEndpoint) or DEFAULT_ENDPOINT,
@@ -68,87 +69,94 @@ class PlatformClient:
     def get(
         self, path: str, query: Mapping[str, str] | None = None, *, owner_org_id: str | None = None
     ) -> Any:
-        """The `data` that a GET is answered with. `owner_org_id`: whose the resource is, where it matters.
+        """Send a GET and return the response's `data`.
+
+        Args:
+            path: relative to the endpoint, for example "v1/datasets/ds_1".
+            query: the query string's parameters.
+            owner_org_id: the organisation that owns the resource; None: the token's own.
 
         Raises:
-            PlatformError: it isn't answered so.
+            PlatformError: the call failed.
         """
-        return self._call("GET", path, query=query, owner_org_id=owner_org_id)
+        return self._call(ApiRequest("GET", path, query, owner_org_id=owner_org_id))
 
     def put(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The `data` that a PUT is answered with. Raises PlatformError."""
-        return self._call("PUT", path, body=body)
+        """Send a PUT and return the response's `data`. Raises PlatformError."""
+        return self._call(ApiRequest("PUT", path, body=body))
 
     def post(
         self, path: str, body: Mapping[str, Any] | None = None, *, owner_org_id: str | None = None
     ) -> Any:
-        """The `data` that a POST is answered with, one that must not be made twice. Raises PlatformError."""
-        return self._call("POST", path, body=body, owner_org_id=owner_org_id, idempotent=False)
+        """Send a POST that must not take effect twice; return the response's `data`. Raises PlatformError."""
+        return self._call(ApiRequest("POST", path, body=body, idempotent=False, owner_org_id=owner_org_id))
 
     def query(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The `data` that a POST is answered with, one that only reads. Raises PlatformError."""
-        return self._call("POST", path, body=body)
+        """Send a POST that only reads; return the response's `data`. Raises PlatformError."""
+        return self._call(ApiRequest("POST", path, body=body, idempotent=True))
 
     def download(self, url: str, destination: Path) -> None:
-        """Write what a signed URL gives to a file, whole or not at all; its folder has to be there.
+        """Write the content of a signed URL to a file, whole or not at all; its folder must exist.
 
-        The token isn't sent: the URL itself lets us in.
+        The token isn't sent: the URL grants the access.
 
         Raises:
-            PlatformError: it can't be had.
-            OSError: it can't be written.
+            PlatformError: the content can't be read.
+            OSError: the file can't be written.
         """
         import httpx
 
         draft = destination.with_name(f"{destination.name}.part")
         try:
             with (
-                httpx.Client(timeout=TIMEOUT, transport=self._transport, follow_redirects=True) as http,
-                http.stream("GET", url) as answer,
+                httpx.Client(
+                    timeout=DEFAULT_TIMEOUT, transport=self._transport, follow_redirects=True
+                ) as http,
+                http.stream("GET", url) as response,
                 draft.open("wb") as file,
             ):
-                if not answer.is_success:
-                    answer.read()
-                    raise _error_of(answer, destination.name)
-                for part in answer.iter_bytes():
-                    file.write(part)
+                if not response.is_success:
+                    raise _download_error(destination.name, response.status_code, response.reason_phrase)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
             draft.replace(destination)
         except httpx.HTTPError as error:
             raise PlatformUnavailable(f"{destination.name}: {error or type(error).__name__}") from None
         finally:
             draft.unlink(missing_ok=True)
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
-        owner_org_id: str | None = None,
-        idempotent: bool = True,
-    ) -> Any:
+    def _call(self, request: ApiRequest) -> Any:
+        attempt = 0
+        while True:
+            try:
+                return self._send(request)
+            except ApiError as error:
+                pause = request.pause_after(error, attempt)
+                if pause is None:
+                    raise _ERRORS.get(error.kind, PlatformRefused)(str(error)) from None
+            time.sleep(pause)
+            attempt += 1
+
+    def _send(self, request: ApiRequest) -> Any:
         import httpx
 
-        repeatable = _ALWAYS_REPEATABLE | (_REPEATABLE_IF_IDEMPOTENT if idempotent else frozenset())
-        headers = {} if owner_org_id is None else {"X-Roboto-Resource-Owner-Id": owner_org_id}
-        what = f"{method} {path}"
-        failure: PlatformError = PlatformUnavailable(what)
-        for pause in _pauses():
-            time.sleep(pause)
-            try:
-                answer = self._client().request(method, path, params=query, json=body, headers=headers)
-            except httpx.HTTPError as error:
-                failure = PlatformUnavailable(f"{what} at {self.endpoint}: {error or type(error).__name__}")
-                if not idempotent:
-                    break
-                continue
-            if answer.is_success:
-                return _data_of(answer, what)
-            failure = _error_of(answer, what)
-            if answer.status_code not in repeatable:
-                break
-        raise failure
+        try:
+            client = self._client()
+            response = client.send(request.build(client))
+        except (
+            httpx.LocalProtocolError,
+            httpx.UnsupportedProtocol,
+            httpx.InvalidURL,
+            UnicodeEncodeError,
+        ) as error:
+            # Not quoted: httpx quotes the header that it rejects, which may contain the token.
+            raise PlatformRefused(
+                f"a request to {self.endpoint} can't be sent ({type(error).__name__}); check "
+                f"{Variable.ServiceEndpoint} and {Variable.ApiKey}"
+            ) from None
+        except httpx.RequestError as error:
+            raise unanswered(f"{self.endpoint}/{request.path}", error) from None
+        return read_data(response, response.content)
 
     def _client(self) -> httpx.Client:
         if self._http is None:
@@ -161,44 +169,16 @@ class PlatformClient:
                 )
             self._http = httpx.Client(
                 base_url=f"{self.endpoint}/",
-                headers={
-                    "Authorization": f"Bearer {self._token}",
-                    "User-Agent": f"airflow-provider-invocations/{__version__}",
-                    "X-Roboto-Api-Version": API_VERSION,
-                },
-                timeout=TIMEOUT,
+                headers=client_headers(self._token),
+                timeout=DEFAULT_TIMEOUT,
                 transport=self._transport,
             )
         return self._http
 
 
-def _pauses() -> Iterator[float]:
-    """Seconds to wait before each try: none, then full jitter."""
-    import random
-
-    yield 0
-    for attempt in range(ATTEMPTS - 1):
-        yield random.uniform(0, min(30.0, 0.5 * 2**attempt))  # noqa: S311
-
-
-def _data_of(answer: httpx.Response, what: str) -> Any:
-    if not answer.content:
-        return None
-    try:
-        return answer.json()["data"]
-    except (ValueError, KeyError, TypeError):
-        raise PlatformUnavailable(f"{what}: the answer is none of the platform's") from None
-
-
-def _error_of(answer: httpx.Response, what: str) -> PlatformError:
-    try:
-        error = answer.json()["error"]
-        code, message = str(error["error_code"]), str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        code, message = "", answer.reason_phrase
-    said = f"{what}: {answer.status_code} {message}"
-    if answer.status_code >= 500 or answer.status_code in (408, 429):
-        return PlatformUnavailable(said)
-    if code == "RobotoNotFoundException" or answer.status_code == 404:
-        return PlatformNotFound(said)
-    return PlatformRefused(said)
+def _download_error(name: str, status: int, reason: str) -> PlatformError:
+    """Return the error of a download; storage answers in its own format, so the status decides."""
+    message = f"{name}: {status} {reason}"
+    if status >= 500 or status in (408, 429):
+        return PlatformUnavailable(message)
+    return PlatformNotFound(message) if status == 404 else PlatformRefused(message)

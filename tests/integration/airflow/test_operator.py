@@ -137,7 +137,7 @@ class TestBothWays:
     ) -> None:
         nowhere = '{"conn_type": "roboto", "host": "http://127.0.0.1:9", "password": "t"}'
         monkeypatch.setenv("AIRFLOW_CONN_NOWHERE", nowhere)
-        monkeypatch.setattr("airflow_invocations.platforms.roboto.platform.ATTEMPTS", 1)
+        monkeypatch.setattr("airflow_invocations.invocation_api.ATTEMPTS", 1)
         error = await outcome(deferrable, "any", task, conn_id="nowhere", outage_limit=0)
         assert type(error) is PlatformUnavailableError
         assert "http://127.0.0.1:9 can't be reached" in str(error)

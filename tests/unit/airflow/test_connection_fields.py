@@ -38,8 +38,8 @@ HOOKS: dict[type[InvocationHook], dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("roboto.platform", "flyte.client"):
-        monkeypatch.setattr(f"airflow_invocations.platforms.{module}.ATTEMPTS", 1)
+    for module in ("invocation_api", "platforms.flyte.client"):
+        monkeypatch.setattr(f"airflow_invocations.{module}.ATTEMPTS", 1)
 
 
 def define(monkeypatch: pytest.MonkeyPatch, hook: type[InvocationHook], **fields: Any) -> None:

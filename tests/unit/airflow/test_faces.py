@@ -125,7 +125,7 @@ def test_a_connection_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(
         "AIRFLOW_CONN_NOWHERE", '{"conn_type": "roboto", "host": "http://127.0.0.1:9", "password": "t"}'
     )
-    monkeypatch.setattr("airflow_invocations.platforms.roboto.platform.ATTEMPTS", 1)
+    monkeypatch.setattr("airflow_invocations.invocation_api.ATTEMPTS", 1)
     works, message = RobotoHook("nowhere").test_connection()
     assert not works
     assert "http://127.0.0.1:9" in message

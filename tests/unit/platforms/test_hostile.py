@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from airflow_invocations import invocation_api
 from airflow_invocations.models import EventFilter
 from airflow_invocations.platforms import (
     InvalidRequestError,
@@ -24,7 +25,6 @@ from airflow_invocations.platforms import (
 from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings
 from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.platforms.http import TooLargeError
-from airflow_invocations.platforms.roboto import platform as roboto
 from airflow_invocations.platforms.roboto import server_sent_events
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
 
@@ -44,7 +44,7 @@ POLLS: dict[str, Callable[[Script], tuple[InvocationPlatform, str]]] = {
 
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roboto, "ATTEMPTS", 1)
+    monkeypatch.setattr(invocation_api, "ATTEMPTS", 1)
     monkeypatch.setattr(connect, "ATTEMPTS", 1)
 
 

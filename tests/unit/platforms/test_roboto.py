@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from airflow_invocations.invocation_api import ATTEMPTS, MAX_BODY
 from airflow_invocations.models import (
     InvocationRecord,
     InvocationRequest,
@@ -30,12 +31,7 @@ from airflow_invocations.platforms import (
     UnsupportedError,
     backoff,
 )
-from airflow_invocations.platforms.roboto.platform import (
-    ATTEMPTS,
-    MAX_BODY,
-    RobotoPlatform,
-    RobotoSettings,
-)
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
 
 from .conftest import Script, answer, data, error, hang_up, raw
 

@@ -259,14 +259,14 @@ def test_what_may_be_repeated_is(first: httpx.Response | Exception) -> None:
 @pytest.mark.parametrize("first", [error(500), error(504), httpx.ReadTimeout("no answer")])
 def test_what_may_not_happen_twice_is_not_repeated(first: httpx.Response | Exception) -> None:
     client, asked = answering(first, OK)
-    with pytest.raises(PlatformUnavailable, match="POST v1/x"):
+    with pytest.raises(PlatformUnavailable, match="/v1/x"):
         client.post("v1/x")
     assert len(asked) == 1
 
 
 def test_in_the_end_it_gives_up() -> None:
     client, asked = answering(*[error(503)] * 9)
-    with pytest.raises(PlatformUnavailable, match="503 said why"):
+    with pytest.raises(PlatformUnavailable, match=r"said why \(GET /v1/x: 503\)"):
         client.get("v1/x")
     assert len(asked) == 5
 
@@ -277,19 +277,47 @@ def test_in_the_end_it_gives_up() -> None:
         (error(404, "RobotoNotFoundException"), PlatformNotFound),
         (error(400, "RobotoInvalidRequestException"), PlatformRefused),
         (error(401, "RobotoUnauthorizedException"), PlatformRefused),
-        (error(501, "RobotoNotImplementedException"), PlatformUnavailable),
-        (httpx.Response(403, text="<html>"), PlatformRefused),
-        (httpx.Response(200, text="<html>"), PlatformUnavailable),
-        (httpx.Response(200, json=[]), PlatformUnavailable),
+        (error(501, "RobotoNotImplementedException"), PlatformRefused),
+        (httpx.Response(401, text="<html>"), PlatformRefused),
+        # A proxy's page says nothing about what was asked for.
+        (httpx.Response(403, text="<html>"), PlatformUnavailable),
+        (httpx.Response(404, text="<html>"), PlatformUnavailable),
     ],
 )
-def test_an_error_is_told_by_what_can_be_done(answer: httpx.Response, expected: type[Exception]) -> None:
+def test_error_class_says_whether_a_retry_can_help(answer: httpx.Response, expected: type[Exception]) -> None:
     client, asked = answering(answer)
-    with pytest.raises(expected, match="GET v1/x") as caught:
+    with pytest.raises(expected, match="GET /v1/x") as caught:
         client.get("v1/x")
     assert type(caught.value) is expected
     assert len(asked) == 1
     assert "t0ken" not in str(caught.value) + repr(client)
+
+
+@pytest.mark.parametrize("answer", [httpx.Response(200, text="<html>"), httpx.Response(200, json=[])])
+def test_unreadable_response_counts_as_an_outage(answer: httpx.Response) -> None:
+    client, asked = answering(answer, OK)
+    assert client.get("v1/x") == {"ok": True}
+    client, asked = answering(answer)
+    with pytest.raises(PlatformUnavailable, match="without the API's JSON"):
+        client.post("v1/x")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("token", ["t0ken\nx", "t0kén"])
+def test_token_that_no_header_can_carry_is_not_quoted(platform: Platform, token: str) -> None:
+    client = PlatformClient(platform.endpoint, token)
+    with pytest.raises(PlatformRefused, match=r"can't be sent \(.*check ROBOTO_SERVICE_ENDPOINT") as caught:
+        client.get("v1/x")
+    assert "t0k" not in str(caught.value)
+
+
+def test_retry_after_of_the_platform_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    busy = httpx.Response(429, headers={"retry-after": "7"})
+    client, _ = answering(busy, OK)
+    assert client.post("v1/x") == {"ok": True}
+    assert pauses == [7]
 
 
 def test_a_download_is_whole_or_not_there_and_sends_no_token(tmp_path: Path) -> None:

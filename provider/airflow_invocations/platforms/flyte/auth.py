@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from ...invocation_api import json_of
 from ..base import UnauthorizedError, UnavailableError, UnsupportedError
-from ..http import body_of, json_of
+from ..http import body_of
 from .settings import FlyteSettings
 
 #: A token and a header's name that can be sent (RFC 6750, section 2.1; RFC 9110, section 5.1).

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from ... import __version__
+from ...invocation_api import json_of, retry_after_of
 from ..base import (
     ConflictError,
     InvalidRequestError,
@@ -32,9 +33,7 @@ from ..http import (
     UNSENDABLE,
     body_of,
     cause_of,
-    json_of,
     request_error,
-    retry_after_of,
     tls_for,
 )
 from .auth import Authorization

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pydantic
 
+from ...invocation_api import json_of
 from ...models import (
     CaughtUp,
     CursorLost,
@@ -21,7 +22,6 @@ from ...models import (
 )
 from ...models.base import problems_of
 from ..base import UnavailableError
-from ..http import json_of
 from ..polling import LOOKBACK, Listed
 from .server_sent_events import server_sent_events
 

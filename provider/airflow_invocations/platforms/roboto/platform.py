@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +16,18 @@ from urllib.parse import quote
 import httpx
 import pydantic
 
-from ... import __version__
+from ...invocation_api import (
+    DEFAULT_TIMEOUT,
+    ApiError,
+    ApiRequest,
+    FailureKind,
+    Repeatable,
+    client_headers,
+    error_of,
+    json_of,
+    read_data,
+    unanswered,
+)
 from ...models import (
     MAX_PAGE_SIZE,
     ActionRecord,
@@ -55,7 +65,6 @@ from ..base import (
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
-    backoff,
     web_address,
 )
 from ..clock import PlatformClock
@@ -67,33 +76,12 @@ from ..http import (
     TooLargeError,
     body_of,
     cause_of,
-    json_of,
     request_error,
-    retry_after_of,
     tls_for,
 )
 from ..polling import PolledEvents
 from .events import PushedEvents, RobotoListing
 from .server_sent_events import server_sent_events
-
-#: The newest version of the API that we know.
-API_VERSION = "2026-10-06"
-
-#: The largest request body the platform takes, in bytes.
-MAX_BODY = 8 * 1024 * 1024
-
-#: Seconds that a connection, and each wait for data, may take.
-DEFAULT_TIMEOUT = 30.0
-
-#: How often a call is tried in all.
-ATTEMPTS = 5
-
-#: Seconds that a Retry-After is honoured for at most within one call; waits have their own patience.
-MAX_RETRY_AFTER = 60.0
-
-#: Statuses after which any call may be repeated, and those after which only an idempotent one may.
-_ALWAYS_REPEATABLE = frozenset({429, 502, 503})
-_REPEATABLE_IF_IDEMPOTENT = frozenset({408, 500, 504})
 
 #: Seconds of silence after which an open stream counts as broken; the local server sends a heartbeat
 #: every 15 s.
@@ -108,38 +96,18 @@ _NO_WATCH = frozenset({400, 403, 404, 405, 501})
 
 _WATCH = "v1/actions/invocations/watch"
 
-_BY_CODE: dict[str, type[PlatformError]] = {
-    "RobotoConditionException": ConflictError,
-    "RobotoConflictException": ConflictError,
-    "RobotoIllegalArgumentException": InvalidRequestError,
-    "RobotoInvalidRequestException": InvalidRequestError,
-    "RobotoInvalidStateTransitionException": InvalidRequestError,
-    "RobotoLimitExceededException": LimitExceededError,
-    "RobotoNoOrgProvidedException": InvalidRequestError,
-    "RobotoNotFoundException": NotFoundError,
-    "RobotoNotImplementedException": UnsupportedError,
-    "RobotoUnauthorizedException": UnauthorizedError,
+#: The error that each kind of failure is raised as.
+_ERRORS: dict[FailureKind, type[PlatformError]] = {
+    FailureKind.UNAUTHORIZED: UnauthorizedError,
+    FailureKind.NOT_FOUND: NotFoundError,
+    FailureKind.INVALID_REQUEST: InvalidRequestError,
+    FailureKind.CONFLICT: ConflictError,
+    FailureKind.LIMIT_EXCEEDED: LimitExceededError,
+    FailureKind.UNSUPPORTED: UnsupportedError,
+    FailureKind.REJECTED: PermanentError,
+    FailureKind.RATE_LIMITED: RateLimitedError,
+    FailureKind.UNAVAILABLE: UnavailableError,
 }
-#: Of an answer in the API's own envelope with a code that isn't known.
-_BY_STATUS: dict[int, type[PlatformError]] = {
-    400: InvalidRequestError,
-    401: UnauthorizedError,
-    403: LimitExceededError,
-    404: NotFoundError,
-    408: UnavailableError,
-    409: ConflictError,
-    413: InvalidRequestError,
-    429: RateLimitedError,
-    501: UnsupportedError,
-}
-#: Of any other answer: something between us and the platform sent it, a proxy's page for one, and its 404
-#: says nothing about an invocation.
-_BY_FOREIGN_STATUS: dict[int, type[PlatformError]] = {
-    401: UnauthorizedError,
-    413: InvalidRequestError,
-    429: RateLimitedError,
-}
-
 
 #: How the detail of what has failed by its exit code begins.
 _EXIT_CODE = re.compile(r"exit code (\d{1,3})\b")
@@ -195,14 +163,7 @@ class RobotoPlatform:
 
     def _new_client(self) -> httpx.AsyncClient:
         settings = self._settings
-        headers = {
-            "Authorization": f"Bearer {settings.token}",
-            "X-Roboto-Api-Version": API_VERSION,
-            "User-Agent": f"airflow-provider-invocations/{__version__}",
-            "Accept-Encoding": ACCEPT_ENCODING,
-        }
-        if settings.org_id:
-            headers |= {"X-Roboto-Org-Id": settings.org_id, "X-Roboto-Resource-Owner-Id": settings.org_id}
+        headers = client_headers(settings.token, settings.org_id) | {"Accept-Encoding": ACCEPT_ENCODING}
         return httpx.AsyncClient(
             base_url=settings.endpoint,
             headers=headers,
@@ -410,7 +371,7 @@ class RobotoPlatform:
                 if answer.status_code in _NO_WATCH:
                     raise UnsupportedError(f"{self._settings.endpoint} has no such watch")
                 if not answer.is_success:
-                    raise _error(answer, await body_of(answer))
+                    raise _platform_error(error_of(answer, await body_of(answer)))
                 if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                     raise UnavailableError(f"{request.url} answered with something that is no stream")
                 yield answer
@@ -504,40 +465,35 @@ class RobotoPlatform:
         query: dict[str, str] | None = None,
         idempotent: bool | None = None,
     ) -> Any:
-        """The `data` of the answer. GETs are idempotent."""
-        content = None if body is None else _encoded(body)
-        may_repeat = method == "GET" if idempotent is None else idempotent
-        for attempt in range(ATTEMPTS):
+        """Return the `data` of the response. GETs are idempotent."""
+        request = ApiRequest(method, path, query, body, idempotent)
+        attempt = 0
+        while True:
             try:
-                return await self._send(method, path, content, query)
-            except _Refused as refused:
-                if not refused.repeatable(idempotent=may_repeat) or attempt == ATTEMPTS - 1:
-                    raise refused.error from refused.__cause__
-                await asyncio.sleep(refused.pause(attempt))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                return await self._send(request)
+            except ApiError as error:
+                pause = request.pause_after(error, attempt)
+                if pause is None:
+                    raise _platform_error(error) from error.__cause__
+            await asyncio.sleep(pause)
+            attempt += 1
 
-    async def _send(self, method: str, path: str, content: bytes | None, query: dict[str, str] | None) -> Any:
-        headers = {} if content is None else {"Content-Type": "application/json"}
+    async def _send(self, request: ApiRequest) -> Any:
         client = self._opened()
         try:
-            request = client.build_request(method, path, content=content, params=query, headers=headers)
-            answer = await client.send(request, stream=True)
+            answer = await client.send(request.build(client), stream=True)
             try:
-                received = await body_of(answer)
+                return read_data(answer, await body_of(answer))
             finally:
                 await answer.aclose()
-        except TooLargeError as error:
-            raise _Refused(error, 413) from None
+        except TooLargeError:
+            raise
         except UnavailableError as error:
-            raise _Refused(error, 504) from None
-        except NO_ANSWER as error:
-            failed = request_error(self.where, error)
-            sent_nothing = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-            status = 400 if isinstance(failed, PermanentError) else 503 if sent_nothing else 504
-            raise _Refused(failed, status) from cause_of(error)
-        if answer.is_success:
-            return _data(answer, received)
-        raise _Refused(_error(answer, received), answer.status_code)
+            raise ApiError(FailureKind.UNAVAILABLE, str(error), Repeatable.IF_IDEMPOTENT) from None
+        except UNSENDABLE as error:
+            raise request_error(self.where, error) from None
+        except httpx.RequestError as error:
+            raise unanswered(self.where, error) from error
 
     def _opened(self) -> httpx.AsyncClient:
         if self._client is None:
@@ -594,59 +550,10 @@ class RobotoWatch:
             raise UnsupportedError(str(error)) from error
 
 
-class _Refused(Exception):
-    """One try that didn't bring an answer: what it would be raised as, and whether to try again."""
-
-    def __init__(self, error: PlatformError, status: int) -> None:
-        super().__init__(error)
-        self.error = error
-        self._status = status
-
-    def repeatable(self, *, idempotent: bool) -> bool:
-        return self._status in _ALWAYS_REPEATABLE or (
-            idempotent and self._status in _REPEATABLE_IF_IDEMPOTENT
-        )
-
-    def pause(self, attempt: int) -> float:
-        asked = self.error.retry_after if isinstance(self.error, TransientError) else None
-        return backoff(attempt) if asked is None else min(asked, MAX_RETRY_AFTER)
-
-
-def _encoded(body: object) -> bytes:
-    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    if len(content) > MAX_BODY:
-        raise InvalidRequestError(
-            f"the request is {len(content)} bytes, the platform takes {MAX_BODY}; hand large data to the "
-            "action as a file or a dataset, not as a parameter"
-        )
-    return content
-
-
-def _data(answer: httpx.Response, content: bytes) -> Any:
-    try:
-        return json_of(content)["data"] if content else None
-    except (ValueError, KeyError, TypeError):
-        what = f"{answer.request.url} answered {answer.status_code} with something that isn't the API's JSON"
-        raise _Refused(UnavailableError(what), 504) from None
-
-
-def _error(answer: httpx.Response, content: bytes) -> PlatformError:
-    kind: type[PlatformError] | None
-    try:
-        envelope = json_of(content)["error"]
-        code, message = str(envelope["error_code"]), str(envelope["message"])
-    except (ValueError, KeyError, TypeError):
-        message = f"{answer.reason_phrase}, not in the API's own words"
-        # A redirect is not followed with the token; the connection's address has to be corrected.
-        other = PermanentError if answer.is_redirect else UnavailableError
-        kind = _BY_FOREIGN_STATUS.get(answer.status_code, other)
-    else:
-        kind = _BY_CODE.get(code) or _BY_STATUS.get(answer.status_code)
-        if kind is None:
-            kind = UnavailableError if answer.is_server_error else PermanentError
-    error = kind(f"{message} ({answer.request.method} {answer.request.url.path}: {answer.status_code})")
+def _platform_error(failure: ApiError) -> PlatformError:
+    error = _ERRORS[failure.kind](str(failure))
     if isinstance(error, TransientError):
-        error.retry_after = retry_after_of(answer)
+        error.retry_after = failure.retry_after
     return error
 
 
