@@ -12,12 +12,23 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..models import InvocationStatus, LogPage
+from ..models import (
+    CaughtUp,
+    CursorLost,
+    InvocationEvent,
+    InvocationStatus,
+    NewLines,
+    StateChanged,
+    StreamMessage,
+    StreamOpened,
+    UnreadableLog,
+)
 from .api.errors import ApiError, InvalidRequestError, NotFoundError, UnavailableError
 from .api.schemas import MAX_IDS
 from .db import CheckedInvocation, StatusEvent, Store
 from .execution.logs import InvalidCursorError, LogFiles
 from .outages import is_outage
+from .timestamps import moment
 
 #: Watches that one token may have open, and all tokens together.
 MAX_WATCHES_OF_TOKEN = 100
@@ -45,63 +56,6 @@ REPLAY_PAGE = 1000
 
 #: Log lines that are told at a time.
 _LOG_PAGE_LINES = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The stream is open; `watch_id` is what its ids are changed by."""
-
-    watch_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """An invocation's status. `number` is the place in the stream to resume from; None: it isn't one."""
-
-    event: StatusEvent
-    number: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Caught:
-    """Everything that was missed has been told; the stream is live from event `number` on."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """New log lines of an invocation with the cursor behind them, and the one before them (None: none)."""
-
-    invocation_id: str
-    page: LogPage
-    begins_at: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A log can't be read on where the reader wanted to; nothing more of it is told."""
-
-    invocation_id: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class LostPlace:
-    """The reader was too slow: reopen, and resume from event `number`. The stream ends."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """An invocation's new custom state."""
-
-    invocation_id: str
-    state: str
-
-
-Told = Opened | Changed | Caught | Logged | Unreadable | Stated | LostPlace
 
 
 @dataclass(slots=True)
@@ -138,7 +92,7 @@ class Watch:
     logs: dict[str, _Log] = field(default_factory=dict)
     #: The ids of the others.
     unknown: deque[str] = field(default_factory=deque)
-    waiting: deque[Changed] = field(default_factory=deque)
+    waiting: deque[InvocationEvent] = field(default_factory=deque)
     #: Invocations with a new custom state.
     restated: dict[str, None] = field(default_factory=dict)
     #: Invocations with log lines to be read, in the order in which they got some.
@@ -158,12 +112,12 @@ class Watch:
             and (self.statuses is None or event.status in self.statuses)
         )
 
-    def tell(self, changed: Changed, limit: int) -> None:
+    def push(self, event: InvocationEvent, limit: int) -> None:
         """Queue an event; a reader that is `limit` events behind loses its cursor."""
         if len(self.waiting) >= limit:
             self.lose()
         elif not self.lost:
-            self.waiting.append(changed)
+            self.waiting.append(event)
         self.something.set()
 
     def restate(self, invocation_id: str, limit: int) -> None:
@@ -251,9 +205,11 @@ class Watches:
         for event in events:
             if event.passing:
                 continue
+            message: InvocationEvent | None = None  # one for all watches
             for watch in (*self._by_invocation.get(event.invocation_id, ()), *self._unlimited):
                 if watch.wants(event):
-                    watch.tell(Changed(event, event.number), limit)
+                    message = message or _message_of(event)
+                    watch.push(message, limit)
 
     def log_grew(self, invocation_id: str, _: int) -> None:
         """Take note that an invocation has new log lines."""
@@ -266,7 +222,7 @@ class Watches:
             if watch.states:
                 watch.restate(invocation_id, self._may_wait)
 
-    async def stream(self, watch: Watch, since: int | None) -> AsyncIterator[Told]:
+    async def stream(self, watch: Watch, since: int | None) -> AsyncIterator[StreamMessage]:
         """What a watch is told: first what its reader missed since event `since`, then what happens.
 
         Without `since` the reader first gets the status that each named invocation has now. Nothing is
@@ -279,22 +235,22 @@ class Watches:
             return
         self._enter(watch)
         try:
-            async for told in self._told(watch, since):
+            async for message in self._messages(watch, since):
                 if not await self._token_is_good(watch):
                     return
-                yield told
+                yield message
         finally:
             self._leave(watch)
 
-    async def _told(self, watch: Watch, since: int | None) -> AsyncIterator[Told]:
-        yield Opened(watch.watch_id)
+    async def _messages(self, watch: Watch, since: int | None) -> AsyncIterator[StreamMessage]:
+        yield StreamOpened(watch.watch_id)
         await self._want_logs(watch, watch.cursors)
         last = await asyncio.to_thread(self._store.last_event_number)
-        async for changed in self._past(watch, since, last):
-            yield changed
-        yield Caught(last)
-        async for told in self._present(watch, last):
-            yield told
+        async for event in self._past(watch, since, last):
+            yield event
+        yield CaughtUp(last)
+        async for message in self._present(watch, last):
+            yield message
 
     async def _token_is_good(self, watch: Watch) -> bool:
         """Whether a watch's token is valid; checked every RECHECK seconds for all its watches."""
@@ -346,7 +302,7 @@ class Watches:
                 _put(self._by_invocation, invocation_id, watch)
             await self._want_logs(watch, cursors)
             for event in await asyncio.to_thread(self._store.latest_events, new, org_id):
-                watch.tell(Changed(event, None), self._may_wait)
+                watch.push(_message_of(event, is_snapshot=True), self._may_wait)
         return len(watch.ids or ())
 
     def shrink(self, watch_id: str, org_id: str, ids: Collection[str]) -> int:
@@ -359,22 +315,22 @@ class Watches:
             self._forget(watch, ids)
         return len(watch.ids or ())
 
-    async def _past(self, watch: Watch, since: int | None, last: int) -> AsyncIterator[Changed]:
+    async def _past(self, watch: Watch, since: int | None, last: int) -> AsyncIterator[InvocationEvent]:
         if since is None:
             for event in await asyncio.to_thread(self._store.latest_events, watch.ids or (), watch.org_id):
                 if event.number <= last and watch.wants(event):
-                    yield Changed(event, None)
+                    yield _message_of(event, is_snapshot=True)
             return
         while since < last:
             page = await asyncio.to_thread(self._store.events_since, since, watch.org_id, REPLAY_PAGE)
             for event in page:
                 if event.number <= last and watch.wants(event):
-                    yield Changed(event, event.number)
+                    yield _message_of(event)
             if len(page) < REPLAY_PAGE:
                 return
             since = page[-1].number
 
-    async def _present(self, watch: Watch, last: int) -> AsyncIterator[Told]:
+    async def _present(self, watch: Watch, last: int) -> AsyncIterator[StreamMessage]:
         while not watch.closed:
             try:
                 async with asyncio.timeout(IDLE):
@@ -386,40 +342,40 @@ class Watches:
             watch.something.clear()
             while watch.unknown:
                 invocation_id = watch.unknown.popleft()
-                yield Unreadable(invocation_id, f"there is no invocation {invocation_id[:40]!r}")
+                yield UnreadableLog(invocation_id, f"there is no invocation {invocation_id[:40]!r}")
             # A page of each log in turn: one that grows without end holds nobody up.
             for invocation_id in list(watch.unread):
                 if (lines := await self._lines(watch, invocation_id)) is not None:
                     yield lines
             while watch.restated:
-                if (stated := await self._state(watch, next(iter(watch.restated)))) is not None:
-                    yield stated
+                if (state := await self._state(watch, next(iter(watch.restated)))) is not None:
+                    yield state
             while watch.waiting:
-                changed = watch.waiting.popleft()
-                # An invocation's last lines are told before its end; they are all there already.
-                while changed.event.status.is_terminal and changed.event.invocation_id in watch.unread:
-                    if (lines := await self._lines(watch, changed.event.invocation_id)) is not None:
+                event = watch.waiting.popleft()
+                # An invocation's last lines are sent before its end; all of them were written by now.
+                while event.status.is_terminal and event.invocation_id in watch.unread:
+                    if (lines := await self._lines(watch, event.invocation_id)) is not None:
                         yield lines
-                if changed.number is None:
-                    yield changed
-                elif changed.number > last:
-                    last = changed.number
-                    yield changed
+                if event.is_snapshot:
+                    yield event
+                elif event.cursor > last:
+                    last = event.cursor
+                    yield event
             if watch.unread:
                 watch.something.set()
             if watch.lost:
-                yield LostPlace(last)
+                yield CursorLost(last)
                 return
 
-    async def _state(self, watch: Watch, invocation_id: str) -> Stated | None:
+    async def _state(self, watch: Watch, invocation_id: str) -> StateChanged | None:
         del watch.restated[invocation_id]
         latest = await asyncio.to_thread(self._store.latest_events, [invocation_id], watch.org_id)
         if not any(watch.wants(event) for event in latest):
             return None
         state = await asyncio.to_thread(self._store.get_state, invocation_id, watch.org_id)
-        return None if state is None else Stated(invocation_id, state)
+        return None if state is None else StateChanged(invocation_id, state)
 
-    async def _lines(self, watch: Watch, invocation_id: str) -> Logged | Unreadable | None:
+    async def _lines(self, watch: Watch, invocation_id: str) -> NewLines | UnreadableLog | None:
         """A page of new lines; while more are there, the log stays among the unread ones."""
         watch.unread.pop(invocation_id, None)
         log = watch.logs.get(invocation_id)
@@ -430,7 +386,7 @@ class Watches:
             page = await asyncio.to_thread(self._logs.read, log.invocation, begins_at, _LOG_PAGE_LINES)
         except InvalidCursorError as error:
             watch.logs.pop(invocation_id, None)
-            return Unreadable(invocation_id, str(error))
+            return UnreadableLog(invocation_id, str(error))
         if watch.logs.get(invocation_id) is not log:  # it was removed, or its cursor set again
             return None
         if page.has_next:
@@ -438,7 +394,7 @@ class Watches:
         if not page.items:
             return None
         log.cursor = page.last_read
-        return Logged(invocation_id, page, begins_at)
+        return NewLines(invocation_id, page, begins_at)
 
     def _enter(self, watch: Watch) -> None:
         holder = self._holders[watch.token_id]
@@ -485,6 +441,20 @@ class Watches:
         if watch is None or watch.org_id != org_id:
             raise NotFoundError(f"there is no open watch {watch_id!r}")
         return watch
+
+
+def _message_of(event: StatusEvent, *, is_snapshot: bool = False) -> InvocationEvent:
+    """Return the message about a stored event."""
+    return InvocationEvent(
+        invocation_id=event.invocation_id,
+        status=event.status,
+        action=event.action_name,
+        at=moment(event.timestamp),
+        cursor=event.number,
+        attempt=event.attempt,
+        detail=event.detail,
+        is_snapshot=is_snapshot,
+    )
 
 
 def _put(index: dict[str, tuple[Watch, ...]], invocation_id: str, watch: Watch) -> None:

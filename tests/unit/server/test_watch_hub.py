@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from airflow_invocations.models import InvocationStatus, LogProcess
+from airflow_invocations.models import (
+    CaughtUp,
+    CursorLost,
+    InvocationEvent,
+    InvocationStatus,
+    LogProcess,
+    NewLines,
+    StateChanged,
+    StreamOpened,
+    UnreadableLog,
+)
 from airflow_invocations.server import watch_hub as watching
 from airflow_invocations.server.api.errors import InvalidRequestError, UnavailableError
-from airflow_invocations.server.db import StatusEvent, Store
+from airflow_invocations.server.db import Store
 from airflow_invocations.server.execution.logs import LogFiles
-from airflow_invocations.server.watch_hub import (
-    Caught,
-    Changed,
-    Logged,
-    LostPlace,
-    Opened,
-    Stated,
-    Unreadable,
-    Watch,
-    Watches,
-)
+from airflow_invocations.server.watch_hub import Watch, Watches
 
 from .conftest import ORG, RUNNER, create, invoke
 
@@ -50,8 +50,8 @@ def watches(store: Store, logs: LogFiles) -> Watches:
 async def opened(watches: Watches, watch: Watch, since: int | None = None) -> AsyncIterator[Any]:
     """A stream that is live: what comes before has been read."""
     stream = watches.stream(watch, since)
-    assert isinstance(await anext(stream), Opened)
-    while not isinstance(await anext(stream), Caught):
+    assert isinstance(await anext(stream), StreamOpened)
+    while not isinstance(await anext(stream), CaughtUp):
         pass
     return stream
 
@@ -63,15 +63,15 @@ async def test_one_tree_or_the_roots_alone(store: Store, watches: Watches) -> No
     child = invoke(store, invocation_source_id=root).invocation_id
     other = invoke(store).invocation_id
     grandchild = invoke(store, invocation_source_id=child).invocation_id
-    assert [(await anext(tree)).event.invocation_id for _ in range(2)] == [child, grandchild]
-    assert (await anext(roots)).event.invocation_id == other
+    assert [(await anext(tree)).invocation_id for _ in range(2)] == [child, grandchild]
+    assert (await anext(roots)).invocation_id == other
 
 
 async def test_updates_of_custom_state(store: Store, watches: Watches) -> None:
     invocation_id = invoke(store).invocation_id
     stream = await opened(watches, Watch(ORG, ids={invocation_id}, states=True))
     store.update_state(invocation_id, "half way", ORG)
-    assert await anext(stream) == Stated(invocation_id, "half way")
+    assert await anext(stream) == StateChanged(invocation_id, "half way")
 
 
 async def test_another_organisation_hears_nothing(store: Store, watches: Watches) -> None:
@@ -79,7 +79,7 @@ async def test_another_organisation_hears_nothing(store: Store, watches: Watches
     stream = await opened(watches, mine)
     await opened(watches, theirs)
     invoke(store)
-    assert isinstance(await anext(stream), Changed)
+    assert isinstance(await anext(stream), InvocationEvent)
     assert not theirs.waiting
 
 
@@ -95,29 +95,29 @@ async def test_a_slow_reader_costs_bounded_memory_and_is_told_that_it_lost_its_p
         invoke(store)
         assert len(watch.waiting) <= 10
     rest = [told async for told in stream]
-    assert rest == [LostPlace(read.number)]
+    assert rest == [CursorLost(read.cursor)]
     assert len(watches) == 0
-    again = watches.stream(Watch(ORG), since=read.number)
+    again = watches.stream(Watch(ORG), since=read.cursor)
     missed = [told async for told in _until_caught(again)]
-    assert len([told for told in missed if isinstance(told, Changed)]) == 30
+    assert len([told for told in missed if isinstance(told, InvocationEvent)]) == 30
 
 
 async def _until_caught(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for told in stream:
         yield told
-        if isinstance(told, Caught):
+        if isinstance(told, CaughtUp):
             return
 
 
 async def test_what_happens_while_the_past_is_read_is_told_once(store: Store, watches: Watches) -> None:
     before = [invoke(store).invocation_id for _ in range(5)]
     stream = watches.stream(Watch(ORG), since=0)
-    seen: list[StatusEvent] = []
+    seen: list[InvocationEvent] = []
     meanwhile: list[str] = []
     async for told in stream:
-        if isinstance(told, Changed):
-            seen.append(told.event)
-        if isinstance(told, Opened | Changed) and len(meanwhile) < 6:
+        if isinstance(told, InvocationEvent):
+            seen.append(told)
+        if isinstance(told, StreamOpened | InvocationEvent) and len(meanwhile) < 6:
             meanwhile.append(invoke(store).invocation_id)
         if len(seen) == 11:
             break
@@ -134,9 +134,9 @@ async def test_lines_come_before_the_end(store: Store, logs: LogFiles, watches: 
     store.request_abort(invocation_id, "enough", ORG)
     store.advance(invocation_id, InvocationStatus.Cancelled, None, RUNNER)
     first, second = await anext(stream), await anext(stream)
-    assert isinstance(first, Logged)
+    assert isinstance(first, NewLines)
     assert [record.log for record in first.page.items] == ["the last words"]
-    assert isinstance(second, Changed)
+    assert isinstance(second, InvocationEvent)
 
 
 async def test_a_log_without_end_holds_up_nobody_else(store: Store, logs: LogFiles, watches: Watches) -> None:
@@ -148,11 +148,11 @@ async def test_a_log_without_end_holds_up_nobody_else(store: Store, logs: LogFil
     for _ in range(20):
         writer.append(LogProcess.Action, b"again\n" * 1000, part_of=0)  # faster than it can be told
         told.append(await anext(stream))
-        if isinstance(told[-1], Changed):
+        if isinstance(told[-1], InvocationEvent):
             break
     writer.close()
-    assert isinstance(told[-1], Changed)
-    assert told[-1].event.invocation_id == other
+    assert isinstance(told[-1], InvocationEvent)
+    assert told[-1].invocation_id == other
 
 
 async def test_a_cursor_that_is_none_ends_its_log_and_nothing_else(
@@ -160,9 +160,9 @@ async def test_a_cursor_that_is_none_ends_its_log_and_nothing_else(
 ) -> None:
     invocation_id = invoke(store).invocation_id
     stream = await opened(watches, Watch(ORG, cursors={invocation_id: "77.7"}))
-    assert isinstance(await anext(stream), Unreadable)
+    assert isinstance(await anext(stream), UnreadableLog)
     invoke(store)
-    assert isinstance(await anext(stream), Changed)
+    assert isinstance(await anext(stream), InvocationEvent)
 
 
 async def test_a_closed_stream_leaves_nothing_behind(store: Store, watches: Watches) -> None:
@@ -187,12 +187,12 @@ async def test_logs_of_another_organisation_and_of_nothing_are_unreadable(
     asked = [theirs, "../outside", "/etc/passwd", "iv_\0", "iv_" + "0" * 300, "", "\ud800", "iv_" + "0" * 16]
     opening = await opened(watches, Watch("og_other", cursors=dict.fromkeys(asked)))
     told = [await anext(opening) for _ in asked]
-    assert [each.invocation_id for each in told if isinstance(each, Unreadable)] == asked
-    assert {each.why.partition(" '")[0] for each in told} == {"there is no invocation"}
+    assert [each.invocation_id for each in told if isinstance(each, UnreadableLog)] == asked
+    assert {each.reason.partition(" '")[0] for each in told} == {"there is no invocation"}
     extended = Watch("og_other", ids=set())
     stream = await opened(watches, extended)
     await watches.extend(extended.watch_id, "og_other", [theirs], {theirs: None})
-    assert isinstance(await anext(stream), Unreadable)
+    assert isinstance(await anext(stream), UnreadableLog)
     log = logs.writer(theirs)
     log.say(LogProcess.Action, "another word of theirs")
     log.close()
@@ -238,7 +238,7 @@ class TestTokens:
         good.remove("one")
         invoke(store)
         assert [told async for told in one] == []
-        assert isinstance(await anext(two), Changed)
+        assert isinstance(await anext(two), InvocationEvent)
         assert len(watches) == 1
 
     async def test_one_that_was_revoked_ends_also_where_nothing_happens(
@@ -267,7 +267,7 @@ class TestTokens:
         store.listen(watches.committed)
         stream = await opened(watches, Watch(ORG, token_id="one"))
         invoke(store, "other")
-        assert isinstance(await anext(stream), Changed)
+        assert isinstance(await anext(stream), InvocationEvent)
 
     async def test_without_a_token_nothing_is_told(self, watches: Watches) -> None:
         assert [told async for told in watches.stream(Watch(ORG), since=None)] == []
@@ -284,7 +284,7 @@ class TestLimits:
         with pytest.raises(UnavailableError, match="a token has at most 2"):
             watches.check_room(Watch(ORG, token_id="one"))
         third = await opened(watches, Watch(ORG, token_id="two"))
-        with pytest.raises(UnavailableError, match="this service has at most 3"):
+        with pytest.raises(UnavailableError, match="this server has at most 3"):
             watches.check_room(Watch(ORG, token_id="three"))
         assert [told async for told in watches.stream(Watch(ORG, token_id="three"), None)] == []
         await first.aclose()  # type: ignore[attr-defined]
@@ -317,4 +317,4 @@ class TestLimits:
         for number in range(8):
             watches.state_updated(f"iv_{number}")
         assert all(watch.lost and not watch.restated for watch in slow)
-        assert [[type(told) async for told in stream] for stream in streams] == [[LostPlace]] * 10
+        assert [[type(told) async for told in stream] for stream in streams] == [[CursorLost]] * 10
