@@ -1,4 +1,4 @@
-"""The sensor that waits for invocations it didn't start."""
+"""The sensor that waits for invocations that something else started."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.bases.sensor import PokeReturnValue
 
-from ..exceptions import InvocationError, RequestRefusedError, task_error
+from ..exceptions import InvocationError, task_error
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..operators._base import BaseInvocationOperator
 from ..operators._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
 from ..platforms.retry import OUTAGE_LIMIT
-from ..tasks.completion import Wish, ids_named, is_granted
-from ..tasks.validation import check_arguments, ids_of, is_templated, read_arguments, task_label
+from ..tasks.completion import CompletionCriteria, check, criteria_of, format_ids
+from ..tasks.validation import check_arguments, ids_of, is_templated, task_label
 from ..tasks.xcom import push_xcom, storable
 from ..version_compat import (
     SHORTEST_DEFERRAL,
@@ -39,30 +39,30 @@ if TYPE_CHECKING:
 
 
 class InvocationSensor(BaseInvocationOperator, BaseSensorOperator):
-    """Wait for invocations that something else started; succeed if, and only if, enough are Completed.
+    """Wait for invocations that something else started; succeed when enough of them have completed.
 
-    One invocation (`invocation_id`), several (`invocation_ids`, `wait_for`), or the newest of an action
-    (`action`, `since`): exactly one of the three. It fails as soon as it can't succeed any more; with
+    Pass exactly one of: one invocation (`invocation_id`), several (`invocation_ids`, `wait_for`), or the
+    newest of an action (`action`, `since`). The sensor fails as soon as it can't succeed any more; with
     `soft_fail` or `never_fail` it is skipped instead, in every mode. The result (XCom) is the list of the
-    ids that are Completed, or the id where it waits for one. Killing the sensor doesn't cancel anything:
-    invocations belong to whoever started them.
+    ids of completed invocations, or the id if it waits for one. Killing the sensor doesn't cancel any
+    invocation.
 
-    :param invocation_id: what to wait for: an id, or an operator's result. (templated)
-    :param invocation_ids: the same of several; a mapped task's results or XComs do as well. (templated)
-    :param wait_for: how many of them: "all", "any", or a number.
-    :param action: wait for the newest invocation of this action; while there is none, for one. (templated)
-    :param since: with `action`: when it was created at the earliest, a time with its offset; None: the data
-        interval's start, or, for a run that has none, when the run was due. (templated)
+    :param invocation_id: an id, or an operator's result. (templated)
+    :param invocation_ids: several of them; a mapped task's results or XComs are accepted too. (templated)
+    :param wait_for: how many of them must complete: "all", "any", or a number.
+    :param action: wait for the newest invocation of this action; if there is none, wait for one. (templated)
+    :param since: with `action`: ignore invocations created earlier. A time with its offset; None for the
+        start of the data interval, or for the time when the run was due if it has no interval. (templated)
     :param conn_id: the Airflow connection. (templated)
     :param deferrable: wait in the triggerer. Default: `[operators] default_deferrable`.
-    :param start_from_trigger: wait in the triggerer from the start to the end; no worker has anything to do
-        with it, unless an error that must not be retried meets a task that has retries. Not for mapped
-        tasks, nor for those that need a worker: it is refused when the DAG is parsed.
-    :param poke_interval: seconds between two looks, where the platform doesn't push.
-    :param outage_limit: seconds for which the platform may be out of reach; while poking, it is `timeout`
-        alone that ends the sensor.
-    :raises ValueError: when the DAG is parsed, for arguments that can't be right; it names the task.
-    :raises InvocationError: one of the tree in `airflow_invocations.exceptions`, by what has happened.
+    :param start_from_trigger: start, wait and end in the triggerer. A worker is used only for an error that
+        must not be retried, if the task has retries. Not supported for mapped tasks and for tasks that need
+        a worker; parsing the DAG then fails.
+    :param poke_interval: seconds between two requests where the platform doesn't push.
+    :param outage_limit: seconds for which the platform may be unavailable; a poking sensor is limited by
+        `timeout` only.
+    :raises ValueError: when the DAG is parsed, for invalid arguments; the message names the task.
+    :raises InvocationError: the subclass says why it failed; see `airflow_invocations.exceptions`.
     """
 
     template_fields: Sequence[str] = ("invocation_id", "invocation_ids", "action", "since", "conn_id")
@@ -105,7 +105,7 @@ class InvocationSensor(BaseInvocationOperator, BaseSensorOperator):
             self._start_from_trigger()
 
     def execute(self, context: Context) -> Any:
-        """Look once; then wait here, or have the triggerer wait."""
+        """Check once; then wait in the worker, or defer."""
         if not self.deferrable:
             return super().execute(context)
         done = self.poke(context)
@@ -114,68 +114,70 @@ class InvocationSensor(BaseInvocationOperator, BaseSensorOperator):
         return self._defer(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> Any:
-        """Read the statuses from the platform, whatever the event says; without an event, poke again.
+        """Check again, unless the event says that the wait was abandoned.
 
         Airflow resumes a task without an event if it was cleared while it was deferring.
         """
-        if event is not None and event.get("given_up") is not None:
-            given_up = WaitAbandoned(AbandonReason(event["given_up"]), event["detail"])
-            subject = event.get("invocation_id") or self._subject
-            raise task_error(given_up, None, subject, self._hook().url(subject))
+        if event is not None and event.get("reason") is not None:
+            abandoned = WaitAbandoned(AbandonReason(event["reason"]), event["detail"])
+            subject = str(self.invocation_id or self.action or self.invocation_ids)
+            raise task_error(abandoned, None, subject, self._hook().url(subject))
         return self.execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume, also after a trigger that timed out (the sensor's time is over) or broke (look again)."""
-        broke = (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_FAILURE
-        if next_method == TRIGGER_FAIL_REPR and broke:
-            self.log.warning("the trigger broke, a worker looks again")
+        """Resume, also after a trigger that timed out (the sensor times out) or failed (check again)."""
+        has_failed = (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_FAILURE
+        if next_method == TRIGGER_FAIL_REPR and has_failed:
+            self.log.warning("Trigger failed; checking again in the worker")
             next_method, next_kwargs = "execute", None
         return super().resume_execution(next_method, next_kwargs, context)
 
     def poke(self, context: Context) -> PokeReturnValue | bool:
-        """Whether enough are Completed; False while that is open, or the platform out of reach."""
+        """Return whether enough have completed; False while that may change."""
         try:
-            found = self._look(context)
+            completed = self._completed(context)
         except InvocationError as error:
             if self.soft_fail or self.never_fail:
                 why = "soft_fail" if self.soft_fail else "never_fail"
-                raise AirflowSkipException(f"skipped, as {why} is set: {error}") from error
+                raise AirflowSkipException(f"skipped because {why} is set: {error}") from error
             raise
-        if found is None:
+        if completed is None:
             self._announce(context)
             return False
-        self.log.info("Completed: %s", ids_named(found))
-        return PokeReturnValue(True, storable(found if self.invocation_ids is not None else found[0]))
+        self.log.info("Completed: %s", format_ids(completed))
+        result = completed if self.invocation_ids is not None else completed[0]
+        return PokeReturnValue(True, storable(result))
 
     def _announce(self, context: Context) -> None:
         """Log what the sensor waits for, at the first poke and every `ANNOUNCEMENT_INTERVAL` seconds."""
         present = time.monotonic()
         if self._announced_at is None or present - self._announced_at >= ANNOUNCEMENT_INTERVAL:
             self._announced_at = present
-            self.log.info("Waiting for %s", self._wish(context))
+            self.log.info("Waiting for %s", self._criteria(context))
 
-    def _look(self, context: Context) -> list[str] | None:
-        hook, wish = self._hook(), replace(self._wish(context), accepted=self._is_accepted(context))
-        if len(wish.ids) == 1:
-            self._push_links(context, hook, wish.ids[0])
+    def _completed(self, context: Context) -> list[str] | None:
+        """Return the ids of completed invocations if they are enough; None to keep waiting."""
+        hook, criteria = self._hook(), replace(self._criteria(context), accepted=self._is_accepted(context))
+        if len(criteria.ids) == 1:
+            self._push_links(context, hook, criteria.ids[0])
         try:
-            found = hook.run(lambda: is_granted(hook.connect, wish))
+            completed = hook.run(lambda: check(hook.connect, criteria))
             self._was_accepted = True
-        except WaitAbandoned as given_up:
-            if given_up.reason is AbandonReason.Unreachable:
-                self.log.warning("the wait is not given up: %s", given_up)
+        except WaitAbandoned as abandoned:
+            if abandoned.reason is AbandonReason.Unreachable:
+                self.log.warning("Still waiting: %s", abandoned)
                 return None
-            subject = ids_named(wish.ids) or f"of action {wish.action}"
-            raise task_error(given_up, wish.action, subject, hook.url(subject)) from given_up
-        if found and wish.action is not None:
-            self._push_links(context, hook, found[0])
-        return found
+            subject = format_ids(criteria.ids) or f"of action {criteria.action}"
+            raise task_error(abandoned, criteria.action, subject, hook.url(subject)) from abandoned
+        if completed and criteria.action is not None:
+            self._push_links(context, hook, completed[0])
+        return completed
 
     def _is_accepted(self, context: Context) -> bool:
         """Return whether the platform has accepted the credentials before.
 
-        A process that a rescheduled sensor has for one look remembers nothing. An earlier look that was
-        refused would have ended the sensor, so there having been one is taken for an acceptance.
+        A rescheduled sensor checks in a new process each time. If its first check had been rejected, the
+        sensor would have failed, so a reschedule implies that the credentials were accepted.
         """
         if not self._was_accepted and self.reschedule:
             self._was_accepted = context["ti"].get_first_reschedule_date(context) is not None
@@ -188,60 +190,48 @@ class InvocationSensor(BaseInvocationOperator, BaseSensorOperator):
             for key, link in links_of(self).items():
                 push_xcom(context["ti"], key, link)
 
-    def _wish(self, context: Context) -> Wish:
-        """What is waited for, the arguments being rendered. Raises RequestRefusedError, with all problems."""
-        return wish_of(
-            task_label(self),
-            {name: getattr(self, name) for name in self._checked},
-            self.poke_interval,
-            context,
-        )
+    def _criteria(self, context: Context) -> CompletionCriteria:
+        """Return the criteria that the rendered arguments describe. Raises RequestRefusedError."""
+        return criteria_of(task_label(self), self._given, self.poke_interval, context["dag_run"])
 
     def _check(self) -> None:
-        place = task_label(self)
+        label = task_label(self)
+        given = self._given
+        subjects = [name for name in self._subjects if given[name] is not None]
         check_arguments(
-            place,
-            {
-                name: value
-                for name in self._checked
-                if (value := getattr(self, name)) is not None or name not in self._subjects
-            },
+            label,
+            {name: value for name, value in given.items() if name not in {*self._subjects} - {*subjects}},
         )
-        named = [name for name in self._subjects if getattr(self, name) is not None]
-        if len(named) != 1:
+        if len(subjects) != 1:
             raise ValueError(
-                f"{place}: argument {named[0] if named else self._subjects[0]!r}: given are "
-                f"{', '.join(named) or 'none'}; allowed: exactly one of {', '.join(self._subjects)}"
+                f"{label}: argument {subjects[0] if subjects else self._subjects[0]!r}: given are "
+                f"{', '.join(subjects) or 'none'}; allowed: exactly one of {', '.join(self._subjects)}"
             )
         for name, subject in (("wait_for", "invocation_ids"), ("since", "action")):
-            if getattr(self, name) not in (None, "all", "any", 1) and named != [subject]:
+            if given[name] not in (None, "all", "any", 1) and subjects != [subject]:
                 raise ValueError(
-                    f"{place}: argument {name!r}: it says nothing about {named[0]!r}; "
+                    f"{label}: argument {name!r}: it can't be used with {subjects[0]!r}; "
                     f"allowed: with {subject!r}"
                 )
         if self.invocation_ids is not None and not is_templated(self.invocation_ids):
             try:
                 number_wanted(self.wait_for, len(ids_of(self.invocation_ids)))
             except ValueError as error:
-                raise ValueError(f"{place}: argument 'wait_for': {error}") from None
-
-    @property
-    def _subject(self) -> str:
-        return str(self.invocation_id or self.action or self.invocation_ids)
+                raise ValueError(f"{label}: argument 'wait_for': {error}") from None
 
     def _defer(self, context: Context) -> None:
         from ..triggers import InvocationsTrigger
 
         present = time.time()
-        wish = self._wish(context)
+        criteria = self._criteria(context)
         ends = context["ti"].start_date.timestamp() + self.timeout
         self.defer(
             trigger=InvocationsTrigger(
                 conn_id=self.conn_id,
-                invocation_ids=list(wish.ids),
-                wanted=wish.wanted,
-                action=wish.action,
-                since=wish.since.isoformat(),
+                invocation_ids=list(criteria.ids),
+                required=criteria.required,
+                action=criteria.action,
+                since=criteria.since.isoformat(),
                 poll_interval=self.poke_interval,
                 outage_limit=self.outage_limit,
                 accepted=self._was_accepted,
@@ -273,35 +263,3 @@ class InvocationSensor(BaseInvocationOperator, BaseSensorOperator):
             },
             timeout=datetime.timedelta(seconds=self.timeout),
         )
-
-
-def wish_of(place: str, arguments: dict[str, Any], poll_interval: float, context: Context) -> Wish:
-    """What a sensor's arguments, rendered, mean; `since` left out is the data interval's start.
-
-    Raises:
-        RequestRefusedError: all that is wrong with them.
-    """
-    given = {name: value for name, value in arguments.items() if value is not None}
-    values, problems = read_arguments(given)
-    ids: list[str] = []
-    wanted = 1
-    if "invocation_id" in values:
-        ids = [values["invocation_id"]]
-    elif "invocation_ids" in values:
-        ids = values["invocation_ids"]
-        try:
-            wanted = number_wanted(values.get("wait_for", "all"), len(ids))
-        except ValueError as error:
-            problems.append(f"argument 'wait_for': {error}")
-    if problems:
-        raise RequestRefusedError(f"{place}: {'; '.join(problems)}")
-    run = context["dag_run"]
-    since = values.get("since") or run.data_interval_start or run.run_after
-    return Wish(
-        ids=tuple(ids),
-        wanted=wanted,
-        action=values.get("action"),
-        since=since,
-        poll_interval=poll_interval,
-        outage_limit=values.get("outage_limit", OUTAGE_LIMIT),
-    )

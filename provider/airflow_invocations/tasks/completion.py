@@ -1,17 +1,18 @@
-"""What a sensor waits for, looked at once or waited for: the same verdict in a worker and in a triggerer."""
+"""Completion criteria of a sensor: check them once, or wait until a check may have another result."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..exceptions import (
     InvocationFailedError,
     RequestRefusedError,
     exception_class_for,
+    platform_task_error,
     raise_unless_completed,
     task_error,
 )
@@ -34,34 +35,38 @@ from ..waiters import (
     client_of,
     endings,
     follow,
+    number_wanted,
     outlook,
     record_of,
     retry_refusals,
 )
+from .validation import read_arguments
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord
 
 T = TypeVar("T")
 
-_EVER = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+_DISTANT_PAST = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
-#: Failed invocations that a message names.
+#: The largest number of invocations that a message names.
 _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """These invocations, so many of them Completed; or the newest of an action that is created since then."""
+class CompletionCriteria:
+    """Which invocations must complete: some of `ids`, or the newest of `action` created since `since`."""
 
     ids: tuple[str, ...] = ()
-    wanted: int = 1
+    #: How many of them must complete.
+    required: int = 1
     action: str | None = None
-    since: datetime.datetime = _EVER
-    #: Seconds between two looks, where the platform doesn't push, and for which it may be out of reach.
+    since: datetime.datetime = _DISTANT_PAST
+    #: Seconds between two requests where the platform doesn't push.
     poll_interval: float = 5.0
+    #: Seconds for which the platform may be unavailable.
     outage_limit: float = OUTAGE_LIMIT
-    #: Whether the platform has answered a look before, so that a refusal of credentials may be an outage.
+    #: Whether the platform has accepted the credentials before; a rejection may then be an outage.
     accepted: bool = False
 
     def __str__(self) -> str:
@@ -71,169 +76,218 @@ class Wish:
             return f"the newest invocation of {self.action!r}{since}"
         if len(self.ids) == 1:
             return f"invocation {self.ids[0]}"
-        return f"{self.wanted} of {counted(len(self.ids), 'invocation')}: {ids_named(self.ids)}"
+        return f"{self.required} of {counted(len(self.ids), 'invocation')}: {format_ids(self.ids)}"
 
-    def waiting(self, invocation_id: str, outage_limit: float | None = None) -> WaitOptions:
-        """The wait for one of them; killing the task, or its time, doesn't cancel it."""
-        limit = self.outage_limit if outage_limit is None else outage_limit
+    def wait_options(self, invocation_id: str, outage_limit: float | None = None) -> WaitOptions:
+        """Return the options of a wait for one invocation, which a kill or a timeout doesn't cancel."""
         return WaitOptions(
             invocation_id,
             poll_interval=self.poll_interval,
-            outage_limit=limit,
+            outage_limit=self.outage_limit if outage_limit is None else outage_limit,
             lines=None,
             cancels=False,
             accepted=self.accepted,
         )
 
 
+def criteria_of(
+    label: str, arguments: Mapping[str, object], poll_interval: float, dag_run: Any
+) -> CompletionCriteria:
+    """Return the criteria that a sensor's rendered arguments describe.
+
+    :param label: the task, for messages.
+    :param dag_run: its run; without `since`, the newest invocation counts from its data interval's start.
+    :raises RequestRefusedError: names every problem.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    values, problems = read_arguments(given)
+    ids: list[str] = []
+    required = 1
+    if "invocation_id" in values:
+        ids = [values["invocation_id"]]
+    elif "invocation_ids" in values:
+        ids = values["invocation_ids"]
+        try:
+            required = number_wanted(values.get("wait_for", "all"), len(ids))
+        except ValueError as error:
+            problems.append(f"argument 'wait_for': {error}")
+    if problems:
+        raise RequestRefusedError(f"{label}: {'; '.join(problems)}")
+    return CompletionCriteria(
+        ids=tuple(ids),
+        required=required,
+        action=values.get("action"),
+        since=values.get("since") or dag_run.data_interval_start or dag_run.run_after,
+        poll_interval=poll_interval,
+        outage_limit=values.get("outage_limit", OUTAGE_LIMIT),
+    )
+
+
 @dataclass(slots=True)
-class Looked:
-    """What one look has found: each invocation's status (None: lost), and the records that it met."""
+class Snapshot:
+    """What one check found: each invocation's status (None: lost), and the records that it fetched."""
 
     statuses: dict[str, InvocationStatus | None] = field(default_factory=dict)
     records: dict[str, InvocationRecord] = field(default_factory=dict)
 
+    def add(self, record: InvocationRecord) -> None:
+        """Add an invocation's record and its status."""
+        self.statuses[record.invocation_id] = record.current.status
+        self.records[record.invocation_id] = record
 
-async def is_granted(connect: Connect, wish: Wish, outage_limit: float = 0.0) -> list[str] | None:
-    """Look once: the ids of those that are Completed, if these are enough; None: not yet.
+    @property
+    def failed(self) -> list[str]:
+        """The ids of lost invocations and of those that ended without success."""
+        return [
+            invocation_id
+            for invocation_id, status in self.statuses.items()
+            if status is None or (status.is_terminal and status is not InvocationStatus.Completed)
+        ]
 
-    Raises:
-        InvocationError: it can't be any more; by what has happened.
-        WaitAbandoned: the platform can't be asked: out of reach for `outage_limit` seconds, or it refuses.
+
+async def check(
+    connect: Connect, criteria: CompletionCriteria, outage_limit: float = 0.0
+) -> list[str] | None:
+    """Return the ids of the completed invocations if the criteria are met; None if they may still be met.
+
+    :param outage_limit: seconds to retry while the platform is unavailable.
+    :raises InvocationError: the criteria can't be met any more; the subclass says why.
+    :raises WaitAbandoned: the platform was unavailable for too long, or rejects the request.
     """
-    looked = await _look(connect, wish, outage_limit)
-    if wish.action is not None and not looked.statuses:
+    snapshot = await _take_snapshot(connect, criteria, outage_limit)
+    if criteria.action is not None and not snapshot.statuses:
         return None
-    known = {name: InvocationStatus.Failed if one is None else one for name, one in looked.statuses.items()}
-    match outlook(known.values(), wish.wanted):
+    known = {name: InvocationStatus.Failed if one is None else one for name, one in snapshot.statuses.items()}
+    match outlook(known.values(), criteria.required):
         case Outlook.Open:
             return None
         case Outlook.Enough:
             return [name for name, status in known.items() if status is InvocationStatus.Completed]
-    await _raise_hopeless(connect, wish, looked)
+    await _raise_failure(connect, criteria, snapshot)
     return None
 
 
-async def wait_until_it_may_be_granted(connection: str, connect: Connect, wish: Wish) -> None:
-    """Return when a look is worth while: enough have completed, too many have failed, or a newest has ended.
+async def wait_for_change(connection: str, connect: Connect, criteria: CompletionCriteria) -> None:
+    """Return when a check may have a result: the criteria are met, can't be met, or a newest one has ended.
 
-    Raises:
-        WaitAbandoned: the platform was out of reach for too long, or refuses.
+    :param connection: the connection's id; its waits share one watcher.
+    :raises WaitAbandoned: the platform was unavailable for too long, or rejects the request.
     """
-    if wish.action is not None:
-        await _wait_for_newest(connection, connect, wish)
+    if criteria.action is not None:
+        await _wait_for_newest(connection, connect, criteria)
         return
-    statuses: dict[str, InvocationStatus] = dict.fromkeys(wish.ids, InvocationStatus.Queued)
-    async for ending in endings(connection, connect, [wish.waiting(one) for one in wish.ids]):
+    statuses: dict[str, InvocationStatus] = dict.fromkeys(criteria.ids, InvocationStatus.Queued)
+    waits = [criteria.wait_options(one) for one in criteria.ids]
+    async for ending in endings(connection, connect, waits):
         if ending.given_up is not None and ending.given_up.reason is not AbandonReason.Lost:
             raise ending.given_up
         record = ending.record
         statuses[ending.invocation_id] = record.current.status if record else InvocationStatus.Failed
-        if outlook(statuses.values(), wish.wanted) is not Outlook.Open:
+        if outlook(statuses.values(), criteria.required) is not Outlook.Open:
             return
 
 
-async def _wait_for_newest(connection: str, connect: Connect, wish: Wish) -> None:
-    while (record := await _newest(connect, wish, wish.outage_limit)) is None:
-        wish = replace(wish, accepted=True)
-        await asyncio.sleep(wish.poll_interval)
+async def _wait_for_newest(connection: str, connect: Connect, criteria: CompletionCriteria) -> None:
+    while (record := await _newest(connect, criteria, criteria.outage_limit)) is None:
+        criteria = replace(criteria, accepted=True)
+        await asyncio.sleep(criteria.poll_interval)
     if not record.current.status.is_terminal:
-        waiting = replace(wish, accepted=True).waiting(record.invocation_id)
-        async for _ in follow(connection, connect, waiting):
+        options = replace(criteria, accepted=True).wait_options(record.invocation_id)
+        async for _ in follow(connection, connect, options):
             pass
 
 
-async def _look(connect: Connect, wish: Wish, outage_limit: float) -> Looked:
-    looked = Looked()
-    if wish.action is not None:
-        newest = await _newest(connect, wish, outage_limit)
+async def _take_snapshot(connect: Connect, criteria: CompletionCriteria, outage_limit: float) -> Snapshot:
+    snapshot = Snapshot()
+    if criteria.action is not None:
+        newest = await _newest(connect, criteria, outage_limit)
         if newest is not None:
-            _take(looked, newest)
-    elif len(wish.ids) == 1:
-        _take(looked, await record_of(connect, wish.waiting(wish.ids[0], outage_limit)))
+            snapshot.add(newest)
+    elif len(criteria.ids) == 1:
+        snapshot.add(await record_of(connect, criteria.wait_options(criteria.ids[0], outage_limit)))
     else:
-        looked.statuses = dict.fromkeys(wish.ids)
-        looked.statuses |= await _statuses(connect, wish, outage_limit)
-        for missing in [name for name, status in looked.statuses.items() if status is None]:
+        snapshot.statuses = dict.fromkeys(criteria.ids)
+        snapshot.statuses |= await _statuses(connect, criteria, outage_limit)
+        for missing in [name for name, status in snapshot.statuses.items() if status is None]:
             try:
-                _take(looked, await record_of(connect, wish.waiting(missing, outage_limit)))
-            except WaitAbandoned as given_up:
-                if given_up.reason is not AbandonReason.Lost:
+                snapshot.add(await record_of(connect, criteria.wait_options(missing, outage_limit)))
+            except WaitAbandoned as abandoned:
+                if abandoned.reason is not AbandonReason.Lost:
                     raise
-    return looked
+    return snapshot
 
 
-def _take(looked: Looked, record: InvocationRecord) -> None:
-    looked.statuses[record.invocation_id] = record.current.status
-    looked.records[record.invocation_id] = record
-
-
-async def _newest(connect: Connect, wish: Wish, outage_limit: float) -> InvocationRecord | None:
-    async def ask() -> InvocationRecord | None:
+async def _newest(
+    connect: Connect, criteria: CompletionCriteria, outage_limit: float
+) -> InvocationRecord | None:
+    async def fetch() -> InvocationRecord | None:
         async with await client_of(connect) as platform:
-            return await platform.newest(str(wish.action), wish.since)
+            return await platform.newest(str(criteria.action), criteria.since)
 
-    return await _asked(lambda: retry_transient(ask, outage_limit), wish)
+    what = f"the newest invocation of action {criteria.action!r} could not be fetched"
+    return await _fetched(what, fetch, criteria, outage_limit)
 
 
-async def _statuses(connect: Connect, wish: Wish, outage_limit: float) -> dict[str, InvocationStatus]:
-    async def ask() -> dict[str, InvocationStatus]:
+async def _statuses(
+    connect: Connect, criteria: CompletionCriteria, outage_limit: float
+) -> dict[str, InvocationStatus]:
+    async def fetch() -> dict[str, InvocationStatus]:
         found: dict[str, InvocationStatus] = {}
         async with await client_of(connect) as platform:
-            for start in range(0, len(wish.ids), MAX_PAGE_SIZE):
-                for one in await platform.statuses(wish.ids[start : start + MAX_PAGE_SIZE]):
+            for start in range(0, len(criteria.ids), MAX_PAGE_SIZE):
+                for one in await platform.statuses(criteria.ids[start : start + MAX_PAGE_SIZE]):
                     found[one.invocation_id] = one.status
         return found
 
-    return await _asked(lambda: retry_transient(ask, outage_limit), wish)
+    return await _fetched("statuses could not be fetched", fetch, criteria, outage_limit)
 
 
-async def _asked(ask: Callable[[], Awaitable[T]], wish: Wish) -> T:
-    """Return what the platform answers, asking again where it refuses credentials. Raises WaitAbandoned."""
+async def _fetched(
+    what: str, fetch: Callable[[], Awaitable[T]], criteria: CompletionCriteria, outage_limit: float
+) -> T:
+    """Return what `fetch` returns, retrying outages and rejected credentials.
+
+    :param what: what failed, for a message.
+    :raises RequestRefusedError: the request is invalid, or the platform doesn't support it.
+    :raises WaitAbandoned: for any other error.
+    """
     try:
-        return await retry_refusals(ask, accepted=wish.accepted)
-    except TransientError as error:
-        raise WaitAbandoned(AbandonReason.Unreachable, f"the platform is out of reach: {error}") from error
+        return await retry_refusals(lambda: retry_transient(fetch, outage_limit), accepted=criteria.accepted)
     except (InvalidRequestError, UnsupportedError) as error:
-        raise RequestRefusedError(str(error)) from error
-    except UnauthorizedError as error:
-        raise WaitAbandoned(
-            AbandonReason.AccessLost if wish.accepted else AbandonReason.Refused, str(error)
-        ) from error
+        raise platform_task_error(error, what, action=criteria.action) from error
+    except TransientError as error:
+        raise WaitAbandoned(AbandonReason.Unreachable, f"the platform is unavailable: {error}") from error
     except PermanentError as error:
-        raise WaitAbandoned(AbandonReason.Refused, str(error)) from error
+        was_accepted = criteria.accepted and isinstance(error, UnauthorizedError)
+        reason = AbandonReason.AccessLost if was_accepted else AbandonReason.Refused
+        raise WaitAbandoned(reason, str(error)) from error
 
 
-async def _raise_hopeless(connect: Connect, wish: Wish, looked: Looked) -> None:
-    """Say which of them have failed, and how the first of these did. Raises InvocationError."""
-    failed = [
-        name
-        for name, status in looked.statuses.items()
-        if status is None or (status.is_terminal and status is not InvocationStatus.Completed)
-    ]
+async def _raise_failure(connect: Connect, criteria: CompletionCriteria, snapshot: Snapshot) -> None:
+    """Raise the error of the first failed invocation; its message names the others."""
+    failed = snapshot.failed
     first = failed[0]
     async with await connect() as platform:
         url = platform.url(first)
-    if looked.statuses[first] is None:
-        raise task_error(
-            WaitAbandoned(AbandonReason.Lost, "the platform doesn't know it"), wish.action, first, url
-        )
-    record = looked.records.get(first) or await record_of(connect, wish.waiting(first))
-    if len(looked.statuses) == 1:
+    if snapshot.statuses[first] is None:
+        lost = WaitAbandoned(AbandonReason.Lost, "the platform doesn't know it")
+        raise task_error(lost, criteria.action, first, url)
+    record = snapshot.records.get(first) or await record_of(connect, criteria.wait_options(first))
+    if len(snapshot.statuses) == 1:
         raise_unless_completed(record, url, [])
-    named = ", ".join(f"{name} {looked.statuses[name] or 'Lost'}" for name in failed[:_NAMED])
-    more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+    named = format_ids(f"{name} {snapshot.statuses[name] or 'Lost'}" for name in failed)
     kind = exception_class_for(record) or InvocationFailedError
     raise kind.of(
         record,
         url,
         [],
-        why=f"{len(failed)} of {counted(len(looked.statuses), 'invocation')} can't complete any more, "
-        f"{wish.wanted} should: {named}{more}; the first: {record.current.detail or record.current.status}",
+        why=f"{len(failed)} of {counted(len(snapshot.statuses), 'invocation')} failed, but "
+        f"{criteria.required} must complete: {named}; "
+        f"first failure: {record.current.detail or record.current.status}",
     )
 
 
-def ids_named(ids: Iterable[str]) -> str:
-    """Ids for a message: a few of them, and how many more there are."""
+def format_ids(ids: Iterable[str]) -> str:
+    """Return a few of the ids and the number of the others, for a message."""
     named = list(ids)
     return ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")

@@ -1,4 +1,4 @@
-"""Waits in the triggerer for several invocations, or for the newest of an action; and ends sensors there."""
+"""Triggers of sensors: wait in the triggerer, or run the whole sensor there."""
 
 from __future__ import annotations
 
@@ -24,32 +24,28 @@ from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..models import InvocationStatus
 from ..platforms import UnauthorizedError
 from ..platforms.retry import OUTAGE_LIMIT
-from ..sensors.invocation import wish_of
-from ..tasks.completion import Wish, ids_named, is_granted, wait_until_it_may_be_granted
+from ..tasks.completion import CompletionCriteria, check, criteria_of, format_ids, wait_for_change
 from ..tasks.xcom import storable_detail, trigger_event
 from ..version_compat import AirflowFailException
-from ..waiters import AbandonReason, WaitAbandoned, client_of, endings
-from ._base import BaseInvocationTrigger
+from ..waiters import WaitAbandoned, client_of
 from ._task_instance import announced, flush_task_log, has_retries, push_xcom
 
 
-class InvocationsTrigger(BaseInvocationTrigger):
-    """Waits until enough of several invocations have completed, or can't any more.
+class InvocationsTrigger(BaseTrigger):
+    """Wait until enough of several invocations have completed, or can't complete any more.
 
-    Its event is {"given_up", "detail"}: both None, or why the wait ended before that. The verdict isn't in
-    it: whoever resumes looks at the platform.
+    Its event is {"reason", "detail"}: both None, or why the wait was abandoned. The event contains no
+    statuses: the resumed sensor fetches them from the platform. Killing the sensor cancels no invocation.
 
     :param conn_id: the Airflow connection.
-    :param invocation_ids: what to wait for.
-    :param wanted: how many of them are to be Completed; None: wait until all have ended, however.
+    :param invocation_ids: the invocations to wait for.
+    :param required: how many of them must complete.
     :param action: wait for the newest invocation of this action instead.
-    :param since: with `action`: when it was created at the earliest (ISO 8601, with its offset).
-    :param poll_interval: seconds between two looks, where the platform doesn't push.
-    :param outage_limit: seconds for which the platform may be out of reach.
-    :param not_before: the event isn't fired before this time (seconds since 1970).
-    :param cancel_on_kill: cancel the invocations when the task is killed; False for those that only watch.
-    :param in_loop: the task is in a task loop of Airflow 3.4.
-    :param accepted: whether the platform has accepted the connection's credentials before, so that a refusal
+    :param since: with `action`: ignore invocations created earlier (ISO 8601, with its offset).
+    :param poll_interval: seconds between two requests where the platform doesn't push.
+    :param outage_limit: seconds for which the platform may be unavailable.
+    :param not_before: when the event may be fired at the earliest (seconds since 1970).
+    :param accepted: whether the platform has accepted the connection's credentials before. A rejection then
         counts as an outage for a minute.
     """
 
@@ -58,112 +54,85 @@ class InvocationsTrigger(BaseInvocationTrigger):
         *,
         conn_id: str,
         invocation_ids: Sequence[str] = (),
-        wanted: int | None = 1,
+        required: int = 1,
         action: str | None = None,
         since: str | None = None,
         poll_interval: float,
         outage_limit: float = OUTAGE_LIMIT,
         not_before: float = 0.0,
-        cancel_on_kill: bool = False,
-        in_loop: bool = False,
         accepted: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
         self.invocation_ids = list(invocation_ids)
-        self.wanted = wanted
+        self.required = required
         self.action = action
         self.since = since
         self.poll_interval = poll_interval
         self.outage_limit = outage_limit
         self.not_before = not_before
-        self.cancel_on_kill = cancel_on_kill
-        self.in_loop = in_loop
         self.accepted = accepted
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class and the arguments that make this trigger anew."""
+        """Return the class path and the arguments from which Airflow recreates the trigger."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
                 "conn_id": self.conn_id,
                 "invocation_ids": self.invocation_ids,
-                "wanted": self.wanted,
+                "required": self.required,
                 "action": self.action,
                 "since": self.since,
                 "poll_interval": self.poll_interval,
                 "outage_limit": self.outage_limit,
                 "not_before": self.not_before,
-                "cancel_on_kill": self.cancel_on_kill,
-                "in_loop": self.in_loop,
                 "accepted": self.accepted,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, fire once."""
-        event: dict[str, Any] = {"given_up": None, "detail": None}
-        connect = InvocationHook(self.conn_id).connect
+        """Wait, then fire once."""
+        event: dict[str, Any] = {"reason": None, "detail": None}
+        criteria = self._criteria()
         try:
-            if self.wanted is None:
-                await self._wait_for_all()
-            else:
-                wish = self._wish(self.wanted)
-                async with announced(self, wish):
-                    await wait_until_it_may_be_granted(self.conn_id, connect, wish)
-        except WaitAbandoned as given_up:
-            event = {"given_up": given_up.reason.value, "detail": storable_detail(given_up.detail)}
-            self.log.error("%s", given_up.detail)
+            async with announced(self, criteria):
+                await wait_for_change(self.conn_id, InvocationHook(self.conn_id).connect, criteria)
+        except WaitAbandoned as abandoned:
+            event = {"reason": abandoned.reason.value, "detail": storable_detail(abandoned.detail)}
+            self.log.error("%s", abandoned.detail)
         await asyncio.sleep(self.not_before - time.time())
-        self._has_fired = True
         yield trigger_event(event)
 
-    async def _wait_for_all(self) -> None:
-        wish = self._wish(len(self.invocation_ids))
-        connect = InvocationHook(self.conn_id).connect
-        async for ending in endings(self.conn_id, connect, [wish.waiting(one) for one in wish.ids]):
-            if ending.given_up is not None and ending.given_up.reason is not AbandonReason.Lost:
-                raise ending.given_up
-            status = ending.record.current.status if ending.record else "not known (any more)"
-            self.log.info("invocation %s: %s", ending.invocation_id, status)
-
-    def _wish(self, wanted: int) -> Wish:
-        wish = Wish(
+    def _criteria(self) -> CompletionCriteria:
+        criteria = CompletionCriteria(
             ids=tuple(self.invocation_ids),
-            wanted=wanted,
+            required=self.required,
             action=self.action,
             poll_interval=self.poll_interval,
             outage_limit=self.outage_limit,
             accepted=self.accepted,
         )
         if self.since is None:
-            return wish
-        return dataclasses.replace(wish, since=datetime.datetime.fromisoformat(self.since))
-
-    async def _own_ids(self) -> list[str]:
-        return self.invocation_ids
-
-    @property
-    def _named(self) -> list[str]:
-        return self.invocation_ids
+            return criteria
+        return dataclasses.replace(criteria, since=datetime.datetime.fromisoformat(self.since))
 
 
 class SensorTrigger(BaseTrigger):
-    """A sensor that starts and ends in the triggerer: it waits, and ends its task itself.
+    """Run a sensor in the triggerer from its start to its end.
 
-    Only an error that must not be retried, of a task that has retries, is left to a worker: Airflow retries
-    whatever fails in a triggerer.
+    A worker is used only for an error that must not be retried, if the task has retries: Airflow retries
+    every failure of a trigger.
 
     :param conn_id: the Airflow connection.
-    :param invocation_id: as the sensor has it; so are the next four.
-    :param invocation_ids: see there.
-    :param action: see there.
-    :param since: see there.
-    :param wait_for: see there.
-    :param poll_interval: seconds between two looks, where the platform doesn't push.
-    :param outage_limit: seconds for which the platform may be out of reach.
+    :param invocation_id: the sensor's argument, as are the next four.
+    :param invocation_ids: see `invocation_id`.
+    :param action: see `invocation_id`.
+    :param since: see `invocation_id`.
+    :param wait_for: see `invocation_id`.
+    :param poll_interval: seconds between two requests where the platform doesn't push.
+    :param outage_limit: seconds for which the platform may be unavailable.
     :param soft_fail: skip the task where it would fail.
-    :param push_result: push the ids of those that are Completed as the task's result.
+    :param push_result: push the ids of completed invocations as the task's result.
     """
 
     def __init__(
@@ -193,7 +162,7 @@ class SensorTrigger(BaseTrigger):
         self.push_result = push_result
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class and the arguments that make this trigger anew."""
+        """Return the class path and the arguments from which Airflow recreates the trigger."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -211,10 +180,10 @@ class SensorTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, take the verdict from the platform, end the task."""
+        """Wait, then end the task as the sensor would."""
         try:
             async with asyncio.timeout(self._seconds_left):
-                found = await self._wait()
+                completed = await self._wait()
         except TimeoutError:
             self.log.error("The sensor timed out (timeout)")
             await flush_task_log()
@@ -226,58 +195,57 @@ class SensorTrigger(BaseTrigger):
             if self.soft_fail:
                 yield TaskSkippedEvent()
             elif isinstance(error, AirflowFailException) and has_retries(self):
-                yield trigger_event({"given_up": None, "detail": storable_detail(str(error))})
+                yield trigger_event({"reason": None, "detail": storable_detail(str(error))})
             else:
                 yield TaskFailedEvent()
             return
-        self.log.info("%s: %s", InvocationStatus.Completed, ids_named(found))
+        self.log.info("%s: %s", InvocationStatus.Completed, format_ids(completed))
         if self.push_result:
-            await push_xcom(self, "return_value", found if self.invocation_ids is not None else found[0])
+            result = completed if self.invocation_ids is not None else completed[0]
+            await push_xcom(self, "return_value", result)
         await flush_task_log()
         yield TaskSuccessEvent()
 
     @property
     def _seconds_left(self) -> float | None:
-        """Until the sensor's time is over; None: Airflow sees to that, as a timeout isn't to be retried."""
+        """The seconds until the sensor's timeout; None if Airflow handles the timeout.
+
+        A sensor that times out isn't retried. Only Airflow can fail a task that has retries without retrying.
+        """
         ends: datetime.datetime | None = getattr(self, "timeout_after", None)
         if ends is None or (has_retries(self) and not self.soft_fail):
             return None
         return max(0.0, ends.timestamp() - time.time())
 
     async def _wait(self) -> list[str]:
-        """The ids of those that are Completed, once these are enough. Raises InvocationError."""
+        """Return the ids of the completed invocations when they are enough. Raises InvocationError."""
         hook = InvocationHook(self.conn_id)
-        wish = self._wish()
+        criteria = self._criteria()
         try:
-            if len(wish.ids) == 1:
-                await self._push_links(hook, wish.ids[0])
-            async with announced(self, wish):
-                while (found := await is_granted(hook.connect, wish, self.outage_limit)) is None:
-                    wish = dataclasses.replace(wish, accepted=True)
-                    await wait_until_it_may_be_granted(self.conn_id, hook.connect, wish)
-        except WaitAbandoned as given_up:
-            subject = ids_named(wish.ids) or f"of action {wish.action}"
-            # Of a connection that became invalid no address can be made.
+            if len(criteria.ids) == 1:
+                await self._push_links(hook, criteria.ids[0])
+            async with announced(self, criteria):
+                while (completed := await check(hook.connect, criteria, self.outage_limit)) is None:
+                    criteria = dataclasses.replace(criteria, accepted=True)
+                    await wait_for_change(self.conn_id, hook.connect, criteria)
+        except WaitAbandoned as abandoned:
+            subject = format_ids(criteria.ids) or f"of action {criteria.action}"
+            url = ""
+            # A connection that became invalid has no URLs.
             with suppress(UnauthorizedError):
                 async with await client_of(hook.connect) as platform:
-                    raise task_error(given_up, wish.action, subject, platform.url(subject)) from given_up
-            raise task_error(given_up, wish.action, subject, "") from given_up
-        if len(wish.ids) != 1 and len(found) == 1:
-            await self._push_links(hook, found[0])
-        return found
+                    url = platform.url(subject)
+            raise task_error(abandoned, criteria.action, subject, url) from abandoned
+        if len(criteria.ids) != 1 and len(completed) == 1:
+            await self._push_links(hook, completed[0])
+        return completed
 
-    def _wish(self) -> Wish:
-        arguments = {
-            "invocation_id": self.invocation_id,
-            "invocation_ids": self.invocation_ids,
-            "action": self.action,
-            "since": self.since,
-            "wait_for": self.wait_for,
-            "outage_limit": self.outage_limit,
-        }
+    def _criteria(self) -> CompletionCriteria:
+        names = ("invocation_id", "invocation_ids", "action", "since", "wait_for", "outage_limit")
         instance: Any = self.task_instance
-        place = f"DAG {instance.dag_id!r}, task {instance.task_id!r}"
-        return wish_of(place, arguments, self.poll_interval, instance.get_template_context())
+        label = f"DAG {instance.dag_id!r}, task {instance.task_id!r}"
+        arguments = {name: getattr(self, name) for name in names}
+        return criteria_of(label, arguments, self.poll_interval, instance.get_template_context()["dag_run"])
 
     async def _push_links(self, hook: InvocationHook, invocation_id: str) -> None:
         platform = await hook.connect()

@@ -25,7 +25,7 @@ from airflow_invocations.exceptions import (
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.tasks.completion import Wish
+from airflow_invocations.tasks.completion import CompletionCriteria
 from airflow_invocations.triggers import SensorTrigger, invocations
 from airflow_invocations.triggers._task_instance import announced
 from airflow_invocations.waiters import refusal
@@ -151,7 +151,7 @@ class TestEveryWay:
         bad = await anyio.to_thread.run_sync(invoke, hook, "sleep 0.2; exit 3")
         with pytest.raises(InvocationFailedError) as failed:
             await way(sensor(invocation_ids=[slow, bad]), task)
-        assert f"1 of 2 invocations can't complete any more, 2 should: {bad} Failed" in str(failed.value)
+        assert f"1 of 2 invocations failed, but 2 must complete: {bad} Failed" in str(failed.value)
         assert failed.value.invocation_id == bad
         with pytest.raises(InvocationLostError, match="iv_unknown"):
             await way(sensor(invocation_ids=["iv_unknown", slow]), Task())
@@ -180,15 +180,15 @@ class TestEveryWay:
             await way(sensor(action=action), task)
 
     @pytest.mark.parametrize("command", ["exit 3", "exit 65"])
-    @pytest.mark.parametrize("wish", ["soft_fail", "never_fail"])
+    @pytest.mark.parametrize("argument", ["soft_fail", "never_fail"])
     async def test_soft_fail_skips(
-        self, hook: RobotoHook, task: Task, way: Way, command: str, wish: str
+        self, hook: RobotoHook, task: Task, way: Way, command: str, argument: str
     ) -> None:
         started = await anyio.to_thread.run_sync(invoke, hook, f"sleep 0.2; {command}")
         with pytest.raises(AirflowSkipException):
-            await way(sensor(invocation_id=started, **{wish: True}), task)
+            await way(sensor(invocation_id=started, **{argument: True}), task)
         with pytest.raises(AirflowSkipException):  # also where it has ended before the first look
-            await way(sensor(invocation_id=started, **{wish: True}), Task())
+            await way(sensor(invocation_id=started, **{argument: True}), Task())
 
 
 @pytest.mark.parametrize("way", [poking, rescheduled], ids=lambda way: way.__name__)
@@ -418,8 +418,8 @@ async def test_a_sensor_says_what_it_waits_for_at_the_start_and_now_and_then(
 
 async def test_what_a_sensor_waits_for_in_words() -> None:
     since = datetime.datetime(2026, 1, 31, 4, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
-    assert str(Wish(ids=("iv_1",))) == "invocation iv_1"
-    assert str(Wish(ids=("iv_1", "iv_2"), wanted=2)) == "2 of 2 invocations: iv_1, iv_2"
-    assert str(Wish(action="upload", since=since)) == (
+    assert str(CompletionCriteria(ids=("iv_1",))) == "invocation iv_1"
+    assert str(CompletionCriteria(ids=("iv_1", "iv_2"), required=2)) == "2 of 2 invocations: iv_1, iv_2"
+    assert str(CompletionCriteria(action="upload", since=since)) == (
         "the newest invocation of 'upload' created since 2026-01-31 03:00:00 UTC"
     )

@@ -14,7 +14,7 @@ from airflow_invocations.models import CaughtUp, EventFilter, InvocationEvent, I
 from airflow_invocations.platforms import InvalidRequestError
 from airflow_invocations.platforms import polling as polled_events
 from airflow_invocations.platforms.flyte import FlytePlatform, platform
-from airflow_invocations.tasks.completion import Wish, is_granted
+from airflow_invocations.tasks.completion import CompletionCriteria, check
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
 from .conftest import TASK, deploy, ended, request, settings
@@ -107,7 +107,7 @@ async def test_a_sensor_of_what_is_no_name_of_a_task_is_refused(server: FlyteSer
         return FlytePlatform(settings(server))
 
     with pytest.raises(RequestRefusedError, match="project/domain/name@version"):
-        await is_granted(connect, Wish(action="a/b/c/d"))
+        await check(connect, CompletionCriteria(action="a/b/c/d"))
 
 
 async def test_no_run_is_left_out_between_pages(

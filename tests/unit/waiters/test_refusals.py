@@ -10,7 +10,7 @@ import pytest
 
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platforms import UnauthorizedError
-from airflow_invocations.tasks.completion import Wish, is_granted
+from airflow_invocations.tasks.completion import CompletionCriteria, check
 from airflow_invocations.waiters import AbandonReason, WaitAbandoned, WaitOptions, record_of, refusal
 
 from .conftest import Platform
@@ -33,11 +33,11 @@ def platform() -> Newest:
     return Newest(iv_1=S.Completed, iv_2=S.Completed)
 
 
-def wishes(*, accepted: bool) -> list[Wish]:
+def criteria(*, accepted: bool) -> list[CompletionCriteria]:
     return [
-        Wish(ids=ONE, accepted=accepted),
-        Wish(ids=SEVERAL, accepted=accepted),
-        Wish(action="map", accepted=accepted),
+        CompletionCriteria(ids=ONE, accepted=accepted),
+        CompletionCriteria(ids=SEVERAL, accepted=accepted),
+        CompletionCriteria(action="map", accepted=accepted),
     ]
 
 
@@ -54,7 +54,7 @@ class TestALook:
                 asked.down = None
             return await asked.connect()
 
-        assert await is_granted(connect, wishes(accepted=True)[number])
+        assert await check(connect, criteria(accepted=True)[number])
         assert asked.connects == 5
         said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
         (line,) = said
@@ -70,14 +70,14 @@ class TestALook:
         asked = platform()
         asked.down = REFUSED
         with pytest.raises(WaitAbandoned) as given_up:
-            await is_granted(asked.connect, wishes(accepted=True)[number])
+            await check(asked.connect, criteria(accepted=True)[number])
         assert given_up.value.reason is AbandonReason.AccessLost
 
     async def test_believes_the_second_refusal_of_a_token_that_never_worked(self, number: int) -> None:
         asked = platform()
         asked.down = REFUSED
         with pytest.raises(WaitAbandoned) as given_up:
-            await is_granted(asked.connect, wishes(accepted=False)[number])
+            await check(asked.connect, criteria(accepted=False)[number])
         assert (given_up.value.reason, asked.connects) == (AbandonReason.Refused, 2)
 
     async def test_takes_a_connection_that_is_misconfigured_for_refused(self, number: int) -> None:
@@ -85,7 +85,7 @@ class TestALook:
             raise ValueError("host is empty")
 
         with pytest.raises(WaitAbandoned, match="host is empty") as given_up:
-            await is_granted(connect, wishes(accepted=False)[number])
+            await check(connect, criteria(accepted=False)[number])
         assert given_up.value.reason is AbandonReason.Refused
 
 
@@ -103,7 +103,7 @@ async def test_a_connection_that_becomes_invalid_before_the_record_is_read_is_an
 
 
 async def test_a_wait_for_the_newest_outlasts_a_refusal_between_two_looks() -> None:
-    from airflow_invocations.tasks.completion import wait_until_it_may_be_granted
+    from airflow_invocations.tasks.completion import wait_for_change
 
     asked = platform()
     none_yet = asyncio.Event()
@@ -118,7 +118,7 @@ async def test_a_wait_for_the_newest_outlasts_a_refusal_between_two_looks() -> N
 
     asked.newest = newest  # type: ignore[method-assign]
     wait = asyncio.create_task(
-        wait_until_it_may_be_granted("c", asked.connect, Wish(action="map", poll_interval=0.01))
+        wait_for_change("c", asked.connect, CompletionCriteria(action="map", poll_interval=0.01))
     )
     await none_yet.wait()
     while asked.connects < 5:  # noqa: ASYNC110
