@@ -42,7 +42,7 @@ from .waiters import (
 
 if TYPE_CHECKING:
     from .models import LogRecord
-    from .platforms import InvocationPlatform
+    from .platforms import Platform
 
 #: The source that Airflow shows beside each line.
 ACTION_LOGGER = "airflow_invocations.action"
@@ -190,7 +190,7 @@ class LiveLog:
         """Stop showing lines; return how many have left the triggerer, so that the worker shows the rest."""
         return self._log.shown(await self._relay.settle(self.queue))
 
-    async def show_rest(self, platform: InvocationPlatform, invocation_id: str) -> None:
+    async def show_rest(self, platform: Platform, invocation_id: str) -> None:
         """Show the remaining lines within a time limit, without delaying other tasks."""
         limit = LOG_SETTINGS.triggerer_end
         await self._relay.settle(self.queue)

@@ -16,7 +16,7 @@ from airflow_invocations import invocation_api
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import DagRunProvenance, InvocationRecord, InvocationRequest
 from airflow_invocations.operators import invoke_action
-from airflow_invocations.platforms import InvocationPlatform
+from airflow_invocations.platforms import Platform
 from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.sensors import invocation
 from airflow_invocations.tasks.validation import read_arguments, request_of
@@ -109,7 +109,7 @@ def nowhere(under_test: PlatformUnderTest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture
-async def platform(hook: InvocationHook) -> AsyncIterator[InvocationPlatform]:
+async def platform(hook: InvocationHook) -> AsyncIterator[Platform]:
     """An open client of the platform with workers."""
     async with await hook.connect() as opened:
         yield opened

@@ -19,9 +19,8 @@ from airflow_invocations.models import (
     InvocationRecord,
     InvocationStatus,
 )
-from airflow_invocations.platforms import InvocationPlatform
+from airflow_invocations.platforms import EventStream, Platform
 from airflow_invocations.platforms import polling as polled_events
-from airflow_invocations.platforms.events import EventStream, event_platform
 from airflow_invocations.triggers import events
 from airflow_invocations.triggers.events import ENDS
 from airflow_invocations.waiters import cancel_and_confirm
@@ -52,10 +51,10 @@ async def begin_of(stream: EventStream) -> int:
     return first.cursor
 
 
-async def heard(platform: InvocationPlatform, since: int | None, ids: Collection[str]) -> list[Any]:
+async def heard(platform: Platform, since: int | None, ids: Collection[str]) -> list[Any]:
     """All that is told from a cursor until each of these has been told of."""
     missing, told = set(ids), []
-    async with asyncio.timeout(20), event_platform(platform).events(EVERY_END, since) as stream:
+    async with asyncio.timeout(20), platform.events(EVERY_END, since) as stream:
         async for one in stream:
             told.append(one)
             if isinstance(one, InvocationEvent):
@@ -74,10 +73,10 @@ def ends(told: list[Any], ids: Collection[str]) -> dict[str, InvocationEvent]:
 
 
 async def test_each_end_is_told_by_its_status(
-    platform: InvocationPlatform, idle_hook: InvocationHook, under_test: PlatformUnderTest, asking: Asking
+    platform: Platform, idle_hook: InvocationHook, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     actions = under_test.actions
-    async with event_platform(platform).events(EVERY_END, None) as stream:
+    async with platform.events(EVERY_END, None) as stream:
         cursor = await begin_of(stream)
     good = await platform.invoke(actions.completes, asking.request())
     bad = await platform.invoke(actions.fails, asking.request())
@@ -91,7 +90,7 @@ async def test_each_end_is_told_by_its_status(
         assert (await platform.get(event.invocation_id)).created <= event.at
 
     async with await idle_hook.connect() as idle:
-        async with event_platform(idle).events(EVERY_END, None) as stream:
+        async with idle.events(EVERY_END, None) as stream:
             cursor = await begin_of(stream)
         unwanted = await idle.invoke(actions.completes, asking.request())
         await cancel_and_confirm(idle, unwanted.invocation_id, patience=10.0)
@@ -101,7 +100,7 @@ async def test_each_end_is_told_by_its_status(
 
 async def test_a_stream_tells_what_ends_while_it_is_open_and_goes_on_where_it_broke(
     hook: InvocationHook,
-    platform: InvocationPlatform,
+    platform: Platform,
     under_test: PlatformUnderTest,
     asking: Asking,
     tmp_path: Path,
@@ -113,7 +112,7 @@ async def test_a_stream_tells_what_ends_while_it_is_open_and_goes_on_where_it_br
     long = await platform.invoke(actions.waits, Asking(tmp_path).request())
     await begun(asking.folder, 2)
     told: list[Any] = []
-    async with asyncio.timeout(20), event_platform(platform).events(EVERY_END, None) as stream:
+    async with asyncio.timeout(20), platform.events(EVERY_END, None) as stream:
         async for one in stream:
             told.append(one)
             if isinstance(one, CaughtUp):
@@ -133,10 +132,10 @@ async def test_a_stream_tells_what_ends_while_it_is_open_and_goes_on_where_it_br
 
 
 async def test_an_action_can_be_wanted_by_its_name(
-    platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+    platform: Platform, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     wanted = EventFilter(under_test.actions.completes, frozenset(ENDS))
-    async with asyncio.timeout(20), event_platform(platform).events(wanted, None) as stream:
+    async with asyncio.timeout(20), platform.events(wanted, None) as stream:
         told = aiter(stream)
         assert isinstance(await anext(told), CaughtUp)
         other = await platform.invoke(under_test.actions.fails, asking.request())
@@ -147,17 +146,17 @@ async def test_an_action_can_be_wanted_by_its_name(
 
 
 async def test_records_of_many_leave_out_what_is_not_there(
-    platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+    platform: Platform, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     invoked = [await platform.invoke(under_test.actions.completes, asking.request()) for _ in range(3)]
     ids = [one.invocation_id for one in invoked]
-    found = await event_platform(platform).records([*ids, under_test.unknown_id])
+    found = await platform.records([*ids, under_test.unknown_id])
     assert all(isinstance(one, InvocationRecord) for one in found)
     assert {one.invocation_id for one in found if isinstance(one, InvocationRecord)} == set(ids)
 
 
 async def test_the_newest_of_an_action_since_a_time(
-    platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+    platform: Platform, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     actions = under_test.actions
     began = datetime.datetime.now(datetime.UTC)
@@ -181,7 +180,7 @@ async def test_the_newest_of_an_action_since_a_time(
 
 
 async def test_the_trigger_hands_over_what_ends_also_while_nobody_watches(
-    hook: InvocationHook, platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+    hook: InvocationHook, platform: Platform, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     actions = under_test.actions
     state = State()
@@ -210,7 +209,7 @@ async def test_the_trigger_hands_over_what_ends_also_while_nobody_watches(
 
 
 async def test_a_dag_does_not_start_itself(
-    hook: InvocationHook, platform: InvocationPlatform, under_test: PlatformUnderTest, tmp_path: Path
+    hook: InvocationHook, platform: Platform, under_test: PlatformUnderTest, tmp_path: Path
 ) -> None:
     state = State()
     # It has taken something over before.

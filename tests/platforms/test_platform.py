@@ -1,4 +1,4 @@
-"""The protocol of `platforms.base`, case by case, on every platform and for real."""
+"""The methods of `Platform`, case by case, on every platform and for real."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import pytest
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import InvocationStatus, StatusSnapshot
 from airflow_invocations.platforms import (
-    CancelReach,
     CannotStopError,
     ConflictError,
     InvalidRequestError,
-    InvocationPlatform,
     NotFoundError,
+    Platform,
     UnavailableError,
     UnsupportedError,
 )
@@ -39,9 +38,7 @@ async def begun(folder: Path, times: int = 1) -> None:
 
 
 class TestConnection:
-    async def test_a_check_says_who_answered(
-        self, platform: InvocationPlatform, hook: InvocationHook
-    ) -> None:
+    async def test_a_check_says_who_answered(self, platform: Platform, hook: InvocationHook) -> None:
         said = await platform.check()
         assert platform.where in said
         works, again = await asyncio.to_thread(hook.test_connection)
@@ -64,7 +61,7 @@ class TestConnection:
 class TestTimes:
     async def test_they_mean_the_same_on_every_platform(
         self,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
         hook: InvocationHook,
@@ -84,7 +81,7 @@ class TestTimes:
 
 class TestActions:
     async def test_an_action_declares_its_parameters(
-        self, platform: InvocationPlatform, under_test: PlatformUnderTest
+        self, platform: Platform, under_test: PlatformUnderTest
     ) -> None:
         action = await platform.get_action(under_test.actions.typed)
         assert action.name == under_test.actions.typed
@@ -93,7 +90,7 @@ class TestActions:
         assert action.missing_parameters({"folder": "here"}) == ["count"]
 
     async def test_an_action_that_is_not_there(
-        self, platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+        self, platform: Platform, under_test: PlatformUnderTest, asking: Asking
     ) -> None:
         unknown = under_test.actions.unknown
         with pytest.raises(NotFoundError, match=unknown):
@@ -102,7 +99,7 @@ class TestActions:
             await platform.invoke(unknown, asking.request())
 
     async def test_parameters_that_do_not_fit_are_refused_before_anything_is_kept(
-        self, platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+        self, platform: Platform, under_test: PlatformUnderTest, asking: Asking
     ) -> None:
         for parameters, hint in under_test.unfit:
             with pytest.raises(InvalidRequestError, match=hint):
@@ -122,7 +119,7 @@ class TestActions:
     )
     async def test_what_the_platform_can_not_honour_is_refused_before_anything_is_kept(
         self,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
         argument: str,
@@ -139,7 +136,7 @@ class TestOneInvocation:
     async def test_it_completes(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
@@ -164,7 +161,7 @@ class TestOneInvocation:
     async def test_what_it_returned_can_be_read_where_that_is_declared(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
@@ -179,7 +176,7 @@ class TestOneInvocation:
     async def test_its_log_can_be_read_where_that_is_declared(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
@@ -198,7 +195,7 @@ class TestOneInvocation:
     async def test_it_fails_and_says_why(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
@@ -213,9 +210,7 @@ class TestOneInvocation:
         url = hook.url(under_test.unknown_id)
         assert url == "" or under_test.unknown_id.rpartition("/")[2] in url
 
-    async def test_one_that_is_not_there(
-        self, platform: InvocationPlatform, under_test: PlatformUnderTest
-    ) -> None:
+    async def test_one_that_is_not_there(self, platform: Platform, under_test: PlatformUnderTest) -> None:
         with pytest.raises(NotFoundError):
             await platform.get(under_test.unknown_id)
         with pytest.raises(NotFoundError):
@@ -224,7 +219,7 @@ class TestOneInvocation:
 
 
 async def test_batches_leave_out_what_is_not_there_or_not_asked_for(
-    hook: InvocationHook, platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+    hook: InvocationHook, platform: Platform, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     actions = under_test.actions
     good = await platform.invoke(actions.completes, asking.request(once=f"{asking.run_id}-good"))
@@ -251,7 +246,7 @@ async def test_batches_leave_out_what_is_not_there_or_not_asked_for(
 
 
 async def test_a_watch_tells_the_present_first_or_is_refused_on_entering(
-    hook: InvocationHook, platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+    hook: InvocationHook, platform: Platform, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     invoked = await platform.invoke(under_test.actions.completes, asking.request())
     await end_of(hook, invoked.invocation_id)
@@ -300,7 +295,7 @@ class TestOnce:
     async def test_while_it_runs(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
@@ -328,7 +323,7 @@ class TestOnce:
         assert executions(asking.folder) == 1
 
     async def test_but_not_for_another_action(
-        self, platform: InvocationPlatform, under_test: PlatformUnderTest, asking: Asking
+        self, platform: Platform, under_test: PlatformUnderTest, asking: Asking
     ) -> None:
         request = asking.request()
         await platform.invoke(under_test.actions.completes, request)
@@ -342,7 +337,7 @@ class TestTries:
     async def test_a_try_after_a_failure_invokes_anew(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
@@ -361,7 +356,7 @@ class TestTries:
     async def test_a_try_after_a_dead_worker_goes_on_with_what_runs_or_has_completed(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
@@ -382,13 +377,13 @@ class TestCancel:
     async def test_while_it_runs(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
         invoked = await platform.invoke(under_test.actions.waits, asking.request())
         await begun(asking.folder)
-        if platform.capabilities.cancel is CancelReach.Any:
+        if platform.capabilities.cancels_running:
             record = await cancel_and_confirm(platform, invoked.invocation_id, patience=10.0)
             assert record is not None
         else:
@@ -397,13 +392,13 @@ class TestCancel:
             assert (await platform.get(invoked.invocation_id)).current.status is S.Processing
             release(asking.folder)
             record = await end_of(hook, invoked.invocation_id)
-        expected = S.Cancelled if platform.capabilities.cancel is CancelReach.Any else S.Completed
+        expected = S.Cancelled if platform.capabilities.cancels_running else S.Completed
         assert record.current.status is expected
 
     async def test_after_its_end_changes_nothing(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         under_test: PlatformUnderTest,
         asking: Asking,
     ) -> None:
@@ -413,7 +408,7 @@ class TestCancel:
 
 
 async def test_who_asked_can_be_read_back_and_searched_for(
-    hook: InvocationHook, platform: InvocationPlatform, under_test: PlatformUnderTest, tmp_path: Path
+    hook: InvocationHook, platform: Platform, under_test: PlatformUnderTest, tmp_path: Path
 ) -> None:
     dag_id = f"fleet {tmp_path.name}/ä%_*"
     folder = tmp_path / "asked"

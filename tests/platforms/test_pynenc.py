@@ -28,11 +28,10 @@ from airflow_invocations.models import (
     cursor_at,
 )
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.platforms import CannotStopError, InvocationPlatform, UnsupportedError
+from airflow_invocations.platforms import CannotStopError, Platform, UnsupportedError
 from airflow_invocations.platforms import (
     polling as polled_events,
 )
-from airflow_invocations.platforms.events import event_platform
 from airflow_invocations.platforms.overdue import Overdue
 from airflow_invocations.platforms.pynenc.platform import PynencPlatform
 from airflow_invocations.triggers import InvocationTrigger
@@ -53,7 +52,7 @@ pytestmark = [
 S = InvocationStatus
 
 
-def app_of(platform: InvocationPlatform) -> Any:
+def app_of(platform: Platform) -> Any:
     """The app that a platform calls through, to do to its backend what no caller would."""
     assert isinstance(platform, PynencPlatform)
     assert platform._cluster is not None
@@ -89,7 +88,7 @@ class TestOutputs:
         ],
     )
     async def test_json_and_what_is_nearly_that(
-        self, hook: InvocationHook, platform: InvocationPlatform, asking: Asking, what: str, expected: Any
+        self, hook: InvocationHook, platform: Platform, asking: Asking, what: str, expected: Any
     ) -> None:
         invoked = await platform.invoke(task("returns"), asking.request(what=what))
         await end_of(hook, invoked.invocation_id)
@@ -106,7 +105,7 @@ class TestOutputs:
     async def test_anything_else_is_named_and_does_not_fail_the_task(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         asking: Asking,
         what: str,
         hint: str,
@@ -123,7 +122,7 @@ class TestOutputs:
         assert (result["status"], result["outputs"]) == ("Completed", None)
 
     async def test_nothing_that_is_stored_is_executed_here(
-        self, hook: InvocationHook, platform: InvocationPlatform, asking: Asking, tmp_path: Path
+        self, hook: InvocationHook, platform: Platform, asking: Asking, tmp_path: Path
     ) -> None:
         good = await platform.invoke(task("completes"), asking.request())
         bad = await platform.invoke(task("fails"), asking.request())
@@ -154,16 +153,14 @@ class TestOutputs:
     ],
 )
 async def test_a_failure_says_what_was_raised(
-    hook: InvocationHook, platform: InvocationPlatform, asking: Asking, what: str, expected: str
+    hook: InvocationHook, platform: Platform, asking: Asking, what: str, expected: str
 ) -> None:
     invoked = await platform.invoke(task("raises"), asking.request(what=what))
     record = await end_of(hook, invoked.invocation_id)
     assert (record.current.status, record.current.detail) == (S.Failed, expected)
 
 
-async def test_its_own_retries_are_no_end(
-    hook: InvocationHook, platform: InvocationPlatform, asking: Asking
-) -> None:
+async def test_its_own_retries_are_no_end(hook: InvocationHook, platform: Platform, asking: Asking) -> None:
     invoked = await platform.invoke(task("tries_twice"), asking.request())
     record = await end_of(hook, invoked.invocation_id)
     assert record.current.status is S.Completed
@@ -174,7 +171,7 @@ async def test_its_own_retries_are_no_end(
 
 
 async def test_who_is_turned_away_by_concurrency_control_has_failed(
-    hook: InvocationHook, platform: InvocationPlatform, asking: Asking
+    hook: InvocationHook, platform: Platform, asking: Asking
 ) -> None:
     first = await platform.invoke(task("alone"), asking.request())
     await begun(asking.folder)
@@ -189,7 +186,7 @@ async def test_who_is_turned_away_by_concurrency_control_has_failed(
 
 class TestCancel:
     async def test_a_task_that_looks_is_stopped(
-        self, hook: InvocationHook, platform: InvocationPlatform, asking: Asking
+        self, hook: InvocationHook, platform: Platform, asking: Asking
     ) -> None:
         invoked = await platform.invoke(task("heeds"), asking.request())
         await begun(asking.folder)
@@ -270,7 +267,7 @@ class TestOnce:
     async def test_a_message_that_was_lost_is_sent_again(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         asking: Asking,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -295,7 +292,7 @@ class TestOnce:
     async def test_one_whose_message_was_lost_is_sent_again_while_it_is_waited_for(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         asking: Asking,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -315,7 +312,7 @@ class TestOnce:
     async def test_whoever_comes_while_it_is_registered_waits_for_that(
         self,
         hook: InvocationHook,
-        platform: InvocationPlatform,
+        platform: Platform,
         asking: Asking,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -353,7 +350,7 @@ class TestOnce:
         assert executions(asking.folder) == 1
 
     async def test_by_processes_at_once(
-        self, hook: InvocationHook, platform: InvocationPlatform, tmp_path: Path
+        self, hook: InvocationHook, platform: Platform, tmp_path: Path
     ) -> None:
         askings = [Asking(tmp_path / f"asked-{number}") for number in range(20)]
         for asking in askings:
@@ -378,7 +375,7 @@ class TestEvents:
         monkeypatch.setattr(polled_events, "POLL_INTERVAL", 0.02)
         async with await late.hook.connect() as platform:
             invoked = await platform.invoke(task("completes"), asking.request())
-            async with asyncio.timeout(20), event_platform(platform).events(EventFilter(), None) as stream:
+            async with asyncio.timeout(20), platform.events(EventFilter(), None) as stream:
                 events = aiter(stream)
                 assert isinstance(await anext(events), CaughtUp)
                 backend = app_of(platform).state_backend
@@ -418,12 +415,12 @@ class TestEvents:
                 await platform.cancel(one)
             told: list[Any] = []
             cursor = cursor_at(began)
-            async with asyncio.timeout(20), event_platform(platform).events(EventFilter(), cursor) as stream:
+            async with asyncio.timeout(20), platform.events(EventFilter(), cursor) as stream:
                 async for event in stream:
                     if isinstance(event, CaughtUp):
                         break
                     told.append(event)
-            found = await event_platform(platform).records(ids)
+            found = await platform.records(ids)
         assert [(one.invocation_id, one.status) for one in told] == [(one, S.Cancelled) for one in ids]
         assert [one.invocation_id for one in found if isinstance(one, InvocationRecord)] == ids
 
@@ -444,7 +441,7 @@ class TestEvents:
 
 
 async def test_what_was_purged_is_still_known_by_its_end(
-    hook: InvocationHook, platform: InvocationPlatform, asking: Asking
+    hook: InvocationHook, platform: Platform, asking: Asking
 ) -> None:
     invoked = await platform.invoke(task("completes"), asking.request(answer=43))
     before = await end_of(hook, invoked.invocation_id)
@@ -464,7 +461,7 @@ async def test_a_caller_does_not_describe_itself_in_the_backend(late: Late, aski
 
 
 async def test_any_number_of_waits_has_one_thread_and_few_files(
-    hook: InvocationHook, platform: InvocationPlatform, asking: Asking
+    hook: InvocationHook, platform: Platform, asking: Asking
 ) -> None:
     async def look(number: int) -> None:
         async with await hook.connect() as one:

@@ -22,7 +22,7 @@ from ..exceptions import (
     with_url,
 )
 from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
-from ..platforms import InvocationPlatform, PlatformError
+from ..platforms import Platform, PlatformError
 from ..platforms.base import web_address
 from ..tasks.adoption import invoke_once
 from ..tasks.sdk_calls import complete
@@ -42,7 +42,7 @@ _CONNECTION_TYPES = {"roboto": "roboto", "flyte": "flyte", "pynenc": "pynenc"}
 class PlatformOf(Protocol):
     """Makes the client of a platform, to be opened with `async with`."""
 
-    def __call__(self, connection: Connection, extra: dict[str, Any]) -> InvocationPlatform:
+    def __call__(self, connection: Connection, extra: dict[str, Any]) -> Platform:
         """Raises ValueError for a connection that makes no sense: which field, what is allowed."""
 
 
@@ -75,7 +75,7 @@ class InvocationHook(BaseHook):
         self.conn_id = conn_id
         self._kept: _ConnectionFields | None = None
 
-    def get_conn(self) -> InvocationPlatform:
+    def get_conn(self) -> Platform:
         """Return a client of the platform, to be opened with `async with`.
 
         The hook reads its connection once and keeps it. After the first call this makes no request to Airflow
@@ -86,7 +86,7 @@ class InvocationHook(BaseHook):
         """
         return self._platform_of(self._fields())
 
-    async def connect(self) -> InvocationPlatform:
+    async def connect(self) -> Platform:
         """Return a client, to be opened with `async with`, without blocking the event loop.
 
         A hook that keeps its connection (`get_conn`) reads it again when it is `CONNECTION_AGE` seconds old;
@@ -105,7 +105,7 @@ class InvocationHook(BaseHook):
             await asyncio.to_thread(self._read_again)
         return self._platform_of(self._fields())
 
-    def _platform_of(self, fields: _ConnectionFields) -> InvocationPlatform:
+    def _platform_of(self, fields: _ConnectionFields) -> Platform:
         """Return the client of a connection's platform, after checking the connection's type."""
         connection = fields.connection
         wanted = getattr(self, "conn_type", None)
@@ -134,7 +134,7 @@ class InvocationHook(BaseHook):
         """The connection's type, also one of another provider; the connection is read once."""
         return self._fields().connection.conn_type or ""
 
-    def call(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
+    def call(self, operation: Callable[[Platform], Awaitable[T]]) -> T:
         """Run an async operation on an open client, from synchronous code.
 
         `hook.call(lambda platform: platform.get(invocation_id))`.
@@ -148,7 +148,7 @@ class InvocationHook(BaseHook):
 
     def _asked(
         self,
-        operation: Callable[[InvocationPlatform], Awaitable[T]],
+        operation: Callable[[Platform], Awaitable[T]],
         what: str,
         invocation_id: str | None = None,
     ) -> T:
@@ -163,7 +163,7 @@ class InvocationHook(BaseHook):
             url = self.url(invocation_id) if invocation_id else ""
             raise platform_task_error(error, what, invocation_id=invocation_id, url=url) from error
 
-    def ask(self, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
+    def ask(self, operation: Callable[[Platform], Awaitable[T]]) -> T:
         """Run an operation as `call` does, but with the platform's own errors; used by this provider's code.
 
         :raises PlatformError: as the platform's methods do.
@@ -233,7 +233,7 @@ class InvocationHook(BaseHook):
         """
         return self._about(invocation_id, lambda platform: platform.get(invocation_id))
 
-    def _about(self, invocation_id: str, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
+    def _about(self, invocation_id: str, operation: Callable[[Platform], Awaitable[T]]) -> T:
         return self._asked(operation, f"invocation {invocation_id}", invocation_id)
 
     def find(
@@ -272,7 +272,7 @@ class InvocationHook(BaseHook):
         :raises InvocationError: as `call` does.
         """
 
-        async def everything(platform: InvocationPlatform) -> list[LogRecord]:
+        async def everything(platform: Platform) -> list[LogRecord]:
             lines: list[LogRecord] = []
             async for page in log_pages(platform, invocation_id):
                 lines += page.items
@@ -331,7 +331,7 @@ class InvocationHook(BaseHook):
             return False, str(error)
 
 
-def platform_of(connection: Connection, extra: dict[str, Any]) -> InvocationPlatform:
+def platform_of(connection: Connection, extra: dict[str, Any]) -> Platform:
     """The client that a connection asks for; `extra` is its extra as a dict.
 
     Raises:

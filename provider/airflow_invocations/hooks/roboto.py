@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Connection
 
 from ..invocation_api import DEFAULT_TIMEOUT
-from ..platforms import InvocationPlatform, UnsupportedError
+from ..platforms import Platform, UnsupportedError
 from ..platforms.roboto.platform import RobotoPlatform, RobotoSettings
 from .fields import endpoint_of, timeout_of, token_of, verify_of
 from .invocation import InvocationHook
@@ -46,7 +46,7 @@ class RobotoHook(InvocationHook):
         return self.call(lambda platform: _roboto(platform).find_files(query))
 
 
-def _roboto(platform: InvocationPlatform) -> RobotoPlatform:
+def _roboto(platform: Platform) -> RobotoPlatform:
     if not isinstance(platform, RobotoPlatform):
         raise UnsupportedError(f"{platform.where} has no datasets: only connections of type roboto have")
     return platform

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from airflow.sdk import BaseOperator
 
 from ..exceptions import InvocationError, platform_task_error, unconfirmed_cancel_error
-from ..platforms import InvocationPlatform, PlatformError
+from ..platforms import Platform, PlatformError
 from ..tasks.validation import DAY, Check, seconds
 from ..tasks.xcom import storable
 from ..waiters import cancel_and_confirm
@@ -124,7 +124,7 @@ def cancelled_on_failure(
 
 
 async def cancel_all(
-    platform: InvocationPlatform, ids: Sequence[str], limit: float
+    platform: Platform, ids: Sequence[str], limit: float
 ) -> dict[str, InvocationRecord | Exception | None]:
     """Cancel several invocations; return for each its last record, None if it is unknown, or the error.
 

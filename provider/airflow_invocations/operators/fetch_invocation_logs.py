@@ -16,7 +16,7 @@ from ..exceptions import RequestRefusedError, platform_task_error
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models.text import counted, encodable
-from ..platforms import InvocationPlatform, PlatformError
+from ..platforms import Platform, PlatformError
 from ..platforms.retry import retry_transient
 from ..tasks.validation import task_label
 from ..tasks.xcom import push_xcom, storable
@@ -118,7 +118,7 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
     def _show(self, hook: InvocationHook, invocation_id: str) -> int:
         log = ActionLog(self.logs_url or "")
 
-        async def show(platform: InvocationPlatform) -> int:
+        async def show(platform: Platform) -> int:
             count = 0
             if self.tail is None:
                 async for records in _records(platform, invocation_id):
@@ -183,7 +183,7 @@ def _bytes_in_xcom(line: str) -> int:
     return len(json.dumps(encodable(line))) + 2
 
 
-async def _records(platform: InvocationPlatform, invocation_id: str) -> AsyncIterator[list[LogRecord]]:
+async def _records(platform: Platform, invocation_id: str) -> AsyncIterator[list[LogRecord]]:
     """The records that there are now, page by page; outages are outlasted."""
     cursor: str | None = None
     has_next = True
@@ -194,7 +194,7 @@ async def _records(platform: InvocationPlatform, invocation_id: str) -> AsyncIte
         yield page.items
 
 
-async def _each_line(platform: InvocationPlatform, invocation_id: str, take: Callable[[str], object]) -> int:
+async def _each_line(platform: Platform, invocation_id: str, take: Callable[[str], object]) -> int:
     """Hand over each line, the parts of long ones put together; how many there were."""
     parts: list[str] = []
     open_id: str | None = None

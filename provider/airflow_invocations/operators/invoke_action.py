@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         InvocationRecord,
         UploadDestination,
     )
-    from ..platforms import InvocationPlatform
+    from ..platforms import Platform
 
 T = TypeVar("T")
 
@@ -343,7 +343,7 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         hook = self._hook()
         ids = self._idempotency_ids(context, provenance_of(context).try_number)
 
-        async def cancel(platform: InvocationPlatform) -> list[str]:
+        async def cancel(platform: Platform) -> list[str]:
             under_way = [one.invocation_id for one in await platform.active(ids)]
             for invocation_id in under_way:
                 await cancel_and_confirm(platform, invocation_id, _KILL_PATIENCE)

@@ -1,12 +1,15 @@
-"""One room for each system that runs actions, all behind one protocol."""
+"""One package for each system that runs actions; all of them are a `Platform`."""
 
 from .base import (
-    CancelReach,
-    CannotStopError,
     Capabilities,
+    EventStream,
+    Platform,
+    Watch,
+)
+from .errors import (
+    CannotStopError,
     ConflictError,
     InvalidRequestError,
-    InvocationPlatform,
     LimitExceededError,
     NotFoundError,
     PermanentError,
@@ -18,21 +21,18 @@ from .base import (
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
-    Watch,
-    backoff,
-    check_supported,
 )
 
 __all__ = [
-    "CancelReach",
     "CannotStopError",
     "Capabilities",
     "ConflictError",
+    "EventStream",
     "InvalidRequestError",
-    "InvocationPlatform",
     "LimitExceededError",
     "NotFoundError",
     "PermanentError",
+    "Platform",
     "PlatformError",
     "RateLimitedError",
     "RepeatedIdError",
@@ -42,6 +42,4 @@ __all__ = [
     "UnavailableError",
     "UnsupportedError",
     "Watch",
-    "backoff",
-    "check_supported",
 ]

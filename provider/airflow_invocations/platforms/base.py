@@ -1,43 +1,38 @@
-"""What every platform that runs actions can be asked, and how it says no."""
+"""Platform: the base class of every system that runs actions."""
 
 from __future__ import annotations
 
-import datetime
-import random
 import re
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from ..models.text import printable
+from .errors import NotFoundError, UnsupportedError
 
 if TYPE_CHECKING:
+    import datetime
+
     from ..models import (
         ActionRecord,
+        CaughtUp,
+        EventFilter,
+        InvocationEvent,
         InvocationRecord,
         InvocationRequest,
         LogPage,
         StatusSnapshot,
+        UnreadableItem,
         WatchMessage,
     )
-
-
-def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
-    """Seconds to wait after try number `attempt` (from 0): full jitter, growing from `base` to `cap`.
-
-    The defaults are those of Roboto's own client (https://pypi.org/project/roboto/).
-    """
-    return random.uniform(0, min(cap, base * 2 ** min(attempt, 30)))  # noqa: S311
-
 
 #: A URL that can't run a script in a browser, unlike `javascript:` and `data:`; without blanks.
 _WEB_ADDRESS = re.compile(r"https?://[^\s\x00-\x20\x7f<>\"\\]+", re.IGNORECASE)
 
-#: Characters of a PlatformError's message.
-MESSAGE_LIMIT = 2_000
+#: The id of no invocation, which `Platform.check` asks for.
+_NO_INVOCATION = "connection-check"
 
 
 def web_address(url: str) -> str:
@@ -45,179 +40,44 @@ def web_address(url: str) -> str:
     return url if _WEB_ADDRESS.fullmatch(url) else ""
 
 
-class PlatformError(Exception):
-    """Something went wrong between us and the platform. The tree:
-
-        PlatformError
-         +-- TransientError           try again, keep waiting: it says nothing about the invocation
-         |    +-- UnavailableError    no connection, a timeout, a 5xx, an answer that is none
-         |    +-- RateLimitedError    429
-         +-- PermanentError           the same request would be refused again
-              +-- UnauthorizedError   401
-              +-- NotFoundError       404
-              +-- InvalidRequestError 400, 413, and what is refused before it is sent
-              +-- ConflictError       409
-              |    +-- RepeatedIdError       the idempotency id has an invocation: it has to be compared
-                            |    +-- RequestConflictError  it has an invocation with a different request
-              +-- LimitExceededError  403
-              +-- UnsupportedError    501
-              +-- CannotStopError     what runs can't be stopped from outside
-
-    The status and error code decide the class, never the text of a message. The message may quote the
-    platform, so it is cut to MESSAGE_LIMIT characters and has no control characters.
-    """
-
-    def __init__(self, message: object = "") -> None:
-        super().__init__(printable(str(message), MESSAGE_LIMIT))
-
-
-class TransientError(PlatformError):
-    """It may well work later.
-
-    Attributes:
-        retry_after: seconds after which the platform wants to be asked again; None: it didn't say.
-    """
-
-    retry_after: float | None = None
-
-
-class UnavailableError(TransientError):
-    """The platform didn't answer, or not with anything that can be read."""
-
-
-class RateLimitedError(TransientError):
-    """The platform asks for fewer requests."""
-
-
-class PermanentError(PlatformError):
-    """It would be refused again."""
-
-
-class UnauthorizedError(PermanentError):
-    """The token is missing, unknown or may not do this."""
-
-
-class NotFoundError(PermanentError):
-    """Nothing of that name or id, or nothing that this token may see."""
-
-
-class InvalidRequestError(PermanentError):
-    """The request is wrong; the message says what and where."""
-
-
-class ConflictError(PermanentError):
-    """Something is there already that can't be there twice."""
-
-
-class RepeatedIdError(ConflictError):
-    """The idempotency id belongs to an invocation whose request has to be compared.
-
-    Attributes:
-        record: the invocation that has the id.
-    """
-
-    def __init__(self, message: str, record: InvocationRecord) -> None:
-        super().__init__(message)
-        self.record = record
-
-
-class RequestConflictError(ConflictError):
-    """The idempotency id belongs to an invocation with a different request.
-
-    Attributes:
-        invocation_id: the invocation that has the id.
-        differences: the fields that differ, such as "parameter 'speed' (another value)"; no values.
-    """
-
-    def __init__(self, invocation_id: str, differences: Sequence[str]) -> None:
-        super().__init__(f"invocation {invocation_id} has a different request: {'; '.join(differences)}")
-        self.invocation_id = invocation_id
-        self.differences = list(differences)
-
-
-class LimitExceededError(PermanentError):
-    """The organisation's quota doesn't allow it."""
-
-
-class UnsupportedError(PermanentError):
-    """This platform can't do that."""
-
-
-class CannotStopError(PermanentError):
-    """The platform can't stop what runs; the message says what it was asked instead."""
-
-
-class CancelReach(StrEnum):
-    """Which invocations a platform can be made to stop from outside."""
-
-    Any = "any"
-    #: What runs is asked to stop, and does so only if its code takes part.
-    NotStarted = "not started"
-
-
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a platform can do; what it can't is refused before anything is sent, or left out by the faces."""
+    """What a platform supports. What it doesn't is rejected before a request is sent, or not offered."""
 
-    #: Keeps log lines that can be read back.
+    #: Log lines can be read back.
     logs: bool = True
-    cancel: CancelReach = CancelReach.Any
-    #: What of a request it honours.
+    #: A running invocation can be stopped from outside. False: its code is asked to stop, and may not.
+    cancels_running: bool = True
+    #: The parts of a request that the platform applies.
     input_data: bool = True
     upload_destination: bool = True
     compute_requirements: bool = True
     container_parameters: bool = True
     timeout: bool = True
-    #: What an invocation was given can be read back from its record.
+    #: An invocation's record contains its parameters.
     parameters: bool = True
-    #: An invocation's result can be read back as JSON.
+    #: A completed invocation's result can be read as JSON.
     outputs: bool = False
-    #: Tells of all that happens to anybody's invocations: it is an EventPlatform.
+    #: `events` streams the status changes of all invocations.
     events: bool = False
 
 
-def check_supported(platform: str, can: Capabilities, request: InvocationRequest) -> None:
-    """Refuse a request that asks for what a platform can't do.
-
-    Raises:
-        UnsupportedError: which argument, which platform, what to do instead.
-    """
-    for name, honoured, asked, instead in (
-        (
-            "input_data",
-            can.input_data,
-            bool(request.input_data or request.rich_input_data),
-            "hand the action its input's address as a parameter",
-        ),
-        (
-            "upload_destination",
-            can.upload_destination,
-            request.upload_destination is not None,
-            "have the action write its outputs itself",
-        ),
-        (
-            "compute_requirements",
-            can.compute_requirements,
-            request.compute_requirement_overrides is not None,
-            "set them where the action is defined",
-        ),
-        (
-            "container_parameters",
-            can.container_parameters,
-            request.own_container_parameters is not None,
-            "set them where the action is defined",
-        ),
-        ("timeout", can.timeout, request.timeout is not None, "use the task's execution_timeout"),
-    ):
-        if asked and not honoured:
-            raise UnsupportedError(f"{platform} can't honour argument {name!r}; {instead}")
+#: What to do instead of an argument that a platform doesn't support.
+_INSTEAD = {
+    "input_data": "hand the action its input's address as a parameter",
+    "upload_destination": "have the action write its outputs itself",
+    "compute_requirements": "set them where the action is defined",
+    "container_parameters": "set them where the action is defined",
+    "timeout": "use the task's execution_timeout",
+}
 
 
 class Watch(Protocol):
-    """An open stream of what happens to some invocations.
+    """An open stream of the status changes and log lines of some invocations.
 
     It yields the present status of each invocation that is watched, then every change. An invocation's last
-    lines come before its end. Iteration never stops normally; it raises TransientError when the stream drops.
+    lines come before its terminal status. Iteration never stops normally; it raises TransientError when the
+    stream drops.
     """
 
     #: The cursor after the last event, to resume from; None: the platform has none.
@@ -229,55 +89,124 @@ class Watch(Protocol):
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
     ) -> None:
-        """Watch more invocations, or fewer; `logs`: also the lines of these, each from a cursor on."""
+        """Add and remove invocations; `logs`: also stream the lines of these, each from a cursor on."""
 
 
-class InvocationPlatform(Protocol):
-    """A system that runs actions, seen from a DAG, to be opened with `async with`.
+class EventStream(Protocol):
+    """The status changes of all invocations in the order of their cursors.
 
-    Every method may raise a PlatformError; `url` and `logs_url` make no request and need no open client.
+    `CaughtUp` comes between past and present. Iteration never stops normally; it raises a PlatformError.
     """
 
-    #: What this platform can do; the same for every connection of its type.
-    capabilities: Capabilities
+    #: How far behind the last cursor a new event may still appear, in units of the cursor; 0: never.
+    overlap: int
 
-    #: The address that it is reached at, for messages: without a secret.
-    where: str
+    def __aiter__(self) -> AsyncIterator[InvocationEvent | UnreadableItem | CaughtUp]:
+        """Yield messages in order."""
+
+
+class Platform(ABC):
+    """A system that runs actions, opened with `async with`.
+
+    A subclass implements `get_action`, `invoke`, `get`, `statuses`, `active` and `cancel`. It overrides
+    `open` and `close` if it holds a connection, and the other methods for what it supports; without that
+    they raise UnsupportedError or are made of the six.
+
+    :param where: the address or name for messages, without a secret.
+    :raises PlatformError: every method but `url` and `logs_url`, which make no request.
+    """
+
+    #: The name for messages.
+    name: ClassVar[str]
+
+    #: What this platform supports, the same for all its connections.
+    capabilities: Capabilities = Capabilities()
+
+    def __init__(self, where: str) -> None:
+        self.where = where
 
     async def __aenter__(self) -> Self:
-        """Open it."""
+        await self.open()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release what it holds."""
+        await self.close()
+
+    # -- what a platform implements ------------------------------------------------------------------
+
+    @abstractmethod
+    async def get_action(self, name: str) -> ActionRecord:
+        """Return the newest version of an action. Raises NotFoundError if there is none."""
+
+    @abstractmethod
+    async def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
+        """Start an invocation, or return the one that has the request's `idempotency_id`.
+
+        :raises RepeatedIdError: that invocation's request has to be compared with this one.
+        :raises UnsupportedError: the request has an argument that the platform can't apply.
+        """
+
+    @abstractmethod
+    async def get(self, invocation_id: str) -> InvocationRecord:
+        """Return an invocation with its history. Raises NotFoundError if there is none."""
+
+    @abstractmethod
+    async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
+        """Return the statuses of up to 1,000 invocations; unknown ids are left out."""
+
+    @abstractmethod
+    async def active(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
+        """Return the statuses of the active invocations of up to 1,000 idempotency ids."""
+
+    @abstractmethod
+    async def cancel(self, invocation_id: str) -> None:
+        """Request an invocation's cancellation; a terminal one stays as it is.
+
+        :raises CannotStopError: it is running, was asked to stop, and can't be forced to.
+        """
+
+    # -- what a platform overrides if it needs to ----------------------------------------------------
+
+    async def open(self) -> None:  # noqa: B027
+        """Open what the platform holds, such as a connection pool. Default: nothing."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Close what `open` has opened. Default: nothing."""
 
     def url(self, invocation_id: str) -> str:
-        """Return the URL of an invocation's page (http or https); empty if there is none."""
+        """Return the URL of an invocation's page (http or https). Default: empty, no page."""
+        return ""
 
     def logs_url(self, invocation_id: str) -> str:
-        """Return the URL of an invocation's log; the same as `url` if logs have no page of their own."""
+        """Return the URL of an invocation's log. Default: `url`."""
+        return self.url(invocation_id)
 
     async def check(self) -> str:
-        """Ask the cheapest thing that needs the token; a sentence about who answered."""
+        """Send the cheapest request that needs the credentials; return a sentence about the platform.
 
-    async def get_action(self, name: str) -> ActionRecord:
-        """An action in its newest version."""
-
-    async def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
-        """Start an invocation; the one that has the request's `idempotency_id`, if there is one already."""
-
-    async def get(self, invocation_id: str) -> InvocationRecord:
-        """An invocation with its history."""
-
-    async def statuses(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
-        """The status of each of up to 1,000 invocations; those that aren't known are left out."""
+        Default: ask for the status of an unknown invocation.
+        """
+        await self.statuses([_NO_INVOCATION])
+        return f"{self.where} answers as {self.name}"
 
     async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
-        """The same of those that have ended only."""
+        """Like `statuses`, for invocations in a terminal status only. Default: filter `statuses`."""
+        return [one for one in await self.statuses(invocation_ids) if one.status.is_terminal]
 
-    async def active(self, idempotency_ids: Collection[str]) -> list[StatusSnapshot]:
-        """Those invocations under up to 1,000 idempotency ids that haven't ended."""
+    async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
+        """Return the records of up to 1,000 invocations, in any order; unknown ids are left out.
+
+        Default: one `get` for each.
+        """
+        found: list[InvocationRecord | UnreadableItem] = []
+        for invocation_id in invocation_ids:
+            try:
+                found.append(await self.get(invocation_id))
+            except NotFoundError:
+                continue
+        return found
 
     async def find(
         self,
@@ -291,38 +220,74 @@ class InvocationPlatform(Protocol):
         """Return the invocations of a DAG, a DAG run, a task or a task instance, newest first.
 
         :param map_index: -1 for a task that isn't mapped; None for every index.
-        :param limit: the largest number of invocations to return; not much more is asked for than that.
+        :param limit: the largest number of invocations to return; None for all.
         :param iteration: an iteration of the task loop that the task is in; None for all of them.
-
-        Raises:
-            UnsupportedError: the platform doesn't keep who asked in a way that can be searched.
+        :raises UnsupportedError: the platform can't search by provenance. That is the default.
         """
+        raise UnsupportedError(f"{self.name} can't search invocations by the DAG that started them")
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
-        """The invocation of an action that was created last, at `since` or later; None: there is none."""
+        """Return the invocation of an action that was created last, at `since` or later; None: none was.
+
+        :raises UnsupportedError: the platform can't list by action. That is the default.
+        """
+        raise UnsupportedError(f"{self.name} can't list the invocations of an action")
+
+    async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
+        """Return log lines from a cursor on; the page's `last_read` is the next cursor.
+
+        :param cursor: None for the beginning.
+        :raises UnsupportedError: the platform keeps no logs. That is the default.
+        """
+        raise UnsupportedError(f"{self.name} keeps no logs")
+
+    async def outputs(self, invocation_id: str) -> Any:
+        """Return the result of a completed invocation, as JSON types.
+
+        :raises UnsupportedError: the platform keeps no results. That is the default.
+        """
+        raise UnsupportedError(f"{self.name} keeps no results")
 
     def watch(
         self, invocation_ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
     ) -> AbstractAsyncContextManager[Watch]:
-        """Open a stream; with `cursor`, it yields what happened since instead of each present status.
+        """Open a stream of status changes and log lines.
 
-        Raises:
-            UnsupportedError: on entering: this platform has none, or none for so many.
+        :param logs: the invocations whose lines are streamed too, each with its cursor.
+        :param cursor: resume after this event; None: begin with the current statuses.
+        :raises UnsupportedError: there is no stream, or none for this many. Without one the statuses are
+            polled. That is the default.
         """
+        raise UnsupportedError(f"{self.name} has no stream; its statuses are polled")
 
-    async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
-        """Log lines from `cursor` (None: the beginning) on; `last_read` of the page is the next cursor."""
+    def events(self, wanted: EventFilter, since: int | None) -> AbstractAsyncContextManager[EventStream]:
+        """Open a stream of the status changes of all invocations, where `capabilities.events` is set.
 
-    async def cancel(self, invocation_id: str) -> None:
-        """Ask for an invocation to be cancelled; one that has ended stays as it is.
+        An event may come twice; none is left out.
 
-        Raises:
-            CannotStopError: it runs, was asked to stop, and can't be made to.
+        :param since: the cursor after which the stream begins; None: now.
+        :raises InvalidRequestError: the wanted action can't be one of this connection.
+        :raises UnsupportedError: there is no such stream. That is the default.
         """
+        raise UnsupportedError(
+            f"{self.where} has no stream of events, so an event can't start a DAG; schedule the DAG by time "
+            "and wait with an InvocationSensor"
+        )
 
-    async def outputs(self, invocation_id: str) -> Any:
-        """What a completed invocation has returned, as JSON types.
+    # -- what all platforms share --------------------------------------------------------------------
 
-        Raises:
-            UnsupportedError: the platform keeps no such thing (`capabilities.outputs` says so).
+    def check_supported(self, request: InvocationRequest) -> None:
+        """Reject a request with an argument that the platform can't apply.
+
+        :raises UnsupportedError: which argument, which platform, what to do instead.
         """
+        has = {
+            "input_data": bool(request.input_data or request.rich_input_data),
+            "upload_destination": request.upload_destination is not None,
+            "compute_requirements": request.compute_requirement_overrides is not None,
+            "container_parameters": request.own_container_parameters is not None,
+            "timeout": request.timeout is not None,
+        }
+        for argument, instead in _INSTEAD.items():
+            if has[argument] and not getattr(self.capabilities, argument):
+                raise UnsupportedError(f"{self.name} doesn't support argument {argument!r}; {instead}")

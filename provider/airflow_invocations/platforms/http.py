@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from .base import InvalidRequestError, PlatformError, UnavailableError
+from .errors import InvalidRequestError, PlatformError, UnavailableError
 
 #: Largest decompressed response in bytes, and seconds within which it has to be complete.
 MAX_ANSWER = 64 * 1024 * 1024

@@ -1,19 +1,20 @@
-"""Asks again while the platform is out of reach: what every request of a wait has in common."""
+"""Retry requests that failed for a transient reason, with growing, randomised pauses."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from .base import TransientError, backoff
+from .errors import TransientError
 
-#: Seconds for which the platform may be out of reach before a wait is given up.
+#: Seconds for which the platform may be unavailable before a wait is abandoned.
 OUTAGE_LIMIT = 3600.0
 
-#: Longest pause, in seconds, between two tries.
+#: Longest pause between two attempts, in seconds.
 LONGEST_PAUSE = 30.0
 
 T = TypeVar("T")
@@ -21,12 +22,21 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-async def retry_transient(operation: Callable[[], Awaitable[T]], limit: float) -> T:
-    """The operation's result, however often it takes to get one: it must be one that may be repeated.
+def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
+    """Return the seconds to wait after an attempt (from 0): full jitter, growing from `base` to `cap`.
 
-    Raises:
-        TransientError: the platform was out of reach for `limit` seconds.
-        PermanentError: it refuses.
+    The defaults are those of Roboto's own client (https://pypi.org/project/roboto/).
+    """
+    return random.uniform(0, min(cap, base * 2 ** min(attempt, 30)))  # noqa: S311
+
+
+async def retry_transient(operation: Callable[[], Awaitable[T]], limit: float) -> T:
+    """Return an operation's result, retrying while the platform is unavailable.
+
+    :param operation: an idempotent request.
+    :param limit: seconds to keep trying; 0 tries once.
+    :raises TransientError: the platform was unavailable for `limit` seconds.
+    :raises PermanentError: the platform rejected the request.
     """
     began = time.monotonic()
     attempt = 0

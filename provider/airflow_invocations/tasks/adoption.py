@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from .. import models
-from ..platforms.base import RepeatedIdError, RequestConflictError
+from ..platforms.errors import RepeatedIdError, RequestConflictError
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord, InvocationRequest
-    from ..platforms.base import Capabilities, InvocationPlatform
+    from ..platforms.base import Capabilities, Platform
 
 _OTHER = "another value"
 
 
 async def invoke_once(
-    platform: InvocationPlatform, action: str, request: InvocationRequest, volatile: Collection[str] = ()
+    platform: Platform, action: str, request: InvocationRequest, volatile: Collection[str] = ()
 ) -> InvocationRecord:
     """Return the invocation that has the request's `idempotency_id`; start it if there is none.
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from .. import models
 from ..models import InvocationStatus
-from ..platforms.base import ConflictError, InvocationPlatform, RepeatedIdError
+from ..platforms.base import Platform
+from ..platforms.errors import ConflictError, RepeatedIdError
 from .adoption import check_adopted
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class TaskInvocationKey:
 
 
 async def invoke_idempotent(
-    platform: InvocationPlatform,
+    platform: Platform,
     action: str,
     request: InvocationRequest,
     idempotency_ids: Iterable[str],

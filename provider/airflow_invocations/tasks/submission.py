@@ -11,8 +11,8 @@ from ..exceptions import InvocationError, RequestRefusedError, platform_task_err
 from ..models import MAX_PAGE_SIZE
 from ..platforms import (
     ConflictError,
-    InvocationPlatform,
     PermanentError,
+    Platform,
     PlatformError,
     RequestConflictError,
     TransientError,
@@ -55,7 +55,7 @@ class InvocationSubmission:
 
 
 async def submit(
-    platform: InvocationPlatform,
+    platform: Platform,
     submission: InvocationSubmission,
     tell: Callable[[str], object] = lambda _: None,
 ) -> InvocationRecord:
@@ -141,7 +141,7 @@ def submission_task_error(error: PlatformError, action: str, where: str) -> Invo
     return platform_task_error(error, what, action=action, hint="; ".join(hints))
 
 
-async def _cancel_earlier(platform: InvocationPlatform, submission: InvocationSubmission) -> None:
+async def _cancel_earlier(platform: Platform, submission: InvocationSubmission) -> None:
     """Cancel what this task had invoked before it was cleared, if that still goes on.
 
     The trigger that waited for it can't be relied on for that: Airflow drops one that no triggerer has

@@ -22,7 +22,7 @@ from ..exceptions import (
 from ..hooks import InvocationHook
 from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..models import DagRunProvenance, InvocationRecord
-from ..platforms import InvocationPlatform, PlatformError, UnsupportedError
+from ..platforms import Platform, PlatformError, UnsupportedError
 from ..platforms.retry import OUTAGE_LIMIT, retry_transient
 from ..tasks.idempotency import TaskInvocationKey, started_by_earlier_try
 from ..tasks.provenance import identity_of, provenance_of
@@ -190,7 +190,7 @@ class InvokeActionTrigger(BaseInvocationTrigger):
         self.log.info("Invocation %s: %s", record.invocation_id, record.current.status)
         return result_of(record, self._url, provenance, outputs)
 
-    async def _outputs(self, platform: InvocationPlatform, invocation_id: str) -> Any:
+    async def _outputs(self, platform: Platform, invocation_id: str) -> Any:
         try:
             return await retry_transient(lambda: platform.outputs(invocation_id), self.outage_limit)
         except UnsupportedError as error:

@@ -6,20 +6,16 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from ..platforms.base import (
-    InvalidRequestError,
-    InvocationPlatform,
-    NotFoundError,
-    TransientError,
-    backoff,
-)
+from ..platforms.base import Platform
+from ..platforms.errors import InvalidRequestError, NotFoundError, TransientError
+from ..platforms.retry import backoff
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord
 
 
 async def cancel_and_confirm(
-    platform: InvocationPlatform, invocation_id: str, patience: float = 60.0
+    platform: Platform, invocation_id: str, patience: float = 60.0
 ) -> InvocationRecord | None:
     """Ask for a cancel, again and again with backoff, until the platform says that the invocation has ended.
 
@@ -45,7 +41,7 @@ async def cancel_and_confirm(
             attempt += 1
 
 
-async def _cancel(platform: InvocationPlatform, invocation_id: str) -> None:
+async def _cancel(platform: Platform, invocation_id: str) -> None:
     # A platform may refuse to cancel what has ended; the record that is read next tells.
     with contextlib.suppress(InvalidRequestError):
         await platform.cancel(invocation_id)

@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..models import CaughtUp, EventFilter, InvocationEvent, UnreadableItem, is_time
-from ..platforms.base import (
-    InvocationPlatform,
+from ..platforms.base import EventStream, Platform
+from ..platforms.errors import (
     NotFoundError,
     PermanentError,
     TransientError,
     UnauthorizedError,
-    backoff,
 )
-from ..platforms.events import EventStream, event_platform
+from ..platforms.retry import backoff
 from .refusal import Connect
 from .watcher import OpenOnes, Shared, first_end_of
 
@@ -172,7 +171,7 @@ class Feed(Shared):
                 self._cursor = None
                 await self._rest(self._trouble.pause(self._name, error))
 
-    async def _follow(self, platform: InvocationPlatform) -> None:
+    async def _follow(self, platform: Platform) -> None:
         """Follow one stream until it breaks, or has to be opened anew, or all have left."""
         await self._rest(COLLECTING)
         listening = [one for one in self._subscriptions if not one.is_behind]
@@ -185,7 +184,7 @@ class Feed(Shared):
         self._wanted = functools.reduce(EventFilter.union, (one.wanted for one in listening))
         places = [one.cursor for one in listening if one.cursor is not None]
         since = min(places, default=None)
-        async with event_platform(platform).events(self._wanted, since) as stream:
+        async with platform.events(self._wanted, since) as stream:
             await first_end_of(self._read(stream, since), self._changed.wait(), self._deserted.wait())
 
     async def _read(self, stream: EventStream, since: int | None) -> None:
@@ -319,10 +318,10 @@ async def records_of(
 
 
 async def _records(
-    platform: InvocationPlatform, invocation_ids: Collection[str]
+    platform: Platform, invocation_ids: Collection[str]
 ) -> list[InvocationRecord | UnreadableItem]:
     try:
-        return await event_platform(platform).records(invocation_ids)
+        return await platform.records(invocation_ids)
     except UnauthorizedError:
         raise
     except PermanentError as error:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..platforms.base import InvocationPlatform, PlatformError
+from ..platforms.base import Platform
+from ..platforms.errors import PlatformError
 from .log_lines import FirstAndLast, LineShaper, LogLine, LogPosition, UnshownRecords
 from .log_settings import LogEnd
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def log_pages(
-    platform: InvocationPlatform, invocation_id: str, cursor: str | None = None
+    platform: Platform, invocation_id: str, cursor: str | None = None
 ) -> AsyncIterator[LogPage]:
     """Yield page after page, from `cursor` (None: the beginning) on. Raises what `platform.logs` does."""
     has_next = True

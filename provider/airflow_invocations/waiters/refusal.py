@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
-from ..platforms.base import InvocationPlatform, UnauthorizedError
+from ..platforms.base import Platform
+from ..platforms.errors import UnauthorizedError
 
 #: Seconds for which rejected credentials count as an outage if the platform had accepted them: it may have
 #: been started without its data, or the token may be about to be replaced.
@@ -19,7 +20,7 @@ REFUSAL_LIMIT = 60.0
 REFRESH_PAUSE = 1.0
 
 #: Opens a client of the platform, reading the connection each time.
-Connect = Callable[[], Awaitable[AbstractAsyncContextManager[InvocationPlatform]]]
+Connect = Callable[[], Awaitable[AbstractAsyncContextManager[Platform]]]
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ class Refusals:
         self._since = None
 
 
-async def client_of(connect: Connect) -> AbstractAsyncContextManager[InvocationPlatform]:
+async def client_of(connect: Connect) -> AbstractAsyncContextManager[Platform]:
     """Return a client of the platform, with the connection as it is now.
 
     :raises UnauthorizedError: the connection is misconfigured, which is as good as refused.

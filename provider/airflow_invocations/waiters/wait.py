@@ -11,7 +11,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ..models import InvocationStatus
-from ..platforms.base import NotFoundError, PlatformError, TransientError, UnauthorizedError
+from ..platforms.errors import (
+    NotFoundError,
+    PlatformError,
+    TransientError,
+    UnauthorizedError,
+)
 from ..platforms.retry import OUTAGE_LIMIT, retry_transient
 from .cancellation import cancel_and_confirm
 from .log_relay import LogQueue

@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..models import MAX_PAGE_SIZE, CaughtUp, InvocationStatus, NewLines, StatusSnapshot, UnreadableLog
 from ..models.text import counted
-from ..platforms.base import (
-    InvocationPlatform,
+from ..platforms.base import Platform, Watch
+from ..platforms.errors import (
     NotFoundError,
     PermanentError,
     TransientError,
     UnauthorizedError,
     UnavailableError,
-    Watch,
-    backoff,
 )
+from ..platforms.retry import backoff
 from .log_relay import LogQueue
 from .log_settings import LOG_SETTINGS
 from .refusal import REFRESH_PAUSE, Connect, Refusals, client_of, refusal_notice
@@ -345,7 +344,7 @@ class Watcher(Shared):
         except TransientError as error:
             await self._outlast(error)
 
-    async def _open(self) -> AbstractAsyncContextManager[InvocationPlatform]:
+    async def _open(self) -> AbstractAsyncContextManager[Platform]:
         try:
             return await client_of(self._connect)
         except UnauthorizedError:
@@ -353,7 +352,7 @@ class Watcher(Shared):
         except Exception as error:
             raise UnavailableError(f"the connection can't be read: {error}") from error
 
-    async def _serve(self, platform: InvocationPlatform) -> None:
+    async def _serve(self, platform: Platform) -> None:
         while not self._deserted.is_set():
             if time.monotonic() >= self._pushes_from:
                 await self._stream_or_look(platform)
@@ -367,7 +366,7 @@ class Watcher(Shared):
 
     # -- push ----------------------------------------------------------------------------------------
 
-    async def _stream_or_look(self, platform: InvocationPlatform) -> None:
+    async def _stream_or_look(self, platform: Platform) -> None:
         """Follow the stream; when it breaks, ask once: only if that fails too, the platform is away."""
         try:
             await self._stream(platform)
@@ -389,7 +388,7 @@ class Watcher(Shared):
         else:
             await self._rest(0.1 + backoff(self._broken_streams, base=0.5, cap=5.0))
 
-    async def _stream(self, platform: InvocationPlatform) -> None:
+    async def _stream(self, platform: Platform) -> None:
         ids = self._waits.keys() if self._cursor is None else self._told
         self._named, self._spare = set(ids), set()
         for wait in self._everybody():
@@ -451,7 +450,7 @@ class Watcher(Shared):
 
     # -- poll ----------------------------------------------------------------------------------------
 
-    async def _poll(self, platform: InvocationPlatform) -> None:
+    async def _poll(self, platform: Platform) -> None:
         await first_end_of(
             self._tick(platform),
             self._poll_logs(platform),
@@ -459,7 +458,7 @@ class Watcher(Shared):
             self._rest(self._pushes_from - time.monotonic()),
         )
 
-    async def _tick(self, platform: InvocationPlatform) -> None:
+    async def _tick(self, platform: Platform) -> None:
         while True:
             began = time.monotonic()
             await self._look(platform)
@@ -468,7 +467,7 @@ class Watcher(Shared):
             # A platform that takes its time is asked less often.
             await asyncio.sleep(max(wanted * random.uniform(1.0, 1.2), took))  # noqa: S311
 
-    async def _look(self, platform: InvocationPlatform) -> None:
+    async def _look(self, platform: Platform) -> None:
         """Ask once for whatever has ended."""
         may_begin = {invocation_id for invocation_id in self._waits if self._may_have_lines(invocation_id)}
         for ids, ask in (
@@ -487,7 +486,7 @@ class Watcher(Shared):
 
     async def _ask(
         self,
-        platform: InvocationPlatform,
+        platform: Platform,
         ask: Callable[[Sequence[str]], Awaitable[list[StatusSnapshot]]],
         ids: Sequence[str],
     ) -> list[StatusSnapshot]:
@@ -501,7 +500,7 @@ class Watcher(Shared):
                 self._batches = False
         return await self._singles(platform, ids)
 
-    async def _singles(self, platform: InvocationPlatform, ids: Sequence[str]) -> list[StatusSnapshot]:
+    async def _singles(self, platform: Platform, ids: Sequence[str]) -> list[StatusSnapshot]:
         found: list[StatusSnapshot] = []
         remaining = iter(ids)
 
@@ -517,7 +516,7 @@ class Watcher(Shared):
         await _all_of(ask() for _ in range(min(SINGLES, len(ids))))
         return found
 
-    async def _poll_logs(self, platform: InvocationPlatform) -> None:
+    async def _poll_logs(self, platform: Platform) -> None:
         """Poll the logs of running invocations, several at a time."""
         from .log_polling import LogSchedule  # most platforms push; DAG files import this module
 
@@ -538,7 +537,7 @@ class Watcher(Shared):
     def _is_readable(self, wait: Wait) -> bool:
         return wait.has_room and wait.invocation_id in self._running
 
-    async def _poll_log(self, platform: InvocationPlatform, wait: Wait) -> bool:
+    async def _poll_log(self, platform: Platform, wait: Wait) -> bool:
         """Fetch one page of a log; return whether it had lines."""
         try:
             page = await platform.logs(wait.invocation_id, wait.cursor)
@@ -554,7 +553,7 @@ class Watcher(Shared):
 
     # -- what a stream, or a batch, doesn't tell -----------------------------------------------------
 
-    async def _audit(self, platform: InvocationPlatform) -> None:
+    async def _audit(self, platform: Platform) -> None:
         """Ask for some waits' invocations after others: all are to be known, and no end is to be missed."""
         remaining: list[str] = []
         while True:
@@ -575,7 +574,7 @@ class Watcher(Shared):
                 # Batches are refused; who is asked for singly is told of what is gone at once.
                 await asyncio.Future()
 
-    async def _tell_if_gone(self, platform: InvocationPlatform, invocation_id: str) -> None:
+    async def _tell_if_gone(self, platform: Platform, invocation_id: str) -> None:
         """Ask more than once: what was made a moment ago may not be known everywhere."""
         for _ in range(LOST_AFTER):
             if invocation_id not in self._waits:

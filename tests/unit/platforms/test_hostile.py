@@ -16,8 +16,8 @@ from airflow_invocations import invocation_api
 from airflow_invocations.models import EventFilter
 from airflow_invocations.platforms import (
     InvalidRequestError,
-    InvocationPlatform,
     PermanentError,
+    Platform,
     TransientError,
     UnavailableError,
     http,
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 MB = 1024 * 1024
 
 #: How each platform is asked for something that a wait asks for.
-POLLS: dict[str, Callable[[Script], tuple[InvocationPlatform, str]]] = {
+POLLS: dict[str, Callable[[Script], tuple[Platform, str]]] = {
     "roboto": lambda script: (script.client(), "iv_1"),
     "flyte": lambda script: (FlytePlatform(FlyteSettings(script.endpoint, timeout=5.0)), "p/d/r"),
 }

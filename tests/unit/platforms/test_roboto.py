@@ -29,8 +29,8 @@ from airflow_invocations.platforms import (
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
-    backoff,
 )
+from airflow_invocations.platforms.retry import backoff
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
 
 from .conftest import Script, answer, data, error, hang_up, raw

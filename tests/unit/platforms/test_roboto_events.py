@@ -18,8 +18,7 @@ from airflow_invocations.models import (
     UnreadableItem,
     is_time,
 )
-from airflow_invocations.platforms import Capabilities, UnavailableError, UnsupportedError
-from airflow_invocations.platforms.events import event_platform
+from airflow_invocations.platforms import UnavailableError
 from airflow_invocations.platforms.roboto.events import RobotoListing
 
 from .conftest import Script, answer, data, error, raw
@@ -129,15 +128,6 @@ async def test_other_errors_are_not_taken_for_a_missing_stream(script: Script) -
         with pytest.raises(UnavailableError):
             async with platform.events(ENDS, None):
                 raise AssertionError("it was opened")
-
-
-def test_a_platform_that_cannot_tell_refuses_with_what_to_do_instead() -> None:
-    class Silent:
-        capabilities = Capabilities()
-        where = "flyte at example"
-
-    with pytest.raises(UnsupportedError, match=r"flyte at example doesn't tell .* InvocationSensor"):
-        event_platform(Silent())  # type: ignore[arg-type]
 
 
 async def test_records_are_listed_as_they_are_and_what_cannot_be_read_by_its_id() -> None:

@@ -15,8 +15,8 @@ import pytest
 from airflow_invocations.platforms import (
     Capabilities,
     InvalidRequestError,
-    InvocationPlatform,
     NotFoundError,
+    Platform,
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
@@ -302,6 +302,6 @@ def test_every_platform_can_be_asked_so(kind: str) -> None:
     """`find` is called with its arguments in their order, the limit too: of the fake and of the real ones."""
     module = importlib.import_module(f"airflow_invocations.hooks.{kind}")
     real = get_type_hints(module.platform_of)["return"]
-    wanted = list(inspect.signature(InvocationPlatform.find).parameters)
+    wanted = list(inspect.signature(Platform.find).parameters)
     assert list(inspect.signature(real.find).parameters) == wanted
     assert list(inspect.signature(FakePlatform.find).parameters) == wanted

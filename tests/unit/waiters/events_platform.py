@@ -17,7 +17,13 @@ from airflow_invocations.models import (
     InvocationStatus,
     UnreadableItem,
 )
-from airflow_invocations.platforms import Capabilities, NotFoundError, PermanentError, UnavailableError
+from airflow_invocations.platforms import (
+    Capabilities,
+    NotFoundError,
+    PermanentError,
+    UnavailableError,
+    UnsupportedError,
+)
 
 from ..platforms.test_roboto import INVOCATION
 
@@ -83,6 +89,8 @@ class EventsPlatform:
     @asynccontextmanager
     async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[Any]:
         self._raise()
+        if not self.capabilities.events:
+            raise UnsupportedError(f"{self.where} has no stream of events")
         self.opened.append((wanted, since))
         yield _Stream(self, wanted, since)
 

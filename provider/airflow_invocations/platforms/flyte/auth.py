@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ...invocation_api import json_of
-from ..base import UnauthorizedError, UnavailableError, UnsupportedError
+from ..errors import UnauthorizedError, UnavailableError, UnsupportedError
 from ..http import body_of
 from .settings import FlyteSettings
 

@@ -13,7 +13,8 @@ import httpx
 
 from ... import __version__
 from ...invocation_api import json_of, retry_after_of
-from ..base import (
+from ..clock import PlatformClock
+from ..errors import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
@@ -24,9 +25,7 @@ from ..base import (
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
-    backoff,
 )
-from ..clock import PlatformClock
 from ..http import (
     ACCEPT_ENCODING,
     NO_ANSWER,
@@ -36,6 +35,7 @@ from ..http import (
     request_error,
     tls_for,
 )
+from ..retry import backoff
 from .auth import Authorization
 from .settings import FlyteSettings
 

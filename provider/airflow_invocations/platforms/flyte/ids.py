@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 
 from ...models import InvocationRequest
-from ..base import InvalidRequestError, NotFoundError
+from ..errors import InvalidRequestError, NotFoundError
 from .settings import FlyteSettings
 
 #: How many characters of a run's name stand for what. Flyte takes 30, DNS-1035, and the first a letter.

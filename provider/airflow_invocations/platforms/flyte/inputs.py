@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..base import InvalidRequestError
+from ..errors import InvalidRequestError
 from .packing import TAG, pack
 from .shapes import MISSHAPEN, object_at, objects_at, reads, text_at
 

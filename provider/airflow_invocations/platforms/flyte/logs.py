@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...models import LogPage, LogProcess, LogRecord
-from ..base import InvalidRequestError, NotFoundError
+from ..errors import InvalidRequestError, NotFoundError
 from .client import DATA, Connect
 from .ids import RunId
 from .records import attempts_of, cluster_events_of, ended_at, log_links_of, time_of

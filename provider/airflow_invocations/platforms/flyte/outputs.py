@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..base import UnsupportedError
+from ..errors import UnsupportedError
 from .packing import TAG, unpack
 from .shapes import MISSHAPEN, reads
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base import UnsupportedError
+from ..errors import UnsupportedError
 
 #: How a binary literal says that it is MessagePack.
 TAG = "msgpack"

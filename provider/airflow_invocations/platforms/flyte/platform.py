@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ...models import (
@@ -26,18 +25,15 @@ from ...models import (
     UnreadableItem,
     task_instance_of,
 )
-from ..base import (
-    Capabilities,
+from ..base import Capabilities, EventStream, Platform, web_address
+from ..errors import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
     TransientError,
     UnavailableError,
     UnsupportedError,
-    check_supported,
-    web_address,
 )
-from ..events import EventStream
 from ..polling import PolledEvents
 from .client import ATTEMPTS, DATA, RUNS, TASKS, Connect, pause_after
 from .ids import Place, RunId, TaskId, name_begin, name_middle, run_name
@@ -96,7 +92,7 @@ class _KnownTask:
     fresh_until: float
 
 
-class FlytePlatform:
+class FlytePlatform(Platform):
     """A client of Flyte 2: one connection pool, opened with `async with`.
 
     An action is a deployed task, project/domain/name@version; an invocation is a run, project/domain/name.
@@ -105,6 +101,8 @@ class FlytePlatform:
     Raises:
         PlatformError: each method, one of the tree in `platforms.base`.
     """
+
+    name = "Flyte"
 
     #: Of container parameters only env_vars are honoured; `invoke` refuses the others. What a run was given
     #: is not with the run, but in a storage that Flyte would have to read for each record.
@@ -119,19 +117,18 @@ class FlytePlatform:
     )
 
     def __init__(self, settings: FlyteSettings) -> None:
-        self.where = settings.endpoint
+        super().__init__(settings.endpoint)
         self._settings = settings
         self._org = settings.org
         self._connect = Connect(settings)
         self._tasks: dict[TaskId, _KnownTask] = {}
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> None:
+        """Make the connection pool."""
         await self._connect.open()
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Close the connection pool and its streams."""
         await self._connect.close()
 
     def url(self, invocation_id: str) -> str:
@@ -147,10 +144,6 @@ class FlytePlatform:
             quote(part, safe="") for part in (run.place.project, run.place.domain, run.name)
         )
         return web_address(f"{base}/domain/{domain}/project/{project}/runs/{name}")
-
-    def logs_url(self, invocation_id: str) -> str:
-        """The run's page, on which its log is a tab that has no address of its own."""
-        return self.url(invocation_id)
 
     async def check(self) -> str:
         """Ask for one run; a sentence about who answered."""
@@ -175,7 +168,7 @@ class FlytePlatform:
             UnsupportedError: what Flyte doesn't let a run change.
             ConflictError: the run of that `idempotency_id` is another task's.
         """
-        check_supported("Flyte", self.capabilities, request)
+        self.check_supported(request)
         _refuse_other_than_variables(request)
         task = TaskId.of(action, self._settings)
         run = RunId(task.place, run_name(task.place, request))

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from ..base import UnavailableError
+from ..errors import UnavailableError
 
 Json = dict[str, Any]
 P = ParamSpec("P")

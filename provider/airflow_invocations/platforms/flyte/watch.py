@@ -19,16 +19,16 @@ from ...models import (
     UnreadableLog,
     WatchMessage,
 )
-from ..base import (
+from ..errors import (
     NotFoundError,
     PermanentError,
     PlatformError,
     TransientError,
     UnauthorizedError,
     UnsupportedError,
-    backoff,
 )
 from ..overdue import Overdue
+from ..retry import backoff
 from .client import RUNS, Connect, SilentError
 from .ids import Place, RunId
 from .logs import Batch, Cursor, behind_the_log, follow, pod_events

@@ -20,7 +20,7 @@ from pynenc.task import Task
 from pynenc.trigger.base_trigger import BaseTrigger
 from pynenc.util.subclasses import get_subclass
 
-from ..base import InvalidRequestError, NotFoundError, UnavailableError
+from ..errors import InvalidRequestError, NotFoundError, UnavailableError
 from .platform import PynencSettings, require_version
 
 #: What keeps an app's state: the setting that names its class, and what that is a kind of.

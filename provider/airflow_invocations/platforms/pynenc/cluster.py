@@ -48,7 +48,7 @@ from ...models import (
 )
 from ...models.invocation import elapsed
 from ...models.text import counted
-from ..base import (
+from ..errors import (
     CannotStopError,
     ConflictError,
     InvalidRequestError,

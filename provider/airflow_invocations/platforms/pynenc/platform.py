@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 from urllib.parse import quote
 
 from ...models import (
@@ -22,25 +21,18 @@ from ...models import (
     InvocationRecord,
     InvocationRequest,
     InvocationStatus,
-    LogPage,
     SourceFilter,
     StatusSnapshot,
     UnreadableItem,
 )
-from ..base import (
-    CancelReach,
+from ..base import Capabilities, EventStream, Platform, web_address
+from ..errors import (
     CannotStopError,
-    Capabilities,
     InvalidRequestError,
     PlatformError,
     UnauthorizedError,
     UnavailableError,
-    UnsupportedError,
-    Watch,
-    check_supported,
-    web_address,
 )
-from ..events import EventStream
 from ..overdue import Overdue
 from ..polling import SLACK, Listed, PolledEvents
 
@@ -143,7 +135,7 @@ class Stop(Enum):
     Runs = auto()
 
 
-class PynencPlatform:
+class PynencPlatform(Platform):
     """A pynenc app and its backend, opened with `async with`.
 
     The caller submits by itself and reads what runners write; nothing has to listen. Everything that touches
@@ -157,9 +149,10 @@ class PynencPlatform:
         PlatformError: each method, one of the tree in `platforms.base`.
     """
 
+    name = "pynenc"
     capabilities = Capabilities(
         logs=False,
-        cancel=CancelReach.NotStarted,
+        cancels_running=False,
         input_data=False,
         upload_destination=False,
         compute_requirements=False,
@@ -170,28 +163,23 @@ class PynencPlatform:
     )
 
     def __init__(self, settings: PynencSettings) -> None:
-        self.where = settings.where
+        super().__init__(settings.where)
         self._settings = settings
         self._cluster: Cluster | None = None
         self._overdue = Overdue()
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> None:
+        """Load the app, once in a process."""
         self._cluster = await _in_its_thread(lambda: _cluster_of(self._settings), self.where)
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Forget the app."""
         self._cluster = None
 
     def url(self, invocation_id: str) -> str:
         """Its page in pynmon, where the connection says where that is."""
         base = self._settings.link_base
         return web_address(f"{base.rstrip('/')}/invocations/{quote(invocation_id, safe='')}") if base else ""
-
-    def logs_url(self, invocation_id: str) -> str:
-        """Its page in pynmon; pynenc keeps no logs."""
-        return self.url(invocation_id)
 
     async def check(self) -> str:
         """Ask the backend who runs the app's tasks."""
@@ -215,7 +203,7 @@ class PynencPlatform:
             ConflictError: the idempotency id belongs to another task's invocation.
             UnavailableError: who was registering it has neither done so nor died.
         """
-        check_supported("pynenc", self.capabilities, request)
+        self.check_supported(request)
         deadline = time.monotonic() + REGISTER_PATIENCE
         while True:
             record = await self._call(lambda cluster: cluster.invoke(action, request))
@@ -292,14 +280,6 @@ class PynencPlatform:
         return (await self._call(lambda cluster: cluster.asked_by(wanted)))[:limit]
 
     @asynccontextmanager
-    async def watch(
-        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
-    ) -> AsyncIterator[Watch]:
-        """Refused on entering: pynenc tells nobody outside of what happens."""
-        raise UnsupportedError("pynenc has no stream; its backend is asked")
-        yield
-
-    @asynccontextmanager
     async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[EventStream]:
         """Open a stream of the ends of all invocations of the app; its history is asked for them."""
         yield PolledEvents(_History(self, wanted.action), since)
@@ -310,10 +290,6 @@ class PynencPlatform:
         for batch in _batches(invocation_ids):
             found += await self._call(lambda cluster, ids: cluster.records(ids), batch)
         return found
-
-    async def logs(self, invocation_id: str, cursor: str | None = None) -> LogPage:
-        """Refused: a task's lines go to its runner's stderr, and are kept nowhere."""
-        raise UnsupportedError("pynenc keeps no logs; a task's lines are in its runner's own log")
 
     async def cancel(self, invocation_id: str) -> None:
         """Stop what hasn't started; ask what runs, through its workflow data, and give it a moment.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ..base import UnsupportedError
+from ..errors import UnsupportedError
 
 #: The serializers whose text is JSON.
 JSON_SERIALIZERS = frozenset({"JsonPickleSerializer", "JsonSerializer"})

@@ -21,7 +21,7 @@ from ...models import (
     decode_message,
 )
 from ...models.base import problems_of
-from ..base import UnavailableError
+from ..errors import UnavailableError
 from ..polling import LOOKBACK, Listed
 from .server_sent_events import server_sent_events
 

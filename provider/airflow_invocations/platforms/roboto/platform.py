@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -51,8 +50,9 @@ from ...models import (
 from ...models.base import problems_of
 from ...models.dataset import DatasetRecord, FileRecord
 from ...models.query import roboql_text
-from ..base import (
-    Capabilities,
+from ..base import Capabilities, EventStream, Platform, web_address
+from ..clock import PlatformClock
+from ..errors import (
     ConflictError,
     InvalidRequestError,
     LimitExceededError,
@@ -65,10 +65,7 @@ from ..base import (
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
-    web_address,
 )
-from ..clock import PlatformClock
-from ..events import EventStream
 from ..http import (
     ACCEPT_ENCODING,
     NO_ANSWER,
@@ -133,7 +130,7 @@ class RobotoSettings:
     link_base: str | None = None
 
 
-class RobotoPlatform:
+class RobotoPlatform(Platform):
     """A client of the invocation API: one connection pool, opened with `async with`.
 
     Calls are tried again as the platform's own client does: after 429, 502, 503 always; after 408, 500,
@@ -144,22 +141,23 @@ class RobotoPlatform:
         PlatformError: each method, one of the tree in `platforms.base`.
     """
 
+    name = "Roboto"
     capabilities = Capabilities(events=True)
 
     def __init__(self, settings: RobotoSettings) -> None:
-        self.where = settings.endpoint
+        super().__init__(settings.endpoint)
         self._settings = settings
         self._client: httpx.AsyncClient | None = None
         self._clock = PlatformClock(settings.endpoint)
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> None:
+        """Make the connection pool."""
         # In a thread: the first client of a process takes a while to import what it needs, and CA bundles
         # take long to read; both would be felt in a triggerer's loop.
         try:
             self._client = await asyncio.to_thread(self._new_client)
         except UNSENDABLE as error:
             raise request_error(self.where, error) from cause_of(error)
-        return self
 
     def _new_client(self) -> httpx.AsyncClient:
         settings = self._settings
@@ -172,9 +170,8 @@ class RobotoPlatform:
             event_hooks=self._clock.hooks,
         )
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Close the connection pool."""
         if self._client is not None:
             await self._client.aclose()
             self._client = None
@@ -401,10 +398,6 @@ class RobotoPlatform:
     async def cancel(self, invocation_id: str) -> None:
         """Ask for an invocation to be cancelled; one that has ended stays as it is."""
         await self._call("POST", f"{_invocation(invocation_id)}/cancel", idempotent=True)
-
-    async def outputs(self, invocation_id: str) -> Any:
-        """Refused: an action's outputs are files in a dataset."""
-        raise UnsupportedError("the invocation API keeps no result; outputs go to `upload_destination`")
 
     async def dataset(self, name: str) -> DatasetRecord:
         """The dataset of a name, the oldest if there are several; it is made where there is none."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from ..base import UnavailableError
+from ..errors import UnavailableError
 from ..http import chunks_of
 
 #: Bytes of one line of a stream; a longer one ends it.

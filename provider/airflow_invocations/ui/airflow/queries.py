@@ -22,8 +22,8 @@ from ...models import (
     task_instance_of,
 )
 from ...platforms import (
-    InvocationPlatform,
     NotFoundError,
+    Platform,
     PlatformError,
     TransientError,
     UnauthorizedError,
@@ -201,7 +201,7 @@ class Platforms:
             NotFoundError: the run has no such invocation.
         """
 
-        async def whole(platform: InvocationPlatform) -> Opened:
+        async def whole(platform: Platform) -> Opened:
             record = await platform.get(invocation_id)
             asker = task_instance_of(record.provenance.source.source_id)
             if asker is None or RunKey(asker.dag_id, asker.run_id) != run:
@@ -225,7 +225,7 @@ class Platforms:
         if owner != run:
             self.open(conn_id, run, invocation_id)
 
-        async def lines(platform: InvocationPlatform) -> LogPage | None:
+        async def lines(platform: Platform) -> LogPage | None:
             return await platform.logs(invocation_id, cursor) if platform.capabilities.logs else None
 
         return self._for_a_person(conn_id, lines)
@@ -280,7 +280,7 @@ class Platforms:
             return dict.fromkeys(questions, Answer(is_ours=False))
         turns = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(platform: InvocationPlatform, question: Question) -> Answer:
+        async def one(platform: Platform, question: Question) -> Answer:
             async with turns:
                 run = question.run
                 records = await platform.find(run.dag_id, run.run_id, None, None, question.limit)
@@ -288,7 +288,7 @@ class Platforms:
             found = tuple(each for each in listed if each is not None)
             return Answer(found, platform=platform_name)
 
-        async def each(platform: InvocationPlatform) -> dict[Question, Answer]:
+        async def each(platform: Platform) -> dict[Question, Answer]:
             async with asyncio.timeout(PATIENCE):
                 found = await asyncio.gather(*(one(platform, question) for question in questions))
             return dict(zip(questions, found, strict=True))
@@ -297,7 +297,7 @@ class Platforms:
 
     # -- what a person has opened
 
-    def _for_a_person(self, conn_id: str, operation: Callable[[InvocationPlatform], Awaitable[T]]) -> T:
+    def _for_a_person(self, conn_id: str, operation: Callable[[Platform], Awaitable[T]]) -> T:
         with self._lock:
             connection = self._connections.get(conn_id)
             if connection is not None and connection.problem and time.monotonic() < connection.rests_until:
@@ -305,7 +305,7 @@ class Platforms:
         if not self._waiting.acquire(blocking=False):
             raise OutOfReachError("is being asked too much at the moment")
 
-        async def in_time(platform: InvocationPlatform) -> T:
+        async def in_time(platform: Platform) -> T:
             async with asyncio.timeout(PATIENCE):
                 return await operation(platform)
 
@@ -357,9 +357,7 @@ def _keep(mapping: OrderedDict[K, T], key: K, value: T, limit: int) -> None:
         mapping.popitem(last=False)
 
 
-def found_of(
-    conn_id: str, platform_name: str, platform: InvocationPlatform, record: InvocationRecord
-) -> Found | None:
+def found_of(conn_id: str, platform_name: str, platform: Platform, record: InvocationRecord) -> Found | None:
     """An invocation as a list shows it; None: no task of an Airflow's has asked for it."""
     asker = task_instance_of(record.provenance.source.source_id)
     if asker is None:

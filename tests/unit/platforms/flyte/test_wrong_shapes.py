@@ -296,7 +296,7 @@ def no_error_but_of_the_platform(wrong: Any) -> Iterator[None]:
 
 def test_every_method_is_tried() -> None:
     public = {name for name in vars(FlytePlatform) if not name.startswith("_")}
-    assert public - set(METHODS) == {"capabilities", "url", "logs_url", "watch"}
+    assert public - set(METHODS) == {"name", "capabilities", "open", "close", "url", "watch"}
 
 
 @pytest.mark.parametrize(
