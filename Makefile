@@ -29,7 +29,7 @@ compat: setup ## unit tests, operators and a real Airflow, on every other suppor
 kill-matrix: setup ## all that can go wrong in a real Airflow, row by row (PostgreSQL, Redis; an hour)
 	@$(BOUNDED) 3h $(PYTEST) tests/system/kill_matrix -m kill_matrix --kill-matrix-table dist/kill-matrix.md
 
-benchmarks: setup ## the figures of the README, and the soak (minutes)
+benchmarks: setup ## the figures of docs/performance.md, and the soak (minutes)
 	@.venv/bin/python -m tests.benchmarks.service
 	@.venv/bin/python -m tests.benchmarks.waits
 	@.venv/bin/python -m tests.benchmarks.waits --airflow

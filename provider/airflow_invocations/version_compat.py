@@ -1,7 +1,7 @@
 """What differs between the versions of Airflow: where a name is, and what is done where one lacks something.
 
 No other module asks which Airflow this is. What an older one lacks is said once in each process that misses
-it; README.md, "Versions of Airflow", has the same as a table.
+it; docs/airflow-versions.md has the same as a table.
 """
 
 from __future__ import annotations

@@ -41,9 +41,7 @@ from .conftest import EXAMPLES, Reader, shown_actions
 BLOCKS = blocks()
 
 #: Blocks with nothing to try in them, by what they begin with, and why.
-NOT_TRIED = {
-    "   DAG authors, people who run Airflow": "a drawing; tests/unit/test_arrows.py tries what it says",
-}
+NOT_TRIED: dict[str, str] = {}
 
 #: Examples that are quoted, and which test runs them, where that isn't the one of all others.
 RUN_BY = {
@@ -56,7 +54,6 @@ RUN_BY = {
 #: Values for the parameters of the actions that are shown.
 PARAMETERS: dict[str, dict[str, Any]] = {
     "check_recording": {"recording": "drive-1.mcap"},
-    "greet": {"who": "fleet"},
     "hello": {"who": "world", "times": 3},
     "map_drives": {"layers": ["roads", "lakes"]},
     "publish_map": {"map": "city", "password": "roboto-secret://map_server"},
