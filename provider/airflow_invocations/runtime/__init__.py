@@ -1,11 +1,11 @@
-"""What an action's own process imports: its context, and what it hands an action.
+"""The runtime of an action: what the action's own process imports.
 
     from airflow_invocations.runtime import InvocationContext
 
     context = InvocationContext.from_env()
 
-Needs neither Airflow nor the published client. What needs pydantic is imported when it is first asked for,
-so that an action which only reads a parameter doesn't pay for it.
+It needs neither Airflow nor the published client. Names that need pydantic are imported on first use, so that
+an action that only reads a parameter starts quickly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .prepare import InvocationPaths, PreparedEnvironment, input_of, prepare_invocation_environment
     from .resolver import ActionInputResolver, InputCatalog
 
-#: Module of each name that is imported when it is first asked for.
+#: Module of each name that is imported on first use.
 _LATER = {
     "ActionInput": ".inputs",
     "ActionInputRecord": "..models.dataset",

@@ -1,4 +1,4 @@
-"""What an action asks its runtime for: inputs, parameters, secrets, and where its results go."""
+"""The context of an action: inputs, parameters, secrets, and the folder for its results."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 from .client import PlatformClient
 from .environment import SECRETS_FILE_NAME, Variable, read_boolean
 from .exceptions import ActionRuntimeException
-from .secret_uri import is_secret_uri
+from .secrets import is_secret_uri
 
-if TYPE_CHECKING:  # these need pydantic, whose import takes longer than many an action
+if TYPE_CHECKING:  # these need pydantic, whose import takes longer than many actions
     from .changesets import FilesChangesetFileManager
     from .entities import Dataset, Invocation, Org
     from .inputs import ActionInput
@@ -31,7 +31,7 @@ _LEVELS = {
 
 
 class InvocationContext:
-    """One invocation as its action sees it.
+    """One invocation, as its action sees it.
 
         context = InvocationContext.from_env()
         threshold = float(context.get_optional_parameter("threshold", "3"))
@@ -39,30 +39,29 @@ class InvocationContext:
             ...
 
     Names, arguments and defaults are those of the published client's class of the same name, so that an
-    action changes its import line and nothing else.
+    action only has to change its import.
 
     Args:
         dataset_id: the dataset that the invocation works on; UNSPECIFIED_DATA_SOURCE: none.
         input_dir: folder of the input files.
         invocation_id: the invocation's id.
-        org_id: the organisation that asked for it.
-        output_dir: folder whose files are uploaded when the action has ended well.
-        input_data_manifest_file: JSON file with the resolved input; None: `get_input` raises.
-        parameters_file: JSON file with the parameters' values; None: there are none.
-        secrets_file: JSON file with the secrets' values; None: `get_secret_parameter` raises.
-        roboto_client: how the platform is reached; None: what the environment says, read with the first
-            call. Without a platform everything works but `dataset`, `invocation`, `org` and what they and
-            the inputs ask of it.
-        dry_run: whether the action is asked to leave nothing behind.
-        log_level: DEBUG, INFO, WARNING or ERROR.
+        org_id: the organisation that the invocation belongs to.
+        output_dir: folder whose files are uploaded when the action has succeeded.
+        input_data_manifest_file: JSON file with the resolved input; None makes `get_input` raise.
+        parameters_file: JSON file with the parameters' values; None: there are no parameters.
+        secrets_file: JSON file with the secrets' values; None makes `get_secret_parameter` raise.
+        roboto_client: client of the platform; None: configured from the environment. Without a platform,
+            only `dataset`, `invocation`, `org` and the methods of inputs that call it fail.
+        dry_run: whether the action must have no effect outside of its own process.
+        log_level: DEBUG, INFO (default), WARNING or ERROR.
     """
 
     @classmethod
     def from_env(cls) -> Self:
-        """The context of the invocation that this process belongs to.
+        """Return the context of this process's invocation.
 
         Raises:
-            ActionRuntimeException: a variable isn't set, or a folder that one names isn't there.
+            ActionRuntimeException: a variable isn't set, or names a folder that doesn't exist.
             ValueError: ROBOTO_DRY_RUN is neither true nor false.
         """
         environment = os.environ
@@ -116,29 +115,29 @@ class InvocationContext:
 
     @property
     def dataset_id(self) -> str:
-        """Id of the dataset that the invocation works on; UNSPECIFIED_DATA_SOURCE where there is none."""
+        """Id of the dataset that the invocation works on; UNSPECIFIED_DATA_SOURCE if there is none."""
         return self._dataset_id
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The dataset that the invocation works on, asked for once.
+        """The dataset that the invocation works on, fetched once.
 
         Raises:
-            ActionRuntimeException: the invocation names no dataset.
-            PlatformError: it can't be had.
+            ActionRuntimeException: the invocation has no dataset.
+            PlatformError: the dataset can't be fetched.
         """
         from ..models import UNSPECIFIED_DATA_SOURCE
         from .entities import Dataset
 
         if self._dataset_id == UNSPECIFIED_DATA_SOURCE:
             raise ActionRuntimeException(
-                f"invocation {self._invocation_id} names no dataset: it was invoked without a data source"
+                f"invocation {self._invocation_id} has no dataset: it was invoked without a data source"
             )
         return Dataset.from_id(self._dataset_id, self._client)
 
     @cached_property
     def file_changeset_manager(self) -> FilesChangesetFileManager:
-        """Where the action notes tags, metadata and descriptions of files that it leaves in `output_dir`.
+        """Recorder of tags, metadata and descriptions of the files in `output_dir`.
 
         Raises:
             ValueError: ROBOTO_FILE_METADATA_CHANGESET_FILE isn't set.
@@ -159,61 +158,63 @@ class InvocationContext:
 
     @cached_property
     def invocation(self) -> Invocation:
-        """The invocation, asked for once. Raises PlatformError if it can't be had."""
+        """The invocation, fetched once. Raises PlatformError."""
         from .entities import Invocation
 
         return Invocation.from_id(self._invocation_id, self._client)
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether the action is asked to leave nothing behind: no uploads, no changes, no calls that do."""
+        """Whether the action must have no effect outside of its own process, such as uploads or changes."""
         return self._dry_run
 
     @property
     def log_level(self) -> int:
-        """The level that was asked for, as `logging` knows it; INFO where none, or an unknown one, was.
+        """The requested level, as a number of `logging`; INFO if none, or an unknown one, was requested.
 
-        Nothing is set to it: that is for the action to do.
+        The action has to apply it.
         """
         return _LEVELS.get(self._log_level or "", logging.INFO)
 
     @property
     def org_id(self) -> str:
-        """Id of the organisation that asked for the invocation."""
+        """Id of the organisation that the invocation belongs to."""
         return self._org_id
 
     @cached_property
     def org(self) -> Org:
-        """The organisation that asked for the invocation, asked for once. Raises PlatformError."""
+        """The organisation that the invocation belongs to, fetched once. Raises PlatformError."""
         from .entities import Org
 
         return Org.from_id(self._org_id, self._client)
 
     @property
     def output_dir(self) -> Path:
-        """Folder whose files are uploaded when the action has ended well."""
+        """Folder whose files are uploaded when the action has succeeded."""
         return self._output_dir
 
     @property
     def roboto_client(self) -> PlatformClient:
-        """How the platform is reached."""
+        """Client of the platform."""
         return self._client
 
     def get_input(self) -> ActionInput:
-        """The input, resolved before the action was started; nothing where the manifest is missing or empty.
+        """Return the input, resolved before the action started; empty if the manifest is missing or empty.
 
         Raises:
-            ActionRuntimeException: there is no name of a manifest.
-            pydantic.ValidationError: the manifest isn't one.
+            ActionRuntimeException: the context has no manifest file.
+            pydantic.ValidationError: the manifest is malformed.
         """
         from ..models.dataset import ActionInputRecord
         from .inputs import ActionInput
 
         manifest = self._input_data_manifest_file
         if manifest is None:
-            raise ActionRuntimeException(f"{Variable.ActionInputsManifest} names no manifest of the inputs")
+            raise ActionRuntimeException(
+                f"{Variable.ActionInputsManifest} is not set: there is no manifest of the inputs"
+            )
         if not manifest.is_file():
-            _log.warning("there is no manifest of the inputs at %s: the input counts as empty", manifest)
+            _log.warning("Found no manifest of the inputs at %s; the input is empty", manifest)
             return ActionInput()
         text = manifest.read_text(encoding="utf-8")
         if not text:
@@ -221,7 +222,7 @@ class InvocationContext:
         return ActionInput.from_record(ActionInputRecord.model_validate_json(text), self._client)
 
     def get_optional_parameter(self, name: str, default_value: str | None = None) -> str | None:
-        """A parameter's value as a text, a secret's value included; `default_value` where it isn't set.
+        """Return a parameter's value as a string, secrets included; `default_value` if it isn't set.
 
         Raises:
             ActionRuntimeException: the parameters, or for a secret the secrets, can't be read.
@@ -235,25 +236,25 @@ class InvocationContext:
         return self.get_secret_parameter(name) if is_secret_uri(text) else text
 
     def get_parameter(self, name: str) -> str:
-        """A parameter's value as a text, a secret's value included.
+        """Return a parameter's value as a string, secrets included.
 
         Raises:
-            ActionRuntimeException: it isn't set, or the files can't be read.
+            ActionRuntimeException: the parameter isn't set, or the files can't be read.
         """
         value = self.get_optional_parameter(name)
         if value is None:
-            raise ActionRuntimeException(f"parameter {name!r} is not set, in {self._parameters_file}")
+            raise ActionRuntimeException(f"parameter {name!r} is not set in {self._parameters_file}")
         return value
 
     def get_secret_parameter(self, name: str) -> str:
-        """The value of the secret that a parameter names.
+        """Return the value of the secret that a parameter refers to.
 
         Raises:
-            ActionRuntimeException: it isn't there or is empty, or the secrets can't be read.
+            ActionRuntimeException: it is missing or empty, or the secrets can't be read.
         """
         value = self._secrets.get(name)
         if not value:
-            raise ActionRuntimeException(f"parameter {name!r} has no secret value, in {self._secrets_file}")
+            raise ActionRuntimeException(f"parameter {name!r} has no secret value in {self._secrets_file}")
         return str(value)
 
     @cached_property
@@ -266,10 +267,10 @@ class InvocationContext:
 
 
 class ActionRuntime(InvocationContext):
-    """The old name of InvocationContext, deprecated: it says so in the log and is otherwise the same."""
+    """Deprecated name of InvocationContext; using it logs a warning."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _log.warning("ActionRuntime is deprecated: InvocationContext is its name now")
+        _log.warning("ActionRuntime is deprecated; use InvocationContext")
         super().__init__(*args, **kwargs)
 
 
@@ -277,8 +278,8 @@ def _required(variable: Variable) -> str:
     value = os.environ.get(variable)
     if not value:
         raise ActionRuntimeException(
-            f"{variable} is not set. An invocation's own process finds it; to run an action by itself, set "
-            "it, or make an InvocationContext from values."
+            f"{variable} is not set. The platform sets it for an invocation; to run an action by itself, set "
+            "it, or create an InvocationContext from values."
         )
     return value
 
@@ -286,13 +287,13 @@ def _required(variable: Variable) -> str:
 def _folder(variable: Variable) -> Path:
     folder = Path(_required(variable))
     if not folder.is_dir():
-        raise ActionRuntimeException(f"{variable} is {folder}, which is no folder")
+        raise ActionRuntimeException(f"{variable} is {folder}, which is not a folder")
     return folder
 
 
 def _json_object(path: Path | None, content: str, variable: Variable) -> dict[str, Any]:
     if path is None:
-        raise ActionRuntimeException(f"{variable} names no place of the {content}")
+        raise ActionRuntimeException(f"{variable} is not set: there is no file with the {content}")
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -300,5 +301,7 @@ def _json_object(path: Path | None, content: str, variable: Variable) -> dict[st
             f"the {content} in {path} can't be read: {type(error).__name__}"
         ) from None
     if not isinstance(found, dict):
-        raise ActionRuntimeException(f"{path} is no JSON object of {content} but a {type(found).__name__}")
+        raise ActionRuntimeException(
+            f"{path} must contain a JSON object of {content}, not a {type(found).__name__}"
+        )
     return found

@@ -1,4 +1,4 @@
-"""What an action gets in its hands: datasets, files, topics, sessions, its invocation and organisation."""
+"""Entities of the platform as an action uses them: files, datasets, its invocation and organisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import pydantic
 
 from ..models import InvocationRecord, InvocationStatus, LogRecord, MetadataChangeset
-from ..models.dataset import DatasetRecord, FileRecord, OrgRecord, SessionRecord, TopicRecord
+from ..models.dataset import DatasetRecord, FileRecord, OrgRecord
 from .client import PlatformClient
 from .exceptions import PlatformRefused
 
@@ -21,7 +21,7 @@ ValueT = TypeVar("ValueT")
 
 
 class Unchanged(Enum):
-    """What an update leaves as it is, where None means: empty it."""
+    """Marks a field that an update leaves as it is; None empties the field."""
 
     UNCHANGED = "unchanged"
 
@@ -46,10 +46,7 @@ class Recorded(Generic[ValueT]):
 
 
 class Entity(Generic[RecordT]):
-    """A record as the platform answered it, and the calls that may be made about it.
-
-    Each call raises PlatformError if it doesn't succeed.
-    """
+    """A record of the platform, and calls about it. Each call raises PlatformError if it fails."""
 
     def __init__(self, record: RecordT, roboto_client: PlatformClient | None = None) -> None:
         self._record = record
@@ -57,11 +54,11 @@ class Entity(Generic[RecordT]):
 
     @property
     def record(self) -> RecordT:
-        """What the platform answered last."""
+        """The record in the platform's latest response."""
         return self._record
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as a JSON object."""
+        """Return the record as a JSON object."""
         return self._record.model_dump(mode="json")
 
     def __eq__(self, other: object) -> bool:
@@ -72,9 +69,8 @@ class Entity(Generic[RecordT]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._record!r})"
 
-    def _took(self, answer: Any) -> Self:
-        """The entity with what the platform answered, in place."""
-        self._record = type(self._record).model_validate(answer)
+    def _update_record(self, data: Any) -> Self:
+        self._record = type(self._record).model_validate(data)
         return self
 
 
@@ -101,7 +97,7 @@ class File(Entity[FileRecord]):
     def from_id(
         cls, file_id: str, version_id: int | None = None, roboto_client: PlatformClient | None = None
     ) -> File:
-        """The file of an id; `version_id` None: its newest version."""
+        """Fetch a file by id; `version_id` None: its newest version."""
         client = roboto_client or PlatformClient.from_env()
         answer = client.get(f"v1/files/record/{file_id}", _version(version_id))
         return cls(FileRecord.model_validate(answer), client)
@@ -114,30 +110,30 @@ class File(Entity[FileRecord]):
         version_id: int | None = None,
         roboto_client: PlatformClient | None = None,
     ) -> File:
-        """The file at a path of a dataset; `version_id` None: its newest version."""
+        """Fetch the file at a path of a dataset; `version_id` None: its newest version."""
         client = roboto_client or PlatformClient.from_env()
         path = f"v1/files/record/path/{quote(str(file_path), safe='')}/association/{dataset_id}"
         return cls(FileRecord.model_validate(client.get(path, _version(version_id))), client)
 
     @property
     def dataset_id(self) -> str:
-        """Id of the dataset that it is in."""
+        """Id of the dataset that contains the file."""
         return self._record.association_id
 
     def download(self, local_path: Path) -> None:
-        """Write its content to a file; the folder is made where it isn't there. Raises OSError too."""
+        """Write the content to a local file, creating its folder. Raises OSError too."""
         local_path.parent.mkdir(parents=True, exist_ok=True)
         self._client.download(self.get_signed_url(), local_path)
 
     def get_signed_url(
         self, override_content_type: str | None = None, override_content_disposition: str | None = None
     ) -> str:
-        """A URL that gives its content to whoever has it, for a while."""
-        wanted = {
+        """Return a URL that grants access to the content for a limited time."""
+        overrides = {
             "override_content_disposition": override_content_disposition,
             "override_content_type": override_content_type,
         }
-        query = {name: value for name, value in wanted.items() if value}
+        query = {name: value for name, value in overrides.items() if value}
         source = self.resolve_link()
         if source is not self:
             query["version_id"] = str(source.version)
@@ -145,14 +141,14 @@ class File(Entity[FileRecord]):
         return str(answer["url"])
 
     def resolve_link(self) -> File:
-        """The file itself, or of a link the file that it stands for, in the version it names."""
+        """Return the target of a link, in the version that it names; the file itself if it isn't a link."""
         if not self.is_link:
             return self
         file_id, version = link_target(self._record)
         return File.from_id(file_id, version, self._client)
 
     def put_metadata(self, metadata: dict[str, Any]) -> File:
-        """Set fields of its metadata; a key with dots names a field inside nested objects."""
+        """Set metadata fields; a key with dots names a field inside nested objects."""
         return self.update(metadata_changeset=MetadataChangeset(put_fields=metadata))
 
     def put_tags(self, tags: list[str]) -> File:
@@ -166,18 +162,18 @@ class File(Entity[FileRecord]):
         ingestion_complete: Literal[True] | Unchanged = UNCHANGED,
         device_id: str | Unchanged | None = UNCHANGED,
     ) -> File:
-        """Change what is given; None empties it, what isn't given stays as it is."""
+        """Change the given fields; None empties a field."""
         body = _changes(
             description=description,
             metadata_changeset=metadata_changeset,
             ingestion_complete=ingestion_complete,
             device_id=device_id,
         )
-        return self._took(self._client.put(f"v1/files/record/{self.file_id}", body))
+        return self._update_record(self._client.put(f"v1/files/record/{self.file_id}", body))
 
     def refresh(self) -> File:
-        """Ask for it again."""
-        return self._took(self._client.get(f"v1/files/record/{self.file_id}"))
+        """Fetch the record again."""
+        return self._update_record(self._client.get(f"v1/files/record/{self.file_id}"))
 
 
 class Dataset(Entity[DatasetRecord]):
@@ -198,31 +194,31 @@ class Dataset(Entity[DatasetRecord]):
 
     @classmethod
     def from_id(cls, dataset_id: str, roboto_client: PlatformClient | None = None) -> Dataset:
-        """The dataset of an id."""
+        """Fetch a dataset by id."""
         client = roboto_client or PlatformClient.from_env()
         return cls(DatasetRecord.model_validate(client.get(f"v1/datasets/{dataset_id}")), client)
 
     def get_file_by_path(self, relative_path: str | Path, version_id: int | None = None) -> File:
-        """The file at a path; `version_id` None: its newest version."""
+        """Fetch the file at a path; `version_id` None: its newest version."""
         return File.from_path_and_dataset_id(relative_path, self.dataset_id, version_id, self._client)
 
     def list_files(
         self, include_patterns: list[str] | None = None, exclude_patterns: list[str] | None = None
     ) -> Iterator[File]:
-        """Its files whose paths match one of the patterns (as in a .gitignore; None or empty: all)."""
+        """Yield the files whose paths match a pattern (as in a .gitignore; None or empty: all)."""
         for record in file_records(self._client, self.dataset_id, include_patterns, exclude_patterns):
             yield File(record, self._client)
 
     def get_metadata(self) -> dict[str, Any]:
-        """Its metadata, a copy."""
+        """Return a copy of the metadata."""
         return dict(self._record.metadata)
 
     def put_metadata(self, metadata: dict[str, Any]) -> None:
-        """Set fields of its metadata; a key with dots names a field inside nested objects."""
+        """Set metadata fields; a key with dots names a field inside nested objects."""
         self.update(metadata_changeset=MetadataChangeset(put_fields=metadata))
 
     def remove_metadata(self, metadata: Iterable[str]) -> None:
-        """Remove fields of its metadata, by their keys."""
+        """Remove metadata fields by key."""
         self.update(metadata_changeset=MetadataChangeset(remove_fields=list(metadata)))
 
     def put_tags(self, tags: Iterable[str]) -> None:
@@ -240,70 +236,15 @@ class Dataset(Entity[DatasetRecord]):
         metadata_changeset: MetadataChangeset | Unchanged = UNCHANGED,
         name: str | Unchanged | None = UNCHANGED,
     ) -> Dataset:
-        """Change what is given; None empties it, what isn't given stays as it is."""
+        """Change the given fields; None empties a field."""
         body = _changes(
             description=description, device_id=device_id, metadata_changeset=metadata_changeset, name=name
         )
-        return self._took(self._client.put(f"v1/datasets/{self.dataset_id}", body))
+        return self._update_record(self._client.put(f"v1/datasets/{self.dataset_id}", body))
 
     def refresh(self) -> Dataset:
-        """Ask for it again."""
-        return self._took(self._client.get(f"v1/datasets/{self.dataset_id}"))
-
-
-class Topic(Entity[TopicRecord]):
-    """A stream of messages in a file, described; its data is for the published client to read."""
-
-    association = Recorded[Any]()
-    created = Recorded[datetime.datetime]()
-    created_by = Recorded[str]()
-    default_representation = Recorded[Any]()
-    end_time = Recorded[int | None]()
-    message_count = Recorded[int | None]()
-    message_paths = Recorded[list[Any]]()
-    metadata = Recorded[dict[str, Any]]()
-    modified = Recorded[datetime.datetime]()
-    modified_by = Recorded[str]()
-    org_id = Recorded[str]()
-    schema_checksum = Recorded[str | None]()
-    schema_id = Recorded[str | None]()
-    schema_name = Recorded[str | None]()
-    start_time = Recorded[int | None]()
-    topic_id = Recorded[str]()
-    topic_name = Recorded[str]()
-
-    @property
-    def name(self) -> str:
-        """The topic's name, `/camera/image_raw` for example."""
-        return self._record.topic_name
-
-    @property
-    def file_id(self) -> str | None:
-        """Id of the file that it is in; None where it is in none."""
-        association = self._record.association
-        return association.association_id if association.association_type == "file" else None
-
-
-class Session(Entity[SessionRecord]):
-    """A stretch of a device's operation, described."""
-
-    completes_at = Recorded[Any]()
-    completion_policy = Recorded[Any]()
-    created = Recorded[datetime.datetime | None]()
-    created_by = Recorded[str]()
-    custom_fields = Recorded[dict[str, Any]]()
-    description = Recorded[str | None]()
-    ingestion_count = Recorded[int]()
-    max_timestamp_ns = Recorded[int | None]()
-    metadata = Recorded[dict[str, Any]]()
-    min_timestamp_ns = Recorded[int | None]()
-    modified = Recorded[datetime.datetime | None]()
-    modified_by = Recorded[str]()
-    name = Recorded[str | None]()
-    org_id = Recorded[str]()
-    session_id = Recorded[str]()
-    status = Recorded[str]()
-    tags = Recorded[list[str]]()
+        """Fetch the record again."""
+        return self._update_record(self._client.get(f"v1/datasets/{self.dataset_id}"))
 
 
 class Org(Entity[OrgRecord]):
@@ -316,17 +257,17 @@ class Org(Entity[OrgRecord]):
 
     @classmethod
     def from_id(cls, org_id: str, roboto_client: PlatformClient | None = None) -> Org:
-        """The organisation of an id."""
+        """Fetch an organisation by id."""
         client = roboto_client or PlatformClient.from_env()
         return cls(OrgRecord.model_validate(client.get(f"v1/orgs/id/{org_id}")), client)
 
     def refresh(self) -> Org:
-        """Ask for it again."""
-        return self._took(self._client.get(f"v1/orgs/id/{self.org_id}"))
+        """Fetch the record again."""
+        return self._update_record(self._client.get(f"v1/orgs/id/{self.org_id}"))
 
 
 class Invocation(Entity[InvocationRecord]):
-    """An invocation, as it was when it was asked for."""
+    """An invocation, as it was when it was fetched."""
 
     compute_requirements = Recorded[Any]()
     container_parameters = Recorded[Any]()
@@ -339,54 +280,54 @@ class Invocation(Entity[InvocationRecord]):
 
     @classmethod
     def from_id(cls, invocation_id: str, roboto_client: PlatformClient | None = None) -> Invocation:
-        """The invocation of an id."""
+        """Fetch an invocation by id."""
         client = roboto_client or PlatformClient.from_env()
         answer = client.get(f"v1/actions/invocations/{invocation_id}")
         return cls(InvocationRecord.model_validate(answer), client)
 
     @property
     def id(self) -> str:
-        """The invocation's id."""
+        """Id of the invocation."""
         return self._record.invocation_id
 
     @property
     def action(self) -> Any:
-        """Which action it is of, and which version: name, org_id, digest."""
+        """The invoked action and its version: name, org_id, digest."""
         return self._record.provenance.action
 
     @property
     def executable(self) -> Any:
-        """The container image that runs, where one does."""
+        """The container image, if the action has one."""
         return self._record.provenance.executable
 
     @property
     def source(self) -> Any:
-        """What asked for it: source_type and source_id."""
+        """The source of the invocation: source_type and source_id."""
         return self._record.provenance.source
 
     @property
     def current_status(self) -> InvocationStatus:
-        """The status it had."""
+        """Status when the invocation was fetched."""
         return self._record.current.status
 
     @property
     def reached_terminal_status(self) -> bool:
-        """Whether it had ended."""
+        """Whether the status is terminal."""
         return self.current_status.is_terminal
 
     @property
     def status_log(self) -> list[Any]:
-        """Every status that it had had: status, detail, timestamp."""
+        """All statuses so far: status, detail, timestamp."""
         return list(self._record.status)
 
     def cancel(self) -> None:
-        """Ask for it to be cancelled, unless it had ended."""
+        """Request a cancel, unless the invocation has ended."""
         if self.reached_terminal_status:
             return
         self._client.post(f"v1/actions/invocations/{self.id}/cancel", owner_org_id=self.org_id)
 
     def get_logs(self, page_token: str | None = None) -> Iterator[LogRecord]:
-        """The lines of its log, from `page_token` on."""
+        """Yield the log lines, beginning at `page_token`."""
         for item in _pages(
             lambda token: self._client.get(
                 f"v1/actions/invocations/{self.id}/logs",
@@ -398,8 +339,8 @@ class Invocation(Entity[InvocationRecord]):
             yield LogRecord.model_validate(item)
 
     def refresh(self) -> Invocation:
-        """Ask for it again."""
-        return self._took(self._client.get(f"v1/actions/invocations/{self.id}"))
+        """Fetch the record again."""
+        return self._update_record(self._client.get(f"v1/actions/invocations/{self.id}"))
 
 
 def file_records(
@@ -408,7 +349,7 @@ def file_records(
     include_patterns: list[str] | None,
     exclude_patterns: list[str] | None,
 ) -> Iterator[FileRecord]:
-    """A dataset's files whose paths match (patterns as in a .gitignore; None or empty: all)."""
+    """Yield a dataset's files whose paths match a pattern (as in a .gitignore; None or empty: all)."""
     patterns = {"include_patterns": include_patterns, "exclude_patterns": exclude_patterns}
     wanted = {name: value for name, value in patterns.items() if value}
     for item in _pages(
@@ -420,18 +361,18 @@ def file_records(
 
 
 def link_target(record: FileRecord) -> tuple[str, int | None]:
-    """Id and version of the file that a link stands for. Raises PlatformRefused for a link to nothing."""
+    """Return file id and version of a link's target. Raises PlatformRefused if the target isn't a file."""
     target = urlsplit(record.uri)
     if target.scheme != "roboto" or target.netloc != "file" or not target.path.strip("/"):
-        raise PlatformRefused(f"{record.relative_path} is a link to {record.uri}, which is no file")
+        raise PlatformRefused(f"{record.relative_path} is a link to {record.uri}, which is not a file")
     versions = [part[2:] for part in target.query.split("&") if part.startswith("v=")]
     return target.path.strip("/"), int(versions[0]) if versions else None
 
 
-def _pages(ask: Callable[[str | None], Any], token: str | None = None) -> Iterator[Any]:
-    """The items of every page. `ask` is given the token of a page; the first one's is None."""
+def _pages(fetch: Callable[[str | None], Any], token: str | None = None) -> Iterator[Any]:
+    """Yield the items of every page. `fetch` gets the page's token, None for the first page."""
     while True:
-        page = ask(token)
+        page = fetch(token)
         yield from page["items"]
         token = page.get("next_token")
         if not token:
@@ -443,7 +384,7 @@ def _version(version_id: int | None) -> dict[str, str] | None:
 
 
 def _changes(**given: object) -> dict[str, Any]:
-    """The body of an update."""
+    """Return the body of an update."""
     return {
         name: value.wire() if isinstance(value, MetadataChangeset) else value
         for name, value in given.items()

@@ -1,4 +1,4 @@
-"""The environment variables that an action's process finds, and how their values are read."""
+"""The environment variables of an action's process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from enum import StrEnum
 
 
 class Variable(StrEnum):
-    """The variables' names."""
+    """Names of the variables."""
 
     ActionInputsManifest = "ROBOTO_ACTION_INPUTS_MANIFEST"
     ActionParametersFile = "ROBOTO_ACTION_PARAMETERS_FILE"
     ActionRuntimeConfigDir = "ROBOTO_ACTION_RUNTIME_CONFIG_DIR"
     ApiKey = "ROBOTO_API_KEY"
-    #: Read where ApiKey isn't set.
+    #: Used if ApiKey isn't set.
     BearerToken = "ROBOTO_BEARER_TOKEN"
     DatasetId = "ROBOTO_DATASET_ID"
     DatasetMetadataChangesetFile = "ROBOTO_DATASET_METADATA_CHANGESET_FILE"
@@ -28,7 +28,7 @@ class Variable(StrEnum):
     ServiceEndpoint = "ROBOTO_SERVICE_ENDPOINT"
 
 
-#: The file in the folder that ActionRuntimeConfigDir names which holds the secrets' values.
+#: Name of the file with the secrets' values, in the folder that ActionRuntimeConfigDir names.
 SECRETS_FILE_NAME = "secrets.json"
 
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
@@ -36,7 +36,7 @@ _FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
 
 
 def read_boolean(variable: Variable, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a variable says yes; False where it isn't set. Raises ValueError for any other text."""
+    """Return whether a variable is true; False if it isn't set. Raises ValueError for other values."""
     text = environment.get(variable)
     if text is None or text.lower() in _FALSE:
         return False

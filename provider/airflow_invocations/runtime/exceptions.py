@@ -1,4 +1,4 @@
-"""What can go wrong in an action's own process, and before it starts."""
+"""Exceptions of the action runtime."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from ..exit_codes import ExitCode
 
 
 class ActionRuntimeException(Exception):
-    """Something of the runtime isn't there or can't be read. The tree:
+    """The runtime of an action is incomplete or can't be read.
+
+    The tree:
 
         ActionRuntimeException
-         +-- PrepareEnvException       an invocation's environment can't be made
+         +-- PrepareEnvException       an invocation's environment can't be prepared
          +-- PlatformError             a call of the platform's API failed
-              +-- PlatformRefused      it would be refused again
-              |    +-- PlatformNotFound    there is nothing of that id or path, or nothing we may see
-              +-- PlatformUnavailable  no answer, or none that can be read: it may work later
+              +-- PlatformRefused      the platform would reject the same call again
+              |    +-- PlatformNotFound    unknown id or path, or not visible to this token
+              +-- PlatformUnavailable  no connection, timeout, 5xx, or unreadable response
 
-    Only a PlatformUnavailable may go away by itself.
+    A retry can help for PlatformUnavailable only.
     """
 
 
 class PrepareEnvException(ActionRuntimeException):
-    """An invocation's environment can't be made, so its action isn't started.
+    """An invocation's environment can't be prepared, so its action isn't started.
 
     Attributes:
-        exit_code: what the invocation ends with, as if the action itself had ended with it.
-        reason: why, for a person.
+        exit_code: exit code of the invocation, as if the action itself had returned it.
+        reason: explanation for the reader of the log.
     """
 
     def __init__(self, exit_code: ExitCode, reason: str) -> None:
@@ -37,7 +39,7 @@ class PrepareEnvException(ActionRuntimeException):
 
 
 class SecretNotSetError(LookupError):
-    """There is no secret of a name; the message says how to set it."""
+    """A secret isn't set; the message says how to set it."""
 
 
 class PlatformError(ActionRuntimeException):
@@ -45,12 +47,12 @@ class PlatformError(ActionRuntimeException):
 
 
 class PlatformRefused(PlatformError):
-    """The platform understood the call and said no; the message says to what."""
+    """The platform rejected a call; the message has the reason."""
 
 
 class PlatformNotFound(PlatformRefused):
-    """There is nothing of that id or path, or nothing that this token may see."""
+    """The id or path is unknown, or not visible to this token."""
 
 
 class PlatformUnavailable(PlatformError):
-    """The platform didn't answer, or not with anything that can be read."""
+    """The platform didn't respond, or its response can't be read. A retry can help."""

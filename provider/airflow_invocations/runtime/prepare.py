@@ -1,4 +1,4 @@
-"""Everything that an action finds when it starts: parameters, secrets, inputs, and places for its results."""
+"""Prepare the environment of an action: parameters, secrets, inputs, and folders for its results."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from ..models import ActionParameter, FileSelector, InvocationInput, InvocationR
 from ..models.dataset import ActionInputRecord, FileRecord
 from .environment import SECRETS_FILE_NAME, Variable
 from .exceptions import PlatformRefused, PlatformUnavailable, PrepareEnvException, SecretNotSetError
-from .private_files import write_private
 from .resolver import ActionInputResolver, InputCatalog
-from .secret_uri import is_secret_uri, parse_secret_uri
+from .secrets import is_secret_uri, parse_secret_uri, write_private
 
-#: Bytes that the name of a file or folder may have.
+#: Longest name of a file or folder, in bytes.
 MAX_NAME = 255
 
-#: Reads a secret's value: by name and organisation. Raises LookupError or PermissionError if it can't, which
-#: ends the invocation as it does on the platform, and SecretNotSetError where a retry can't help.
+#: Reads a secret's value by name and organisation. Raises LookupError or PermissionError if it can't, which
+#: ends the invocation as on the platform, and SecretNotSetError if a retry can't help.
 SecretReader = Callable[[str, str], str]
 
 
 @dataclass(frozen=True, slots=True)
 class InvocationPaths:
-    """Where an invocation's files are: what the environment of its process names."""
+    """Paths of an invocation's files, which the environment of its process names."""
 
     input_dir: Path
     output_dir: Path
-    #: The folder that holds the secrets' file.
+    #: The folder of the secrets' file.
     config_dir: Path
     parameters_file: Path
     inputs_manifest_file: Path
@@ -41,7 +40,7 @@ class InvocationPaths:
 
     @classmethod
     def within(cls, folder: Path) -> InvocationPaths:
-        """The paths of an invocation that has a folder to itself."""
+        """Return the paths of an invocation within a folder of its own."""
         return cls(
             input_dir=folder / "input",
             output_dir=folder / "output",
@@ -54,11 +53,11 @@ class InvocationPaths:
 
     @property
     def secrets_file(self) -> Path:
-        """The one file that holds the secrets' values."""
+        """The only file with the secrets' values."""
         return self.config_dir / SECRETS_FILE_NAME
 
     def environment(self) -> dict[str, str]:
-        """The variables that name these paths."""
+        """Return the environment variables that name these paths."""
         return {
             str(variable): str(path)
             for variable, path in (
@@ -75,17 +74,17 @@ class InvocationPaths:
 
 @dataclass(frozen=True, slots=True)
 class PreparedEnvironment:
-    """What was prepared, for whoever starts the action."""
+    """The prepared values, for the caller that starts the action."""
 
-    #: What the parameters' file holds: the values given and the defaults of the others; a secret's URI.
+    #: Content of the parameters' file: given values, else defaults. Secrets are URIs.
     parameters: Mapping[str, Any]
-    #: The secrets' values by parameter: what must not get into a log.
+    #: The secrets' values by parameter; they must not be logged.
     secrets: Mapping[str, str] = field(repr=False)
     inputs: ActionInputRecord
 
 
 def input_of(invocation: InvocationRecord) -> InvocationInput | None:
-    """What an invocation reads, whichever way it was asked for; None: nothing."""
+    """Return the input of an invocation, from either field of its record; None if it has no input."""
     if invocation.rich_input_data is not None:
         return invocation.rich_input_data
     if not invocation.input_data or invocation.data_source.is_unspecified:
@@ -107,44 +106,42 @@ def prepare_invocation_environment(
     requires_downloaded_inputs: bool,
     notice: Callable[[str], object] | None = None,
 ) -> PreparedEnvironment:
-    """Make what an action finds when it starts. The input folder has to be empty or not there.
+    """Write the files that an action finds when it starts. The input folder must be empty or missing.
 
-    Secrets' values are written to `paths.secrets_file` and nowhere else; that file, the parameters, the
-    manifest and the changesets have mode 0600. Input files land below `paths.input_dir`: at the path that
-    they have in their dataset, or, where they are of several datasets, at DATASET_ID/PATH.
+    Secrets' values are written to `paths.secrets_file` only; that file, the parameters, the manifest and the
+    changesets have mode 0600. Input files are stored in `paths.input_dir`: at their path in the dataset, or
+    at DATASET_ID/PATH if they are from several datasets.
 
     Args:
-        paths: where everything goes.
-        action_parameters: the parameters that the action declares: their defaults count.
-        parameter_values: the values that were given.
-        org_id: whose secret is meant where a URI names no organisation.
+        paths: the files and folders to write.
+        action_parameters: the parameters that the action declares, with their defaults.
+        parameter_values: the given values.
+        org_id: the organisation of secrets whose URI names none.
         read_secret: reads a secret's value.
-        input_data: what the invocation reads; None: nothing.
-        catalog: where that is looked up and downloaded from.
-        requires_downloaded_inputs: whether the action wants the files, not only their records.
-        notice: called with each sentence that the reader of the invocation's log should see, such as that
-            the input selects no files; None: with none.
+        input_data: selectors of the input; None: no input.
+        catalog: looks up and downloads the input.
+        requires_downloaded_inputs: whether the action needs the files, not only their records.
+        notice: called with each message for the invocation's log, such as that the input selects no files;
+            None: no calls.
 
     Raises:
-        PrepareEnvException: it can't be made; its exit code says whose fault that is.
+        PrepareEnvException: the environment can't be prepared; its exit code says whose fault that is.
     """
     for folder in (paths.input_dir, paths.output_dir, paths.config_dir):
         folder.mkdir(parents=True, exist_ok=True)
     defaults = {p.name: p.default for p in action_parameters if p.default is not None}
     parameters = {**defaults, **(parameter_values or {})}
-    secrets = _resolved_secrets(parameters, org_id, read_secret)
+    secrets = _read_secrets(parameters, org_id, read_secret)
     write_private(paths.secrets_file, json.dumps(secrets))
     write_private(paths.parameters_file, json.dumps(parameters))
-    inputs = _resolved_inputs(paths.input_dir, input_data, catalog, requires_downloaded_inputs, notice)
+    inputs = _resolve_inputs(paths.input_dir, input_data, catalog, requires_downloaded_inputs, notice)
     write_private(paths.inputs_manifest_file, inputs.model_dump_json())
     for changeset in (paths.dataset_changeset_file, paths.file_changeset_file):
         write_private(changeset, "")
     return PreparedEnvironment(parameters, secrets, inputs)
 
 
-def _resolved_secrets(
-    parameters: Mapping[str, Any], org_id: str, read_secret: SecretReader
-) -> dict[str, str]:
+def _read_secrets(parameters: Mapping[str, Any], org_id: str, read_secret: SecretReader) -> dict[str, str]:
     secrets = {}
     for parameter, value in parameters.items():
         if not isinstance(value, str) or not is_secret_uri(value):
@@ -160,12 +157,12 @@ def _resolved_secrets(
         except (LookupError, PermissionError):
             raise PrepareEnvException(
                 ExitCode.InternalError,
-                f"parameter {parameter}: there is no secret {value}, or it may not be read",
+                f"parameter {parameter}: secret {value} doesn't exist or can't be read",
             ) from None
     return secrets
 
 
-def _resolved_inputs(
+def _resolve_inputs(
     input_dir: Path,
     input_data: InvocationInput | None,
     catalog: InputCatalog,
@@ -179,8 +176,8 @@ def _resolved_inputs(
         resolved = resolver.resolve(input_data)
         if not requires_downloaded_inputs:
             return resolved
-        places = _places(input_dir, [file for file, _ in resolved.files])
-        return resolver.download(resolved, lambda file: places[file.file_id])
+        targets = _input_paths(input_dir, [file for file, _ in resolved.files])
+        return resolver.download(resolved, lambda file: targets[file.file_id])
     except PlatformRefused as error:
         raise PrepareEnvException(ExitCode.UsageError, f"the input can't be resolved: {error}") from None
     except (PlatformUnavailable, OSError) as error:
@@ -189,48 +186,46 @@ def _resolved_inputs(
         ) from error
 
 
-def _places(input_dir: Path, files: list[FileRecord]) -> dict[str, Path]:
-    """Where each file lands, by its id. Raises PrepareEnvException where two would land on one another."""
+def _input_paths(input_dir: Path, files: list[FileRecord]) -> dict[str, Path]:
+    """Return each file's local path by file id. Raises PrepareEnvException if two files collide."""
     several_datasets = len({file.association_id for file in files}) > 1
-    places: dict[str, Path] = {}
+    targets: dict[str, Path] = {}
     taken: dict[str, FileRecord] = {}
     for file in files:
-        path = _below(file.relative_path)
+        path = _safe_path(file.relative_path)
         if several_datasets:
-            path = posixpath.join(_one_folder(file.association_id), path)
+            path = posixpath.join(_safe_folder(file.association_id), path)
         if taken.setdefault(path, file) is not file:
             raise PrepareEnvException(ExitCode.DataError, f"two files of the input have the path {path!r}")
-        places[file.file_id] = input_dir / path
+        targets[file.file_id] = input_dir / path
     for path in taken:
         above = posixpath.dirname(path)
         while above:
             if above in taken:
                 raise PrepareEnvException(
-                    ExitCode.DataError, f"{above!r} is a file, and a folder in {path!r}"
+                    ExitCode.DataError, f"{above!r} is both a file and a folder of {path!r}"
                 )
             above = posixpath.dirname(above)
-    return places
+    return targets
 
 
-def _below(relative_path: str) -> str:
-    """A path without `..`, for certain below the folder it is joined to: nothing is a symlink there yet."""
+def _safe_path(relative_path: str) -> str:
+    """Normalise a path that must stay within the input folder, which has no symlinks yet."""
     path = posixpath.normpath(relative_path)
     climbs = path in (".", "..") or path.startswith(("../", "/"))
     if climbs or not all(_is_file_name(part) for part in path.split("/")):
-        raise PrepareEnvException(
-            ExitCode.DataError, f"a file can't be put at {relative_path!r} below the input folder"
-        )
+        raise PrepareEnvException(ExitCode.DataError, f"an input file can't be stored at {relative_path!r}")
     return path
 
 
 def _is_file_name(part: str) -> bool:
     try:
         return 0 < len(part.encode()) <= MAX_NAME and "\0" not in part
-    except UnicodeEncodeError:  # half a surrogate pair: no JSON, so no manifest, can hold it
+    except UnicodeEncodeError:  # half a surrogate pair, which the manifest's JSON can't contain
         return False
 
 
-def _one_folder(association_id: str) -> str:
+def _safe_folder(association_id: str) -> str:
     if "/" in association_id or association_id in ("", ".", ".."):
-        raise PrepareEnvException(ExitCode.DataError, f"{association_id!r} is no id of a dataset")
+        raise PrepareEnvException(ExitCode.DataError, f"{association_id!r} is not the id of a dataset")
     return association_id

@@ -1,4 +1,4 @@
-"""From an invocation's selectors to the files, topics and sessions they select."""
+"""Resolve an invocation's selectors to files, topics and sessions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .entities import link_target
 
 _log = logging.getLogger(__name__)
 
-#: Files that a selector by paths leaves out: those in a hidden folder at the top of the dataset.
+#: Files that a selector by paths excludes: those in a hidden folder at the top of the dataset.
 HIDDEN_FILES = ".*/**/*"
 
 SelectorT = TypeVar("SelectorT", bound=DataSelector)
@@ -25,50 +25,50 @@ RecordT = TypeVar("RecordT")
 
 
 class InputCatalog(Protocol):
-    """Where selectors are looked up: the platform's API, or the local server's own tables.
+    """Looks up selectors: through the platform's API, or in the local server's database.
 
-    Queries are RoboQL. Each method raises PlatformNotFound for an id that isn't known, PlatformRefused for
-    a query that isn't understood or a kind of input that there is none of, PlatformUnavailable for an outage.
+    Queries are RoboQL. Each method raises PlatformNotFound for an unknown id, PlatformRefused for an invalid
+    query or an unsupported kind of input, and PlatformUnavailable for an outage.
     """
 
     def list_files(
         self, dataset_id: str, include_patterns: list[str], exclude_patterns: list[str]
     ) -> Iterable[FileRecord]:
-        """A dataset's files whose paths match (patterns as in a .gitignore)."""
+        """Yield a dataset's files whose paths match (patterns as in a .gitignore)."""
 
     def get_file(self, file_id: str, version: int | None = None) -> FileRecord:
-        """A file by id; version None: the newest."""
+        """Return a file by id; version None: the newest."""
 
     def find_files(self, query: str) -> Iterable[FileRecord]:
-        """The files that a query selects."""
+        """Yield the files that a query selects."""
 
     def get_topic(self, topic_id: str) -> TopicRecord:
-        """A topic by id."""
+        """Return a topic by id."""
 
     def find_topics(self, query: str) -> Iterable[TopicRecord]:
-        """The topics that a query selects."""
+        """Yield the topics that a query selects."""
 
     def get_session(self, session_id: str) -> SessionRecord:
-        """A session by id."""
+        """Return a session by id."""
 
     def find_sessions(self, query: str) -> Iterable[SessionRecord]:
-        """The sessions that a query selects."""
+        """Yield the sessions that a query selects."""
 
     def download_file(self, file: FileRecord, destination: Path) -> None:
-        """Write a file's content, one that is the caller's to change; the folder is there, the file isn't."""
+        """Write a file's content to a new local file, which the caller may change; its folder exists."""
 
 
 class ActionInputResolver:
-    """Resolve what an invocation asks for.
+    """Resolves the input of an invocation.
 
     Args:
-        catalog: where it looks.
-        notice: called with each warning, beside the log of this module; None: with none.
+        catalog: looks up the selectors.
+        notice: called with each warning, which is also logged; None: no calls.
     """
 
     @classmethod
     def from_env(cls, roboto_client: PlatformClient | None = None) -> ActionInputResolver:
-        """A resolver that looks in a platform; None: the one that this process's invocation belongs to."""
+        """Return a resolver that uses a platform; None: the platform of this process's invocation."""
         return cls(PlatformCatalog(roboto_client or PlatformClient.from_env()))
 
     def __init__(self, catalog: InputCatalog, notice: Callable[[str], object] | None = None) -> None:
@@ -78,31 +78,29 @@ class ActionInputResolver:
     def resolve_input_spec(
         self, input_spec: InvocationInput, download: bool = False, download_path: Path | None = None
     ) -> ActionInputRecord:
-        """What the selectors select, each thing once; a selector that selects nothing is no error.
+        """Return the selected items, each once; a selector that matches nothing is no error.
 
         Args:
             input_spec: the selectors.
-            download: whether the files are downloaded too, to FILE_ID/VERSION/NAME below `download_path`;
-                one that is there already, with the right size, isn't downloaded again.
+            download: whether to download the files too, to FILE_ID/VERSION/NAME in `download_path`; a file
+                that exists with the right size isn't downloaded again.
             download_path: None: a new temporary folder.
 
         Raises:
-            PlatformError: something can't be looked up or downloaded.
+            PlatformError: a lookup or download failed.
             OSError: a file can't be written.
         """
         resolved = self.resolve(input_spec)
         if not download:
             return resolved
         folder = Path(tempfile.mkdtemp()) if download_path is None else download_path
-        return self.download(resolved, lambda file: folder.joinpath(*_place_in_store(file)))
+        return self.download(resolved, lambda file: folder.joinpath(*_store_path(file)))
 
     def resolve(self, input_spec: InvocationInput) -> ActionInputRecord:
-        """What the selectors select, nothing downloaded. Raises PlatformError."""
-        files = _each_once(_listed(input_spec.files), self._files, lambda file: file.file_id)
-        sessions = _each_once(
-            _listed(input_spec.sessions), self._sessions, lambda session: session.session_id
-        )
-        topics = _each_once(_listed(input_spec.topics), self._topics, lambda topic: topic.topic_id)
+        """Return the selected items without downloading files. Raises PlatformError."""
+        files = _unique(_as_list(input_spec.files), self._files, lambda file: file.file_id)
+        sessions = _unique(_as_list(input_spec.sessions), self._sessions, lambda session: session.session_id)
+        topics = _unique(_as_list(input_spec.topics), self._topics, lambda topic: topic.topic_id)
         for kind, wanted, found in (
             ("files", input_spec.files, files),
             ("sessions", input_spec.sessions, sessions),
@@ -112,20 +110,22 @@ class ActionInputResolver:
                 self._warn(f"the input's selectors match no {kind}")
         return ActionInputRecord(files=[(file, None) for file in files], sessions=sessions, topics=topics)
 
-    def download(self, resolved: ActionInputRecord, place: Callable[[FileRecord], Path]) -> ActionInputRecord:
-        """Download the resolved files, each to where `place` puts it; dataset by dataset.
+    def download(
+        self, resolved: ActionInputRecord, path_for: Callable[[FileRecord], Path]
+    ) -> ActionInputRecord:
+        """Download the resolved files to the paths that `path_for` returns; the result is sorted by dataset.
 
         Raises:
-            PlatformError: a file can't be had.
-            OSError: it can't be written.
+            PlatformError: a file can't be downloaded.
+            OSError: a file can't be written.
         """
         if resolved.topics or resolved.sessions:
-            self._warn("topics and sessions aren't downloaded; the action has to read their data itself")
+            self._warn("topics and sessions aren't downloaded; the action must read their data itself")
         by_dataset: dict[str, list[tuple[FileRecord, Path | None]]] = {}
         for file, _ in resolved.files:
             source = self._catalog.get_file(*link_target(file)) if file.is_link else file
-            path = place(file)
-            if not _is_there(path, source.size):
+            path = path_for(file)
+            if not _exists(path, source.size):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._catalog.download_file(source, path)
             by_dataset.setdefault(source.association_id, []).append((file, path))
@@ -178,20 +178,20 @@ class ActionInputResolver:
             self._notice(warning)
 
 
-def _is_there(path: Path, size: int) -> bool:
+def _exists(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
     except FileNotFoundError:
         return False
 
 
-def _listed(selectors: SelectorT | list[SelectorT] | None) -> Sequence[SelectorT]:
+def _as_list(selectors: SelectorT | list[SelectorT] | None) -> Sequence[SelectorT]:
     if selectors is None:
         return []
     return selectors if isinstance(selectors, list) else [selectors]
 
 
-def _each_once(
+def _unique(
     selectors: Sequence[SelectorT],
     select: Callable[[SelectorT], Iterable[RecordT]],
     identity: Callable[[RecordT], str],
@@ -204,9 +204,9 @@ def _each_once(
 
 
 def _any_of(comparison: str, values: Iterable[str]) -> str:
-    """RoboQL that holds where the comparison does for one of the values."""
+    """Return RoboQL that is true if the comparison is true for one of the values."""
     return " OR ".join(f"{comparison} {roboql_text(value)}" for value in values)
 
 
-def _place_in_store(file: FileRecord) -> tuple[str, str, str]:
+def _store_path(file: FileRecord) -> tuple[str, str, str]:
     return file.file_id, str(file.version), PurePosixPath(file.relative_path).name

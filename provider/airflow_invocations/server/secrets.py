@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet, InvalidToken
 
 from ..runtime.exceptions import SecretNotSetError
-from ..runtime.private_files import write_private
+from ..runtime.secrets import write_private
 from .api.errors import InvalidRequestError
 from .db import LOCAL_ORG, Store
 

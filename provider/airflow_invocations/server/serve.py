@@ -21,7 +21,7 @@ from typing import IO
 
 import uvicorn
 
-from ..runtime.private_files import write_private
+from ..runtime.secrets import write_private
 from .api.app import create_app
 from .connections import BoundedConfig, RareReports, most_connections, raise_descriptor_limit
 from .datasets import DatasetFiles

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..runtime.private_files import write_private
+from ..runtime.secrets import write_private
 
 #: The largest request body, in bytes.
 MAX_BODY = 8 * 1024 * 1024

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..runtime.private_files import write_private
+from ..runtime.secrets import write_private
 from .api.errors import NotFoundError, UnauthorizedError
 from .api.schemas import Caller, Own, Role
 from .db import LOCAL_ORG, LOCAL_USER, Store

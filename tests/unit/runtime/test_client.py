@@ -369,9 +369,9 @@ def test_a_query_that_fails_or_never_ends_is_an_error(monkeypatch: pytest.Monkey
     client, _ = answering(httpx.Response(200, json={"data": {"query_id": "q_1", "status": "failed"}}))
     with pytest.raises(PlatformRefused, match="q_1 failed"):
         list(PlatformCatalog(client).find_topics("x"))
-    monkeypatch.setattr(catalogs, "QUERY_PATIENCE", -1.0)
+    monkeypatch.setattr(catalogs, "QUERY_TIMEOUT", -1.0)
     client, _ = answering(httpx.Response(200, json={"data": {"query_id": "q_1", "status": "scheduled"}}))
-    with pytest.raises(PlatformUnavailable, match="q_1 isn't done"):
+    with pytest.raises(PlatformUnavailable, match="q_1 has no results after -1 s"):
         list(PlatformCatalog(client).find_sessions("x"))
 
 

@@ -29,7 +29,7 @@ from airflow_invocations.runtime import (
     input_of,
     prepare_invocation_environment,
 )
-from airflow_invocations.runtime.secret_uri import is_secret_uri, parse_secret_uri
+from airflow_invocations.runtime.secrets import is_secret_uri, parse_secret_uri
 
 from ..models.test_wire import INVOCATION
 from . import samples
@@ -133,7 +133,7 @@ def test_a_secret_that_may_not_be_read_is_no_different(folder: Path) -> None:
     def refuse(name: str, org_id: str) -> str:
         raise PermissionError(name)
 
-    with pytest.raises(PrepareEnvException, match="may not be read"):
+    with pytest.raises(PrepareEnvException, match="can't be read"):
         prepare(folder, parameter_values={"key": "roboto-secret://api_key"}, read_secret=refuse)
 
 
@@ -305,7 +305,7 @@ HOSTILE = [
 @pytest.mark.parametrize("others", [(), (samples.file(9, "x", "ds_2"),)], ids=["one", "several"])
 def test_a_path_that_leads_elsewhere_is_refused(folder: Path, path: str, others: Any) -> None:
     catalog = Holding({**samples.LEAST_FILE, "relative_path": path}, *others)
-    with pytest.raises(PrepareEnvException, match="below the input folder") as refused:
+    with pytest.raises(PrepareEnvException, match="can't be stored") as refused:
         prepare(folder, files={"query": "*"}, catalog=catalog)
     assert refused.value.exit_code is ExitCode.DataError
     assert catalog.downloaded == []
@@ -315,7 +315,7 @@ def test_a_path_that_leads_elsewhere_is_refused(folder: Path, path: str, others:
 @pytest.mark.parametrize("dataset_id", ["..", "../..", "/etc", "", "a/b"])
 def test_a_dataset_that_leads_elsewhere_is_refused(folder: Path, dataset_id: str) -> None:
     catalog = Holding(samples.file(1, "x", dataset_id), samples.file(2, "y"))
-    with pytest.raises(PrepareEnvException, match="no id of a dataset") as refused:
+    with pytest.raises(PrepareEnvException, match="not the id of a dataset") as refused:
         prepare(folder, files={"query": "*"}, catalog=catalog)
     assert refused.value.exit_code is ExitCode.DataError
 

@@ -263,7 +263,7 @@ def test_what_cannot_be_looked_up_is_an_error() -> None:
 def test_a_link_to_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setitem(LINK, "uri", uri)
     spec = InvocationInput.model_validate({"files": {"ids": ["fl_5"]}})
-    with pytest.raises(PlatformRefused, match="which is no file"):
+    with pytest.raises(PlatformRefused, match="which is not a file"):
         ActionInputResolver(Catalog()).resolve_input_spec(spec, download=True, download_path=tmp_path)
 
 

@@ -31,7 +31,7 @@ from ...models import (
     StatusRecord,
 )
 from ...models.text import counted
-from ...runtime.secret_uri import is_secret_uri, parse_secret_uri
+from ...runtime.secrets import is_secret_uri, parse_secret_uri
 from ..api.errors import ConditionError, InvalidRequestError
 from ..execution.overrides import OverrideCheck, require_as_registered
 from ..execution.process_limits import MAX_TOTAL, size_of_all
