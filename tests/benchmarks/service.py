@@ -35,6 +35,8 @@ from airflow_invocations.models import (
     QuerySpecification,
 )
 from airflow_invocations.server.db import LOCAL_ORG, LOCAL_USER, Store
+from airflow_invocations.server.db.claims import ClaimRepository
+from airflow_invocations.server.db.database import Database
 from airflow_invocations.server.db.tables import events, invocations
 from airflow_invocations.server.execution import processes
 from airflow_invocations.server.execution.logs import LogFiles
@@ -413,15 +415,17 @@ def make_bare(model: Path, copy: Path) -> float:
     return time.perf_counter() - began
 
 
-class _ObservedStore(Store):
-    """A store that says when an invocation's process was stored."""
+class _ObservedClaims(ClaimRepository):
+    """Claims that note when an invocation's process was stored."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.launched: dict[str, float] = {}
 
-    def set_processing(self, invocation_id: str, runner: str, group: int, began: float | None) -> None:
-        super().set_processing(invocation_id, runner, group, began)
+    def set_processing(
+        self, invocation_id: str, runner: str, process_group: int, process_started: float | None
+    ) -> None:
+        super().set_processing(invocation_id, runner, process_group, process_started)
         self.launched[invocation_id] = time.perf_counter()
 
 
@@ -434,8 +438,9 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
     A launch goes from the acknowledged invocation until its process is stored.
     """
     settings = ServiceSettings(folder, slots=1)
-    store = _ObservedStore(settings.database)
-    store.create_action(action_of(["true"]), LOCAL_ORG, LOCAL_USER)
+    store = Store(settings.database)
+    claims = store.claims = _ObservedClaims(store.database)
+    store.actions.create(action_of(["true"]), LOCAL_ORG, LOCAL_USER)
     runner = runner_of(store, LogFiles(settings.logs), settings)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -444,11 +449,11 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
         if any(event.status.is_terminal for event in committed):
             loop.call_soon_threadsafe(ended.set)
 
-    store.listen(note_end)
+    store.database.listen_to_events(note_end)
     await runner.start("http://127.0.0.1:1")
     durations = []
     workspace = Workspace(folder / "model")
-    record = store.get_invocation(await asyncio.to_thread(invoke_in, store))
+    record = store.invocations.get(await asyncio.to_thread(invoke_in, store))
     prepare(workspace, record, store)
     async with asyncio.timeout(10):
         await ended.wait()
@@ -462,7 +467,7 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
             async with asyncio.timeout(10):
                 await ended.wait()
             ended.clear()
-            durations.append((least, store.launched[invocation_id] - queued))
+            durations.append((least, claims.launched[invocation_id] - queued))
     await runner.stop()
     store.close()
     return durations
@@ -474,7 +479,7 @@ def action_of(command: list[str]) -> CreateActionRequest:
 
 def invoke_in(store: Store) -> str:
     request = InvocationRequest.model_validate({"invocation_source": "Manual"})
-    return store.invoke("bench", request, LOCAL_ORG, LOCAL_USER).invocation_id
+    return store.invocations.create("bench", request, LOCAL_ORG, LOCAL_USER).invocation_id
 
 
 # -- queries -----------------------------------------------------------------------------------------
@@ -495,7 +500,7 @@ def fill(data_dir: Path, count: int, *, queued: bool = False) -> list[str]:
     """
     data_dir.mkdir()
     store = Store(data_dir / "server.db")
-    store.create_action(action_of(["true"]), LOCAL_ORG, LOCAL_USER)
+    store.actions.create(action_of(["true"]), LOCAL_ORG, LOCAL_USER)
     invoke_in(store)
     store.close()
     chance = random.Random(1)
@@ -572,7 +577,7 @@ def queries_over(ids: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 def time_queries(store: Store, specification: dict[str, Any], count: int) -> Iterator[float]:
     for _ in range(count):
         began = time.perf_counter()
-        store.query_invocations(QuerySpecification.model_validate(specification), LOCAL_ORG)
+        store.invocations.query(QuerySpecification.model_validate(specification), LOCAL_ORG)
         yield time.perf_counter() - began
 
 

@@ -467,7 +467,7 @@ class Life:
 
     @property
     def lost_events(self) -> int:
-        lost = "the service ended while this ran"
+        lost = "the server ended while this ran"
         return sum(step.status is InvocationStatus.Failed and step.detail == lost for step in self.steps)
 
     @property

@@ -17,7 +17,7 @@ from .execution.left_out import summary
 from .opening import StartError, open_store
 from .secrets import Secrets
 from .settings import ServiceSettings
-from .timestamps import moment
+from .timestamps import to_datetime
 
 #: One of several things that a command lists: its fields by their names, in the order of the columns.
 Row = dict[str, str | None]
@@ -33,20 +33,20 @@ def describe_tokens(data_dir: Path) -> list[Row]:
                 "role": token.role.name.lower(),
                 "created": _written(token.created),
             }
-            for token in store.list_tokens()
+            for token in store.tokens.list_all()
         ]
 
 
 def add_token(data_dir: Path, name: str, org_id: str, role: str) -> str:
     """Make a token; this is the only time that it can be read. Raises StartError."""
     with _store(data_dir) as store:
-        return store.add_token(name, org_id, Role.named(role))
+        return store.tokens.add(name, org_id, Role.named(role))
 
 
 def rotate_token(data_dir: Path, name: str) -> str:
     """Replace a token; the old one is revoked. Raises StartError."""
     with _store(data_dir) as store:
-        return store.rotate_token(name)
+        return store.tokens.rotate(name)
 
 
 def connection_of(data_dir: Path, conn_id: str, name: str, *, replace: bool) -> str:
@@ -63,8 +63,8 @@ def connection_of(data_dir: Path, conn_id: str, name: str, *, replace: bool) -> 
     except FileNotFoundError:
         raise StartError(f"no server is running on {data_dir}; start one first (invocations serve)") from None
     with _store(data_dir) as store:
-        known = replace and any(token.name == name for token in store.list_tokens())
-        token = store.rotate_token(name) if known else store.add_token(name, LOCAL_ORG, Role.Invoke)
+        known = replace and any(token.name == name for token in store.tokens.list_all())
+        token = store.tokens.rotate(name) if known else store.tokens.add(name, LOCAL_ORG, Role.Invoke)
     where = urlsplit(announced["endpoint"]).netloc
     variable = re.sub(r"[^A-Z0-9_]", "_", conn_id.upper())
     return f"export AIRFLOW_CONN_{variable}='roboto://:{token}@{where}/http'"
@@ -73,7 +73,7 @@ def connection_of(data_dir: Path, conn_id: str, name: str, *, replace: bool) -> 
 def revoke_token(data_dir: Path, name: str) -> None:
     """Make a token worthless, also for a server that is running. Raises StartError."""
     with _store(data_dir) as store:
-        store.revoke_token(name)
+        store.tokens.revoke(name)
 
 
 def describe_datasets(data_dir: Path, org_id: str) -> list[Row]:
@@ -84,10 +84,10 @@ def describe_datasets(data_dir: Path, org_id: str) -> list[Row]:
             {
                 "dataset_id": dataset.dataset_id,
                 "name": dataset.name,
-                "folder": store.folder_of_dataset(dataset.dataset_id, org_id)
+                "folder": store.datasets.linked_folder(dataset.dataset_id, org_id)
                 or str(own / dataset.dataset_id),
             }
-            for dataset in store.list_datasets(org_id)
+            for dataset in store.datasets.list_all(org_id)
         ]
 
 
@@ -111,7 +111,8 @@ def describe_secrets(data_dir: Path, org_id: str) -> list[Row]:
     """Each secret's name and when it was set; never its value. Raises StartError."""
     with _store(data_dir) as store:
         return [
-            {"name": name, "modified": _written(modified)} for name, modified in store.list_secrets(org_id)
+            {"name": name, "modified": _written(modified)}
+            for name, modified in store.secrets.list_names(org_id)
         ]
 
 
@@ -124,11 +125,11 @@ def set_secret(data_dir: Path, name: str, value: str, org_id: str) -> None:
 def remove_secret(data_dir: Path, name: str, org_id: str) -> None:
     """Forget a secret. Raises StartError."""
     with _store(data_dir) as store:
-        store.remove_secret(name, org_id)
+        store.secrets.remove(name, org_id)
 
 
 def _written(microseconds: int) -> str:
-    return f"{moment(microseconds):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{to_datetime(microseconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @contextmanager

@@ -54,13 +54,13 @@ class DatasetFiles:
 
     def create(self, request: NewDataset, org_id: str, user: str) -> DatasetRecord:
         """Make an empty dataset. Raises InvalidRequestError."""
-        return self._store.create_dataset(request, org_id, user)
+        return self._store.datasets.create(request, org_id, user)
 
     def create_unless_there(self, query: str, request: NewDataset, org_id: str, user: str) -> DatasetRecord:
         """The oldest dataset that a RoboQL query selects; a new one if there is none."""
         condition = read_roboql(query)
         oldest = QuerySpecification(condition=condition, limit=1, sort_direction=SortDirection.Ascending)
-        found = self._store.query_datasets(oldest, org_id).items
+        found = self._store.datasets.query(oldest, org_id).items
         return found[0] if found else self.create(request, org_id, user)
 
     def link(
@@ -77,8 +77,8 @@ class DatasetFiles:
             raise InvalidRequestError(f"there is no folder {folder}")
         with _readable(f"the folder {folder}"):
             survey = Folder(folder.resolve()).survey()
-        record = self._store.create_dataset(NewDataset(name=name), org_id, user, str(folder.resolve()))
-        self._store.note_files(record.dataset_id, org_id, survey.files, user)
+        record = self._store.datasets.create(NewDataset(name=name), org_id, user, str(folder.resolve()))
+        self._store.files.record_scan(record.dataset_id, org_id, survey.files, user)
         return record, survey.left_out
 
     def look_at(self, dataset_id: str, org_id: str, user: str = "local") -> Sequence[LeftOut]:
@@ -89,7 +89,7 @@ class DatasetFiles:
             UnavailableError: its folder can't be read.
         """
         survey = self._look(dataset_id, org_id, Folder.survey)
-        self._store.note_files(dataset_id, org_id, survey.files, user)
+        self._store.files.record_scan(dataset_id, org_id, survey.files, user)
         # Unfinished uploads come and go.
         left_out = summary(entry for entry in survey.left_out if entry.kind is not Kind.Draft)
         self._warn(dataset_id, f"left out of dataset {dataset_id}: {left_out}" if left_out else None)
@@ -98,7 +98,9 @@ class DatasetFiles:
     def _look_at_file(self, dataset_id: str, path: str, org_id: str) -> None:
         """Record what is at one path now; a whole folder may take long to look at."""
         found = self._look(dataset_id, org_id, lambda folder: folder.find(path))
-        self._store.note_files(dataset_id, org_id, {} if found is None else {path: found}, "local", [path])
+        self._store.files.record_scan(
+            dataset_id, org_id, {} if found is None else {path: found}, "local", [path]
+        )
 
     def _look(self, dataset_id: str, org_id: str, look: Callable[[Folder], _T]) -> _T:
         with _readable(f"the folder of dataset {dataset_id!r}"):
@@ -115,7 +117,7 @@ class DatasetFiles:
 
     def folder(self, dataset_id: str, org_id: str) -> Folder:
         """Where a dataset's files lie. Raises NotFoundError, OSError."""
-        linked = self._store.folder_of_dataset(dataset_id, org_id)
+        linked = self._store.datasets.linked_folder(dataset_id, org_id)
         if linked is not None:
             return Folder(Path(linked))
         own = self._root / dataset_id
@@ -163,9 +165,9 @@ class DatasetFiles:
 
     def file(self, file_id: str, org_id: str, version: int | None = None) -> FileRecord:
         """A file. Raises NotFoundError, also for a version that isn't the newest: no other is kept."""
-        record = self._store.get_file(file_id, org_id)
+        record = self._store.files.get(file_id, org_id)
         self._look_at_file(record.association_id, record.relative_path, org_id)
-        return _of_version(self._store.get_file(file_id, org_id), version)
+        return _of_version(self._store.files.get(file_id, org_id), version)
 
     def file_by_path(self, dataset_id: str, path: str, org_id: str, version: int | None = None) -> FileRecord:
         """A file by its path. Raises as `file` does, and InvalidRequestError for a path with `..`."""
@@ -174,13 +176,13 @@ class DatasetFiles:
         except ValueError as error:
             raise InvalidRequestError(str(error)) from None
         self._look_at_file(dataset_id, path, org_id)
-        return _of_version(self._store.get_file_by_path(dataset_id, path, org_id), version)
+        return _of_version(self._store.files.get_by_path(dataset_id, path, org_id), version)
 
     def query_files(self, spec: QuerySpecification, org_id: str) -> Page[FileRecord]:
         """A page of files of any dataset. Raises InvalidRequestError."""
         if spec.after is None:
             self._look_at_all(org_id)
-        return self._store.query_files(spec, org_id)
+        return self._store.files.query(spec, org_id)
 
     def find_files(self, query: str, org_id: str, notice: Notice) -> list[FileRecord]:
         """All files that a RoboQL query selects, by path. Raises InvalidRequestError.
@@ -190,11 +192,11 @@ class DatasetFiles:
         condition = read_roboql(query)
         for reason in self._look_at_all(org_id):
             notice(f"the query uses the last known files: {reason}")
-        return list(_every(lambda spec: self._store.query_files(spec, org_id, FIND_WITHIN), condition))
+        return list(_every(lambda spec: self._store.files.query(spec, org_id, FIND_WITHIN), condition))
 
     def update_file(self, file_id: str, update: FileUpdate, org_id: str, user: str) -> FileRecord:
         """Change what is said of a file. Raises NotFoundError, InvalidRequestError."""
-        return self._store.update_file(file_id, update, org_id, user)
+        return self._store.files.update(file_id, update, org_id, user)
 
     def uploaded(
         self,
@@ -206,9 +208,9 @@ class DatasetFiles:
     ) -> None:
         """Record files that were put into a dataset's folder, and what is said of them and of it."""
         self.look_at(dataset_id, org_id, user)
-        self._store.update_files(dataset_id, file_updates, org_id, user)
+        self._store.files.update_many(dataset_id, file_updates, org_id, user)
         if dataset_updates:
-            self._store.update_dataset(dataset_id, dataset_updates, org_id, user)
+            self._store.datasets.update(dataset_id, dataset_updates, org_id, user)
 
     @contextlib.contextmanager
     def content(self, record: FileRecord) -> Iterator[int]:
@@ -222,7 +224,7 @@ class DatasetFiles:
     def _look_at_all(self, org_id: str) -> list[str]:
         """Scan every dataset; return why some could not be scanned."""
         unreadable: list[str] = []
-        for dataset in self._store.list_datasets(org_id):
+        for dataset in self._store.datasets.list_all(org_id):
             try:
                 self.look_at(dataset.dataset_id, org_id)
             except NotFoundError:  # it was deleted in the meantime
@@ -236,7 +238,7 @@ class DatasetFiles:
         self, dataset_id: str, org_id: str, include: Sequence[str], exclude: Sequence[str], after: str | None
     ) -> Generator[FileRecord]:
         wanted = _wanted(include, exclude)
-        with contextlib.closing(self._store.files_of(dataset_id, org_id, after)) as records:
+        with contextlib.closing(self._store.files.list_dataset(dataset_id, org_id, after)) as records:
             for record in records:
                 if wanted(record.relative_path):
                     yield record

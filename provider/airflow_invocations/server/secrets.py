@@ -48,7 +48,7 @@ class Secrets:
             )
         if not 0 < len(value) <= MAX_VALUE:
             raise InvalidRequestError(f"a secret's value has 1 to {MAX_VALUE} characters, not {len(value)}")
-        self._store.put_secret(name, org_id, self._cipher(make=True).encrypt(value.encode()))
+        self._store.secrets.put(name, org_id, self._cipher(make=True).encrypt(value.encode()))
 
     def reader(self, org_id: str) -> Callable[[str, str], str]:
         """Return a function that reads one organisation's secrets, by name and organisation.
@@ -67,7 +67,7 @@ class Secrets:
     def _read(self, name: str, org_id: str) -> str:
         if org_id == LOCAL_ORG and (given := self._given(name)):
             return given
-        sealed = self._store.sealed_secret(name, org_id)
+        sealed = self._store.secrets.get(name, org_id)
         if sealed is None:
             of_org = "" if org_id == LOCAL_ORG else f" --org {org_id}"
             raise SecretNotSetError(

@@ -79,7 +79,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     runner = Runner(store, datasets, secrets, logs, tokens, settings, orphans)
     endpoint = _endpoint(listener)
     watches = Watches(store, logs, tokens.is_current)
-    metrics = Metrics(store.count_by_status, watches.__len__)
+    metrics = Metrics(store.invocations.count_by_status, watches.__len__)
     answering = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
     # The outermost middleware, so that it also counts the answers of a failed app.
     app = CountRequests(answering, metrics)
@@ -97,15 +97,15 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
     loop.set_exception_handler(RareReports())
     # A slot may copy files for hours, so slots have their own threads.
     loop.set_default_executor(ThreadPoolExecutor(max_workers=_THREADS + settings.slots))
-    store.listen(in_loop(loop, watches.committed))
-    store.listen_to_states(in_loop(loop, watches.state_updated))
-    store.listen(metrics.committed)
+    store.database.listen_to_events(in_loop(loop, watches.committed))
+    store.states.listen(in_loop(loop, watches.state_updated))
+    store.database.listen_to_events(metrics.committed)
     logs.listen(watches.log_grew)
     tokens.listen(watches.token_ended)
     logs.listen(metrics.log_grew)
 
     def stop() -> None:
-        store.end_queries()
+        store.database.interrupt_queries()
         server.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -255,6 +255,6 @@ def _register_actions(store: Store, folder: Path | None) -> list[str]:
         container = action.container_parameters
         if container is not None:
             container.workdir = str((path.parent / (container.workdir or ".")).resolve())
-        store.register_action(action, LOCAL_ORG, LOCAL_USER)
+        store.actions.register(action, LOCAL_ORG, LOCAL_USER)
         names[action.name] = path
     return list(names)

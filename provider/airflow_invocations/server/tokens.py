@@ -62,7 +62,7 @@ class Tokens:
         """Whose token this is; None: nobody's."""
         if (caller := self._in_memory(token)) is not None:
             return caller
-        found = self._store.find_token(token)
+        found = self._store.tokens.find(token)
         return None if found is None else Caller(found.name, found.org_id, found.role, hash_of(token))
 
     def is_current(self, token_id: str) -> bool:
@@ -71,7 +71,7 @@ class Tokens:
             caller.token_id == token_id for caller in tuple(self._of_actions.values())
         ):
             return True
-        return self._store.has_token(token_id)
+        return self._store.tokens.has_hash(token_id)
 
     def listen(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the `token_id` of each revoked token."""

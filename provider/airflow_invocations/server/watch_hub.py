@@ -28,7 +28,7 @@ from .api.schemas import MAX_IDS
 from .db import CheckedInvocation, StatusEvent, Store
 from .execution.logs import InvalidCursorError, LogFiles
 from .outages import is_outage
-from .timestamps import moment
+from .timestamps import to_datetime
 
 #: Watches that one token may have open, and all tokens together.
 MAX_WATCHES_OF_TOKEN = 100
@@ -203,7 +203,7 @@ class Watches:
         """Take what a commit has changed to those who want to hear of it."""
         limit = self._may_wait
         for event in events:
-            if event.passing:
+            if event.superseded:
                 continue
             message: InvocationEvent | None = None  # one for all watches
             for watch in (*self._by_invocation.get(event.invocation_id, ()), *self._unlimited):
@@ -245,7 +245,7 @@ class Watches:
     async def _messages(self, watch: Watch, since: int | None) -> AsyncIterator[StreamMessage]:
         yield StreamOpened(watch.watch_id)
         await self._want_logs(watch, watch.cursors)
-        last = await asyncio.to_thread(self._store.last_event_number)
+        last = await asyncio.to_thread(self._store.events.last_number)
         async for event in self._past(watch, since, last):
             yield event
         yield CaughtUp(last)
@@ -301,7 +301,7 @@ class Watches:
             for invocation_id in new:
                 _put(self._by_invocation, invocation_id, watch)
             await self._want_logs(watch, cursors)
-            for event in await asyncio.to_thread(self._store.latest_events, new, org_id):
+            for event in await asyncio.to_thread(self._store.events.latest, new, org_id):
                 watch.push(_message_of(event, is_snapshot=True), self._may_wait)
         return len(watch.ids or ())
 
@@ -317,12 +317,12 @@ class Watches:
 
     async def _past(self, watch: Watch, since: int | None, last: int) -> AsyncIterator[InvocationEvent]:
         if since is None:
-            for event in await asyncio.to_thread(self._store.latest_events, watch.ids or (), watch.org_id):
+            for event in await asyncio.to_thread(self._store.events.latest, watch.ids or (), watch.org_id):
                 if event.number <= last and watch.wants(event):
                     yield _message_of(event, is_snapshot=True)
             return
         while since < last:
-            page = await asyncio.to_thread(self._store.events_since, since, watch.org_id, REPLAY_PAGE)
+            page = await asyncio.to_thread(self._store.events.since, since, watch.org_id, REPLAY_PAGE)
             for event in page:
                 if event.number <= last and watch.wants(event):
                     yield _message_of(event)
@@ -369,10 +369,10 @@ class Watches:
 
     async def _state(self, watch: Watch, invocation_id: str) -> StateChanged | None:
         del watch.restated[invocation_id]
-        latest = await asyncio.to_thread(self._store.latest_events, [invocation_id], watch.org_id)
+        latest = await asyncio.to_thread(self._store.events.latest, [invocation_id], watch.org_id)
         if not any(watch.wants(event) for event in latest):
             return None
-        state = await asyncio.to_thread(self._store.get_state, invocation_id, watch.org_id)
+        state = await asyncio.to_thread(self._store.states.get, invocation_id, watch.org_id)
         return None if state is None else StateChanged(invocation_id, state)
 
     async def _lines(self, watch: Watch, invocation_id: str) -> NewLines | UnreadableLog | None:
@@ -417,7 +417,7 @@ class Watches:
         self._forget(watch, [*(watch.ids or ()), *watch.logs])
 
     async def _want_logs(self, watch: Watch, cursors: Mapping[str, str | None]) -> None:
-        known = await asyncio.to_thread(self._store.check_invocations, cursors, watch.org_id)
+        known = await asyncio.to_thread(self._store.invocations.check_many, cursors, watch.org_id)
         if watch.watch_id not in self._by_watch_id:  # closed in the meantime
             return
         for invocation_id, cursor in cursors.items():
@@ -449,7 +449,7 @@ def _message_of(event: StatusEvent, *, is_snapshot: bool = False) -> InvocationE
         invocation_id=event.invocation_id,
         status=event.status,
         action=event.action_name,
-        at=moment(event.timestamp),
+        at=to_datetime(event.timestamp),
         cursor=event.number,
         attempt=event.attempt,
         detail=event.detail,

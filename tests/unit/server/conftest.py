@@ -71,8 +71,8 @@ def new_action(name: str = "act", **fields: Any) -> CreateActionRequest:
 
 
 def create(store: Store, name: str = "act", **fields: Any) -> ActionRecord:
-    return store.create_action(new_action(name, **fields), ORG, USER)
+    return store.actions.create(new_action(name, **fields), ORG, USER)
 
 
 def invoke(store: Store, name: str = "act", **fields: Any) -> InvocationRecord:
-    return store.invoke(name, request(**fields), ORG, USER, check_overrides=accept_overrides)
+    return store.invocations.create(name, request(**fields), ORG, USER, check_overrides=accept_overrides)

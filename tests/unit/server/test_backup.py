@@ -39,7 +39,7 @@ def test_a_copy_made_while_invocations_are_stored_has_whole_ones_only(
     for number in range(5):
         copied = open_store(copies / str(number) / "server.db")
         spec = QuerySpecification(sort_direction=SortDirection.Ascending)
-        records = copied.query_invocations(spec, ORG).items
+        records = copied.invocations.query(spec, ORG).items
         assert all(len(record.status) == 1 for record in records)
         counts.append(len(records))
         copied.close()

@@ -64,11 +64,11 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]
     store = Store(tmp_path_factory.mktemp("kinds") / "server.db")
     fill(store)
     yield {
-        "files": Kind(store.query_files, "metadata.v", ("relative_path", "size", "version", "tags")),
-        "datasets": Kind(store.query_datasets, "metadata.v", ("name", "description", "tags")),
-        "actions": Kind(store.query_actions, "metadata.v", ("name", "short_description", "timeout")),
+        "files": Kind(store.files.query, "metadata.v", ("relative_path", "size", "version", "tags")),
+        "datasets": Kind(store.datasets.query, "metadata.v", ("name", "description", "tags")),
+        "actions": Kind(store.actions.query, "metadata.v", ("name", "short_description", "timeout")),
         "invocations": Kind(
-            store.query_invocations,
+            store.invocations.query,
             "parameter_values.v",
             ("idempotency_id", "provenance.source.source_id", "last_status", "timeout", "parameter_values"),
         ),
@@ -77,20 +77,20 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kind]]
 
 
 def fill(store: Store) -> None:
-    dataset = store.create_dataset(NewDataset(name="of files"), ORG, USER)
+    dataset = store.datasets.create(NewDataset(name="of files"), ORG, USER)
     found = {f"{number}/{text_of(number)}": FoundFile(number, 0) for number in range(len(STORED))}
-    store.note_files(dataset.dataset_id, ORG, found, USER)
+    store.files.record_scan(dataset.dataset_id, ORG, found, USER)
     for number, value in enumerate(STORED):
         values = {} if value is ABSENT else {"v": value}
         text = text_of(number)
         changes = MetadataChangeset(put_fields=values, put_tags=[text, "12"])
-        store.update_files(
+        store.files.update_many(
             dataset.dataset_id, {f"{number}/{text}": [FileUpdate(metadata_changeset=changes)]}, ORG, USER
         )
         new = NewDataset(
             name=text[:100] or None, description=None if number % 5 else text, tags=[text], metadata=values
         )
-        store.create_dataset(new, ORG, USER)
+        store.datasets.create(new, ORG, USER)
         create(store, f"{number}", metadata=values, short_description=text[:140], timeout=number + 1)
         invoke(
             store, f"{number}", parameter_values=values,
@@ -227,16 +227,18 @@ def test_a_batch_of_a_thousand_values_of_all_types_is_one_condition(kinds: dict[
 def test_roboql_compares_no_types_that_can_not_be_compared(
     store: Store, query: str, values: set[Any]
 ) -> None:
-    dataset = store.create_dataset(NewDataset(name="mixed"), ORG, USER)
+    dataset = store.datasets.create(NewDataset(name="mixed"), ORG, USER)
     stored: dict[str, Any] = {
         "int15": 15, "int9": 9, "text15": "15", "text9": "9", "word": "unknown", "list": [1, 2],
         "object": {"x": 1}, "day": "2024-05-01", "true": True, "json": "[12]", "null": None,
     }  # fmt: skip
-    store.note_files(dataset.dataset_id, ORG, {path: FoundFile(9, 0) for path in stored}, USER)
+    store.files.record_scan(dataset.dataset_id, ORG, {path: FoundFile(9, 0) for path in stored}, USER)
     for path, value in stored.items():
         changes = MetadataChangeset(put_fields={"v": value})
-        store.update_files(dataset.dataset_id, {path: [FileUpdate(metadata_changeset=changes)]}, ORG, USER)
-    found = store.query_files(QuerySpecification(condition=read_roboql(query)), ORG).items
+        store.files.update_many(
+            dataset.dataset_id, {path: [FileUpdate(metadata_changeset=changes)]}, ORG, USER
+        )
+    found = store.files.query(QuerySpecification(condition=read_roboql(query)), ORG).items
     names = {(1, 2): "list", "x:1": "object", 15: "int15", True: "true", "15": "text15", "9": "text9",
              "unknown": "word",
              "2024-05-01": "day", "[12]": "json"}  # fmt: skip

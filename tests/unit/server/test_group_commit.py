@@ -28,7 +28,7 @@ def store(store: Store) -> Store:
 
 def in_one_transaction(store: Store, *units: Unit) -> list[Future[InvocationRecord]]:
     """Have all of these wait for a turn, one after another, and then go on; what each came to."""
-    commits = store._commits
+    commits = store.database._group_commit
     with ThreadPoolExecutor(len(units)) as threads:
         with commits._turn:
             begun = []
@@ -43,14 +43,14 @@ def stored_by_another(database: Path) -> int:
     """How many invocations somebody else finds in the database."""
     other = Store(database)
     try:
-        return sum(other.count_by_status().values())
+        return sum(other.invocations.count_by_status().values())
     finally:
         other.close()
 
 
 def test_those_who_wait_share_a_commit(store: Store, database: Path) -> None:
     commits: list[list[StatusEvent]] = []
-    store.listen(lambda events: commits.append(list(events)))
+    store.database.listen_to_events(lambda events: commits.append(list(events)))
     outcomes = in_one_transaction(store, *[lambda: invoke(store)] * 5)
     ids = {outcome.result().invocation_id for outcome in outcomes}
     assert [{event.invocation_id for event in events} for events in commits] == [ids]
@@ -67,7 +67,7 @@ def test_nobody_is_told_before_the_commit(store: Store) -> None:
     told: list[str] = []
     committing = threading.Event()
 
-    @sa.event.listens_for(store._writing, "commit")
+    @sa.event.listens_for(store.database._writing, "commit")
     def slowly(_: sa.Connection) -> None:
         committing.set()
         time.sleep(0.05)
@@ -94,7 +94,7 @@ def test_nobody_is_told_before_the_commit(store: Store) -> None:
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "between", "last"])
 def test_one_that_fails_fails_alone_and_leaves_nothing(store: Store, database: Path, place: int) -> None:
     def half_done() -> InvocationRecord:
-        with store._write() as connection:
+        with store.database.write() as connection:
             connection.exec_driver_sql("DELETE FROM actions")
             raise NotFoundError("in the middle")
 
@@ -114,14 +114,14 @@ def test_the_same_idempotency_id_in_one_transaction_is_one_invocation(store: Sto
 
 def test_a_commit_that_fails_fails_all_of_its_units(store: Store, database: Path) -> None:
     heard: list[StatusEvent] = []
-    store.listen(heard.extend)
+    store.database.listen_to_events(heard.extend)
 
     def refuse(_: sa.Connection) -> None:
         raise sa.exc.OperationalError("COMMIT", None, OSError(28, "No space left on device"))
 
-    sa.event.listen(store._writing, "commit", refuse)
+    sa.event.listen(store.database._writing, "commit", refuse)
     outcomes = in_one_transaction(store, *[lambda: invoke(store)] * 3)
-    sa.event.remove(store._writing, "commit", refuse)
+    sa.event.remove(store.database._writing, "commit", refuse)
     assert [type(outcome.exception()) for outcome in outcomes] == [sa.exc.OperationalError] * 3
     assert (heard, stored_by_another(database)) == ([], 0)
     invoke(store)
@@ -132,14 +132,14 @@ def test_a_transaction_that_sqlite_takes_back_fails_all_of_its_units(store: Stor
     begun = threading.Event()
 
     def first() -> None:
-        with store._write() as connection:
+        with store.database.write() as connection:
             connection.exec_driver_sql("DELETE FROM actions")
             begun.set()
-            while not store._commits._waiting:
+            while not store.database._group_commit._waiting:
                 time.sleep(0.001)
 
     def disk_full() -> None:
-        with store._write() as connection:
+        with store.database.write() as connection:
             connection.exec_driver_sql("ROLLBACK")  # what SQLite does by itself then
             raise sa.exc.OperationalError("INSERT", None, OSError(28, "No space left on device"))
 

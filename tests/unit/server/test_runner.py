@@ -80,9 +80,9 @@ def script(store: Store, text: str, **fields: Any) -> str:
 async def reached(store: Store, invocation_id: str, *statuses: InvocationStatus) -> InvocationRecord:
     """Wait until an invocation takes one of these statuses."""
     changed = asyncio.Event()
-    store.listen(in_loop(asyncio.get_running_loop(), lambda _: changed.set()))
+    store.database.listen_to_events(in_loop(asyncio.get_running_loop(), lambda _: changed.set()))
     async with asyncio.timeout(15):
-        while (record := store.get_invocation(invocation_id)).last_status not in statuses:
+        while (record := store.invocations.get(invocation_id)).last_status not in statuses:
             await changed.wait()
             changed.clear()
     return record
@@ -116,10 +116,10 @@ def all_lines(logs: LogFiles, invocation_id: str) -> Iterator[str]:
 async def reached_again(store: Store, invocation_id: str, status: InvocationStatus) -> InvocationRecord:
     """Wait until an invocation takes a status for the second time."""
     changed = asyncio.Event()
-    store.listen(in_loop(asyncio.get_running_loop(), lambda _: changed.set()))
+    store.database.listen_to_events(in_loop(asyncio.get_running_loop(), lambda _: changed.set()))
     async with asyncio.timeout(15):
         while True:
-            record = store.get_invocation(invocation_id)
+            record = store.invocations.get(invocation_id)
             if record.last_status is status and steps(record).count(status) > 1:
                 return record
             await changed.wait()
@@ -178,7 +178,7 @@ async def test_a_progress_bar_is_seen_while_it_is_drawn(store: Store, logs: LogF
     one = script(store, r"printf '\r 1%%|#   |'; printf '\r 2%%|#   |'; sleep 600")
     async with run():
         await said(logs, one, " 2%|#   |")
-        store.request_abort(one, "enough", ORG)
+        store.aborts.request(one, "enough", ORG)
         await reached(store, one, S.Cancelled)
     assert lines(logs, one)[-1] == " 2%|#   |"
 
@@ -190,7 +190,7 @@ async def test_no_slots_run_nothing(store: Store, logs: LogFiles, tmp_path: Path
     two = script(store, "true")
     await asyncio.sleep(0.1)  # nothing is to happen, so there is nothing to wait for
     await none.stop()
-    assert [store.get_invocation(each).last_status for each in (one, two)] == [S.Queued, S.Queued]
+    assert [store.invocations.get(each).last_status for each in (one, two)] == [S.Queued, S.Queued]
 
 
 async def test_no_more_run_at_once_than_there_are_slots(store: Store, run: Any, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ async def test_a_cancel_ends_the_whole_group_and_keeps_what_it_said(
     one = script(store, "trap 'echo bye; exit 0' TERM; sleep 60 & echo up; wait")
     async with run():
         await said(logs, one, "up")
-        store.request_abort(one, "cancelled by ada", ORG)
+        store.aborts.request(one, "cancelled by ada", ORG)
         record = await reached(store, one, *TERMINAL)
         assert (record.last_status, record.current.detail) == (S.Cancelled, "cancelled by ada")
         assert lines(logs, one) == ["up", "bye"]
@@ -235,15 +235,15 @@ async def test_a_cancel_before_the_process_starts_starts_none(
     store: Store, logs: LogFiles, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = script(store, "echo up")
-    claim = store.claim
+    claim = store.claims.claim
 
     def claim_and_abort(*arguments: Any) -> InvocationRecord | None:
         record = claim(*arguments)
         if record is not None:
-            store.request_abort(one, "too soon", ORG)
+            store.aborts.request(one, "too soon", ORG)
         return record
 
-    monkeypatch.setattr(store, "claim", claim_and_abort)
+    monkeypatch.setattr(store.claims, "claim", claim_and_abort)
     async with run():
         record = await reached(store, one, *TERMINAL)
     assert (record.last_status, record.current.detail) == (S.Cancelled, "too soon")
@@ -318,7 +318,7 @@ class TestOutages:
         one = script(store, "echo up; exec sleep 60")
         async with run():
             await failing.until_it_fails()
-        assert store.get_invocation(one).last_status is S.Queued
+        assert store.invocations.get(one).last_status is S.Queued
         assert running(one) == []
 
     async def test_a_log_that_cannot_be_opened_has_the_invocation_wait(
@@ -371,7 +371,7 @@ class TestOutages:
             await reached_again(store, one, S.Queued)
             failing.works = True
             assert (await reached(store, script(store, "true"), *TERMINAL)).last_status is S.Completed
-            assert store.get_invocation(one).last_status is S.Queued
+            assert store.invocations.get(one).last_status is S.Queued
 
     @pytest.mark.parametrize("status", [S.Processing, S.Uploading, S.Completed], ids=str)
     async def test_a_status_that_the_database_refuses_is_recorded_when_it_does_not(
@@ -382,10 +382,12 @@ class TestOutages:
         tmp_path: Path,
         status: InvocationStatus,
     ) -> None:
-        name = "set_processing" if status is S.Processing else "advance"
-        when = {"set_processing": lambda *_: True, "advance": lambda _, given, *__: given is status}[name]
-        refusing = Refusing(getattr(store, name), 3, when)
-        monkeypatch.setattr(store, name, refusing)
+        name = "set_processing" if status is S.Processing else "transition_owned"
+        when = {"set_processing": lambda *_: True, "transition_owned": lambda _, given, *__: given is status}[
+            name
+        ]
+        refusing = Refusing(getattr(store.claims, name), 3, when)
+        monkeypatch.setattr(store.claims, name, refusing)
         one = script(store, f"echo ran >> {tmp_path}/ran")
         async with run():
             record = await reached(store, one, *TERMINAL)
@@ -395,8 +397,8 @@ class TestOutages:
     async def test_a_claim_that_the_database_refuses_is_tried_again(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        refusing = Refusing(store.claim, 3, lambda *_: True)
-        monkeypatch.setattr(store, "claim", refusing)
+        refusing = Refusing(store.claims.claim, 3, lambda *_: True)
+        monkeypatch.setattr(store.claims, "claim", refusing)
         one = script(store, "true")
         async with run():
             assert (await reached(store, one, *TERMINAL)).last_status is S.Completed
@@ -408,9 +410,9 @@ class TestOutages:
         one = script(store, "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done")
         async with run():
             await said(logs, one, "up")
-            refusing = Refusing(store.stop_reason, 3, lambda *_: True)
-            monkeypatch.setattr(store, "stop_reason", refusing)
-            store.request_abort(one, "cancelled by ada", ORG)
+            refusing = Refusing(store.aborts.stop_reason, 3, lambda *_: True)
+            monkeypatch.setattr(store.aborts, "stop_reason", refusing)
+            store.aborts.request(one, "cancelled by ada", ORG)
             record = await reached(store, one, *TERMINAL)
         assert (record.last_status, refusing.left) == (S.Cancelled, 0)
 
@@ -451,8 +453,8 @@ class TestWhatNobodyExpected:
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reconciler, "INTERVAL", 0.02)
-        failing = Failing(store.requeue, ZeroDivisionError())
-        monkeypatch.setattr(store, "requeue", failing)
+        failing = Failing(store.claims.requeue, ZeroDivisionError())
+        monkeypatch.setattr(store.claims, "requeue", failing)
         unprepared = Failing(Workspace.prepare, ZeroDivisionError())
         monkeypatch.setattr(Workspace, "prepare", lambda *given: unprepared(*given))
         one = script(store, "true")
@@ -467,14 +469,14 @@ class TestWhatNobodyExpected:
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reconciler, "INTERVAL", 0.02)
-        failing = Failing(store.requeue, ZeroDivisionError())
-        monkeypatch.setattr(store, "requeue", failing)
+        failing = Failing(store.claims.requeue, ZeroDivisionError())
+        monkeypatch.setattr(store.claims, "requeue", failing)
         unprepared = Failing(Workspace.prepare, ZeroDivisionError())
         monkeypatch.setattr(Workspace, "prepare", lambda *given: unprepared(*given))
         one = script(store, "true")
         async with run():
             await failing.until_it_fails()
-            store.request_abort(one, "cancelled by ada", ORG)
+            store.aborts.request(one, "cancelled by ada", ORG)
             failing.works = True
             record = await reached(store, one, *TERMINAL)
         assert (record.last_status, record.current.detail) == (S.Cancelled, "cancelled by ada")
@@ -535,16 +537,16 @@ class TestStopping:
         for _ in range(4):
             async with run():
                 await reached(store, one, S.Processing)
-            assert store.get_invocation(one).last_status is S.Queued
+            assert store.invocations.get(one).last_status is S.Queued
             assert running(one) == []
-        assert store.left_over() == []
+        assert store.claims.orphaned() == []
 
     async def test_a_claim_on_its_way_is_given_back(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         one = script(store, "sleep 60")
-        held = Held(store.claim, lambda *_: True)
-        monkeypatch.setattr(store, "claim", held)
+        held = Held(store.claims.claim, lambda *_: True)
+        monkeypatch.setattr(store.claims, "claim", held)
         async with run() as running_one:
             await held.until_it_arrives()
             stopping = asyncio.create_task(running_one.stop())
@@ -552,16 +554,16 @@ class TestStopping:
             held.may_go.set()
             async with asyncio.timeout(20):
                 await stopping
-        record = store.get_invocation(one)
+        record = store.invocations.get(one)
         assert record.last_status is S.Queued
         assert S.Scheduled in steps(record)
-        assert store.left_over() == []
+        assert store.claims.orphaned() == []
 
     async def test_a_verdict_on_its_way_arrives(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        held = Held(store.advance, lambda _, status, *__: status.is_terminal)
-        monkeypatch.setattr(store, "advance", held)
+        held = Held(store.claims.transition_owned, lambda _, status, *__: status.is_terminal)
+        monkeypatch.setattr(store.claims, "transition_owned", held)
         for text, end in (("exit 1", S.Failed), ("true", S.Completed)):
             held.arrived.clear()
             held.may_go.clear()
@@ -573,8 +575,8 @@ class TestStopping:
                 held.may_go.set()
                 async with asyncio.timeout(20):
                     await stopping
-            assert store.get_invocation(one).last_status is end
-        assert store.claim("runner-next") is None
+            assert store.invocations.get(one).last_status is end
+        assert store.claims.claim("runner-next") is None
 
     async def test_what_ignores_the_hint_is_killed_after_the_grace(
         self, store: Store, logs: LogFiles, run: Any
@@ -587,7 +589,7 @@ class TestStopping:
         assert 0.5 <= loop.time() - began < 10
         assert running(one) == []
         assert "no" in lines(logs, one)
-        assert store.get_invocation(one).last_status is S.Queued
+        assert store.invocations.get(one).last_status is S.Queued
 
     async def test_at_any_moment_nothing_is_lost_and_nothing_that_ended_runs_again(
         self, store: Store, run: Any, tmp_path: Path
@@ -600,14 +602,14 @@ class TestStopping:
             async with run():
                 await asyncio.sleep(dice.uniform(0, 0.12))  # any moment is as good as another
             assert not [one for one in ids if running(one)]
-            assert store.left_over() == []
+            assert store.claims.orphaned() == []
         async with run():
             ends = [(await reached(store, one, *TERMINAL)).last_status for one in ids]
         assert ends == [S.Completed, S.Failed] * 6
         marks = Counter(ran.read_text().split())
         for one in ids:
-            events = store.list_events(one)
-            ended = [event for event in events if event.status.is_terminal and not event.passing]
+            events = store.events.by_invocation(one, ORG)
+            ended = [event for event in events if event.status.is_terminal and not event.superseded]
             assert ended == events[-1:]  # and nothing came after it
             # One that is stopped between its mark and its exit leaves a mark, and another when it runs again.
             assert 1 <= marks[one] <= events[-1].attempt
@@ -618,8 +620,8 @@ class TestStopping:
         one = script(store, "echo up; exec sleep 60")
         async with run():
             await said(logs, one, "up")
-            store.request_abort(one, "cancelled by ada", ORG)
-        assert store.get_invocation(one).last_status is S.Cancelled
+            store.aborts.request(one, "cancelled by ada", ORG)
+        assert store.invocations.get(one).last_status is S.Cancelled
 
 
 async def test_a_retry_waits_until_the_attempt_before_it_is_gone(
@@ -634,8 +636,8 @@ async def test_a_retry_waits_until_the_attempt_before_it_is_gone(
     async with run():
         await said(logs, one, "first")
         first = running(one)
-        store.set_status(one, S.Failed, "again, please", "user-ada", ORG)
-        store.set_status(one, S.Queued, None, "user-ada", ORG)
+        store.invocations.set_status(one, S.Failed, "again, please", "user-ada", ORG)
+        store.invocations.set_status(one, S.Queued, None, "user-ada", ORG)
         await reached(store, one, S.Processing)
         assert first
         assert not [process for process in first if process.is_running()]
@@ -649,7 +651,7 @@ class TestRecovery:
 
     def claimed_by_the_dead(self, store: Store) -> str:
         one = script(store, "echo again")
-        assert store.claim("runner-dead") is not None
+        assert store.claims.claim("runner-dead") is not None
         return one
 
     def left_running(self, invocation_id: str) -> subprocess.Popen[bytes]:
@@ -664,7 +666,7 @@ class TestRecovery:
         one = self.claimed_by_the_dead(store)
         left = self.left_running(one)
         if recorded:
-            store.set_processing(one, "runner-dead", left.pid, processes.began(left.pid))
+            store.claims.set_processing(one, "runner-dead", left.pid, processes.began(left.pid))
         async with run():
             assert left.wait(30) == -signal.SIGKILL
             record = await reached(store, one, S.Completed)
@@ -680,20 +682,20 @@ class TestRecovery:
     async def test_what_is_to_be_cancelled_is_cancelled(self, store: Store, run: Any) -> None:
         one = self.claimed_by_the_dead(store)
         left = self.left_running(one)
-        store.request_abort(one, "cancelled by ada", ORG)
+        store.aborts.request(one, "cancelled by ada", ORG)
         async with run():
             assert left.wait(30) == -signal.SIGKILL
-            record = store.get_invocation(one)
+            record = store.invocations.get(one)
         assert (record.last_status, record.current.detail) == (S.Cancelled, "cancelled by ada")
 
     async def test_somebody_elses_processes_and_invocations_are_left_alone(
         self, store: Store, run: Any
     ) -> None:
         driven = script(store, "true")
-        store.set_status(driven, S.Processing, None, "user-ada", ORG)
+        store.invocations.set_status(driven, S.Processing, None, "user-ada", ORG)
         other = self.left_running("iv_of_another_service")
         async with run():
             assert other.poll() is None
-            assert store.get_invocation(driven).last_status is S.Processing
+            assert store.invocations.get(driven).last_status is S.Processing
         processes.send(other.pid, signal.SIGKILL)
         other.wait()

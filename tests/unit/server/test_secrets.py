@@ -27,7 +27,7 @@ def test_a_secret_is_read_back_and_can_be_changed(store: Store, key_file: Path, 
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
     for path in tmp_path.glob("server.db*"):
         assert b"value" not in path.read_bytes()
-    assert [name for name, _ in store.list_secrets(ORG)] == ["a.b-c"]
+    assert [name for name, _ in store.secrets.list_names(ORG)] == ["a.b-c"]
 
 
 def test_the_environment_goes_first(store: Store, key_file: Path) -> None:
@@ -69,9 +69,9 @@ def test_what_is_not_there_or_can_not_be_read(store: Store, key_file: Path) -> N
     key_file.unlink()
     with pytest.raises(PermissionError):
         secrets.reader(ORG)("one", ORG)
-    store.remove_secret("one", ORG)
+    store.secrets.remove("one", ORG)
     with pytest.raises(NotFoundError):
-        store.remove_secret("one", ORG)
+        store.secrets.remove("one", ORG)
 
 
 @pytest.mark.parametrize(

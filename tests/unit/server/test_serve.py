@@ -133,7 +133,7 @@ class TestActionsOfAFolder:
         (actions / "empty").mkdir()
         (actions / "action.json").write_text("not in a subfolder")
         assert _register_actions(store, actions) == ["first", "second"]
-        assert store.get_action("second", LOCAL_ORG).uri == "registry/image:1"
+        assert store.actions.get("second", LOCAL_ORG).uri == "registry/image:1"
 
     @pytest.mark.parametrize(
         ("workdir", "below"), [(None, "."), (".", "."), ("data", "data"), ("../b", "../b"), ("/abs", "/abs")]
@@ -143,7 +143,7 @@ class TestActionsOfAFolder:
     ) -> None:
         described(actions, "a", {"name": "a", "container_parameters": {"command": ["x"], "workdir": workdir}})
         _register_actions(store, actions)
-        container = store.get_action("a", LOCAL_ORG).container_parameters
+        container = store.actions.get("a", LOCAL_ORG).container_parameters
         assert container is not None
         assert container.workdir == str((actions / "a" / below).resolve())
 
@@ -196,7 +196,7 @@ class TestActionsOfAFolder:
         path = described(actions, "a", "")
         path.write_text('{"name": "a", "description": "\N{SNOWMAN}"}', encoding=encoding)
         assert _register_actions(store, actions) == ["a"]
-        assert store.get_action("a", LOCAL_ORG).description == "\N{SNOWMAN}"
+        assert store.actions.get("a", LOCAL_ORG).description == "\N{SNOWMAN}"
 
     def test_no_folder_is_no_actions(self, store: Store) -> None:
         assert _register_actions(store, None) == []

@@ -67,9 +67,9 @@ def fill(store: Store) -> None:
             invocation_source_id=f"airflow:{NAMES[number % len(NAMES)]}",
         )
     for status in (InvocationStatus.Completed, InvocationStatus.Failed, InvocationStatus.Processing) * 4:
-        claimed = store.claim(RUNNER)
+        claimed = store.claims.claim(RUNNER)
         assert claimed is not None
-        store.advance(claimed.invocation_id, status, None, RUNNER)
+        store.claims.transition_owned(claimed.invocation_id, status, None, RUNNER)
 
 
 def everything(store: Store, **spec: Any) -> list[InvocationRecord]:
@@ -77,7 +77,7 @@ def everything(store: Store, **spec: Any) -> list[InvocationRecord]:
     found: list[InvocationRecord] = []
     after = None
     while True:
-        page = store.query_invocations(QuerySpecification(**spec, after=after), ORG)
+        page = store.invocations.query(QuerySpecification(**spec, after=after), ORG)
         found += page.items
         after = page.next_token
         if after is None:
@@ -234,7 +234,7 @@ class TestRefusals:
             QuerySpecification(sort_by=field or "."),
         ):
             with pytest.raises(InvalidRequestError) as refused:
-                filled.query_invocations(spec, ORG)
+                filled.invocations.query(spec, ORG)
             assert "can't be queried; allowed: " in refused.value.message
             assert (
                 "last_status, org_id, parameter_values, parameter_values.*, provenance"
@@ -257,7 +257,7 @@ class TestRefusals:
     )
     def test_a_comparison_that_makes_no_sense_is_refused(self, filled: Store, asked: Condition) -> None:
         with pytest.raises(InvalidRequestError, match=asked.field):
-            filled.query_invocations(QuerySpecification(condition=asked), ORG)
+            filled.invocations.query(QuerySpecification(condition=asked), ORG)
 
     def test_any_other_value_is_compared_with(self, filled: Store) -> None:
         odd = [True, False, 2**63 - 1, -(2**63), 1e300, "\0", "x" * 10_000]
@@ -265,7 +265,7 @@ class TestRefusals:
             for comparator in [*ORDER, *MEMBERS]:
                 for value in odd if comparator in ORDER else [*odd[:-1], "x" * MAX_PATTERN]:
                     spec = QuerySpecification(condition=condition(field, comparator, value), limit=1)
-                    assert len(filled.query_invocations(spec, ORG).items) <= 1
+                    assert len(filled.invocations.query(spec, ORG).items) <= 1
 
     def test_a_group_of_too_many_conditions_is_refused_before_it_is_a_query(self) -> None:
         leaf = {"field": "last_status", "comparator": "EQUALS", "value": 0}
@@ -280,9 +280,9 @@ class TestRefusals:
             spec = QuerySpecification(condition=asked)
             if refused:
                 with pytest.raises(InvalidRequestError, match="2000 characters in all"):
-                    filled.query_invocations(spec, ORG)
+                    filled.invocations.query(spec, ORG)
             else:
-                assert filled.query_invocations(spec, ORG).items == []
+                assert filled.invocations.query(spec, ORG).items == []
 
     def test_too_many_conditions_and_too_deep_ones_are_refused(self, filled: Store) -> None:
         leaf = condition("last_status", Comparator.GreaterThan, 0)
@@ -297,7 +297,7 @@ class TestRefusals:
         )
         for asked in (deep, wide, batch):
             with pytest.raises(InvalidRequestError, match="a query may have"):
-                filled.query_invocations(QuerySpecification(condition=asked), ORG)
+                filled.invocations.query(QuerySpecification(condition=asked), ORG)
 
     @pytest.mark.parametrize(
         "content",
@@ -309,23 +309,23 @@ class TestRefusals:
     def test_a_page_token_that_is_none_is_refused(self, filled: Store, content: Any) -> None:
         token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
         with pytest.raises(InvalidRequestError, match="'after' is no page token"):
-            filled.query_invocations(QuerySpecification(after=token), ORG)
+            filled.invocations.query(QuerySpecification(after=token), ORG)
 
     @pytest.mark.parametrize("token", ["", "x", "é", "\0", "====", "../../etc/passwd", "e30", "a" * 10_000])
     def test_so_is_any_other_text(self, filled: Store, token: str) -> None:
         with pytest.raises(InvalidRequestError, match="'after' is no page token"):
-            filled.query_invocations(QuerySpecification(after=token), ORG)
+            filled.invocations.query(QuerySpecification(after=token), ORG)
 
     def test_a_page_token_of_another_order_is_refused(
         self, filled: Store, records: list[InvocationRecord]
     ) -> None:
-        token = filled.query_invocations(QuerySpecification(limit=1), ORG).next_token
+        token = filled.invocations.query(QuerySpecification(limit=1), ORG).next_token
         for spec in (
             QuerySpecification(after=token, sort_direction=SortDirection.Ascending),
             QuerySpecification(after=token, sort_by="invocation_id"),
         ):
             with pytest.raises(InvalidRequestError, match="'after' belongs to a query with another order"):
-                filled.query_invocations(spec, ORG)
+                filled.invocations.query(spec, ORG)
 
 
 class TestPages:
@@ -377,7 +377,7 @@ class TestPages:
         after = None
         while True:
             spec = QuerySpecification(limit=4, sort_by=sort_by, sort_direction=direction, after=after)
-            page = store.query_invocations(spec, ORG)
+            page = store.invocations.query(spec, ORG)
             seen += ids(page.items)
             after = page.next_token
             if after is None or len(seen) > 200:
@@ -393,29 +393,31 @@ class TestPages:
     def test_an_exactly_full_last_page_has_no_next(
         self, filled: Store, records: list[InvocationRecord]
     ) -> None:
-        page = filled.query_invocations(QuerySpecification(limit=len(records)), ORG)
+        page = filled.invocations.query(QuerySpecification(limit=len(records)), ORG)
         assert (len(page.items), page.next_token) == (len(records), None)
 
     def test_a_page_is_written_as_its_records_are(self, store: Store) -> None:
         fill(store)
         some, other = everything(store)[:2]
-        store.set_logs_location(some.invocation_id, LogsLocation(bucket="b", prefix="unanswered"), ORG)
+        store.invocations.set_logs_location(
+            some.invocation_id, LogsLocation(bucket="b", prefix="unanswered"), ORG
+        )
         told = 'because of "quotes",\n\\ and ü'
-        store.set_status(other.invocation_id, InvocationStatus.Cancelled, told, "somebody", ORG)
-        documents, _ = store.invocation_documents(QuerySpecification(limit=100), ORG)
+        store.invocations.set_status(other.invocation_id, InvocationStatus.Cancelled, told, "somebody", ORG)
+        documents, _ = store.invocations.query_json(QuerySpecification(limit=100), ORG)
         for text in documents:
             document = json.loads(text)
             assert document == json.loads(InvocationRecord.model_validate_json(text).model_dump_json())
             assert "unanswered" not in text
             if document["invocation_id"] == other.invocation_id:
                 assert document["status"][-1]["detail"] == told
-                whole = store.get_invocation(other.invocation_id).model_dump_json()
+                whole = store.invocations.get(other.invocation_id).model_dump_json()
                 assert document == json.loads(whole)
 
     def test_another_organisations_are_not_found(
         self, filled: Store, records: list[InvocationRecord]
     ) -> None:
-        assert filled.query_invocations(QuerySpecification(), "og_other").items == []
+        assert filled.invocations.query(QuerySpecification(), "og_other").items == []
 
     def test_actions_are_paged_in_their_newest_versions(self, store: Store) -> None:
         for number in range(5):
@@ -424,8 +426,8 @@ class TestPages:
             condition=condition("tags", Comparator.Contains, "even"), limit=2, sort_by="name",
             sort_direction=SortDirection.Ascending,
         )  # fmt: skip
-        first = store.query_actions(tagged, ORG)
+        first = store.actions.query(tagged, ORG)
         assert [action.name for action in first.items] == ["act-0", "act-2"]
-        second = store.query_actions(tagged.model_copy(update={"after": first.next_token}), ORG)
+        second = store.actions.query(tagged.model_copy(update={"after": first.next_token}), ORG)
         assert [action.name for action in second.items] == ["act-4"]
         assert second.next_token is None

@@ -63,12 +63,12 @@ def at_once(times: int, call: Callable[[int], T]) -> list[T]:
 
 def run_to(store: Store, status: InvocationStatus, runner: str = RUNNER) -> InvocationRecord:
     """Claim the oldest invocation and move it on to a status."""
-    record = store.claim(runner)
+    record = store.claims.claim(runner)
     assert record is not None
     for step in (S.Processing, S.Uploading, S.Completed):
         if step <= status:
-            store.advance(record.invocation_id, step, None, runner)
-    return store.get_invocation(record.invocation_id)
+            store.claims.transition_owned(record.invocation_id, step, None, runner)
+    return store.invocations.get(record.invocation_id)
 
 
 class TestActions:
@@ -81,12 +81,12 @@ class TestActions:
             parameters=[ActionParameter(name="p", default=2)],
             compute_requirements=ComputeRequirements(vCPU=1024, memory=2048),
         )
-        record = store.create_action(asked, ORG, USER)
+        record = store.actions.create(asked, ORG, USER)
         assert {name: getattr(record, name) for name in type(asked).model_fields} == dict(asked)
         assert (record.org_id, record.created_by, record.modified_by) == (ORG, USER, USER)
         assert record.created == record.modified
         assert record.digest
-        assert store.get_action("act", ORG) == record
+        assert store.actions.get("act", ORG) == record
 
     def test_a_name_can_be_taken_once(self, store: Store) -> None:
         create(store)
@@ -97,25 +97,25 @@ class TestActions:
         create(store)
         for missing in (("other", ORG, None), ("act", "og_other", None), ("act", ORG, "digest")):
             with pytest.raises(NotFoundError, match="there is no action"):
-                store.get_action(*missing)
+                store.actions.get(*missing)
 
     def test_registering_anew_makes_a_version_only_if_something_changed(self, store: Store) -> None:
-        first = store.register_action(new_action(), ORG, USER)
-        assert store.register_action(new_action(), ORG, USER) == first
-        second = store.register_action(new_action(description="new"), ORG, USER)
+        first = store.actions.register(new_action(), ORG, USER)
+        assert store.actions.register(new_action(), ORG, USER) == first
+        second = store.actions.register(new_action(description="new"), ORG, USER)
         assert second.digest != first.digest
         assert second.created == first.created
         assert second.modified > first.modified
-        assert store.get_action("act", ORG) == second
-        assert store.get_action("act", ORG, first.digest).description is None
+        assert store.actions.get("act", ORG) == second
+        assert store.actions.get("act", ORG, first.digest).description is None
 
     def test_an_action_can_go_back_to_what_it_was(self, store: Store) -> None:
-        first = store.register_action(new_action(), ORG, USER)
-        second = store.register_action(new_action(description="new"), ORG, USER)
-        third = store.register_action(new_action(), ORG, USER)
+        first = store.actions.register(new_action(), ORG, USER)
+        second = store.actions.register(new_action(description="new"), ORG, USER)
+        third = store.actions.register(new_action(), ORG, USER)
         assert third.digest == first.digest
-        assert store.get_action("act", ORG).digest == first.digest
-        assert store.get_action("act", ORG, second.digest).description == "new"
+        assert store.actions.get("act", ORG).digest == first.digest
+        assert store.actions.get("act", ORG, second.digest).description == "new"
 
 
 class TestInvoking:
@@ -131,7 +131,7 @@ class TestInvoking:
         assert record.timeout == 7
         assert record.container_parameters == ContainerParameters(command=["true"])
         assert (
-            store.get_invocation(record.invocation_id).model_copy(update={"duration": record.duration})
+            store.invocations.get(record.invocation_id).model_copy(update={"duration": record.duration})
             == record
         )
 
@@ -155,9 +155,9 @@ class TestInvoking:
 
     def test_it_runs_the_version_that_was_asked_for(self, store: Store) -> None:
         first = create(store)
-        second = store.register_action(new_action(description="new"), ORG, USER)
+        second = store.actions.register(new_action(description="new"), ORG, USER)
         assert invoke(store).provenance.action.digest == second.digest
-        asked = store.invoke("act", request(), ORG, USER, first.digest)
+        asked = store.invocations.create("act", request(), ORG, USER, first.digest)
         assert asked.provenance.action.digest == first.digest
 
     def test_defaults_of_parameters_are_filled_in(self, store: Store) -> None:
@@ -195,7 +195,7 @@ class TestInvoking:
         with pytest.raises(InvalidRequestError) as refused:
             invoke(store, parameter_values={"c": 1})
         assert "needs parameter 'a'; it declares: a (required), b (required), c" in refused.value.message
-        assert store.claim(RUNNER) is None
+        assert store.claims.claim(RUNNER) is None
 
     @pytest.mark.parametrize(
         ("fields", "message"),
@@ -211,7 +211,7 @@ class TestInvoking:
         create(store, **fields)
         with pytest.raises(InvalidRequestError, match=message):
             invoke(store)
-        assert store.claim(RUNNER) is None
+        assert store.claims.claim(RUNNER) is None
 
     @pytest.mark.parametrize(
         "fields",
@@ -227,7 +227,7 @@ class TestInvoking:
         create(store)
         with pytest.raises(InvalidRequestError, match=r"there is no dataset 'ds_1'|RoboQL, character 4"):
             invoke(store, **fields)
-        assert store.claim(RUNNER) is None
+        assert store.claims.claim(RUNNER) is None
 
     def test_what_was_acknowledged_is_there_after_a_restart(self, store: Store, database: Path) -> None:
         create(store)
@@ -235,7 +235,7 @@ class TestInvoking:
         record = invoke(store, parameter_values=values, idempotency_id="once")
         store.close()
         reopened = Store(database)
-        again = reopened.get_invocation(record.invocation_id)
+        again = reopened.invocations.get(record.invocation_id)
         assert again.model_copy(update={"duration": record.duration}) == record
         same = invoke(reopened, parameter_values=values, idempotency_id="once")
         assert same.invocation_id == record.invocation_id
@@ -289,7 +289,7 @@ class TestInheritance:
 
     def test_an_ancestor_of_a_version_stays_that_version(self, store: Store) -> None:
         old = create(store, "parent", timeout=1)
-        store.register_action(new_action("parent", timeout=2), ORG, USER)
+        store.actions.register(new_action("parent", timeout=2), ORG, USER)
         create(store, "pinned", inherits=ActionReference(name="parent", digest=old.digest))
         create(store, "moving", inherits=ActionReference(name="parent"))
         assert invoke(store, "pinned").timeout == 1
@@ -357,7 +357,7 @@ class TestIdempotency:
             f"Different: {difference}. Send the first request again, or use another idempotency_id"
         )
         assert "s3cret" not in refused.value.message
-        assert len(store.query_invocations(QuerySpecification(), ORG).items) == 1
+        assert len(store.invocations.query(QuerySpecification(), ORG).items) == 1
 
     def test_many_differences_are_counted(self, store: Store) -> None:
         create(store)
@@ -377,12 +377,12 @@ class TestIdempotency:
                     put_parameters=[ActionParameter(name="n", default="2")]
                 )
             )
-            assert store.update_action("act", new, ORG, USER).digest != first.provenance.action.digest
+            assert store.actions.update("act", new, ORG, USER).digest != first.provenance.action.digest
         elif change == "command":
             new = UpdateActionRequest(container_parameters=ContainerParameters(command=["false"]))
-            assert store.update_action("act", new, ORG, USER).digest != first.provenance.action.digest
+            assert store.actions.update("act", new, ORG, USER).digest != first.provenance.action.digest
         else:
-            store.delete_action("act", ORG)
+            store.actions.delete("act", ORG)
             if change == "made again":
                 create(store, parameters=[ActionParameter(name="other", required=True)])
         again = invoke(store, idempotency_id="once", parameter_values={"m": 2})
@@ -407,7 +407,7 @@ class TestIdempotency:
         run_to(store, S.Completed)
         again = invoke(store, idempotency_id="once")
         assert (again.invocation_id, again.last_status) == (first.invocation_id, S.Completed)
-        assert store.claim(RUNNER) is None
+        assert store.claims.claim(RUNNER) is None
 
     def test_the_same_id_for_another_action_is_a_conflict(self, store: Store) -> None:
         create(store)
@@ -426,8 +426,8 @@ class TestIdempotency:
         create(store)
         records = at_once(20, lambda n: invoke(store, idempotency_id="once", parameter_values={"n": 1}))
         assert len({record.invocation_id for record in records}) == 1
-        assert store.claim(RUNNER) is not None
-        assert store.claim(RUNNER) is None
+        assert store.claims.claim(RUNNER) is not None
+        assert store.claims.claim(RUNNER) is None
 
     def test_of_twenty_different_requests_at_once_one_is_taken(self, store: Store) -> None:
         create(store)
@@ -447,10 +447,10 @@ class TestOwnership:
     def test_the_oldest_is_claimed_first_and_its_runner_begins_at_once(self, store: Store) -> None:
         create(store)
         ids = [invoke(store).invocation_id for _ in range(3)]
-        claimed = [store.claim(RUNNER) for _ in range(3)]
+        claimed = [store.claims.claim(RUNNER) for _ in range(3)]
         assert [record.invocation_id for record in claimed if record] == ids
         assert all(steps(record) == [S.Queued, S.Scheduled, S.Downloading] for record in claimed if record)
-        assert store.claim(RUNNER) is None
+        assert store.claims.claim(RUNNER) is None
 
     def test_each_invocation_is_claimed_by_one_of_many(self, store: Store) -> None:
         create(store)
@@ -458,72 +458,72 @@ class TestOwnership:
 
         def claim_all(number: int) -> list[str]:
             claimed = []
-            while (record := store.claim(f"runner-{number}")) is not None:
+            while (record := store.claims.claim(f"runner-{number}")) is not None:
                 claimed.append(record.invocation_id)
-                store.advance(record.invocation_id, S.Downloading, None, f"runner-{number}")
+                store.claims.transition_owned(record.invocation_id, S.Downloading, None, f"runner-{number}")
             return claimed
 
         claimed = at_once(8, claim_all)
         assert sorted(itertools.chain(*claimed)) == sorted(ids)
-        assert {store.get_invocation(one).last_status for one in ids} == {S.Downloading}
+        assert {store.invocations.get(one).last_status for one in ids} == {S.Downloading}
 
     def test_a_busy_one_waits_and_the_next_is_claimed(self, store: Store) -> None:
         create(store)
         first, second = invoke(store).invocation_id, invoke(store).invocation_id
-        claimed = store.claim(RUNNER, busy=[first])
+        claimed = store.claims.claim(RUNNER, busy=[first])
         assert claimed is not None
         assert claimed.invocation_id == second
-        assert store.claim(RUNNER, busy=[first]) is None
-        assert store.claim(RUNNER) is not None
+        assert store.claims.claim(RUNNER, busy=[first]) is None
+        assert store.claims.claim(RUNNER) is not None
 
     def test_only_the_owner_moves_it_on(self, store: Store) -> None:
         create(store)
         claimed = invoke(store).invocation_id
         run_to(store, S.Processing)
         with pytest.raises(ConditionError, match="belongs to runner-1, not to runner-2"):
-            store.advance(claimed, S.Completed, None, OTHER_RUNNER)
+            store.claims.transition_owned(claimed, S.Completed, None, OTHER_RUNNER)
         with pytest.raises(ConditionError):
-            store.set_status(claimed, S.Completed, None, "user-ada", ORG)
-        assert store.get_invocation(claimed).last_status is S.Processing
+            store.invocations.set_status(claimed, S.Completed, None, "user-ada", ORG)
+        assert store.invocations.get(claimed).last_status is S.Processing
 
     def test_the_verdict_of_a_runner_that_lost_it_does_not_count(self, store: Store) -> None:
         create(store)
         claimed = invoke(store).invocation_id
         run_to(store, S.Processing)
-        store.requeue(claimed, RUNNER, "lost", lost=True)
-        with pytest.raises(ConditionError, match="belongs to nobody"):
-            store.advance(claimed, S.Completed, None, RUNNER)
-        assert store.get_invocation(claimed).last_status is S.Queued
-        assert store.claim(OTHER_RUNNER) is not None
+        store.claims.requeue(claimed, RUNNER, "lost", lost=True)
+        with pytest.raises(ConditionError, match="belongs to no runner"):
+            store.claims.transition_owned(claimed, S.Completed, None, RUNNER)
+        assert store.invocations.get(claimed).last_status is S.Queued
+        assert store.claims.claim(OTHER_RUNNER) is not None
         with pytest.raises(ConditionError):
-            store.advance(claimed, S.Completed, None, RUNNER)
+            store.claims.transition_owned(claimed, S.Completed, None, RUNNER)
 
     def test_a_status_that_may_not_follow_is_refused_and_changes_nothing(self, store: Store) -> None:
         create(store)
         claimed = invoke(store).invocation_id
         run_to(store, S.Processing)
         with pytest.raises(InvalidStateTransitionError, match="Processing can't become Downloading"):
-            store.advance(claimed, S.Downloading, None, RUNNER)
-        assert steps(store.get_invocation(claimed)) == [S.Queued, S.Scheduled, S.Downloading, S.Processing]
+            store.claims.transition_owned(claimed, S.Downloading, None, RUNNER)
+        assert steps(store.invocations.get(claimed)) == [S.Queued, S.Scheduled, S.Downloading, S.Processing]
 
     def test_a_person_may_fail_cancel_and_retry_what_a_runner_has(self, store: Store) -> None:
         create(store)
         claimed = invoke(store).invocation_id
         run_to(store, S.Processing)
-        store.set_status(claimed, S.Failed, "looks wrong", "user-ada", ORG)
-        assert store.stop_reason(claimed, RUNNER) == "somebody else made it Failed"
-        store.set_status(claimed, S.Queued, None, "user-ada", ORG)
-        assert store.stop_reason(claimed, RUNNER) == "somebody else made it Queued"
-        assert store.get_invocation(claimed).current.status is S.Queued
+        store.invocations.set_status(claimed, S.Failed, "looks wrong", "user-ada", ORG)
+        assert store.aborts.stop_reason(claimed, RUNNER) == "another client or runner set it to Failed"
+        store.invocations.set_status(claimed, S.Queued, None, "user-ada", ORG)
+        assert store.aborts.stop_reason(claimed, RUNNER) == "another client or runner set it to Queued"
+        assert store.invocations.get(claimed).current.status is S.Queued
 
     def test_a_sign_of_life_is_one_for_all_that_an_owner_has(self, store: Store) -> None:
         create(store)
         ids = [invoke(store).invocation_id for _ in range(3)]
-        mine = [store.claim(RUNNER) for _ in range(2)]
-        assert store.claim(OTHER_RUNNER) is not None
-        before = [store.get_invocation(one).last_heartbeat for one in ids]
-        store.heartbeat(RUNNER)
-        after = [store.get_invocation(one).last_heartbeat for one in ids]
+        mine = [store.claims.claim(RUNNER) for _ in range(2)]
+        assert store.claims.claim(OTHER_RUNNER) is not None
+        before = [store.invocations.get(one).last_heartbeat for one in ids]
+        store.claims.heartbeat(RUNNER)
+        after = [store.invocations.get(one).last_heartbeat for one in ids]
         assert None not in before
         assert [a > b for a, b in zip(after, before, strict=True) if a and b] == [True, True, False]
         assert len(mine) == 2
@@ -533,30 +533,30 @@ class TestAborts:
     def test_a_queued_one_is_cancelled_at_once(self, store: Store) -> None:
         create(store)
         queued = invoke(store).invocation_id
-        assert store.request_abort(queued, "not needed", ORG) is S.Cancelled
-        assert store.get_invocation(queued).current.detail == "not needed"
-        assert store.claim(RUNNER) is None
+        assert store.aborts.request(queued, "not needed", ORG) is S.Cancelled
+        assert store.invocations.get(queued).current.detail == "not needed"
+        assert store.claims.claim(RUNNER) is None
 
     def test_a_running_one_is_left_to_its_runner_with_the_first_reason(self, store: Store) -> None:
         create(store)
         running = invoke(store).invocation_id
         run_to(store, S.Processing)
-        assert store.stop_reason(running, RUNNER) is None
-        assert store.request_abort(running, "first", ORG) is S.Processing
-        assert store.request_abort(running, "second", ORG) is S.Processing
-        assert store.stop_reason(running, RUNNER) == "first"
-        store.advance(running, S.Cancelled, "first", RUNNER)
-        assert store.get_invocation(running).last_status is S.Cancelled
+        assert store.aborts.stop_reason(running, RUNNER) is None
+        assert store.aborts.request(running, "first", ORG) is S.Processing
+        assert store.aborts.request(running, "second", ORG) is S.Processing
+        assert store.aborts.stop_reason(running, RUNNER) == "first"
+        store.claims.transition_owned(running, S.Cancelled, "first", RUNNER)
+        assert store.invocations.get(running).last_status is S.Cancelled
 
     @pytest.mark.parametrize("end", [S.Completed, S.Cancelled, S.Failed])
     def test_one_that_has_ended_stays_as_it_is(self, store: Store, end: InvocationStatus) -> None:
         create(store)
         ended = invoke(store).invocation_id
         run_to(store, S.Processing)
-        store.advance(ended, end, "done", RUNNER)
-        before = store.get_invocation(ended)
-        assert store.request_abort(ended, "too late", ORG) is end
-        assert store.get_invocation(ended) == before
+        store.claims.transition_owned(ended, end, "done", RUNNER)
+        before = store.invocations.get(ended)
+        assert store.aborts.request(ended, "too late", ORG) is end
+        assert store.invocations.get(ended) == before
 
     def test_one_that_ends_by_itself_first_is_not_cancelled_and_its_retry_is_not_either(
         self, store: Store
@@ -564,24 +564,24 @@ class TestAborts:
         create(store)
         running = invoke(store).invocation_id
         run_to(store, S.Processing)
-        store.request_abort(running, "please", ORG)
-        store.advance(running, S.Failed, "exit code 1", RUNNER)
-        store.set_status(running, S.Queued, "try again", "user-ada", ORG)
-        assert store.claim(RUNNER) is not None
-        assert store.stop_reason(running, RUNNER) is None
+        store.aborts.request(running, "please", ORG)
+        store.claims.transition_owned(running, S.Failed, "exit code 1", RUNNER)
+        store.invocations.set_status(running, S.Queued, "try again", "user-ada", ORG)
+        assert store.claims.claim(RUNNER) is not None
+        assert store.aborts.stop_reason(running, RUNNER) is None
 
     def test_one_that_somebody_outside_moves_along_is_cancelled_at_once(self, store: Store) -> None:
         create(store)
         driven = invoke(store).invocation_id
-        store.set_status(driven, S.Processing, None, "user-ada", ORG)
-        assert store.request_abort(driven, "stop", ORG) is S.Cancelled
+        store.invocations.set_status(driven, S.Processing, None, "user-ada", ORG)
+        assert store.aborts.request(driven, "stop", ORG) is S.Cancelled
 
     def test_an_unknown_one_or_another_organisations_is_not_found(self, store: Store) -> None:
         create(store)
         queued = invoke(store).invocation_id
         for missing in (("iv_nope", ORG), (queued, "og_other")):
             with pytest.raises(NotFoundError, match="there is no invocation"):
-                store.request_abort(missing[0], "stop", missing[1])
+                store.aborts.request(missing[0], "stop", missing[1])
 
     def test_twenty_cancels_and_a_claim_at_once_leave_it_cancelled_or_to_be_stopped(
         self, store: Store
@@ -592,14 +592,14 @@ class TestAborts:
             one = invoke(store).invocation_id
 
             def cancel_or_claim(number: int, one: str = one) -> object:
-                return store.request_abort(one, "stop", ORG) if number else store.claim(RUNNER)
+                return store.aborts.request(one, "stop", ORG) if number else store.claims.claim(RUNNER)
 
             at_once(6, cancel_or_claim)
-            status = store.get_invocation(one).last_status
+            status = store.invocations.get(one).last_status
             outcomes[status] += 1
             if status is S.Downloading:
-                assert store.stop_reason(one, RUNNER) == "stop"
-                store.advance(one, S.Cancelled, "stop", RUNNER)
+                assert store.aborts.stop_reason(one, RUNNER) == "stop"
+                store.claims.transition_owned(one, S.Cancelled, "stop", RUNNER)
         assert set(outcomes) <= {S.Cancelled, S.Downloading}
 
 
@@ -609,8 +609,8 @@ class TestRequeue:
         one = invoke(store).invocation_id
         for _ in range(5):
             run_to(store, S.Processing)
-            assert store.requeue(one, RUNNER, "stopped", lost=False) is S.Queued
-        assert store.get_invocation(one).current.status is S.Queued
+            assert store.claims.requeue(one, RUNNER, "stopped", lost=False) is S.Queued
+        assert store.invocations.get(one).current.status is S.Queued
 
     def test_the_third_loss_is_deadly_and_it_does_not_run_again(self, store: Store) -> None:
         create(store)
@@ -618,10 +618,10 @@ class TestRequeue:
         outcomes = []
         for _ in range(3):
             run_to(store, S.Processing)
-            outcomes.append(store.requeue(one, RUNNER, "lost", lost=True))
+            outcomes.append(store.claims.requeue(one, RUNNER, "lost", lost=True))
         assert outcomes == [S.Queued, S.Queued, S.Deadly]
-        assert store.claim(RUNNER) is None
-        record = store.get_invocation(one)
+        assert store.claims.claim(RUNNER) is None
+        record = store.invocations.get(one)
         assert record.current.status is S.Deadly
         assert "lost" in str(record.current.detail)
         assert Counter(steps(record))[S.Failed] == 3
@@ -630,36 +630,36 @@ class TestRequeue:
         create(store)
         one = invoke(store).invocation_id
         run_to(store, S.Processing)
-        store.request_abort(one, "stop", ORG)
-        assert store.requeue(one, RUNNER, "lost", lost=True) is S.Cancelled
-        assert store.get_invocation(one).current.detail == "stop"
-        assert store.claim(RUNNER) is None
+        store.aborts.request(one, "stop", ORG)
+        assert store.claims.requeue(one, RUNNER, "lost", lost=True) is S.Cancelled
+        assert store.invocations.get(one).current.detail == "stop"
+        assert store.claims.claim(RUNNER) is None
 
     @pytest.mark.parametrize("end", [S.Completed, S.Cancelled, S.Failed])
     def test_what_has_ended_does_not_run_again(self, store: Store, end: InvocationStatus) -> None:
         create(store)
         one = invoke(store).invocation_id
         run_to(store, S.Processing)
-        store.advance(one, end, None, RUNNER)
+        store.claims.transition_owned(one, end, None, RUNNER)
         with pytest.raises(ConditionError):
-            store.requeue(one, RUNNER, "stopped", lost=False)
-        assert store.claim(RUNNER) is None
+            store.claims.requeue(one, RUNNER, "stopped", lost=False)
+        assert store.claims.claim(RUNNER) is None
 
     def test_what_dead_runners_left_is_found_with_its_process(self, store: Store) -> None:
         create(store)
         ids = [invoke(store).invocation_id for _ in range(4)]
-        store.set_status(ids[0], S.Processing, None, "user-ada", ORG)
+        store.invocations.set_status(ids[0], S.Processing, None, "user-ada", ORG)
         run_to(store, S.Processing, OTHER_RUNNER)
         run_to(store, S.Downloading)
         run_to(store, S.Downloading)
-        store.set_processing(ids[3], RUNNER, 4711, 1.5)
-        left = {one.invocation_id: one for one in store.left_over()}
+        store.claims.set_processing(ids[3], RUNNER, 4711, 1.5)
+        left = {one.invocation_id: one for one in store.claims.orphaned()}
         assert set(left) == set(ids[1:])
-        assert (left[ids[3]].process_group, left[ids[3]].process_began) == (4711, 1.5)
+        assert (left[ids[3]].process_group, left[ids[3]].process_started) == (4711, 1.5)
         assert left[ids[2]].process_group is None
-        assert [one.invocation_id for one in store.left_over([OTHER_RUNNER])] == ids[2:]
-        store.advance(ids[3], S.Completed, None, RUNNER)
-        assert ids[3] not in {one.invocation_id for one in store.left_over()}
+        assert [one.invocation_id for one in store.claims.orphaned([OTHER_RUNNER])] == ids[2:]
+        store.claims.transition_owned(ids[3], S.Completed, None, RUNNER)
+        assert ids[3] not in {one.invocation_id for one in store.claims.orphaned()}
 
 
 class TestHistory:
@@ -673,9 +673,9 @@ class TestHistory:
         one = invoke(store).invocation_id
         for _ in range(2):
             run_to(store, S.Uploading)
-            store.requeue(one, RUNNER, None, lost=True)
+            store.claims.requeue(one, RUNNER, None, lost=True)
         run_to(store, S.Completed)
-        record = store.get_invocation(one)
+        record = store.invocations.get(one)
         times = [step.timestamp for step in record.status]
         assert len(times) == 1 + 2 * 6 + 5
         assert all(earlier < later for earlier, later in itertools.pairwise(times))
@@ -684,22 +684,22 @@ class TestHistory:
     def test_the_duration_ends_with_the_invocation(self, store: Store) -> None:
         create(store)
         one = invoke(store).invocation_id
-        assert store.get_invocation(one).duration == timedelta()
+        assert store.invocations.get(one).duration == timedelta()
         run_to(store, S.Processing)
-        assert timedelta() < store.get_invocation(one).duration < store.get_invocation(one).duration
-        store.advance(one, S.Completed, None, RUNNER, 0)
-        record = store.get_invocation(one)
+        assert timedelta() < store.invocations.get(one).duration < store.invocations.get(one).duration
+        store.claims.transition_owned(one, S.Completed, None, RUNNER, 0)
+        record = store.invocations.get(one)
         assert record.duration == record.ran_for == record.status[-1].timestamp - record.status[3].timestamp
-        assert store.get_invocation(one) == record
+        assert store.invocations.get(one) == record
 
     def test_the_duration_is_that_of_the_last_attempt(self, store: Store) -> None:
         create(store)
         one = invoke(store).invocation_id
         run_to(store, S.Processing)
-        store.requeue(one, RUNNER, "stopped", lost=False)
-        assert store.get_invocation(one).duration == timedelta()
+        store.claims.requeue(one, RUNNER, "stopped", lost=False)
+        assert store.invocations.get(one).duration == timedelta()
         run_to(store, S.Completed)
-        record = store.get_invocation(one)
+        record = store.invocations.get(one)
         assert record.duration == record.ran_for
         assert record.started_at == record.status[-3].timestamp
 
@@ -707,10 +707,10 @@ class TestHistory:
         create(store)
         one = invoke(store).invocation_id
         run_to(store, S.Processing)
-        store.advance(one, S.Failed, "exit code 65: no such column", RUNNER, 65)
-        record = store.get_invocation(one)
+        store.claims.transition_owned(one, S.Failed, "exit code 65: no such column", RUNNER, 65)
+        record = store.invocations.get(one)
         assert [step.exit_code for step in record.status] == [None] * 4 + [65]
-        assert [event.exit_code for event in store.events_since(0, ORG, 10)][-1] == 65
+        assert [event.exit_code for event in store.events.since(0, ORG, 10)][-1] == 65
 
     def test_a_database_of_an_earlier_version_gets_what_it_lacks(self, database: Path) -> None:
         store = Store(database)
@@ -722,21 +722,21 @@ class TestHistory:
             old.commit()
         store = Store(database)
         run_to(store, S.Processing)
-        store.advance(one, S.Failed, "exit code 65", RUNNER, 65)
-        assert store.get_invocation(one).current.exit_code == 65
+        store.claims.transition_owned(one, S.Failed, "exit code 65", RUNNER, 65)
+        assert store.invocations.get(one).current.exit_code == 65
         store.close()
 
     def test_listeners_hear_of_what_was_committed_and_of_nothing_else(self, store: Store) -> None:
         create(store)
         heard: list[StatusEvent] = []
-        store.listen(heard.extend)
+        store.database.listen_to_events(heard.extend)
         one = invoke(store).invocation_id
         run_to(store, S.Processing)
         with pytest.raises(InvalidStateTransitionError):
-            store.advance(one, S.Downloading, None, RUNNER)
-        store.requeue(one, RUNNER, "lost", lost=True)
+            store.claims.transition_owned(one, S.Downloading, None, RUNNER)
+        store.claims.requeue(one, RUNNER, "lost", lost=True)
         assert {event.invocation_id for event in heard} == {one}
         assert [event.status for event in heard] == [
             S.Queued, S.Scheduled, S.Downloading, S.Processing, S.Failed, S.Queued,
         ]  # fmt: skip
-        assert [event.status for event in heard] == steps(store.get_invocation(one))
+        assert [event.status for event in heard] == steps(store.invocations.get(one))

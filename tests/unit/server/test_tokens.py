@@ -81,13 +81,13 @@ def test_another_organisation_is_not_here(tokens: Tokens, name: str) -> None:
 
 
 def test_the_database_is_read_for_added_tokens_only_and_each_time(tokens: Tokens, store: Store) -> None:
-    added = store.add_token("ada", LOCAL_ORG, Role.Read)
+    added = store.tokens.add("ada", LOCAL_ORG, Role.Read)
     lent = tokens.lend(own("iv_1"))
     headers = [None, "Bearer", "Bearer s3cret", f"Bearer {lent}", f"Bearer {added}", "Bearer nobodys"]
     assert [tokens.needs_look_up(header) for header in headers] == [False, False, False, False, True, True]
     assert tokens.caller(f"Bearer {added}", {}).user == "ada"
     assert tokens.needs_look_up(f"Bearer {added}")
-    store.revoke_token("ada")  # which another process may have done
+    store.tokens.revoke("ada")  # which another process may have done
     with pytest.raises(UnauthorizedError):
         tokens.caller(f"Bearer {added}", {})
 

@@ -41,8 +41,8 @@ def logs(tmp_path: Path) -> LogFiles:
 def watches(store: Store, logs: LogFiles) -> Watches:
     create(store)
     watches = Watches(store, logs, lambda _: True)
-    store.listen(watches.committed)
-    store.listen_to_states(watches.state_updated)
+    store.database.listen_to_events(watches.committed)
+    store.states.listen(watches.state_updated)
     logs.listen(watches.log_grew)
     return watches
 
@@ -70,7 +70,7 @@ async def test_one_tree_or_the_roots_alone(store: Store, watches: Watches) -> No
 async def test_updates_of_custom_state(store: Store, watches: Watches) -> None:
     invocation_id = invoke(store).invocation_id
     stream = await opened(watches, Watch(ORG, ids={invocation_id}, states=True))
-    store.update_state(invocation_id, "half way", ORG)
+    store.states.set(invocation_id, "half way", ORG)
     assert await anext(stream) == StateChanged(invocation_id, "half way")
 
 
@@ -126,13 +126,13 @@ async def test_what_happens_while_the_past_is_read_is_told_once(store: Store, wa
 
 async def test_lines_come_before_the_end(store: Store, logs: LogFiles, watches: Watches) -> None:
     invocation_id = invoke(store).invocation_id
-    store.claim(RUNNER)
+    store.claims.claim(RUNNER)
     stream = await opened(watches, Watch(ORG, ids={invocation_id}, cursors={invocation_id: None}))
     writer = logs.writer(invocation_id)
     writer.say(LogProcess.Action, "the last words")
     writer.close()
-    store.request_abort(invocation_id, "enough", ORG)
-    store.advance(invocation_id, InvocationStatus.Cancelled, None, RUNNER)
+    store.aborts.request(invocation_id, "enough", ORG)
+    store.claims.transition_owned(invocation_id, InvocationStatus.Cancelled, None, RUNNER)
     first, second = await anext(stream), await anext(stream)
     assert isinstance(first, NewLines)
     assert [record.log for record in first.page.items] == ["the last words"]
@@ -227,7 +227,7 @@ class TestTokens:
         create(store)
         monkeypatch.setattr(watching, "RECHECK", 0.0)
         watches = Watches(store, logs, good.__contains__)
-        store.listen(watches.committed)
+        store.database.listen_to_events(watches.committed)
         return watches
 
     async def test_one_that_was_revoked_is_told_nothing_more(
@@ -264,7 +264,7 @@ class TestTokens:
 
         watches = Watches(store, logs, fails)
         create(store, "other")
-        store.listen(watches.committed)
+        store.database.listen_to_events(watches.committed)
         stream = await opened(watches, Watch(ORG, token_id="one"))
         invoke(store, "other")
         assert isinstance(await anext(stream), InvocationEvent)

@@ -148,38 +148,38 @@ def _action_routes(store: Store, settings: ServiceSettings, allows: Allows) -> A
 
     @router.post("")
     def create(request: NamedAction, who: Admin) -> Response:
-        return answered(store.create_action(request, who.org_id, who.user))
+        return answered(store.actions.create(request, who.org_id, who.user))
 
     @router.post("/query")
     def query(spec: QueryBody, who: Reader) -> Response:
-        return answered(store.query_actions(spec, who.org_id))
+        return answered(store.actions.query(spec, who.org_id))
 
     @router.post("/query/actionhub")
     def query_hub(spec: QueryBody, _: Reader) -> Response:
-        return answered(store.query_hub(spec))
+        return answered(store.actions.query_hub(spec))
 
     @router.get("/{name}")
     def get(name: ActionName, who: OwnReader, digest: str | None = None) -> Response:
-        return answered(store.get_action(name, who.org_id, digest))
+        return answered(store.actions.get(name, who.org_id, digest))
 
     @router.put("/{name}")
     def update(name: ActionName, request: ChangedAction, who: Admin) -> Response:
-        return answered(store.update_action(name, request, who.org_id, who.user))
+        return answered(store.actions.update(name, request, who.org_id, who.user))
 
     @router.put("/{name}/accessibility")
     def set_accessibility(name: ActionName, request: ChangedAccessibility, who: Admin) -> Response:
-        return answered(store.set_accessibility(name, request, who.org_id))
+        return answered(store.actions.set_accessibility(name, request, who.org_id))
 
     @router.delete("/{name}", status_code=204)
     def delete(name: ActionName, who: Admin) -> Response:
-        store.delete_action(name, who.org_id)
+        store.actions.delete(name, who.org_id)
         return Response(status_code=204)
 
     @router.post("/{name}/invoke")
     def invoke(name: ActionName, request: NewInvocation, who: Invoker, digest: str | None = None) -> Response:
         as_asked = who.role >= Role.Admin or settings.allow_overrides
         check = accept_overrides if as_asked else require_as_registered
-        return answered(store.invoke(name, request, who.org_id, who.user, digest, check))
+        return answered(store.invocations.create(name, request, who.org_id, who.user, digest, check))
 
     return router
 
@@ -195,35 +195,35 @@ def _invocation_routes(store: Store, logs: LogFiles, settings: ServiceSettings, 
 
     @router.post("/query")
     def query(spec: QueryBody, who: Reader) -> Response:
-        return answered_page(*store.invocation_documents(spec, who.org_id))
+        return answered_page(*store.invocations.query_json(spec, who.org_id))
 
     @router.post("/cancel/all")
     def cancel_all(who: Admin, request: CancelAllRequest | None = None) -> Response:
         before = request.created_before if request else None
         reason = f"cancelled with all others by {who.user}"
         return answered(
-            store.cancel_all(reason, who.org_id, None if before is None else microseconds(before))
+            store.aborts.request_all(reason, who.org_id, None if before is None else microseconds(before))
         )
 
     @router.get("/org-stats")
     def stats(who: Reader, start_time: datetime.datetime, end_time: datetime.datetime) -> Response:
-        counted = store.stats(who.org_id, microseconds(start_time), microseconds(end_time))
+        counted = store.invocations.stats(who.org_id, microseconds(start_time), microseconds(end_time))
         return answered(Page(items=counted))
 
     @router.get("/{invocation_id}")
     def get(invocation_id: InvocationId, who: OwnReader) -> Response:
-        return answered(store.get_invocation(invocation_id, who.org_id))
+        return answered(store.invocations.get(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/cancel")
     def cancel(invocation_id: InvocationId, who: OwnInvoker) -> Response:
-        store.request_abort(invocation_id, f"cancelled by {who.user}", who.org_id)
-        return answered(store.get_invocation(invocation_id, who.org_id))
+        store.aborts.request(invocation_id, f"cancelled by {who.user}", who.org_id)
+        return answered(store.invocations.get(invocation_id, who.org_id))
 
     @router.post("/{invocation_id}/status")
     def update_status(invocation_id: InvocationId, update: ReportedStatus, who: Reporter) -> Response:
         # A status report must not end an invocation that waits for this server's runner.
         unless = {InvocationStatus.Queued} if update.status is InvocationStatus.Completed else set()
-        store.set_status(
+        store.invocations.set_status(
             invocation_id,
             update.status,
             update.detail,
@@ -231,35 +231,35 @@ def _invocation_routes(store: Store, logs: LogFiles, settings: ServiceSettings, 
             who.org_id,
             unless=unless if settings.slots else (),
         )
-        return answered(store.get_invocation(invocation_id, who.org_id))
+        return answered(store.invocations.get(invocation_id, who.org_id))
 
     @router.get("/{invocation_id}/logs")
     def get_logs(invocation_id: InvocationId, who: OwnReader, page_token: Place = None) -> Response:
-        page = logs.read(store.check_invocation(invocation_id, who.org_id), page_token)
+        page = logs.read(store.invocations.check(invocation_id, who.org_id), page_token)
         next_token = page.last_read if page.has_next else None
         return answered(Page[LogRecord](items=page.items, next_token=next_token))
 
     @router.get("/{invocation_id}/logs/stream")
     def stream_logs(invocation_id: InvocationId, who: OwnReader, last_read: Place = None) -> Response:
-        return answered(logs.read(store.check_invocation(invocation_id, who.org_id), last_read))
+        return answered(logs.read(store.invocations.check(invocation_id, who.org_id), last_read))
 
     @router.put("/{invocation_id}/logs")
     def set_logs_location(
         invocation_id: InvocationId, location: ReportedLogsLocation, who: Admin
     ) -> Response:
-        return answered(store.set_logs_location(invocation_id, location, who.org_id))
+        return answered(store.invocations.set_logs_location(invocation_id, location, who.org_id))
 
     @router.put("/{invocation_id}/container-info")
     def set_container_info(invocation_id: InvocationId, info: ReportedContainer, who: Admin) -> Response:
-        return answered(store.set_image_digest(invocation_id, info.image_digest, who.org_id))
+        return answered(store.invocations.set_image_digest(invocation_id, info.image_digest, who.org_id))
 
     @router.get("/{invocation_id}/state")
     def get_state(invocation_id: InvocationId, who: OwnReader) -> Json:
-        return {"data": {"state": store.get_state(invocation_id, who.org_id)}}
+        return {"data": {"state": store.states.get(invocation_id, who.org_id)}}
 
     @router.put("/{invocation_id}/state")
     def set_state(invocation_id: InvocationId, update: StateUpdate, who: OwnInvoker) -> Json:
-        store.update_state(invocation_id, update.state, who.org_id)
+        store.states.set(invocation_id, update.state, who.org_id)
         return {"data": {"state": update.state}}
 
     return router
@@ -354,7 +354,7 @@ def _probe_routes(store: Store, metrics: Metrics) -> APIRouter:
     @router.get("/readyz")
     def readyz() -> PlainTextResponse:
         """Whether it can answer requests: the database can be read."""
-        store.last_event_number()
+        store.events.last_number()
         return PlainTextResponse("ok\n")
 
     @router.get("/metrics")

@@ -15,7 +15,7 @@ from ..datasets import MAX_FILES, DatasetFiles
 from ..db import Store
 from ..query.roboql_queries import RoboqlQueries
 from ..signed_urls import SignedUrls
-from ..timestamps import moment
+from ..timestamps import to_datetime
 from .access import GuardedRoute, open_to_all, own_dataset, own_identity
 from .errors import NotFoundError
 from .responses import answered, answered_data
@@ -63,20 +63,20 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
 
     @router.post("/query")
     def query(spec: QueryBody, who: Reader) -> Response:
-        return answered(store.query_datasets(spec, who.org_id))
+        return answered(store.datasets.query(spec, who.org_id))
 
     @router.get("/{dataset_id}")
     def get(dataset_id: DatasetId, who: OwnReader) -> Response:
-        return answered(store.get_dataset(dataset_id, who.org_id))
+        return answered(store.datasets.get(dataset_id, who.org_id))
 
     @router.put("/{dataset_id}")
     def update(dataset_id: DatasetId, request: ChangedDataset, who: OwnInvoker) -> Response:
-        return answered(store.update_dataset(dataset_id, [request], who.org_id, who.user))
+        return answered(store.datasets.update(dataset_id, [request], who.org_id, who.user))
 
     @router.delete("/{dataset_id}", status_code=204)
     def delete(dataset_id: DatasetId, who: Admin) -> Response:
         """Forget a dataset; its folder stays as it is."""
-        store.delete_dataset(dataset_id, who.org_id)
+        store.datasets.delete(dataset_id, who.org_id)
         return Response(status_code=204)
 
     @router.post("/{dataset_id}/files/query")
@@ -207,7 +207,7 @@ def org_routes(allows: Allows) -> APIRouter:
 
 def _org(org_id: str) -> OrgRecord:
     return OrgRecord(
-        org_id=org_id, name=org_id, tier="free", status="active", created=moment(0), created_by=None
+        org_id=org_id, name=org_id, tier="free", status="active", created=to_datetime(0), created_by=None
     )
 
 

@@ -166,7 +166,7 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
         selected, status = None, 200
         if invocation_id is not None:
             try:
-                selected = store.get_invocation(invocation_id, who.org_id)
+                selected = store.invocations.get(invocation_id, who.org_id)
             except NotFoundError:
                 status = 404
         return _html(
@@ -174,7 +174,7 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
         )
 
     def newest(who: Caller) -> list[InvocationRecord]:
-        return store.query_invocations(QuerySpecification(limit=MAX_ROWS), who.org_id).items
+        return store.invocations.query(QuerySpecification(limit=MAX_ROWS), who.org_id).items
 
     @router.get("/")
     def list_only(request: Request) -> Response:
@@ -200,7 +200,7 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
         if who is None:
             return _html("message.html", 401, message="Your session has ended.")
         try:
-            record = store.get_invocation(invocation_id, who.org_id)
+            record = store.invocations.get(invocation_id, who.org_id)
         except ApiError as error:
             return _html("message.html", error.status, message=error.message)
         return _html("facts.html", record=record)
@@ -257,7 +257,7 @@ def _named(store: Store, ids: list[str], org_id: str) -> list[InvocationRecord]:
     each = [Condition(field="invocation_id", comparator=Comparator.Equals, value=name) for name in ids]
     any_of_them = ConditionGroup(operator=ConditionOperator.Or, conditions=[*each])
     spec = QuerySpecification(condition=any_of_them, limit=MAX_ROWS)
-    return store.query_invocations(spec, org_id).items
+    return store.invocations.query(spec, org_id).items
 
 
 async def _form_of(request: Request) -> dict[str, str]:

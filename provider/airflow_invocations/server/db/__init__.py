@@ -1,37 +1,52 @@
-"""The repository: actions, invocations, and the events of their lives, in SQLite.
+"""The server's storage in SQLite: one database, and a repository for each kind of record.
 
-Every method is done whole or not at all, and what it wrote is on the disk (fsync) when it returns. Methods
-are synchronous and may be called from any thread; writers take turns, and those who wait for one share a
-commit (`commits`). The groups, each in a file of its own:
-
-    actions      create, register, get, query, update, accessibility, delete
-    invocations  invoke, get, query; status and ownership; what a runner does; trees and counts
-    lives        how a status is changed, and batches of changes
-    events       all of an invocation, since one of an attempt, the latest by attempt, since a number
-    aborts       one, a tree, all; the pending ones, their attempts, cleared
-    states       custom state; roots by time
-    datasets     create, get, query, update, delete; their files: note, get, list, query, update
-    secrets      put, remove, list, get, all of them sealed
-    tokens       add, revoke, list, find
+Each method is one transaction: all or nothing, and on the disk (fsync) when it returns. Methods are
+synchronous and may be called from any thread. Writers take turns, and writers that wait share a commit
+(`group_commit`).
 """
 
-from .aborts import Aborts, PendingAbort
-from .actions import Actions
-from .database import StatusEvent
-from .datasets import Datasets
-from .invocations import ID_PREFIX, RUNNER_PREFIX, Invocations, LeftOver
-from .secrets import SealedSecrets
-from .states import States
-from .tokens import TokenHashes, TokenRecord
-from .transitions import INVOCATION_ID, CheckedInvocation
+from pathlib import Path
+
+from .aborts import AbortRepository, PendingAbort
+from .actions import ActionRepository
+from .claims import RUNNER_PREFIX, ClaimRepository, OrphanedInvocation
+from .database import Database, StatusEvent
+from .datasets import DatasetRepository
+from .events import EventRepository
+from .files import FileRepository
+from .invocations import INVOCATION_ID, CheckedInvocation, InvocationRepository, StatusReport
+from .new_invocations import ID_PREFIX
+from .secrets import SecretRepository
+from .states import StateRepository
+from .tokens import TokenRecord, TokenRepository
 
 #: The organisation and the user of a server that has one of each.
 LOCAL_ORG = "og_local"
 LOCAL_USER = "local"
 
 
-class Store(Actions, Invocations, Aborts, States, Datasets, SealedSecrets, TokenHashes):
-    """The server's memory: all groups over one database."""
+class Store:
+    """The repositories of one database.
+
+    :param path: the SQLite file; it is created, and completed if an earlier version made it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path)
+        self.actions = ActionRepository(self.database)
+        self.invocations = InvocationRepository(self.database)
+        self.claims = ClaimRepository(self.database)
+        self.events = EventRepository(self.database)
+        self.aborts = AbortRepository(self.database)
+        self.states = StateRepository(self.database)
+        self.datasets = DatasetRepository(self.database)
+        self.files = FileRepository(self.database)
+        self.secrets = SecretRepository(self.database)
+        self.tokens = TokenRepository(self.database)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
 
 
 __all__ = [
@@ -41,9 +56,10 @@ __all__ = [
     "LOCAL_USER",
     "RUNNER_PREFIX",
     "CheckedInvocation",
-    "LeftOver",
+    "OrphanedInvocation",
     "PendingAbort",
     "StatusEvent",
+    "StatusReport",
     "Store",
     "TokenRecord",
 ]

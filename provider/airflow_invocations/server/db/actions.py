@@ -1,4 +1,4 @@
-"""The actions of the repository: each with its versions."""
+"""Actions and their versions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ...models import (
 )
 from ..api.errors import ConflictError, InvalidRequestError, NotFoundError
 from ..query.statements import Queryable, next_token, page_of
-from ..timestamps import moment, now
+from ..timestamps import now, to_datetime
 from .database import Database
 from .tables import actions
 
-# What every invocation takes is built once: building a statement takes longer than running it.
+# Read with every invocation, so built once: building a statement takes longer than running it.
 _NAMED = sa.select(actions).where(
     actions.c.org_id == sa.bindparam("org"), actions.c.name == sa.bindparam("name")
 )
 _LATEST = _NAMED.where(actions.c.latest)
 _VERSION = _NAMED.where(actions.c.digest == sa.bindparam("digest"))
 
-#: How deep `inherits` may go.
+#: How many levels `inherits` may have.
 _MAX_ANCESTORS = 10
 
 _ACTIONS = Queryable(
@@ -52,85 +52,87 @@ _ACTIONS = Queryable(
 )
 
 
-class Actions(Database):
-    """Reads and writes of actions."""
+class ActionRepository:
+    """Reads and writes actions."""
 
-    def create_action(self, request: CreateActionRequest, org_id: str, user: str) -> ActionRecord:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, request: CreateActionRequest, org_id: str, user: str) -> ActionRecord:
         """Store a new action. Raises ConflictError if the name is taken."""
-        with self._write() as connection:
-            if _latest_action(connection, org_id, request.name) is not None:
+        with self._database.write() as connection:
+            if _find_latest(connection, org_id, request.name) is not None:
                 raise ConflictError(f"action {request.name!r} exists already in {org_id}")
-            return _insert_action(connection, request, org_id, user)
+            return _insert(connection, request, org_id, user)
 
-    def register_action(self, request: CreateActionRequest, org_id: str, user: str) -> ActionRecord:
-        """Store an action, or its new version where one of that name is there; no change, no version."""
-        with self._write() as connection:
-            row = _latest_action(connection, org_id, request.name)
+    def register(self, request: CreateActionRequest, org_id: str, user: str) -> ActionRecord:
+        """Store an action, or a new version of it; an unchanged action gets no new version."""
+        with self._database.write() as connection:
+            row = _find_latest(connection, org_id, request.name)
             if row is None:
-                return _insert_action(connection, request, org_id, user)
-            return _put_action(connection, request, org_id, user, row)
+                return _insert(connection, request, org_id, user)
+            return _update(connection, request, org_id, user, row)
 
-    def get_action(self, name: str, org_id: str, digest: str | None = None) -> ActionRecord:
-        """An action, in its newest version or the one that `digest` names. Raises NotFoundError."""
-        with self._read() as connection:
-            return _action_record(_require_action(connection, org_id, name, digest))
+    def get(self, name: str, org_id: str, digest: str | None = None) -> ActionRecord:
+        """Return the latest version of an action, or the one with a digest. Raises NotFoundError."""
+        with self._database.read() as connection:
+            return _to_record(_require_action(connection, org_id, name, digest))
 
-    def query_actions(self, spec: QuerySpecification, org_id: str) -> Page[ActionRecord]:
-        """A page of the newest versions of actions. Raises InvalidRequestError."""
-        return self._query(spec, actions.c.org_id == org_id)
+    def query(self, spec: QuerySpecification, org_id: str) -> Page[ActionRecord]:
+        """Return a page of the latest versions of actions. Raises InvalidRequestError."""
+        return self._page(spec, actions.c.org_id == org_id)
 
     def query_hub(self, spec: QuerySpecification) -> Page[ActionRecord]:
-        """A page of the actions that everyone may invoke, of any organisation. Raises InvalidRequestError."""
-        return self._query(spec, actions.c.accessibility == Accessibility.ActionHub.value)
+        """Return a page of the public actions of all organisations. Raises InvalidRequestError."""
+        return self._page(spec, actions.c.accessibility == Accessibility.ActionHub.value)
 
-    def update_action(self, name: str, request: UpdateActionRequest, org_id: str, user: str) -> ActionRecord:
-        """Make a new version of an action, with a new digest; no change, no version.
+    def update(self, name: str, request: UpdateActionRequest, org_id: str, user: str) -> ActionRecord:
+        """Create a new version of an action, with a new digest, unless nothing changes.
 
-        Raises:
-            NotFoundError: no such action.
-            InvalidRequestError: the change can't be applied.
+        :raises NotFoundError: no such action.
+        :raises InvalidRequestError: the change can't be applied.
         """
-        with self._write() as connection:
+        with self._database.write() as connection:
             row = _require_action(connection, org_id, name, None)
             try:
-                changed = request.applied_to(_action_record(row))
+                changed = request.applied_to(_to_record(row))
             except ValueError as error:
                 raise InvalidRequestError(str(error)) from None
-            return _put_action(connection, changed, org_id, user, row)
+            return _update(connection, changed, org_id, user, row)
 
     def set_accessibility(self, name: str, request: SetAccessibilityRequest, org_id: str) -> ActionRecord:
-        """Open an action's version to everyone, or close it. Raises NotFoundError."""
-        with self._write() as connection:
+        """Make a version of an action public or private. Raises NotFoundError."""
+        with self._database.write() as connection:
             row = _require_action(connection, org_id, name, request.digest)
             public = request.accessibility is Accessibility.ActionHub
             values = {"accessibility": request.accessibility.value, "published": now() if public else None}
             connection.execute(actions.update().where(actions.c.number == row.number).values(values))
-            return _action_record(_require_action(connection, org_id, name, row.digest))
+            return _to_record(_require_action(connection, org_id, name, row.digest))
 
-    def delete_action(self, name: str, org_id: str) -> None:
-        """Remove an action with all its versions; what was invoked runs on. Raises NotFoundError."""
-        with self._write() as connection:
+    def delete(self, name: str, org_id: str) -> None:
+        """Delete an action with all its versions; its invocations continue. Raises NotFoundError."""
+        with self._database.write() as connection:
             _require_action(connection, org_id, name, None)
             named = (actions.c.org_id == org_id) & (actions.c.name == name)
             connection.execute(actions.delete().where(named))
 
-    def _query(self, spec: QuerySpecification, *restrictions: sa.ColumnElement[bool]) -> Page[ActionRecord]:
+    def _page(self, spec: QuerySpecification, *restrictions: sa.ColumnElement[bool]) -> Page[ActionRecord]:
         statement, sort_by = page_of(spec, _ACTIONS, actions.c.latest, *restrictions)
-        with self._read_bounded() as connection:
+        with self._database.query() as connection:
             rows = connection.execute(statement).all()
         return Page(
-            items=[_action_record(row) for row in rows[: spec.limit]],
+            items=[_to_record(row) for row in rows[: spec.limit]],
             next_token=next_token(spec, sort_by, rows),
         )
 
 
-def _latest_action(connection: sa.Connection, org_id: str, name: str) -> sa.Row[Any] | None:
+def _find_latest(connection: sa.Connection, org_id: str, name: str) -> sa.Row[Any] | None:
     return connection.execute(_LATEST, {"org": org_id, "name": name}).first()
 
 
 def _require_action(connection: sa.Connection, org_id: str, name: str, digest: str | None) -> sa.Row[Any]:
     if digest is None:
-        row = _latest_action(connection, org_id, name)
+        row = _find_latest(connection, org_id, name)
     else:
         row = connection.execute(_VERSION, {"org": org_id, "name": name, "digest": digest}).first()
     if row is None:
@@ -139,50 +141,53 @@ def _require_action(connection: sa.Connection, org_id: str, name: str, digest: s
     return row
 
 
-def _action_record(row: sa.Row[Any]) -> ActionRecord:
+def _to_record(row: sa.Row[Any]) -> ActionRecord:
     return ActionRecord.model_validate(
         {
             **row.record,
             "org_id": row.org_id,
             "digest": row.digest,
-            "created": moment(row.created),
-            "modified": moment(row.modified),
+            "created": to_datetime(row.created),
+            "modified": to_datetime(row.modified),
             "accessibility": row.accessibility,
-            "published": None if row.published is None else moment(row.published),
+            "published": None if row.published is None else to_datetime(row.published),
         }
     )
 
 
-def _put_action(
+def _update(
     connection: sa.Connection, request: CreateActionRequest, org_id: str, user: str, latest: sa.Row[Any]
 ) -> ActionRecord:
-    """Store the version that follows `latest`; the same content is the same version."""
+    """Store the version after `latest`; the same content is the same version."""
     if latest.digest == _digest(request, org_id):
-        return _action_record(latest)
+        return _to_record(latest)
     connection.execute(actions.update().where(actions.c.number == latest.number).values(latest=False))
-    return _insert_action(connection, request, org_id, user, created=latest.created)
+    return _insert(connection, request, org_id, user, created=latest.created)
 
 
-def _insert_action(
+def _insert(
     connection: sa.Connection,
     request: CreateActionRequest,
     org_id: str,
     user: str,
     created: int | None = None,
 ) -> ActionRecord:
-    """Store a version of an action as its latest; `created` None: it is the first one."""
-    present = now()
+    """Store a version of an action as its latest.
+
+    :param created: when the action was created (microseconds since 1970); None: now.
+    """
+    current = now()
     digest = _digest(request, org_id)
     record = {**request.model_dump(mode="json"), "created_by": user, "modified_by": user}
     version = {"org": org_id, "name": request.name, "digest": digest}
     earlier = connection.execute(_VERSION, version).first()
-    values = {"latest": True, "modified": present, "record": record}
-    if earlier is not None:  # back to what an earlier version was
+    values = {"latest": True, "modified": current, "record": record}
+    if earlier is not None:  # the content of an earlier version again
         connection.execute(actions.update().where(actions.c.number == earlier.number).values(values))
     else:
-        keys = {"org_id": org_id, "name": request.name, "digest": digest, "created": created or present}
+        keys = {"org_id": org_id, "name": request.name, "digest": digest, "created": created or current}
         connection.execute(actions.insert().values({**keys, **values}))
-    return _action_record(connection.execute(_VERSION, version).one())
+    return _to_record(connection.execute(_VERSION, version).one())
 
 
 def _digest(request: CreateActionRequest, org_id: str) -> str:
@@ -191,13 +196,13 @@ def _digest(request: CreateActionRequest, org_id: str) -> str:
 
 
 def effective_action(connection: sa.Connection, org_id: str, name: str, digest: str | None) -> ActionRecord:
-    """An action with what it doesn't say itself filled in from those that it inherits from."""
-    action = _action_record(_require_action(connection, org_id, name, digest))
+    """Return an action, completed from the actions that it inherits from."""
+    action = _to_record(_require_action(connection, org_id, name, digest))
     ancestor: ActionReference | None = action.inherits
     for _ in range(_MAX_ANCESTORS):
         if ancestor is None:
             return action
-        parent = _action_record(_require_action(connection, org_id, ancestor.name, ancestor.digest))
+        parent = _to_record(_require_action(connection, org_id, ancestor.name, ancestor.digest))
         own = {parameter.name for parameter in action.parameters}
         action = action.model_copy(
             update={

@@ -1,4 +1,4 @@
-"""The events of the repository: every change of a status, in the order in which they were committed."""
+"""Status events: every change of an invocation's status, in the order of the commits."""
 
 from __future__ import annotations
 
@@ -10,77 +10,89 @@ import sqlalchemy as sa
 from ...models import InvocationStatus
 from .database import Database, StatusEvent
 from .tables import events
+from .transitions import require_invocation
 
-#: Ids that one statement names; SQLite takes 32,766 values.
+#: Ids in one statement; SQLite takes 32,766 values.
 _BATCH = 10_000
 
 
-class Events(Database):
-    """Reads of events; they are written by what changes a status, in the same transaction.
+class EventRepository:
+    """Reads status events. `transitions` writes them, in the transaction that changes the status."""
 
-    In Flyte 2's ActionRepo these are ListEvents, ListEventsSince and GetLatestEventByAttempt; InsertEvents
-    is `Lives.insert_events`.
-    """
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    def list_events(self, invocation_id: str) -> list[StatusEvent]:
-        """All events of an invocation, oldest first."""
-        return self._events(events.c.invocation_id == invocation_id)
+    def by_invocation(self, invocation_id: str, org_id: str) -> list[StatusEvent]:
+        """Return all events of an invocation, oldest first. Raises NotFoundError."""
+        with self._database.read() as connection:
+            require_invocation(connection, invocation_id, org_id)
+            return _select(connection, events.c.invocation_id == invocation_id)
 
-    def list_events_since(
-        self, invocation_id: str, attempt: int, number: int, offset: int = 0, limit: int = 1000
+    def by_attempt(
+        self, invocation_id: str, org_id: str, attempt: int, after: int = 0, limit: int = 1000
     ) -> list[StatusEvent]:
-        """Events of one attempt at an invocation after event `number`, oldest first."""
-        theirs = (
-            (events.c.invocation_id == invocation_id)
-            & (events.c.attempt == attempt)
-            & (events.c.number > number)
-        )
-        return self._events(theirs, offset=offset, limit=limit)
+        """Return events of one attempt, oldest first.
 
-    def latest_event_by_attempt(self, invocation_id: str, attempt: int) -> StatusEvent | None:
-        """The last event of one attempt at an invocation; None: there was no such attempt."""
-        theirs = (events.c.invocation_id == invocation_id) & (events.c.attempt == attempt)
-        found = sa.select(events).where(theirs).order_by(events.c.number.desc()).limit(1)
-        with self._read() as connection:
-            row = connection.execute(found).first()
-        return None if row is None else event_of(row)
+        :param attempt: its number, from 1; an attempt that doesn't exist has no events.
+        :param after: only events with a higher number than this one.
+        :param limit: how many at most.
+        :raises NotFoundError: no such invocation.
+        """
+        selected = _of_attempt(invocation_id, attempt) & (events.c.number > after)
+        with self._database.read() as connection:
+            require_invocation(connection, invocation_id, org_id)
+            return _select(connection, selected, limit)
 
-    def last_event_number(self) -> int:
-        """The number of the last event that was committed; 0: there is none."""
-        with self._read() as connection:
+    def latest_by_attempt(self, invocation_id: str, org_id: str, attempt: int) -> StatusEvent | None:
+        """Return the last event of one attempt; None: no such attempt. Raises NotFoundError."""
+        selected = sa.select(events).where(_of_attempt(invocation_id, attempt))
+        with self._database.read() as connection:
+            require_invocation(connection, invocation_id, org_id)
+            row = connection.execute(selected.order_by(events.c.number.desc()).limit(1)).first()
+        return None if row is None else _to_event(row)
+
+    def last_number(self) -> int:
+        """Return the number of the last committed event; 0: there is none."""
+        with self._database.read() as connection:
             return connection.scalar(sa.select(sa.func.max(events.c.number))) or 0
 
-    def latest_events(self, ids: Collection[str], org_id: str) -> list[StatusEvent]:
-        """The last event of each of these invocations, oldest first; ids that aren't known are left out."""
-        wanted = list(ids)
+    def latest(self, ids: Collection[str], org_id: str) -> list[StatusEvent]:
+        """Return the last event of each invocation, oldest first; unknown ids are left out."""
+        requested = list(ids)
         found: list[StatusEvent] = []
-        for start in range(0, len(wanted), _BATCH):
+        for start in range(0, len(requested), _BATCH):
+            batch = requested[start : start + _BATCH]
             last = (
                 sa.select(sa.func.max(events.c.number))
-                .where(events.c.invocation_id.in_(wanted[start : start + _BATCH]), events.c.org_id == org_id)
+                .where(events.c.invocation_id.in_(batch), events.c.org_id == org_id)
                 .group_by(events.c.invocation_id)
             )
-            found += self._events(events.c.number.in_(last))
+            with self._database.read() as connection:
+                found += _select(connection, events.c.number.in_(last))
         return sorted(found, key=lambda event: event.number)
 
-    def events_since(self, number: int, org_id: str, limit: int) -> list[StatusEvent]:
-        """What was committed after event `number` in an organisation, oldest first, at most `limit` events.
+    def since(self, number: int, org_id: str, limit: int) -> list[StatusEvent]:
+        """Return the events of an organisation after event `number`, oldest first, at most `limit`.
 
-        Events that nobody could see as a status (`passing`) are left out.
+        Superseded events are left out.
         """
-        theirs = (events.c.number > number) & (events.c.org_id == org_id) & events.c.passing.is_(False)
-        return self._events(theirs, limit=limit)
-
-    def _events(
-        self, condition: sa.ColumnElement[bool], offset: int = 0, limit: int | None = None
-    ) -> list[StatusEvent]:
-        found = sa.select(events).where(condition).order_by(events.c.number).offset(offset).limit(limit)
-        with self._read() as connection:
-            return [event_of(row) for row in connection.execute(found)]
+        selected = (events.c.number > number) & (events.c.org_id == org_id) & events.c.superseded.is_(False)
+        with self._database.read() as connection:
+            return _select(connection, selected, limit)
 
 
-def event_of(row: sa.Row[Any]) -> StatusEvent:
-    """A row of the table of events."""
+def _of_attempt(invocation_id: str, attempt: int) -> sa.ColumnElement[bool]:
+    return (events.c.invocation_id == invocation_id) & (events.c.attempt == attempt)
+
+
+def _select(
+    connection: sa.Connection, condition: sa.ColumnElement[bool], limit: int | None = None
+) -> list[StatusEvent]:
+    selected = sa.select(events).where(condition).order_by(events.c.number).limit(limit)
+    return [_to_event(row) for row in connection.execute(selected)]
+
+
+def _to_event(row: sa.Row[Any]) -> StatusEvent:
     return StatusEvent(
         number=row.number,
         invocation_id=row.invocation_id,
@@ -92,5 +104,5 @@ def event_of(row: sa.Row[Any]) -> StatusEvent:
         detail=row.detail,
         exit_code=row.exit_code,
         timestamp=row.timestamp,
-        passing=row.passing,
+        superseded=row.superseded,
     )

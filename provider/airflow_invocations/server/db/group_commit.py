@@ -1,4 +1,4 @@
-"""Group commit: many writers' units of work in one transaction, with one fsync for all of them."""
+"""Group commit: the writes of several threads in one SQLite transaction, with one fsync for all of them."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ import sqlalchemy as sa
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """The units of work of one transaction."""
+    """The writes that share one SQLite transaction."""
 
     transaction: sa.Transaction
-    #: What those units left in the connection's `info` that were done, in their order.
-    left: list[dict[str, Any]] = field(default_factory=list)
-    #: There once the transaction is on the disk, or isn't to be.
+    #: The connection's `info` after each write that succeeded, in the order of the writes.
+    infos: list[dict[str, Any]] = field(default_factory=list)
+    #: Done when the transaction is on the disk; the exception if it was rolled back.
     outcome: Future[None] = field(default_factory=Future)
 
 
 class GroupCommit:
-    """Takes writers one after another, and commits when nobody waits any more.
+    """Run writers one after another, and commit when no other writer waits.
 
-    A writer that ends while others wait leaves the commit to the last of them, and each returns only after
-    it. So a group has a unit of each thread at most, and a lone writer commits at once.
+    A writer that finishes while others wait leaves the commit to the last of them, and each returns only
+    after that commit. A group therefore has at most one write of each thread, and a lone writer commits at
+    once.
 
-    :param engine: with one connection, whose transactions begin with the right to write.
-    :param committed: called after each commit, in the order of the commits, before the writers return.
+    :param engine: has one connection; its transactions begin with the write lock.
+    :param on_commit: called after each commit, in commit order, before the writers return.
     """
 
-    def __init__(self, engine: sa.Engine, committed: Callable[[Group], None]) -> None:
+    def __init__(self, engine: sa.Engine, on_commit: Callable[[Group], None]) -> None:
         self._connection = engine.connect()
-        self._committed = committed
+        self._on_commit = on_commit
         self._turn = threading.Lock()
         self._counting = threading.Lock()
         self._waiting = 0
         self._group: Group | None = None
 
     def close(self) -> None:
-        """Release the connection."""
+        """Close the connection."""
         self._connection.close()
 
     @contextmanager
-    def unit(self) -> Iterator[sa.Connection]:
-        """A unit of work: all of it is written, or an exception is raised and nothing of it is.
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Yield the connection for one write: all of it is stored, or none and an exception is raised.
 
-        A unit sees what those before it in its transaction did. Whatever it ends with, an error too, it ends
-        after the commit: nobody is told anything that rests on what might not be stored.
+        A write sees the earlier writes of its group. It returns or raises only after the group's commit,
+        because also an error may be based on what those earlier writes did.
         """
         group = None
         try:
@@ -77,39 +78,39 @@ class GroupCommit:
 
     @contextmanager
     def _savepoint(self, group: Group) -> Iterator[None]:
-        """Take back what a unit did when it fails, and nothing that others did."""
-        self._connection.exec_driver_sql("SAVEPOINT unit")
+        """Roll back a write that fails, without the group's other writes."""
+        self._connection.exec_driver_sql("SAVEPOINT one_write")
         try:
             yield
-            self._connection.exec_driver_sql("RELEASE unit")
+            self._connection.exec_driver_sql("RELEASE one_write")
         except BaseException as error:
             try:
-                self._connection.exec_driver_sql("ROLLBACK TO unit")
-                self._connection.exec_driver_sql("RELEASE unit")
+                self._connection.exec_driver_sql("ROLLBACK TO one_write")
+                self._connection.exec_driver_sql("RELEASE one_write")
             except sa.exc.DBAPIError:
-                # There is no savepoint any more: of some errors, a full disk for one, SQLite has taken back
-                # the whole transaction.
-                self._give_up(group, error)
+                # The savepoint is gone: after some errors, such as a full disk, SQLite rolls back the whole
+                # transaction.
+                self._roll_back(group, error)
             raise
-        group.left.append(dict(self._connection.info))
+        group.infos.append(dict(self._connection.info))
 
     def _commit(self, group: Group) -> None:
         try:
             group.transaction.commit()
         except BaseException as error:
-            self._give_up(group, error)
+            self._roll_back(group, error)
             return
         self._group = None
         try:
-            self._committed(group)
+            self._on_commit(group)
         finally:
             group.outcome.set_result(None)
 
-    def _give_up(self, group: Group, error: BaseException) -> None:
+    def _roll_back(self, group: Group, error: BaseException) -> None:
         self._group = None
         try:
             group.transaction.rollback()
-            # To SQLAlchemy a commit that failed is the end of a transaction; to SQLite it may not be.
+            # SQLAlchemy considers a transaction finished when its commit failed; SQLite may not.
             self._connection.connection.rollback()
         finally:
             group.outcome.set_exception(error)

@@ -1,11 +1,10 @@
-"""The invocations of the repository: reads and writes, status and ownership, and what a runner does."""
+"""Invocations: create, read, query and count them, and set what clients may set."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import pydantic_core
@@ -13,97 +12,50 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from ...models import (
-    ActionProvenance,
-    ActionRecord,
     ActionStats,
-    ComputeRequirements,
     ContainerParameters,
-    DataSource,
-    ExecutableProvenance,
-    InvocationProvenance,
     InvocationRecord,
     InvocationRequest,
     InvocationStatus,
     LogsLocation,
     Page,
     QuerySpecification,
-    SourceProvenance,
     StatusRecord,
 )
-from ...models.text import counted
-from ...runtime.secrets import is_secret_uri, parse_secret_uri
-from ..api.errors import ConditionError, InvalidRequestError
+from ..api.errors import ConditionError
 from ..execution.overrides import OverrideCheck, require_as_registered
-from ..execution.process_limits import MAX_TOTAL, size_of_all
 from ..query.statements import Queryable, next_token, page_of
-from ..settings import DEFAULT_TIMEOUT
-from ..timestamps import moment, now, timestamp
+from ..timestamps import now, to_datetime
 from .actions import effective_action
-from .datasets import require_inputs
-from .repeats import note_first_request, refuse_another_request
-from .tables import FIRST_END, events, invocations, log_locations
+from .database import Database
+from .idempotency import find_first, store_fingerprint
+from .invocation_json import JSON_COLUMNS, load_record, to_json, to_record
+from .new_invocations import ID_PREFIX, new_invocation, require_inputs
+from .tables import FIRST_TERMINAL, NONTERMINAL, events, invocations, log_locations
 from .transitions import (
-    INVOCATION_ID,
-    CheckedInvocation,
-    Lives,
-    Subject,
+    EventSubject,
+    add_event,
     find_invocation,
     require_invocation,
+    transition,
     update_invocation,
 )
 
-#: An invocation that was lost with its runner so often is Deadly.
-MAX_LOSSES = 3
+#: The format of invocation ids; nothing else ever becomes part of a file name.
+INVOCATION_ID = re.compile(r"iv_[0-9a-f]{16}")
 
-#: What the id of every invocation begins with.
-ID_PREFIX = "iv_"
+_UNSUCCESSFUL = [
+    status.value for status in (InvocationStatus.Cancelled, InvocationStatus.Failed, InvocationStatus.Deadly)
+]
 
-#: What owners that are runners begin with; whoever else owns an invocation moves it over the API.
-RUNNER_PREFIX = "runner-"
-
-# What every invocation takes is built once: building a statement takes longer than running it.
-_BY_IDEMPOTENCY_ID = sa.select(invocations).where(
-    invocations.c.org_id == sa.bindparam("org"), invocations.c.idempotency_id == sa.bindparam("once")
-)
+# Built once: building a statement takes longer than running it.
 _INSERT = invocations.insert()
-_OLDEST_WAITING = (
-    sa.select(invocations)
-    .where(
-        invocations.c.last_status == InvocationStatus.Queued.value,
-        invocations.c.invocation_id.not_in(sa.bindparam("busy", expanding=True)),
-    )
-    .order_by(invocations.c.number)
-    .limit(1)
-)
-_STEPS = (
-    sa.select(
-        events.c.invocation_id, events.c.status, events.c.detail, events.c.exit_code, events.c.timestamp
-    )
-    # One text with all ids: with a parameter each the statement would be another one for each number of them.
-    .where(
-        events.c.invocation_id.in_(sa.select(sa.func.json_each(sa.bindparam("ids")).table_valued("value")))
-    )
-    .order_by(events.c.number)
-)
 _KNOWN = sa.select(invocations.c.invocation_id).where(
     invocations.c.invocation_id.in_(
         sa.select(sa.func.json_each(sa.bindparam("ids")).table_valued("value").c.value)
     ),
     invocations.c.org_id == sa.bindparam("org"),
 )
-#: What of an invocation's row a page shows, or its token needs.
-_SHOWN = (
-    invocations.c.invocation_id,
-    invocations.c.number,
-    invocations.c.created,
-    invocations.c.last_heartbeat,
-    invocations.c.last_status,
-    invocations.c.record,
-)
-
-_ENDED_BADLY = (InvocationStatus.Cancelled, InvocationStatus.Failed, InvocationStatus.Deadly)
-NONTERMINAL = [status.value for status in InvocationStatus if not status.is_terminal]
-_CLAIMED = [status for status in NONTERMINAL if status != InvocationStatus.Queued]
 
 _INVOCATIONS = Queryable(
     table=invocations,
@@ -137,277 +89,188 @@ _INVOCATIONS = Queryable(
             "upload_destination",
         }
     ),
-    indexed_below={"last_status": FIRST_END},
+    indexed_below={"last_status": FIRST_TERMINAL},
 )
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOver:
-    """An invocation that a runner of an earlier life had claimed, and the process group it may have left."""
+class CheckedInvocation:
+    """An invocation that was found in the caller's organisation.
+
+    Only `InvocationRepository.check` and `check_many` create one. Functions that take it, such as those that
+    read a log, can't be called with an id from a request that wasn't compared with the request's token.
+    """
 
     invocation_id: str
-    owner: str
-    process_group: int | None
-    process_began: float | None
+    org_id: str
 
 
-class Invocations(Lives):
-    """Reads and writes of invocations."""
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """A status that a client reports for an invocation."""
 
-    def invoke(
+    invocation_id: str
+    status: InvocationStatus
+    detail: str | None
+    #: The user who reports it.
+    user: str
+
+
+class InvocationRepository:
+    """Reads and writes invocations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
         self,
-        name: str,
+        action_name: str,
         request: InvocationRequest,
         org_id: str,
         user: str,
         digest: str | None = None,
         check_overrides: OverrideCheck = require_as_registered,
     ) -> InvocationRecord:
-        """Store a new invocation as Queued; the one that has its `idempotency_id` already, if there is one.
+        """Store a new invocation as Queued, or return the one that has its `idempotency_id` already.
 
-        Raises:
-            NotFoundError: no such action.
-            InvalidRequestError: a required parameter is missing, its input or destination can't be had, or
-                this machine can't run the action.
-            ForbiddenError: `check_overrides` refuses what it changes of its action.
-            UnsupportedError: it wants topics or sessions.
-            ConflictError: the `idempotency_id` belongs to an invocation with a different request.
+        :param digest: the action's version; None: the latest one.
+        :param check_overrides: rejects overrides that the caller's role doesn't allow.
+        :raises NotFoundError: no such action.
+        :raises InvalidRequestError: a required parameter is missing, an input or destination doesn't exist,
+            or this server can't run the action.
+        :raises ForbiddenError: `check_overrides` rejects the request.
+        :raises UnsupportedError: the request selects topics or sessions.
+        :raises ConflictError: the `idempotency_id` belongs to an invocation with a different request.
         """
-        with self._write() as connection:
-            if (first := _first_of(connection, name, request, org_id)) is not None:
-                return first
-            action = effective_action(connection, org_id, name, digest)
+        with self._database.write() as connection:
+            if (first := find_first(connection, action_name, request, org_id)) is not None:
+                return to_record(connection, first)
+            action = effective_action(connection, org_id, action_name, digest)
             registered = action.container_parameters or ContainerParameters()
             check_overrides(registered, request.container_parameter_overrides)
             require_inputs(connection, request, org_id)
-            row, record = _new_invocation(action, request, org_id, user)
-            parent = _parent_of(connection, row["source_id"], org_id)
+            row, record = new_invocation(action, request, org_id, user)
+            parent = _parent(connection, row["source_id"], org_id)
             row["parent_id"] = None if parent is None else parent.invocation_id
             row["root_id"] = record.invocation_id if parent is None else parent.root_id
             created = row["created"] = now()
             connection.execute(_INSERT, row)
-            note_first_request(connection, record.invocation_id, request)
-            subject = Subject(record.invocation_id, org_id, name, row["root_id"])
-            self._add_event(connection, subject, InvocationStatus.Queued, None, created, 1, previous=None)
-        status = StatusRecord(status=InvocationStatus.Queued, detail=None, timestamp=moment(created))
-        return record.model_copy(update={"created": moment(created), "status": [status]})
+            store_fingerprint(connection, record.invocation_id, request)
+            subject = EventSubject(record.invocation_id, org_id, action_name, row["root_id"])
+            add_event(connection, subject, InvocationStatus.Queued, None, created, 1, previous=None)
+        created_at = to_datetime(created)
+        status = StatusRecord(status=InvocationStatus.Queued, detail=None, timestamp=created_at)
+        return record.model_copy(update={"created": created_at, "status": [status]})
 
-    def get_invocation(self, invocation_id: str, org_id: str | None = None) -> InvocationRecord:
-        """An invocation with its whole history. Raises NotFoundError."""
-        with self._read() as connection:
-            return self._record(connection, invocation_id, org_id)
+    def get(self, invocation_id: str, org_id: str | None = None) -> InvocationRecord:
+        """Return an invocation with its whole history. Raises NotFoundError."""
+        with self._database.read() as connection:
+            return load_record(connection, invocation_id, org_id)
 
-    def check_invocation(self, invocation_id: str, org_id: str) -> CheckedInvocation:
-        """Check that an organisation has an invocation; its history isn't read. Raises NotFoundError."""
-        with self._read() as connection:
+    def check(self, invocation_id: str, org_id: str) -> CheckedInvocation:
+        """Check that an organisation has an invocation, without reading its history. Raises NotFoundError."""
+        with self._database.read() as connection:
             require_invocation(connection, invocation_id, org_id)
         return CheckedInvocation(invocation_id, org_id)
 
-    def check_invocations(self, invocation_ids: Collection[str], org_id: str) -> dict[str, CheckedInvocation]:
-        """Return those of some invocations that an organisation has, by id; any other id is left out."""
-        wanted = [each for each in invocation_ids if INVOCATION_ID.fullmatch(each)]
-        if not wanted:
+    def check_many(self, invocation_ids: Collection[str], org_id: str) -> dict[str, CheckedInvocation]:
+        """Return the invocations that an organisation has, by id; any other id is left out."""
+        requested = [each for each in invocation_ids if INVOCATION_ID.fullmatch(each)]
+        if not requested:
             return {}
-        values = {"org": org_id, "ids": pydantic_core.to_json(wanted).decode()}
-        with self._read() as connection:
+        values = {"org": org_id, "ids": pydantic_core.to_json(requested).decode()}
+        with self._database.read() as connection:
             found = connection.execute(_KNOWN, values).scalars().all()
         return {each: CheckedInvocation(each, org_id) for each in found}
 
-    def query_invocations(self, spec: QuerySpecification, org_id: str) -> Page[InvocationRecord]:
-        """A page of invocations. Raises InvalidRequestError."""
-        items, following = self.invocation_documents(spec, org_id)
-        return Page(items=[InvocationRecord.model_validate_json(one) for one in items], next_token=following)
+    def query(self, spec: QuerySpecification, org_id: str) -> Page[InvocationRecord]:
+        """Return a page of invocations. Raises InvalidRequestError."""
+        items, next_page = self.query_json(spec, org_id)
+        return Page(items=[InvocationRecord.model_validate_json(one) for one in items], next_token=next_page)
 
-    def invocation_documents(self, spec: QuerySpecification, org_id: str) -> tuple[list[str], str | None]:
-        """The same as JSON, and the next page's token: reading models would take most of the time.
+    def query_json(self, spec: QuerySpecification, org_id: str) -> tuple[list[str], str | None]:
+        """Return a page of invocations as JSON, and the next page's token.
 
-        Raises:
-            InvalidRequestError: the query makes no sense.
+        Building models would take most of the time of a query.
+
+        :raises InvalidRequestError: the query is invalid.
         """
-        # Most rows are of one organisation, and SQLite would take an index over it for a good one.
-        theirs = sa.func.likely(invocations.c.org_id == org_id)
-        statement, sort_by = page_of(spec, _INVOCATIONS, theirs)
-        shown: sa.Select[Any] = statement.with_only_columns(*_SHOWN, statement.selected_columns.sort_key)
-        with self._read_bounded() as connection:
-            rows = connection.execute(shown).all()
-            items = _written(connection, rows[: spec.limit])
+        # Most rows are of one organisation; without the hint SQLite would choose an index on it.
+        in_org = sa.func.likely(invocations.c.org_id == org_id)
+        statement, sort_by = page_of(spec, _INVOCATIONS, in_org)
+        selected: sa.Select[Any] = statement.with_only_columns(
+            *JSON_COLUMNS, statement.selected_columns.sort_key
+        )
+        with self._database.query() as connection:
+            rows = connection.execute(selected).all()
+            items = to_json(connection, rows[: spec.limit])
         return items, next_token(spec, sort_by, rows)
 
-    def ended_before(self, invocation_ids: Collection[str], moment: int) -> list[str]:
-        """Those of some invocations that had ended by a time (microseconds since 1970)."""
+    def tree(self, invocation_id: str, org_id: str) -> list[InvocationRecord]:
+        """Return an invocation and all that it has invoked, at any depth, oldest first.
+
+        The source of each invocation below the first one is its parent in the tree.
+
+        :raises NotFoundError: no such invocation.
+        """
+        selected = sa.select(invocations).where(invocations.c.invocation_id.in_(subtree_ids(invocation_id)))
+        with self._database.read() as connection:
+            require_invocation(connection, invocation_id, org_id)
+            rows = connection.execute(selected.order_by(invocations.c.number)).all()
+            documents = to_json(connection, rows)
+        return [InvocationRecord.model_validate_json(document) for document in documents]
+
+    def roots_between(self, since: int, until: int, org_id: str, limit: int = 1000) -> list[str]:
+        """Return the ids of invocations that no other one has invoked, oldest first.
+
+        :param since: created at this time or later (microseconds since 1970).
+        :param until: created before this time (microseconds since 1970).
+        :param limit: how many at most.
+        """
+        roots = (
+            sa.select(invocations.c.invocation_id)
+            .where(invocations.c.org_id == org_id, invocations.c.parent_id.is_(None))
+            .where(invocations.c.created >= since, invocations.c.created < until)
+            .order_by(invocations.c.created, invocations.c.number)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return list(connection.scalars(roots))
+
+    def ended_before(self, invocation_ids: Collection[str], deadline: int) -> list[str]:
+        """Return those of some invocations that ended before a time (microseconds since 1970)."""
         last = sa.select(sa.func.max(events.c.timestamp)).where(
             events.c.invocation_id == invocations.c.invocation_id
         )
         ended = sa.select(invocations.c.invocation_id).where(
             invocations.c.invocation_id.in_(invocation_ids),
-            invocations.c.last_status >= InvocationStatus.Completed.value,
-            last.scalar_subquery() < moment,
+            invocations.c.last_status >= FIRST_TERMINAL,
+            last.scalar_subquery() < deadline,
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             return list(connection.execute(ended).scalars())
 
-    # -- invocations: status and ownership -----------------------------------------------------------
-
-    def set_status(
-        self,
-        invocation_id: str,
-        status: InvocationStatus,
-        detail: str | None,
-        mover: str,
-        org_id: str,
-        unless: Collection[InvocationStatus] = (),
-    ) -> None:
-        """Move an invocation on from outside: `mover` isn't one of this server's runners.
-
-        Raises:
-            NotFoundError: no such invocation.
-            InvalidStateTransitionError: the status may not follow the current one.
-            ConditionError: another runner owns the invocation, or its status is one of `unless`.
-        """
-        with self._write() as connection:
-            row = require_invocation(connection, invocation_id, org_id)
-            current = InvocationStatus(row.last_status)
-            if current in unless:
-                raise ConditionError(f"{invocation_id} is {current}, and a runner is there to run it")
-            self._move(connection, row, status, detail, mover)
-
-    # -- invocations: what a runner does -------------------------------------------------------------
-
-    def advance(
-        self,
-        invocation_id: str,
-        status: InvocationStatus,
-        detail: str | None,
-        runner: str,
-        exit_code: int | None = None,
-    ) -> None:
-        """Move an invocation on that `runner` owns.
-
-        :param exit_code: what the action's process ended with, if that is how the invocation ended.
-
-        Raises:
-            InvalidStateTransitionError: the status may not follow the current one.
-            ConditionError: `runner` doesn't own it (any more); its verdict doesn't count.
-        """
-        with self._write() as connection:
-            row = _require_owned(connection, invocation_id, runner)
-            self._move(connection, row, status, detail, runner, exit_code=exit_code)
-
-    def claim(self, runner: str, busy: Collection[str] = ()) -> InvocationRecord | None:
-        """Give the oldest Queued invocation to `runner`; None if nothing waits.
-
-        It is Scheduled, and Downloading at once: the runner begins with the workspace without another commit.
-        One of the `busy` ones waits on: its runner hasn't ended an earlier attempt at it yet.
-        """
-        with self._write() as connection:
-            row = connection.execute(_OLDEST_WAITING, {"busy": list(busy)}).first()
-            if row is None:
-                return None
-            self._move(connection, row, InvocationStatus.Scheduled, None, runner)
-            row = require_invocation(connection, row.invocation_id)
-            self._move(connection, row, InvocationStatus.Downloading, None, runner)
-            return self._record(connection, row.invocation_id)
-
-    def set_processing(self, invocation_id: str, runner: str, group: int, began: float | None) -> None:
-        """Processing: remember the process group that does it, so that a later life can end it.
-
-        Raises:
-            InvalidStateTransitionError: it may not follow the current status.
-            ConditionError: `runner` doesn't own the invocation (any more).
-        """
-        with self._write() as connection:
-            row = _require_owned(connection, invocation_id, runner)
-            self._move(connection, row, InvocationStatus.Processing, None, runner)
-            update_invocation(connection, invocation_id, {"process_group": group, "process_began": began})
-
-    def heartbeat(self, owner: str) -> None:
-        """Say that `owner` is alive, for all that it owns."""
-        with self._write() as connection:
-            mine = invocations.update().where(invocations.c.owner == owner)
-            connection.execute(mine.values(last_heartbeat=now()))
-
-    def left_over(self, living: Collection[str] = (), dead_since: int | None = None) -> list[LeftOver]:
-        """What is claimed by a runner that isn't one of the `living` ones, oldest first.
-
-        With `dead_since` (microseconds since 1970) only what had its last sign of life before that.
-        """
-        lost = (
-            invocations.c.last_status.in_(_CLAIMED)
-            & invocations.c.owner.startswith(RUNNER_PREFIX, autoescape=True)
-            & invocations.c.owner.not_in(living)
-        )
-        if dead_since is not None:
-            lost &= invocations.c.last_heartbeat < dead_since
-        return self._claimed(lost)
-
-    def owned_by(self, runner: str) -> list[LeftOver]:
-        """What a runner has claimed, oldest first."""
-        return self._claimed(invocations.c.last_status.in_(_CLAIMED) & (invocations.c.owner == runner))
-
-    def _claimed(self, wanted: sa.ColumnElement[bool]) -> list[LeftOver]:
-        statement = sa.select(invocations).where(wanted).order_by(invocations.c.number)
-        with self._read() as connection:
-            return [
-                LeftOver(row.invocation_id, row.owner, row.process_group, row.process_began)
-                for row in connection.execute(statement)
-            ]
-
-    def requeue(self, invocation_id: str, runner: str, detail: str | None, *, lost: bool) -> InvocationStatus:
-        """Take an invocation from its runner so that it runs again: Failed, then Queued.
-
-        `lost` tells a crash from a clean stop: the third loss is Deadly. One that is to be cancelled is
-        Cancelled instead. Returns the status it then has.
-
-        Raises:
-            ConditionError: `runner` doesn't own it (any more); what has ended doesn't run again.
-        """
-        with self._write() as connection:
-            row = _require_owned(connection, invocation_id, runner)
-            if row.abort_reason is not None:
-                self._move(connection, row, InvocationStatus.Cancelled, row.abort_reason)
-                return InvocationStatus.Cancelled
-            losses = row.losses + lost
-            update_invocation(connection, invocation_id, {"losses": losses})
-            self._move(connection, row, InvocationStatus.Failed, detail)
-            row = require_invocation(connection, invocation_id)
-            if losses >= MAX_LOSSES:
-                self._move(
-                    connection, row, InvocationStatus.Deadly, f"lost {counted(losses, 'time')}: {detail}"
-                )
-                return InvocationStatus.Deadly
-            self._move(connection, row, InvocationStatus.Queued, detail, attempt=row.attempt + 1)
-            return InvocationStatus.Queued
-
-    # -- invocations: what is known of many ----------------------------------------------------------
-
-    def tree_of(self, root_id: str, org_id: str) -> list[InvocationRecord]:
-        """An invocation and all that it has started, at any depth (ListActions in Flyte 2's ActionRepo)."""
-        theirs = sa.select(invocations).where(
-            invocations.c.root_id == root_id, invocations.c.org_id == org_id
-        )
-        with self._read() as connection:
-            rows = connection.execute(theirs.order_by(invocations.c.number)).all()
-            written = _written(connection, rows)
-        return [InvocationRecord.model_validate_json(one) for one in written]
-
     def count_by_status(self) -> dict[InvocationStatus, int]:
-        """How many invocations are in each status that any is in."""
-        counted = sa.select(invocations.c.last_status, sa.func.count()).group_by(invocations.c.last_status)
-        with self._read() as connection:
-            return {InvocationStatus(status): count for status, count in connection.execute(counted)}
+        """Return the number of invocations in each status that occurs."""
+        counts = sa.select(invocations.c.last_status, sa.func.count()).group_by(invocations.c.last_status)
+        with self._database.read() as connection:
+            return {InvocationStatus(status): count for status, count in connection.execute(counts)}
 
     def stats(self, org_id: str, start: int, end: int) -> list[ActionStats]:
-        """By action, how the invocations created from `start` up to before `end` (microseconds) stand."""
-        ended_badly = [status.value for status in _ENDED_BADLY]
+        """Count an organisation's invocations by action and outcome.
+
+        :param start: created at this time or later (microseconds since 1970).
+        :param end: created before this time (microseconds since 1970).
+        """
 
         def number_of(statuses: Collection[int]) -> sa.ColumnElement[int]:
             return sa.func.sum(sa.case((invocations.c.last_status.in_(statuses), 1), else_=0))
 
-        counted = (
+        counts = (
             sa.select(
                 invocations.c.action_name,
                 number_of([InvocationStatus.Completed.value]).label("completed"),
-                number_of(ended_badly).label("failed"),
+                number_of(_UNSUCCESSFUL).label("failed"),
                 number_of(NONTERMINAL).label("queued"),
             )
             .where(invocations.c.org_id == org_id)
@@ -415,7 +278,7 @@ class Invocations(Lives):
             .group_by(invocations.c.action_name)
             .order_by(invocations.c.action_name)
         )
-        with self._read() as connection:
+        with self._database.read() as connection:
             return [
                 ActionStats(
                     action_name=row.action_name,
@@ -424,199 +287,73 @@ class Invocations(Lives):
                     fail_count=row.failed,
                     queued_count=row.queued,
                 )
-                for row in connection.execute(counted)
+                for row in connection.execute(counts)
             ]
 
-    # -- invocations: what platforms remember beside -------------------------------------------------
+    def set_status(
+        self,
+        invocation_id: str,
+        status: InvocationStatus,
+        detail: str | None,
+        user: str,
+        org_id: str,
+        unless: Collection[InvocationStatus] = (),
+    ) -> None:
+        """Set a status that a client reports, not one of this server's runners.
+
+        :param unless: current statuses in which the report is rejected.
+        :raises NotFoundError: no such invocation.
+        :raises InvalidStateTransitionError: the status may not follow the current one.
+        :raises ConditionError: another owner has the invocation, or its status is one of `unless`.
+        """
+        self.report_statuses([StatusReport(invocation_id, status, detail, user)], org_id, unless)
+
+    def report_statuses(
+        self, reports: Sequence[StatusReport], org_id: str, unless: Collection[InvocationStatus] = ()
+    ) -> None:
+        """Set statuses that clients report, all or none; raises as `set_status` does."""
+        with self._database.write() as connection:
+            for report in reports:
+                row = require_invocation(connection, report.invocation_id, org_id)
+                current = InvocationStatus(row.last_status)
+                if current in unless:
+                    raise ConditionError(
+                        f"{report.invocation_id} is {current}, and a runner is there to run it"
+                    )
+                transition(connection, row, report.status, report.detail, report.user)
 
     def set_image_digest(self, invocation_id: str, digest: str, org_id: str) -> InvocationRecord:
-        """Remember which image was pulled. Raises NotFoundError."""
-        with self._write() as connection:
+        """Store which container image was pulled. Raises NotFoundError."""
+        with self._database.write() as connection:
             row = require_invocation(connection, invocation_id, org_id)
             record = pydantic_core.from_json(row.record)
             record["provenance"]["executable"]["container_image_digest"] = digest
             update_invocation(connection, invocation_id, {"record": pydantic_core.to_json(record).decode()})
-            return self._record(connection, invocation_id)
+            return load_record(connection, invocation_id)
 
     def set_logs_location(self, invocation_id: str, location: LogsLocation, org_id: str) -> InvocationRecord:
-        """Remember where the log is kept; the API never answers it, and this server keeps its own."""
-        with self._write() as connection:
+        """Store where a client keeps the log; the API never returns it. Raises NotFoundError."""
+        with self._database.write() as connection:
             require_invocation(connection, invocation_id, org_id)
-            said = {"location": location.model_dump()}
-            noted = sqlite.insert(log_locations).values(invocation_id=invocation_id, **said)
-            connection.execute(noted.on_conflict_do_update(index_elements=["invocation_id"], set_=said))
-            return self._record(connection, invocation_id)
-
-    def _record(
-        self, connection: sa.Connection, invocation_id: str, org_id: str | None = None
-    ) -> InvocationRecord:
-        return _invocation_record(connection, require_invocation(connection, invocation_id, org_id))
+            values = {"location": location.model_dump()}
+            insert = sqlite.insert(log_locations).values(invocation_id=invocation_id, **values)
+            connection.execute(insert.on_conflict_do_update(index_elements=["invocation_id"], set_=values))
+            return load_record(connection, invocation_id)
 
 
-def _require_owned(connection: sa.Connection, invocation_id: str, runner: str) -> sa.Row[Any]:
-    row = require_invocation(connection, invocation_id)
-    if row.owner != runner:
-        raise ConditionError(f"{invocation_id} belongs to {row.owner or 'nobody'}, not to {runner}")
-    return row
+def subtree_ids(invocation_id: str) -> sa.Select[tuple[str]]:
+    """Select the ids of an invocation and of all that it has invoked, at any depth."""
+    tree = (
+        sa.select(invocations.c.invocation_id)
+        .where(invocations.c.invocation_id == invocation_id)
+        .cte("tree", recursive=True)
+    )
+    children = sa.select(invocations.c.invocation_id).where(invocations.c.parent_id == tree.c.invocation_id)
+    return sa.select(tree.union_all(children).c.invocation_id)
 
 
-def _first_of(
-    connection: sa.Connection, name: str, request: InvocationRequest, org_id: str
-) -> InvocationRecord | None:
-    """The one that has the request's idempotency id already.
-
-    Raises:
-        ConflictError: it was asked for something else.
-    """
-    if request.idempotency_id is None:
-        return None
-    first = connection.execute(_BY_IDEMPOTENCY_ID, {"org": org_id, "once": request.idempotency_id}).first()
-    if first is None:
-        return None
-    refuse_another_request(connection, first, name, request)
-    return _invocation_record(connection, first)
-
-
-def _parent_of(connection: sa.Connection, source_id: str, org_id: str) -> sa.Row[Any] | None:
-    """The invocation that a source id names, if it names one: then that one started this one."""
+def _parent(connection: sa.Connection, source_id: str, org_id: str) -> sa.Row[Any] | None:
+    """Return the invocation that a source id names: the one that invoked this one."""
     if not source_id.startswith(ID_PREFIX):
         return None
     return find_invocation(connection, source_id, org_id)
-
-
-def _new_invocation(
-    action: ActionRecord, request: InvocationRequest, org_id: str, user: str
-) -> tuple[dict[str, Any], InvocationRecord]:
-    """A new invocation, as a row and as it is answered. Raises InvalidRequestError: it can't run here."""
-    given = request.parameter_values or {}
-    if missing := action.missing_parameters(given):
-        raise InvalidRequestError(
-            f"action {action.name!r} needs parameter {', '.join(map(repr, missing))}; "
-            f"it declares: {action.declared_parameters}"
-        )
-    container = (action.container_parameters or ContainerParameters()).overridden_by(
-        request.container_parameter_overrides
-    )
-    _require_runnable(action, container)
-    defaults = {p.name: p.default for p in action.parameters if p.default is not None}
-    _require_own_secrets({**defaults, **given}, org_id)
-    record = InvocationRecord(
-        created=moment(0),
-        data_source=DataSource(
-            data_source_type=request.data_source_type, data_source_id=request.data_source_id
-        ),
-        input_data=request.input_data,
-        rich_input_data=request.rich_input_data,
-        upload_destination=request.upload_destination,
-        invocation_id=f"{ID_PREFIX}{secrets.token_hex(8)}",
-        idempotency_id=request.idempotency_id,
-        compute_requirements=request.compute_requirement_overrides
-        or action.compute_requirements
-        or ComputeRequirements(),
-        container_parameters=container,
-        last_status=InvocationStatus.Queued,
-        org_id=org_id,
-        parameter_values={**defaults, **given},
-        provenance=InvocationProvenance(
-            action=ActionProvenance(name=action.name, org_id=org_id, digest=action.digest),
-            executable=ExecutableProvenance(container_image_uri=action.uri),
-            source=SourceProvenance(
-                source_type=request.invocation_source, source_id=request.invocation_source_id or user
-            ),
-        ),
-        timeout=request.timeout or action.timeout or DEFAULT_TIMEOUT,
-    )
-    changing = {"created", "last_heartbeat", "last_status", "status", "duration"}
-    row = {
-        "invocation_id": record.invocation_id,
-        "org_id": org_id,
-        "idempotency_id": record.idempotency_id,
-        "action_name": action.name,
-        "action_digest": action.digest,
-        "source_type": record.provenance.source.source_type.value,
-        "source_id": record.provenance.source.source_id,
-        "data_source_id": record.data_source.data_source_id,
-        "last_status": InvocationStatus.Queued.value,
-        "record": record.model_dump_json(exclude=changing),
-    }
-    return row, record
-
-
-def _require_own_secrets(parameters: Mapping[str, Any], org_id: str) -> None:
-    for name, value in parameters.items():
-        if not isinstance(value, str) or not is_secret_uri(value):
-            continue
-        try:
-            named = parse_secret_uri(value).org_id
-        except ValueError as error:
-            raise InvalidRequestError(f"parameter {name!r}: {error}") from None
-        if named not in (None, org_id):
-            raise InvalidRequestError(
-                f"parameter {name!r} names a secret of {named!r}; an invocation can read only secrets "
-                f"of its own organisation, {org_id!r}: leave '@{named}' out"
-            )
-
-
-def _require_runnable(action: ActionRecord, container: ContainerParameters) -> None:
-    if action.uri:
-        raise InvalidRequestError(
-            f"action {action.name!r} needs the container image {action.uri!r}, and this server runs no "
-            "containers: it runs container_parameters.command as a process on this machine. Leave the image "
-            "(uri) out of the action, or use a connection to a platform that runs containers"
-        )
-    if not (container.entry_point or container.command):
-        raise InvalidRequestError(
-            f"action {action.name!r} has nothing to run: set container_parameters.command or .entry_point"
-        )
-    command = [*(container.entry_point or []), *(container.command or [])]
-    if (size := size_of_all(command, container.env_vars or {})) > MAX_TOTAL:
-        raise InvalidRequestError(
-            f"action {action.name!r}: command and env_vars have {size:,} bytes together; allowed: "
-            f"{MAX_TOTAL:,}"
-        )
-
-
-def _invocation_record(connection: sa.Connection, row: sa.Row[Any]) -> InvocationRecord:
-    (written,) = _written(connection, [row])
-    return InvocationRecord.model_validate_json(written)
-
-
-def _written(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[str]:
-    """Invocations as JSON, in the order of their rows; each with the steps of its life, oldest first."""
-    steps: dict[str, list[str]] = {row.invocation_id: [] for row in rows}
-    changed: dict[str, int] = {}
-    started: dict[str, int] = {}
-    ids = pydantic_core.to_json(list(steps)).decode()
-    for invocation_id, status, detail, code, at in connection.execute(_STEPS, {"ids": ids}).all():
-        said = "null" if detail is None else pydantic_core.to_json(detail).decode()
-        exit_code = "" if code is None else f'"exit_code":{code},'
-        steps[invocation_id].append(
-            f'{{"status":{status},"detail":{said},{exit_code}"timestamp":"{timestamp(at)}"}}'
-        )
-        changed[invocation_id] = at
-        if status == InvocationStatus.Queued:  # the next attempt begins
-            started.pop(invocation_id, None)
-        elif status == InvocationStatus.Processing:
-            started.setdefault(invocation_id, at)
-    present = now()
-    documents: list[str] = []
-    for row in rows:
-        has_ended = InvocationStatus(row.last_status).is_terminal
-        end = changed[row.invocation_id] if has_ended else present
-        ran = end - started.get(row.invocation_id, end)
-        documents.append(_document(row, steps[row.invocation_id], ran))
-    return documents
-
-
-def _document(row: sa.Row[Any], steps: Sequence[str], ran: int) -> str:
-    """An invocation with all that changes of it, as an InvocationRecord is written.
-
-    :param ran: microseconds from its last attempt's start to its end, or to now.
-    """
-    heartbeat = "null" if row.last_heartbeat is None else f'"{timestamp(row.last_heartbeat)}"'
-    duration = pydantic_core.to_json(timedelta(microseconds=ran)).decode()
-    # The text of what never changes is an object, to which the rest is appended.
-    return (
-        f'{row.record[:-1]},"created":"{timestamp(row.created)}","last_heartbeat":{heartbeat},'
-        f'"last_status":{row.last_status},"status":[{",".join(steps)}],"duration":{duration}}}'
-    )

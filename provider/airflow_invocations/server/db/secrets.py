@@ -1,4 +1,4 @@
-"""The secrets of the repository, sealed: what is stored can't be read without the data folder's key."""
+"""Encrypted secrets: they can't be decrypted without the data folder's key."""
 
 from __future__ import annotations
 
@@ -10,34 +10,39 @@ from .database import Database
 from .tables import secrets
 
 
-class SealedSecrets(Database):
-    """Reads and writes of sealed secrets."""
+class SecretRepository:
+    """Reads and writes encrypted secrets."""
 
-    def put_secret(self, name: str, org_id: str, sealed: bytes) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, name: str, org_id: str, encrypted: bytes) -> None:
         """Store a secret, or its new value."""
-        named = (secrets.c.org_id == org_id) & (secrets.c.name == name)
-        with self._write() as connection:
-            connection.execute(secrets.delete().where(named))
-            row = {"org_id": org_id, "name": name, "sealed": sealed, "modified": now()}
+        with self._database.write() as connection:
+            connection.execute(secrets.delete().where(_named(name, org_id)))
+            row = {"org_id": org_id, "name": name, "encrypted": encrypted, "modified": now()}
             connection.execute(secrets.insert().values(row))
 
-    def remove_secret(self, name: str, org_id: str) -> None:
-        """Forget a secret. Raises NotFoundError."""
-        named = (secrets.c.org_id == org_id) & (secrets.c.name == name)
-        with self._write() as connection:
-            if connection.execute(secrets.delete().where(named)).rowcount == 0:
+    def remove(self, name: str, org_id: str) -> None:
+        """Delete a secret. Raises NotFoundError."""
+        with self._database.write() as connection:
+            if connection.execute(secrets.delete().where(_named(name, org_id))).rowcount == 0:
                 raise NotFoundError(f"no secret {name!r} in {org_id}")
 
-    def list_secrets(self, org_id: str) -> list[tuple[str, int]]:
-        """Each secret's name, and when it was set (microseconds since 1970)."""
-        wanted = sa.select(secrets.c.name, secrets.c.modified).where(secrets.c.org_id == org_id)
-        with self._read() as connection:
-            rows = connection.execute(wanted.order_by(secrets.c.name))
+    def list_names(self, org_id: str) -> list[tuple[str, int]]:
+        """Return each secret's name, and when it was set (microseconds since 1970)."""
+        selected = sa.select(secrets.c.name, secrets.c.modified).where(secrets.c.org_id == org_id)
+        with self._database.read() as connection:
+            rows = connection.execute(selected.order_by(secrets.c.name))
             return [(row.name, row.modified) for row in rows]
 
-    def sealed_secret(self, name: str, org_id: str) -> bytes | None:
-        """A secret as it was stored; None: there is none."""
-        wanted = sa.select(secrets.c.sealed).where(secrets.c.org_id == org_id, secrets.c.name == name)
-        with self._read() as connection:
-            sealed: bytes | None = connection.execute(wanted).scalar()
-            return sealed
+    def get(self, name: str, org_id: str) -> bytes | None:
+        """Return a secret as it was stored; None: there is none."""
+        selected = sa.select(secrets.c.encrypted).where(_named(name, org_id))
+        with self._database.read() as connection:
+            encrypted: bytes | None = connection.execute(selected).scalar()
+            return encrypted
+
+
+def _named(name: str, org_id: str) -> sa.ColumnElement[bool]:
+    return (secrets.c.org_id == org_id) & (secrets.c.name == name)

@@ -8,7 +8,7 @@ from ...models import InvocationStatus
 
 metadata = sa.MetaData()
 
-#: One row a version (digest) of an action; `latest` marks the one that a name alone means.
+#: One row per version (digest) of an action; `latest` marks the version that the name alone means.
 actions = sa.Table(
     "actions",
     metadata,
@@ -27,10 +27,11 @@ actions = sa.Table(
 )
 sa.Index("actions_latest", actions.c.org_id, actions.c.name, unique=True, sqlite_where=actions.c.latest)
 
-#: The lowest status in which an invocation has ended.
-FIRST_END = InvocationStatus.Completed.value
+#: The lowest terminal status.
+FIRST_TERMINAL = InvocationStatus.Completed.value
+NONTERMINAL = [status.value for status in InvocationStatus if not status.is_terminal]
 
-#: One row an invocation. `record` holds what never changes; what changes has columns and events.
+#: One row per invocation. `record` holds what never changes; what changes has columns and events.
 invocations = sa.Table(
     "invocations",
     metadata,
@@ -45,41 +46,46 @@ invocations = sa.Table(
     sa.Column("data_source_id", sa.Text, nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("last_status", sa.Integer, nullable=False),
-    #: The runner that works on it; NULL: nobody does.
+    #: The runner or client that works on it; NULL: none.
     sa.Column("owner", sa.Text),
     sa.Column("last_heartbeat", sa.BigInteger),
-    #: The action's process group, while there is one, and when that process began (seconds since 1970).
+    #: The action's process group while it runs, and when its leader started (seconds since 1970).
     sa.Column("process_group", sa.Integer),
-    sa.Column("process_began", sa.Float),
-    #: Which run of it this is: 1, and one more each time it is put back into the queue.
+    sa.Column("process_began", sa.Float, key="process_started"),
+    #: 1, and one more each time the invocation is requeued.
     sa.Column("attempt", sa.Integer, nullable=False, default=1),
-    #: The invocation that started it, and the first one of that chain: itself where nothing did.
+    #: The invocation that invoked this one (NULL: none), and its tree's root (itself if it has no parent).
     sa.Column("parent_id", sa.Text),
     sa.Column("root_id", sa.Text, nullable=False, index=True),
-    #: Why it is to be stopped; NULL: it isn't. When that was asked for, how often it was tried, when next.
+    #: The abort request: its reason (NULL: none), when it was made, attempts so far, when the next is due.
     sa.Column("abort_reason", sa.Text),
     sa.Column("abort_requested", sa.BigInteger),
     sa.Column("abort_attempts", sa.Integer, nullable=False, default=0),
     sa.Column("abort_next", sa.BigInteger),
-    #: How often it was lost with its runner.
+    #: How many times it was lost with its runner.
     sa.Column("losses", sa.Integer, nullable=False, default=0),
-    #: The JSON text, as it is answered: nobody has to read it in order to write it again.
+    #: The JSON text of the API's response, so that it can be sent without parsing it.
     sa.Column("record", sa.Text, nullable=False),
 )
 sa.Index("invocations_idempotency", invocations.c.org_id, invocations.c.idempotency_id, unique=True)
 sa.Index("invocations_status", invocations.c.last_status, invocations.c.number)
-# Pages of queries, newest or oldest first: of all, and of one status. The status in the first spares a look
-# at each row where another condition on it is asked for.
+# Pages of queries, newest or oldest first: of all invocations, and of one status. The first index includes
+# the status, so that other conditions on it are decided without reading the rows.
 _PAGED = (invocations.c.created, invocations.c.number)
 sa.Index("invocations_created", invocations.c.org_id, *_PAGED, invocations.c.last_status)
 sa.Index("invocations_status_created", invocations.c.org_id, invocations.c.last_status, *_PAGED)
-# Those that haven't ended, few of many, in the order of pages.
+# Active invocations, few of many, in the order of pages.
 sa.Index(
-    "invocations_active", invocations.c.org_id, *_PAGED, sqlite_where=invocations.c.last_status < FIRST_END
+    "invocations_active",
+    invocations.c.org_id,
+    *_PAGED,
+    sqlite_where=invocations.c.last_status < FIRST_TERMINAL,
 )
 sa.Index("invocations_source", invocations.c.source_id)
+# Most invocations have no parent, and cost nothing here.
+sa.Index("invocations_parent", invocations.c.parent_id, sqlite_where=invocations.c.parent_id.is_not(None))
 
-#: What an invocation with an idempotency id was asked for, to compare a repeated request to.
+#: Fingerprints of requests with an idempotency id, to compare repeated requests to.
 first_requests = sa.Table(
     "first_requests",
     metadata,
@@ -87,7 +93,7 @@ first_requests = sa.Table(
     sa.Column("fingerprint", sa.JSON, nullable=False),
 )
 
-#: One row a change of an invocation's status, in the order in which they were committed.
+#: One row per change of an invocation's status, in the order of the commits.
 events = sa.Table(
     "events",
     metadata,
@@ -95,19 +101,19 @@ events = sa.Table(
     sa.Column("invocation_id", sa.Text, nullable=False, index=True),
     sa.Column("status", sa.Integer, nullable=False),
     sa.Column("detail", sa.Text),
-    #: What the action's process ended with, if that is how the invocation ended.
+    #: The exit code of the action's process, if that is how the invocation ended.
     sa.Column("exit_code", sa.Integer),
     sa.Column("timestamp", sa.BigInteger, nullable=False),
     sa.Column("org_id", sa.Text, nullable=False),
     sa.Column("action_name", sa.Text, nullable=False),
     sa.Column("root_id", sa.Text, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
-    #: Followed by another one in the same transaction: nobody could ever see it as the status.
-    sa.Column("passing", sa.Boolean, nullable=False, default=False),
+    #: Another event of the invocation follows in the same transaction, so this status was never visible.
+    sa.Column("passing", sa.Boolean, nullable=False, default=False, key="superseded"),
     sqlite_autoincrement=True,
 )
 
-#: Where somebody else says that they keep an invocation's log.
+#: Where a client keeps an invocation's log, as it reported.
 log_locations = sa.Table(
     "log_locations",
     metadata,
@@ -115,7 +121,7 @@ log_locations = sa.Table(
     sa.Column("location", sa.JSON, nullable=False),
 )
 
-#: What an invocation's own code wants to be remembered about it.
+#: The custom state that an action's code has set, one per invocation.
 states = sa.Table(
     "states",
     metadata,
@@ -124,7 +130,7 @@ states = sa.Table(
     sa.Column("updated", sa.BigInteger, nullable=False),
 )
 
-#: Who may do what; of a token only its hash is kept.
+#: API tokens; only the hash of a token is stored.
 tokens = sa.Table(
     "tokens",
     metadata,
@@ -143,20 +149,20 @@ datasets = sa.Table(
     sa.Column("dataset_id", sa.Text, nullable=False, unique=True),
     sa.Column("org_id", sa.Text, nullable=False),
     sa.Column("name", sa.Text),
-    #: The folder it was linked to; NULL: one of the server's own.
+    #: The linked folder; NULL: the server manages the folder.
     sa.Column("folder", sa.Text),
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
     sa.Column("modified", sa.BigInteger, nullable=False),
     sa.Column("modified_by", sa.Text, nullable=False),
-    #: How often it was changed.
+    #: How many times it was changed.
     sa.Column("version", sa.Integer, nullable=False, default=0),
     #: description, device_id, metadata, tags.
     sa.Column("record", sa.JSON, nullable=False),
 )
 sa.Index("datasets_name", datasets.c.org_id, datasets.c.name)
 
-#: A path in a dataset at which there is a file, or was one: whoever comes back is the same file.
+#: A path in a dataset that has or had a file; a file that reappears at a path keeps its id.
 files = sa.Table(
     "files",
     metadata,
@@ -166,7 +172,7 @@ files = sa.Table(
     sa.Column("dataset_id", sa.Text, nullable=False),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
-    #: When it was last written, as the file system has it (nanoseconds): another content, another version.
+    #: The file's modification time (nanoseconds); a change means new content, so a new version.
     sa.Column("written", sa.BigInteger, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("available", sa.Boolean, nullable=False),
@@ -186,6 +192,6 @@ secrets = sa.Table(
     metadata,
     sa.Column("org_id", sa.Text, primary_key=True),
     sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False, key="encrypted"),
     sa.Column("modified", sa.BigInteger, nullable=False),
 )

@@ -1,4 +1,4 @@
-"""End SQLite statements that take too long."""
+"""Interrupt SQLite statements that take too long."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Seconds between two looks at what runs.
+#: Seconds between two checks of the running statements.
 _INTERVAL = 0.1
 
 
 class TimeLimit:
-    """Interrupts statements from a thread of its own.
+    """Interrupts statements from its own thread.
 
-    SQLite's own means, a function called at regular steps of its machine, costs each row a call into
-    Python if it is to be called in time: one step may search a text of a megabyte.
+    SQLite's progress handler would cost a call into Python per row: one step of its virtual machine may
+    search a text of a megabyte, so the handler would have to be called at every step.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: What runs, and until when it may (`time.monotonic`).
-        self._running: dict[sqlite3.Connection, float] = {}
-        self._ended = False
+        #: The connections that run a statement, each with its deadline (`time.monotonic`).
+        self._deadlines: dict[sqlite3.Connection, float] = {}
+        self._interrupts_all = False
         self._closed = False
-        self._thread = threading.Thread(target=self._watch, name="time limit of queries", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="query time limit", daemon=True)
         self._thread.start()
 
     @contextmanager
     def within(self, seconds: float, connection: sqlite3.Connection) -> Iterator[None]:
-        """Interrupt whatever the connection does after some seconds, until the block ends."""
+        """Interrupt the connection's statements when the block takes longer than `seconds`."""
         with self._changed:
-            self._running[connection] = time.monotonic() + seconds
+            self._deadlines[connection] = time.monotonic() + seconds
             self._changed.notify()
         try:
             yield
         finally:
             with self._changed:
-                del self._running[connection]
+                del self._deadlines[connection]
 
-    def end(self) -> None:
-        """Interrupt everything that runs, now and from now on."""
+    def interrupt_all(self) -> None:
+        """Interrupt all running statements, and every later one."""
         with self._changed:
-            self._ended = True
+            self._interrupts_all = True
 
     def close(self) -> None:
-        """Stop the thread; nothing may run any more."""
+        """Stop the thread; no statement may run any more."""
         with self._changed:
-            self._running.clear()
+            self._deadlines.clear()
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._running:
+                while not self._deadlines:
                     if self._closed:
                         return
                     self._changed.wait()
-                for connection, until in self._running.items():
-                    if self._ended or time.monotonic() > until:
+                for connection, deadline in self._deadlines.items():
+                    if self._interrupts_all or time.monotonic() > deadline:
                         connection.interrupt()
             time.sleep(_INTERVAL)

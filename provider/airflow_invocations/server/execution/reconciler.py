@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from ...models import MAX_PAGE_SIZE
 from ..api.errors import ConditionError, NotFoundError
-from ..db import ID_PREFIX, LeftOver, Store
+from ..db import ID_PREFIX, OrphanedInvocation, Store
 from ..outages import log_failure
 from ..settings import ServiceSettings
 from ..timestamps import now
@@ -73,7 +73,7 @@ class Reconciler:
         """
         await processes.end_marked(SERVER_VARIABLE, {self._settings.identity})
         await asyncio.to_thread(self._remove_secrets)
-        await self._take(await asyncio.to_thread(self._store.left_over, [self._runner]))
+        await self._take(await asyncio.to_thread(self._store.claims.orphaned, [self._runner]))
 
     async def run(self) -> None:
         """Go round until cancelled."""
@@ -87,12 +87,12 @@ class Reconciler:
     async def round(self) -> None:
         """Take what runners without a heartbeat own, and try the aborts that are due."""
         dead_since = now() - int(DEAD_AFTER * _SECOND)
-        await self._take(await asyncio.to_thread(self._store.left_over, [self._runner], dead_since))
+        await self._take(await asyncio.to_thread(self._store.claims.orphaned, [self._runner], dead_since))
         await self._take(await self._lost())
-        for pending in await asyncio.to_thread(self._store.pending_aborts, now()):
+        for pending in await asyncio.to_thread(self._store.aborts.pending, now()):
             longest = min(ABORT_CAP, ABORT_BASE * 2 ** min(pending.attempts, 30))
             again_at = now() + int(random.uniform(0, longest) * _SECOND)  # noqa: S311
-            await asyncio.to_thread(self._store.mark_abort_attempt, pending.invocation_id, again_at)
+            await asyncio.to_thread(self._store.aborts.record_attempt, pending.invocation_id, again_at)
             self._stop(pending.invocation_id)
         if time.monotonic() >= self._next_cleaning:
             self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
@@ -103,9 +103,9 @@ class Reconciler:
         for folder in self._settings.workspaces.glob(f"{ID_PREFIX}*"):
             Workspace(folder).remove_secrets()
 
-    async def _lost(self) -> list[LeftOver]:
+    async def _lost(self) -> list[OrphanedInvocation]:
         """Return what this process's runner owns and hasn't worked on for a whole round."""
-        owned = await asyncio.to_thread(self._store.owned_by, self._runner)
+        owned = await asyncio.to_thread(self._store.claims.owned_by, self._runner)
         claims = self._claims()
         idle = [left for left in owned if left.invocation_id not in claims]
         lost = [left for left in idle if left.invocation_id in self._idle]
@@ -117,15 +117,17 @@ class Reconciler:
         kept_since = now() - int(self._settings.keep_workspaces * DAY * _SECOND)
         folders = [path.name for path in self._settings.workspaces.glob(f"{ID_PREFIX}*")]
         for first in range(0, len(folders), MAX_PAGE_SIZE):
-            for name in self._store.ended_before(folders[first : first + MAX_PAGE_SIZE], kept_since):
+            for name in self._store.invocations.ended_before(
+                folders[first : first + MAX_PAGE_SIZE], kept_since
+            ):
                 shutil.rmtree(self._settings.workspaces / name, ignore_errors=True)
 
-    async def _take(self, left_over: Sequence[LeftOver]) -> None:
+    async def _take(self, left_over: Sequence[OrphanedInvocation]) -> None:
         if not left_over:
             return
         for left in left_over:
-            if left.process_group is not None and left.process_began is not None:
-                await processes.end_left_over(left.process_group, left.process_began)
+            if left.process_group is not None and left.process_started is not None:
+                await processes.end_left_over(left.process_group, left.process_started)
         await processes.end_marked(INVOCATION_VARIABLE, {left.invocation_id for left in left_over})
         for left in left_over:
             detail = (
@@ -135,7 +137,7 @@ class Reconciler:
             )
             try:
                 await asyncio.to_thread(
-                    self._store.requeue, left.invocation_id, left.owner, detail, lost=True
+                    self._store.claims.requeue, left.invocation_id, left.owner, detail, lost=True
                 )
             except (ConditionError, NotFoundError):
                 _log.info("%s was taken by somebody else", left.invocation_id)

@@ -90,7 +90,7 @@ class _Claim:
         """Set the status; repeat this during outages. Raises ConditionError if the claim was lost."""
 
         def record() -> None:
-            self.store.advance(self.record.invocation_id, status, None, self.owner)
+            self.store.claims.transition_owned(self.record.invocation_id, status, None, self.owner)
 
         await self.repeat(f"record that it is {status.name}", record)
 
@@ -98,7 +98,7 @@ class _Claim:
         """Set the status to Processing, by this process. Raises ConditionError if it isn't ours any more."""
 
         def record() -> None:
-            self.store.set_processing(self.record.invocation_id, self.owner, pid, processes.began(pid))
+            self.store.claims.set_processing(self.record.invocation_id, self.owner, pid, processes.began(pid))
 
         await self.repeat("record its process", record)
 
@@ -137,7 +137,7 @@ class _Claim:
 
     def stopped(self) -> Verdict | None:
         """The verdict that doesn't wait for the action; None: go on."""
-        reason = self.store.stop_reason(self.record.invocation_id, self.owner)
+        reason = self.store.aborts.stop_reason(self.record.invocation_id, self.owner)
         if reason is not None:
             return Verdict(InvocationStatus.Cancelled, reason)
         if self.stopping.is_set():
@@ -167,15 +167,15 @@ class _Claim:
         """The version of the action that was invoked; None: it was deleted since."""
         action = self.record.provenance.action
         try:
-            return self.store.get_action(action.name, action.org_id, action.digest)
+            return self.store.actions.get(action.name, action.org_id, action.digest)
         except NotFoundError:
             return None
 
     def _record(self, verdict: Verdict) -> None:
         if verdict.status is InvocationStatus.Queued:
-            self.store.requeue(self.record.invocation_id, self.owner, verdict.detail, lost=self.lost)
+            self.store.claims.requeue(self.record.invocation_id, self.owner, verdict.detail, lost=self.lost)
         else:
-            self.store.advance(
+            self.store.claims.transition_owned(
                 self.record.invocation_id, verdict.status, verdict.detail, self.owner, verdict.exit_code
             )
 
@@ -247,8 +247,8 @@ class Runner:
         self._endpoint = endpoint
         await self._reconciler.recover()
         loop = asyncio.get_running_loop()
-        self._store.listen(in_loop(loop, self._changed))
-        self._store.listen_to_aborts(in_loop(loop, self._touch))
+        self._store.database.listen_to_events(in_loop(loop, self._changed))
+        self._store.database.listen_to_aborts(in_loop(loop, self._touch))
         self._work.set()
         self._claiming = asyncio.create_task(self._claim_until_stopped())
         self._beating = asyncio.create_task(self._beat_forever())
@@ -288,7 +288,7 @@ class Runner:
             try:
                 while len(self._running) < self._settings.slots and not self._stopping.is_set():
                     busy = [*self._running, *self._outages.pausing()]
-                    record = await asyncio.to_thread(self._store.claim, self._owner, busy)
+                    record = await asyncio.to_thread(self._store.claims.claim, self._owner, busy)
                     if record is None:
                         break
                     self._begin(record)
@@ -318,7 +318,7 @@ class Runner:
             await asyncio.sleep(HEARTBEAT_INTERVAL)
             if self._running:
                 try:
-                    await asyncio.to_thread(self._store.heartbeat, self._owner)
+                    await asyncio.to_thread(self._store.claims.heartbeat, self._owner)
                 except Exception:
                     log_failure(_log, "could not record a sign of life")
 

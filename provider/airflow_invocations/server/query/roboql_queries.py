@@ -13,7 +13,7 @@ from ...models.base import WireModel
 from ..api.errors import NotFoundError, UnsupportedError
 from ..datasets import DatasetFiles
 from ..db import Store
-from ..timestamps import moment, now
+from ..timestamps import now, to_datetime
 from .roboql import read_roboql
 
 #: Queries that are kept, the newest, for as long as the server runs.
@@ -72,7 +72,7 @@ class RoboqlQueries:
     def _page(self, query: _Query, spec: QuerySpecification) -> Page[Any]:
         if query.target == "files":
             return self._datasets.query_files(spec, query.org_id)
-        return self._store.query_datasets(spec, query.org_id)
+        return self._store.datasets.query(spec, query.org_id)
 
     def _require(self, query_id: str, org_id: str) -> _Query:
         with self._lock:
@@ -83,7 +83,7 @@ class RoboqlQueries:
 
 
 def _record(query_id: str, query: _Query) -> dict[str, Any]:
-    submitted = moment(query.submitted).isoformat()
+    submitted = to_datetime(query.submitted).isoformat()
     return {
         "modified": submitted,
         "org_id": query.org_id,

@@ -1,4 +1,4 @@
-"""Compare a request with the first one that used its `idempotency_id`."""
+"""Find the first request with an `idempotency_id`, and compare a repeated request with it."""
 
 from __future__ import annotations
 
@@ -11,42 +11,57 @@ import sqlalchemy as sa
 
 from ...models import ContainerParameters, InvocationRequest
 from ..api.errors import ConflictError
-from .tables import first_requests
+from .tables import first_requests, invocations
 
 #: Differences that an error names.
 _SHOWN = 10
 
-# What every invocation takes is built once: building a statement takes longer than running it.
+# Built once: building a statement takes longer than running it.
+_BY_IDEMPOTENCY_ID = sa.select(invocations).where(
+    invocations.c.org_id == sa.bindparam("org"), invocations.c.idempotency_id == sa.bindparam("id")
+)
 _INSERT = first_requests.insert()
-_OF = sa.select(first_requests.c.fingerprint).where(first_requests.c.invocation_id == sa.bindparam("which"))
+_FINGERPRINT = sa.select(first_requests.c.fingerprint).where(
+    first_requests.c.invocation_id == sa.bindparam("id")
+)
 
-#: Hashes of all that counts: by the request's field, and for the parameters by their names.
+#: Hashes of the compared values: by field of the request, and of the parameters by name.
 Fingerprint = dict[str, dict[str, str]]
 
 
-def note_first_request(connection: sa.Connection, invocation_id: str, request: InvocationRequest) -> None:
+def find_first(
+    connection: sa.Connection, action_name: str, request: InvocationRequest, org_id: str
+) -> sa.Row[Any] | None:
+    """Return the row of the invocation that has a request's `idempotency_id` already.
+
+    The request must equal the first one in the action's name, the parameters, the input, the upload
+    destination, and the command of an override. Other fields may change between two tries of one task:
+    provenance, environment variables, timeout, compute requirements, and the version of the action.
+
+    :raises ConflictError: the requests differ. The message names the fields and shows no value.
+    """
+    if request.idempotency_id is None:
+        return None
+    first = connection.execute(_BY_IDEMPOTENCY_ID, {"org": org_id, "id": request.idempotency_id}).first()
+    if first is not None:
+        _require_equal(connection, first, action_name, request)
+    return first
+
+
+def store_fingerprint(connection: sa.Connection, invocation_id: str, request: InvocationRequest) -> None:
     """Store the fingerprint of a request with an `idempotency_id`, to compare later requests to."""
     if request.idempotency_id is not None:
         connection.execute(_INSERT, {"invocation_id": invocation_id, "fingerprint": _fingerprint(request)})
 
 
-def refuse_another_request(
+def _require_equal(
     connection: sa.Connection, first: sa.Row[Any], action_name: str, request: InvocationRequest
 ) -> None:
-    """Check that a request equals the first request with its `idempotency_id`.
-
-    It compares the action's name, the parameters, the input, the upload destination, and the command of an
-    override. The other fields may change between two tries of one task: provenance, environment variables,
-    timeout, compute requirements, and the version of the action.
-
-    :param first: the invocation's row.
-    :raises ConflictError: the requests differ. The message names the fields and shows no value.
-    """
     differences = []
     if first.action_name != action_name:
         differences.append(f"the action: {first.action_name!r} first, {action_name!r} now")
-    known: Fingerprint | None = connection.execute(_OF, {"which": first.invocation_id}).scalar()
-    if known is not None:  # an invocation of a version of this server that didn't note it has none
+    known: Fingerprint | None = connection.execute(_FINGERPRINT, {"id": first.invocation_id}).scalar()
+    if known is not None:  # earlier versions of the server stored none
         differences += _differences(known, _fingerprint(request))
     if differences:
         more = len(differences) - _SHOWN
@@ -75,8 +90,8 @@ def _fingerprint(request: InvocationRequest) -> Fingerprint:
 
 
 def _hash(value: object) -> str:
-    written = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.blake2b(written, digest_size=16).hexdigest()
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.blake2b(canonical, digest_size=16).hexdigest()
 
 
 def _differences(first: Fingerprint, now: Fingerprint) -> list[str]:
