@@ -17,7 +17,8 @@ from airflow_invocations.models import (
     TaskInstanceReference,
     task_instance_of,
 )
-from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
+from airflow_invocations.platforms.roboto.client import RobotoSettings
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.tasks.idempotency import TaskInvocationKey
 
 from ..airflow_version import since

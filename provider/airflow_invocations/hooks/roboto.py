@@ -8,7 +8,8 @@ from airflow.sdk import Connection
 
 from ..invocation_api import DEFAULT_TIMEOUT
 from ..platforms import Platform, UnsupportedError
-from ..platforms.roboto.platform import RobotoPlatform, RobotoSettings
+from ..platforms.roboto.client import RobotoSettings
+from ..platforms.roboto.platform import RobotoPlatform
 from .fields import endpoint_of, timeout_of, token_of, verify_of
 from .invocation import InvocationHook
 

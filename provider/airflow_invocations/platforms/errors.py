@@ -15,7 +15,9 @@ MESSAGE_LIMIT = 2_000
 
 
 class PlatformError(Exception):
-    """A request to a platform failed. The tree:
+    """A request to a platform failed.
+
+    The tree:
 
         PlatformError
          +-- TransientError           a retry can help; it says nothing about the invocation

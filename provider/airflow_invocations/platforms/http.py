@@ -1,14 +1,15 @@
-"""Shared parts of the HTTP platforms: TLS, errors and response limits."""
+"""What HTTP platforms share: the connection pool, TLS, errors and response limits."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
+from .clock import PlatformClock
 from .errors import InvalidRequestError, PlatformError, UnavailableError
 
 #: Largest decompressed response in bytes, and seconds within which it has to be complete.
@@ -25,14 +26,18 @@ UNSENDABLE = (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.Invalid
 NO_ANSWER = (httpx.RequestError, *UNSENDABLE)
 
 
+#: Connections of a pool, as httpx has them by default.
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+
+
 class TooLargeError(UnavailableError):
-    """An answer is larger than MAX_ANSWER."""
+    """A response is larger than MAX_ANSWER."""
 
 
 def tls_for(endpoint: str, verify: bool | str) -> ssl.SSLContext | bool:
-    """What httpx is to verify certificates with; nothing is loaded where there are none to verify.
+    """Return what httpx verifies certificates with. For plain HTTP nothing is loaded.
 
-    `verify`: True, False, or the path of a CA bundle.
+    :param verify: True, False, or the path of a CA bundle.
     """
     return _tls(verify) if endpoint.lower().startswith("https:") else False
 
@@ -61,6 +66,71 @@ def request_error(endpoint: str, error: Exception) -> PlatformError:
 def cause_of(error: Exception) -> Exception | None:
     """Return the cause to chain to an error of `request_error`; None if it may quote a header."""
     return None if isinstance(error, UNSENDABLE) else error
+
+
+class HttpPool:
+    """A connection pool, to be opened and closed.
+
+    :param endpoint: base URL of the requests.
+    :param headers: sent with every request.
+    :param verify: True, False, or the path of a CA bundle.
+    :param timeout: seconds for a connection, and for each wait for data.
+    :param limits: connections at the same time.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        headers: Mapping[str, str],
+        *,
+        verify: bool | str,
+        timeout: float,
+        limits: httpx.Limits = _LIMITS,
+    ) -> None:
+        self._endpoint = endpoint
+        self._headers = {**headers, "Accept-Encoding": ACCEPT_ENCODING}
+        self._verify = verify
+        self._timeout = timeout
+        self._limits = limits
+        self._client: httpx.AsyncClient | None = None
+        #: The platform's clock, read from its responses.
+        self.clock = PlatformClock(endpoint)
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """The open client."""
+        if self._client is None:
+            raise RuntimeError("the platform is used outside of 'async with'")
+        return self._client
+
+    async def open(self) -> None:
+        """Make the client.
+
+        It is made in a thread. The first client of a process imports what it needs, and CA bundles are slow
+        to read. Both would block a triggerer's event loop.
+
+        :raises InvalidRequestError: a header can't be sent.
+        """
+        try:
+            self._client = await asyncio.to_thread(self._new_client)
+        except UNSENDABLE as error:
+            raise request_error(self._endpoint, error) from cause_of(error)
+
+    async def close(self) -> None:
+        """Close the client and its streams."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def _new_client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self._endpoint,
+            headers=self._headers,
+            timeout=self._timeout,
+            limits=self._limits,
+            verify=tls_for(self._endpoint, self._verify),
+            event_hooks=self.clock.hooks,
+        )
 
 
 async def chunks_of(answer: httpx.Response) -> AsyncIterator[bytes]:

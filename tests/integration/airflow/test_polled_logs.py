@@ -11,7 +11,8 @@ import pytest
 
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource
-from airflow_invocations.platforms.roboto import platform as roboto
+from airflow_invocations.platforms.roboto import client as roboto
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
 from .conftest import connect_to, script
 from .test_waits import event_of, trigger
@@ -30,7 +31,7 @@ def invoke_all(hook: RobotoHook) -> list[str]:
     says = script(hook, 'while :; do echo "$ROBOTO_INVOCATION_ID"; sleep 1; done')
     request = InvocationRequest(invocation_source=InvocationSource.Manual)
 
-    async def several(platform: roboto.RobotoPlatform) -> list[str]:
+    async def several(platform: RobotoPlatform) -> list[str]:
         return [(await platform.invoke(says, request)).invocation_id for _ in range(WAITS)]
 
     return hook.call(several)
@@ -41,7 +42,7 @@ async def test_two_thousand_polled_waits_show_the_lines_of_what_runs_within_fift
 ) -> None:
     service = await anyio.to_thread.run_sync(lambda: start_service("--slots", str(RUNNING), "--grace", "0.5"))
     connect_to(service, monkeypatch)
-    monkeypatch.setattr(roboto, "_WATCH", "v1/actions/invocations/no-such-thing")
+    monkeypatch.setattr(roboto, "WATCH", "v1/actions/invocations/no-such-thing")
     hook = RobotoHook()
     ids = await anyio.to_thread.run_sync(invoke_all, hook)
     waits = [asyncio.create_task(event_of(trigger(one, stream_logs=True, poll_interval=5.0))) for one in ids]

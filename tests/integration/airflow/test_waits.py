@@ -21,7 +21,8 @@ from airflow_invocations import action_log
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
 from airflow_invocations.operators import _wait_in_worker
-from airflow_invocations.platforms.roboto import platform as roboto
+from airflow_invocations.platforms.roboto import client as roboto
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiters import (
     LOG_SETTINGS,
@@ -54,7 +55,7 @@ def invoke(hook: RobotoHook, count: int) -> list[str]:
     action = script(hook, "true")
     request = InvocationRequest(invocation_source=InvocationSource.Manual)
 
-    async def several(platform: roboto.RobotoPlatform) -> list[str]:
+    async def several(platform: RobotoPlatform) -> list[str]:
         return [(await platform.invoke(action, request)).invocation_id for _ in range(count)]
 
     return hook.call(several)
@@ -116,7 +117,7 @@ async def test_a_thousand_waits_share_one_watcher_and_hold_up_nobody(
     queued: Any, pushes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not pushes:
-        monkeypatch.setattr(roboto, "_WATCH", "v1/actions/invocations/no-such-thing")
+        monkeypatch.setattr(roboto, "WATCH", "v1/actions/invocations/no-such-thing")
     hook = RobotoHook()
     ids = await anyio.to_thread.run_sync(invoke, hook, WAITS)
     await hook.connect()  # Airflow imports what it reads connections with, this once
@@ -164,7 +165,7 @@ async def test_a_token_that_is_replaced_in_the_midst_of_a_wait_is_read_anew(
     queued: Any, pushes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not pushes:
-        monkeypatch.setattr(roboto, "_WATCH", "v1/actions/invocations/no-such-thing")
+        monkeypatch.setattr(roboto, "WATCH", "v1/actions/invocations/no-such-thing")
     hook = RobotoHook()
     (waited_for,) = await anyio.to_thread.run_sync(invoke, hook, 1)
     first = token(queued, "add", "first")

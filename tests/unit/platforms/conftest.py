@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.platforms.roboto import platform as roboto
+from airflow_invocations.platforms.roboto import client as roboto
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -71,8 +72,8 @@ class Script:
             **{"endpoint": self.endpoint, "token": "s3cret-token", "timeout": 5.0, **changes}
         )
 
-    def client(self, **changes: Any) -> roboto.RobotoPlatform:
-        return roboto.RobotoPlatform(self.settings(**changes))
+    def client(self, **changes: Any) -> RobotoPlatform:
+        return RobotoPlatform(self.settings(**changes))
 
 
 def _read(body: bytes) -> Any:

@@ -26,7 +26,8 @@ from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings
 from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.platforms.http import TooLargeError
 from airflow_invocations.platforms.roboto import server_sent_events
-from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
+from airflow_invocations.platforms.roboto.client import RobotoSettings
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
 from .conftest import Answer, Script, answer, data, raw
 from .test_roboto import INVOCATION

@@ -18,7 +18,7 @@ from airflow_invocations.models import (
     cursor_at,
 )
 from airflow_invocations.platforms import polling as polled_events
-from airflow_invocations.platforms.polling import Listed, PolledEvents
+from airflow_invocations.platforms.polling import ListedInvocation, PollingEventStream
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
@@ -30,35 +30,37 @@ class Invocations:
     def __init__(self) -> None:
         # What is asked for goes back from the present.
         self.began = self.now = datetime.datetime.now(datetime.UTC)
-        self.by_id: dict[str, Listed] = {}
+        self.by_id: dict[str, ListedInvocation] = {}
 
     def begin(self, invocation_id: str) -> None:
-        self.by_id[invocation_id] = Listed(invocation_id, self.now, self._event(invocation_id, S.Processing))
+        self.by_id[invocation_id] = ListedInvocation(
+            invocation_id, self.now, self._event(invocation_id, S.Processing)
+        )
 
     def end(self, invocation_id: str, status: InvocationStatus = S.Completed) -> None:
         told = self._event(invocation_id, status)
-        self.by_id[invocation_id] = dataclasses.replace(self.by_id[invocation_id], told=told)
+        self.by_id[invocation_id] = dataclasses.replace(self.by_id[invocation_id], event=told)
 
     def spoil(self, invocation_id: str) -> None:
         """Have it become unreadable."""
-        self.by_id[invocation_id] = Listed(invocation_id, None, UnreadableItem("it is nothing"))
+        self.by_id[invocation_id] = ListedInvocation(invocation_id, None, UnreadableItem("it is nothing"))
 
     def _event(self, invocation_id: str, status: InvocationStatus) -> InvocationEvent:
         return InvocationEvent(invocation_id, status, "count", self.now, cursor_at(self.now))
 
-    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[ListedInvocation]:
         for one in list(self.by_id.values()):
             if one.moment is None or one.moment >= moment:
                 yield one
 
-    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
+    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[ListedInvocation]:
         for one in list(self.by_id.values()):
-            ended = isinstance(one.told, UnreadableItem) or one.told.status.is_terminal
+            ended = isinstance(one.event, UnreadableItem) or one.event.status.is_terminal
             if ended and one.invocation_id in invocation_ids:
                 yield one
 
     def stream(self, since: int | None) -> _Polled:
-        return _Polled(PolledEvents(self, since, self.pause))
+        return _Polled(PollingEventStream(self, since, self.pause))
 
     lookback = polled_events.LOOKBACK
 
@@ -69,7 +71,7 @@ class Invocations:
 class _Polled:
     """A polled stream, read step by step: an item a look ends with tells that it has ended."""
 
-    def __init__(self, events: PolledEvents) -> None:
+    def __init__(self, events: PollingEventStream) -> None:
         self._events = aiter(events)
         self._step: asyncio.Future[Any] | None = None
 
@@ -180,17 +182,17 @@ class Changes(Invocations):
 
     def __init__(self) -> None:
         super().__init__()
-        self.history: list[Listed] = []
+        self.history: list[ListedInvocation] = []
 
     def write_down(self, invocation_id: str) -> None:
         self.history.append(dataclasses.replace(self.by_id[invocation_id], moment=self.now))
 
-    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[ListedInvocation]:
         for one in self.history:
             if one.moment is not None and one.moment >= moment:
                 yield one
 
-    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
+    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[ListedInvocation]:
         async for one in super().ended(invocation_ids):
             yield dataclasses.replace(one, moment=self.now)
 

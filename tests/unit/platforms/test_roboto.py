@@ -31,7 +31,8 @@ from airflow_invocations.platforms import (
     UnsupportedError,
 )
 from airflow_invocations.platforms.retry import backoff
-from airflow_invocations.platforms.roboto.platform import RobotoPlatform, RobotoSettings
+from airflow_invocations.platforms.roboto.client import RobotoSettings
+from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
 from .conftest import Script, answer, data, error, hang_up, raw
 

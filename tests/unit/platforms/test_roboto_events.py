@@ -19,7 +19,7 @@ from airflow_invocations.models import (
     is_time,
 )
 from airflow_invocations.platforms import UnavailableError
-from airflow_invocations.platforms.roboto.events import RobotoListing
+from airflow_invocations.platforms.roboto.events import RobotoLister
 
 from .conftest import Script, answer, data, error, raw
 from .test_roboto import INVOCATION
@@ -145,16 +145,16 @@ async def test_records_are_listed_as_they_are_and_what_cannot_be_read_by_its_id(
         }  # fmt: skip
         yield {"invocation_id": "iv_2", "created": NOON.isoformat()}
 
-    listing = RobotoListing(items, None)
+    listing = RobotoLister(items, None)
     for listed in (
         [one async for one in listing.since(NOON)],
         [one async for one in listing.ended(["iv_1"])],
     ):
         readable, unreadable = listed
         assert (readable.invocation_id, readable.moment) == ("iv_1", NOON)
-        assert readable.told == InvocationEvent("iv_1", S.Failed, "count", LATER, 1769860920000000)
+        assert readable.event == InvocationEvent("iv_1", S.Failed, "count", LATER, 1769860920000000)
         assert (unreadable.invocation_id, unreadable.moment) == ("iv_2", None)
-        assert isinstance(unreadable.told, UnreadableItem)
+        assert isinstance(unreadable.event, UnreadableItem)
     created, ended = asked
     assert [one["field"] for one in created["conditions"]] == ["created"]
     assert [one["value"] for one in ended["conditions"][0]["conditions"]] == ["iv_1"]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from typing import Any
 
 from ...models import InvocationEvent, UnreadableItem, cursor_at
-from ..polling import LOOKBACK, Listed
+from ..polling import LOOKBACK, ListedInvocation
 from .ids import TaskId
 from .phases import status_of
 from .records import run_id_of, task_of, time_of
@@ -20,8 +20,8 @@ Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 
-class FlyteListing:
-    """What a PolledEvents asks for: runs by the time of their creation, for which Flyte has an index.
+class FlyteLister:
+    """What a PollingEventStream asks for: runs by the time of their creation, for which Flyte has an index.
 
     :param created: lists the Runs that were created then or later.
     :param ended: lists those of some runs that have ended.
@@ -39,21 +39,21 @@ class FlyteListing:
         self._ended = ended
         self._settings = settings
 
-    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[ListedInvocation]:
         """Everything that was created then or later."""
         async for page in self._created(moment):
             for run in page:
                 if listed := listed_of(run, self._settings):
                     yield listed
 
-    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
+    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[ListedInvocation]:
         """Those of up to 1,000 runs that have ended."""
         for run in await self._ended(invocation_ids):
             if listed := listed_of(run, self._settings):
                 yield listed
 
 
-def listed_of(run: Mapping[str, Any], settings: FlyteSettings) -> Listed | None:
+def listed_of(run: Mapping[str, Any], settings: FlyteSettings) -> ListedInvocation | None:
     """Return a Run with the status that it has, or why that can't be read; None: it says of no run."""
     try:
         invocation_id = str(run_id_of(object_at(run, "action")))
@@ -63,21 +63,21 @@ def listed_of(run: Mapping[str, Any], settings: FlyteSettings) -> Listed | None:
     try:
         return _listed(run, invocation_id, settings)
     except MisshapenError as error:
-        return Listed(invocation_id, None, UnreadableItem(f"{invocation_id}: {error}"))
+        return ListedInvocation(invocation_id, None, UnreadableItem(f"{invocation_id}: {error}"))
 
 
 @reads
-def _listed(run: Mapping[str, Any], invocation_id: str, settings: FlyteSettings) -> Listed:
+def _listed(run: Mapping[str, Any], invocation_id: str, settings: FlyteSettings) -> ListedInvocation:
     action = object_at(run, "action")
     status = object_at(action, "status")
     created = time_of(status.get("startTime"))
     entered = time_of(status.get("endTime")) or created
     if entered is None:
-        return Listed(
+        return ListedInvocation(
             invocation_id, None, UnreadableItem(f"{invocation_id}: Flyte doesn't say when it began")
         )
     task: TaskId = task_of(action)
     told = InvocationEvent(
         invocation_id, status_of(status), task.path, entered, cursor_at(entered), task.names(settings)
     )
-    return Listed(invocation_id, created, told)
+    return ListedInvocation(invocation_id, created, told)

@@ -34,11 +34,11 @@ from ..errors import (
     UnavailableError,
     UnsupportedError,
 )
-from ..polling import PolledEvents
+from ..polling import PollingEventStream
 from .client import ATTEMPTS, DATA, RUNS, TASKS, Connect, pause_after
 from .ids import Place, RunId, TaskId, name_begin, name_middle, run_name
 from .inputs import inputs_of, variables_of
-from .listing import FlyteListing
+from .listing import FlyteLister
 from .logs import Cursor, page_of
 from .outputs import outputs_of
 from .phases import ENDS, status_of
@@ -313,7 +313,7 @@ class FlytePlatform(Platform):
         def ended(invocation_ids: Collection[str]) -> Awaitable[list[Json]]:
             return self._runs_of(invocation_ids, [_filter("phase", ENDS)])
 
-        yield PolledEvents(FlyteListing(created, ended, settings), since)
+        yield PollingEventStream(FlyteLister(created, ended, settings), since)
 
     async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
         """The records of up to 1,000 runs, in any order, each asked for by itself."""

@@ -56,7 +56,7 @@ from ..errors import (
     PermanentError,
     UnsupportedError,
 )
-from ..polling import Listed
+from ..polling import ListedInvocation
 from .app import load_app, load_task
 from .platform import STATUSES, PynencSettings, Stop
 from .serialization import JSON_SERIALIZERS, message_in, plain
@@ -417,7 +417,7 @@ class Cluster:
 
     def changes(
         self, action: str | None, since: datetime.datetime
-    ) -> tuple[list[Listed], datetime.datetime | None]:
+    ) -> tuple[list[ListedInvocation], datetime.datetime | None]:
         """What has changed since then: each invocation with its end, or with its last status.
 
         Only a page of the history is read; where the next one begins, None: that was the last.
@@ -449,25 +449,25 @@ class Cluster:
         """Those that have ended, whatever the history says."""
         return list(self._app.orchestrator.filter_final(list(ids)))
 
-    def listed(self, ids: Sequence[str]) -> list[Listed]:
+    def listed(self, ids: Sequence[str]) -> list[ListedInvocation]:
         """Invocations with the statuses that they have."""
         records = {one: record for one in ids if (record := self._registered(one)) is not None}
         return self._listed(None, {one: (record, record.timestamp) for one, record in records.items()})
 
     def _listed(
         self, action: str | None, last: Mapping[str, tuple[InvocationStatusRecord, datetime.datetime]]
-    ) -> list[Listed]:
+    ) -> list[ListedInvocation]:
         """Those of these that are the wanted action's, and none of pynenc's own."""
         kinds = {one: STATUSES.get(record.status.value, _UNKNOWN) for one, (record, _) in last.items()}
         cancelled = self._cancelled([one for one, kind in kinds.items() if kind is _S.Failed])
-        listed: list[Listed] = []
+        listed: list[ListedInvocation] = []
         for one, (record, moment) in last.items():
             name = self._task(one)
             if name is None or name.startswith(_OWN_TASKS) or action not in (None, name):
                 continue
             kind = _S.Cancelled if one in cancelled else kinds[one]
             at = record.timestamp
-            listed.append(Listed(one, moment, InvocationEvent(one, kind, name, at, cursor_at(at))))
+            listed.append(ListedInvocation(one, moment, InvocationEvent(one, kind, name, at, cursor_at(at))))
         return listed
 
     def _rows(

@@ -34,7 +34,7 @@ from ..errors import (
     UnavailableError,
 )
 from ..overdue import Overdue
-from ..polling import SLACK, Listed, PolledEvents
+from ..polling import SLACK, ListedInvocation, PollingEventStream
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -282,7 +282,7 @@ class PynencPlatform(Platform):
     @asynccontextmanager
     async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[EventStream]:
         """Open a stream of the ends of all invocations of the app; its history is asked for them."""
-        yield PolledEvents(_History(self, wanted.action), since)
+        yield PollingEventStream(_History(self, wanted.action), since)
 
     async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:
         """The records of up to 1,000 invocations, in any order; those that aren't known are left out."""
@@ -328,7 +328,7 @@ class PynencPlatform(Platform):
 
 
 class _History:
-    """What a PolledEvents asks for: changes by pynenc's history, and ends by the statuses themselves.
+    """What a PollingEventStream asks for: changes by pynenc's history, and ends by the statuses themselves.
 
     A runner that dies, or loses its Redis, between the two leaves an end without a line in the history.
     """
@@ -339,7 +339,7 @@ class _History:
         self._call = platform._call
         self._action = action
 
-    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[ListedInvocation]:
         """Everything that has changed since then."""
         place: datetime.datetime | None = moment
         while place is not None:
@@ -347,7 +347,7 @@ class _History:
             for listed in page:
                 yield listed
 
-    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
+    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[ListedInvocation]:
         """Those of up to 1,000 invocations that have ended."""
         final = await self._call(lambda cluster: cluster.final(list(invocation_ids)))
         for batch in _batches(final):

@@ -1,4 +1,4 @@
-"""What happens to anybody's invocations, told by the invocation API: pushed, or asked for again and again."""
+"""Status events of all invocations: pushed by the local server, or listed for a polled stream."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from ...models import (
 )
 from ...models.base import problems_of
 from ..errors import UnavailableError
-from ..polling import LOOKBACK, Listed
+from ..polling import LOOKBACK, ListedInvocation
+from .records import HAS_ENDED, all_of, any_of, compare
 from .server_sent_events import server_sent_events
 
-#: Lists the raw records that a condition holds for.
-List = Callable[[dict[str, Any]], AsyncIterator[Any]]
+#: Lists the unread records that match a condition.
+ListItems = Callable[[dict[str, Any]], AsyncIterator[Any]]
 
 
 class PushedEvents:
@@ -38,11 +39,7 @@ class PushedEvents:
         self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[InvocationEvent | UnreadableItem | CaughtUp]:
-        """Yield messages in order.
-
-        Raises:
-            TransientError: at its end; streams have none of their own.
-        """
+        """Yield messages in order. Raises TransientError when the stream ends."""
         async for name, cursor, text in server_sent_events(self._answer):
             try:
                 message = decode_message(name, json_of(text), cursor)
@@ -57,30 +54,30 @@ class PushedEvents:
         raise UnavailableError(f"{self._answer.request.url.host} has ended the stream")
 
 
-class RobotoListing:
-    """What a PolledEvents asks for, by the API's queries.
+class RobotoLister:
+    """Lists invocations for a PollingEventStream with the API's queries.
 
     :param items: lists records.
-    :param action: the only one whose invocations are wanted; None: every one's are.
+    :param action: lists the invocations of this action; None: of all.
     """
 
     lookback = LOOKBACK
 
-    def __init__(self, items: List, action: str | None) -> None:
+    def __init__(self, items: ListItems, action: str | None) -> None:
         self._items = items
         self._action = action
 
-    async def since(self, moment: datetime.datetime) -> AsyncIterator[Listed]:
-        """Everything that was created then or later."""
-        conditions = [_compare("created", "GREATER_THAN_OR_EQUAL", moment.isoformat())]
+    async def since(self, moment: datetime.datetime) -> AsyncIterator[ListedInvocation]:
+        """Yield the invocations that were created at a moment or later."""
+        conditions = [compare("created", "GREATER_THAN_OR_EQUAL", moment.isoformat())]
         if self._action is not None:
-            conditions.append(_compare("provenance.action.name", "EQUALS", self._action))
-        async for raw in self._items({"operator": "AND", "conditions": conditions}):
+            conditions.append(compare("provenance.action.name", "EQUALS", self._action))
+        async for raw in self._items(all_of(*conditions)):
             yield _read(raw)
 
-    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[Listed]:
-        """Those of up to 1,000 invocations that have ended."""
-        async for raw in self._items(_ended_of(invocation_ids)):
+    async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[ListedInvocation]:
+        """Yield those of up to 1,000 invocations that are terminal."""
+        async for raw in self._items(all_of(any_of("invocation_id", invocation_ids), HAS_ENDED)):
             yield _read(raw)
 
 
@@ -93,7 +90,7 @@ class _Provenance(pydantic.BaseModel):
 
 
 class _Record(pydantic.BaseModel):
-    """What of an InvocationRecord a polled stream wants to know."""
+    """The fields of an InvocationRecord that an event needs."""
 
     invocation_id: str
     created: datetime.datetime
@@ -118,21 +115,11 @@ class _Record(pydantic.BaseModel):
         )
 
 
-def _read(raw: Any) -> Listed:
+def _read(raw: Any) -> ListedInvocation:
     try:
         record = _Record.model_validate(raw)
     except pydantic.ValidationError as error:
-        # What it is known by, whether or not the rest of it can be read.
+        # The id, whether or not the rest is readable.
         invocation_id = str(raw.get("invocation_id") if isinstance(raw, dict) else raw)
-        return Listed(invocation_id, None, UnreadableItem(problems_of(error.errors()[:3])))
-    return Listed(record.invocation_id, record.created, record.event)
-
-
-def _compare(field: str, comparator: str, value: object) -> dict[str, Any]:
-    return {"field": field, "comparator": comparator, "value": value}
-
-
-def _ended_of(ids: Collection[str]) -> dict[str, Any]:
-    each = [_compare("invocation_id", "EQUALS", one) for one in ids]
-    ended = _compare("last_status", "GREATER_THAN_OR_EQUAL", int(InvocationStatus.Completed))
-    return {"operator": "AND", "conditions": [{"operator": "OR", "conditions": each}, ended]}
+        return ListedInvocation(invocation_id, None, UnreadableItem(problems_of(error.errors()[:3])))
+    return ListedInvocation(record.invocation_id, record.created, record.event)

@@ -1,4 +1,4 @@
-"""Read server-sent events (WHATWG HTML, section 9.2), as far as the local server writes them."""
+"""Read server-sent events (WHATWG HTML, section 9.2) in the form that the local server writes."""
 
 from __future__ import annotations
 
