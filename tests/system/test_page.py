@@ -153,13 +153,13 @@ def test_a_dag_run_is_followed_in_its_own_view(
     frame.locator("body").evaluate("body => { body.dataset.loadedOnce = 'yes' }")
     running = frame.locator("#rows tr:has([data-status=Processing])").first
     running.wait_for()
-    ran = running.locator(".span.going").inner_text()
-    until("a span that grows", lambda: running.locator(".span.going").inner_text() != ran)
+    ran = running.locator(".duration.going").inner_text()
+    until("a span that grows", lambda: running.locator(".duration.going").inner_text() != ran)
     # A click opens its row though the row changes between the button's press and its release.
-    placed = running.locator(".span.going").get_attribute("data-seconds")
-    running.locator(".span.going").hover()
+    placed = running.locator(".duration.going").get_attribute("data-seconds")
+    running.locator(".duration.going").hover()
     tab.mouse.down()
-    until("a look", lambda: running.locator(".span.going").get_attribute("data-seconds") != placed)
+    until("a look", lambda: running.locator(".duration.going").get_attribute("data-seconds") != placed)
     tab.mouse.up()
     frame.locator("#facts h2").wait_for()
     frame.locator("#log .line").first.wait_for()
@@ -174,14 +174,14 @@ def test_a_dag_run_is_followed_in_its_own_view(
     picture(tab, "page-run-dark")
 
     until("three ends", lambda: frame.locator("#rows [data-status=Completed]").count() == 3, LONG)
-    until("no span that grows", lambda: frame.locator("#rows .span.going").count() == 0, LONG)
+    until("no span that grows", lambda: frame.locator("#rows .duration.going").count() == 0, LONG)
     assert frame.locator("body").get_attribute("data-loaded-once") == "yes"
     until("the log's end", lambda: "are in dataset" in frame.locator("#log .line").last.inner_text())
     for index in range(3):
         result = airflow.xcom(DAG_ID, run_id, TASK_ID, map_index=index)
         row = frame.locator(f'#rows tr[data-id="{result["invocation_id"]}"]')
         ran, waited = (
-            float(row.locator(".span").nth(place).get_attribute("data-seconds")) for place in range(2)
+            float(row.locator(".duration").nth(place).get_attribute("data-seconds")) for place in range(2)
         )
         assert ran >= 20
         assert 0 < waited < LONG

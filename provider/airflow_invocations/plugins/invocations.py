@@ -1,4 +1,4 @@
-"""What Airflow's plugin manager reads. Every task's process imports it, so it imports next to nothing."""
+"""The plugin that adds the page. Every task's process imports it, so it imports almost nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..version_compat import AirflowPlugin
 
-#: Where the API server mounts the page; no place of Airflow's own.
+#: The path at which the API server mounts the page; Airflow's own UI doesn't use it.
 URL_PREFIX = "/invocations"
 
 _ICON = (

@@ -70,9 +70,9 @@ class TestWhatAirflowKnows:
         key = TryKey(run.dag_id, run.run_id, "ask", -1)
         (first,) = ask(runs.task_instances, [key])[key].tries
         assert first.number == 1
-        assert first.began is not None
+        assert first.started is not None
         assert first.ended is not None
-        assert first.began < first.ended
+        assert first.started < first.ended
         assert ask(runs.task_instances, []) == {}
         with create_session(scoped=False) as session:
             newest = select(TaskInstance).where(TaskInstance.run_id == run.run_id)
@@ -137,7 +137,7 @@ class TestThePage:
     ) -> None:
         run = run_dag("true")
         connect_to(service, monkeypatch, token="wr0ng-t0ken")
-        assert "doesn&#39;t accept the connection&#39;s token" in viewer.get("/run", params=about(run)).text
+        assert "rejected the connection&#39;s token" in viewer.get("/run", params=about(run)).text
 
     def test_a_service_that_is_gone_shows_as_such_and_soon(
         self,
@@ -152,9 +152,9 @@ class TestThePage:
         gone.kill()
         began = time.monotonic()
         shown = viewer.get("/run", params=about(run)).text
-        while "is being asked" in shown:
+        while "waiting for the platform" in shown:
             shown = viewer.get("/run", params=about(run)).text
-        assert "<b>roboto_default</b> is out of reach" in shown
+        assert "<b>roboto_default</b>: The platform is unavailable." in shown
         assert time.monotonic() - began < 15
         asked = time.monotonic()
         viewer.get("/run", params=about(run))

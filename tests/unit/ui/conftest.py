@@ -28,7 +28,7 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.platforms import Capabilities, NotFoundError
 from airflow_invocations.ui.airflow import app as page_app
-from airflow_invocations.ui.airflow.queries import Platforms
+from airflow_invocations.ui.airflow.queries import PlatformQueries
 from airflow_invocations.ui.airflow.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.version_compat import VERSION
 
@@ -184,8 +184,8 @@ def world() -> World:
 
 
 @pytest.fixture
-def platforms(world: World) -> Iterator[Platforms]:
-    asked = Platforms(world.hook)
+def platforms(world: World) -> Iterator[PlatformQueries]:
+    asked = PlatformQueries(world.hook)
     yield asked
     asked.close()
 
@@ -244,7 +244,7 @@ def _instance_json(key: TryKey, made: Try, label: str | None, conn_id: str | Non
         "region_id": key.region_id,
         "region_index": key.region_index,
         "try_number": made.number,
-        "start_date": made.began and made.began.isoformat(),
+        "start_date": made.started and made.started.isoformat(),
         "end_date": made.ended and made.ended.isoformat(),
         "rendered_map_index": label,
         "rendered_fields": {} if conn_id is None else {"conn_id": conn_id},
@@ -320,7 +320,7 @@ def airflow_of(world: World, auth: Auth) -> FastAPI:
 
 
 @pytest.fixture
-def client(world: World, platforms: Platforms, auth: Auth) -> Iterator[TestClient]:
+def client(world: World, platforms: PlatformQueries, auth: Auth) -> Iterator[TestClient]:
     """A browser without a login, at the page of an Airflow that knows what the world says."""
     airflow = airflow_of(world, auth)
     airflow.mount("/invocations", page_app.create_app(platforms))

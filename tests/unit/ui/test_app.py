@@ -219,14 +219,14 @@ class TestWhatIsShown:
         world.connect("down").error = UnavailableError("down")
         for path, about in (("/rows", {}), ("/run/rows", OF_RUN)):
             shown = ada.get(path, params=about).text
-            assert "The platform of connection down is out of reach." in shown
+            assert "Connection down: The platform is unavailable." in shown
             assert "invoked nothing" not in shown
             assert "has invoked anything" not in shown
 
     def test_one_that_goes_on_grows(self, ada: TestClient, world: World) -> None:
         world.connect("c", record())
         shown = ada.get("/run/rows", params=OF_RUN).text
-        assert shown.count('class="span going"') == 1
+        assert shown.count('class="duration going"') == 1
         assert 'data-live="yes"' in shown
 
     def test_the_same_again_is_not_sent_again(self, ada: TestClient, world: World) -> None:
@@ -267,7 +267,7 @@ class TestWhatIsShown:
         assert sorted(re.findall(r'data-id="(\w+)"', shown)) == ["iv_1", "iv_2"]
         world.named.clear()
         shown = ada.get("/run/rows", params=OF_RUN).text
-        assert "<b>quiet</b> is out of reach" in shown
+        assert "<b>quiet</b>: The platform is unavailable." in shown
 
     def test_a_platform_out_of_reach_shows_beside_those_that_answer(
         self, ada: TestClient, world: World
@@ -276,17 +276,17 @@ class TestWhatIsShown:
         world.connect("down").error = UnavailableError("https://secret-host.example: s3cret")
         for path, about in (("/run/rows", OF_RUN), ("/rows", {}), ("/run", OF_RUN)):
             shown = ada.get(path, params=about).text
-            assert '<li data-state="wrong"><b>down</b> is out of reach</li>' in shown
+            assert '<li data-state="wrong"><b>down</b>: The platform is unavailable.</li>' in shown
             assert 'data-id="iv_1"' in shown
             assert "secret" not in shown
         facts = ada.get("/facts", params={**ONE, "conn_id": "down"})
         assert facts.status_code == 503
-        assert "The platform is out of reach." in facts.text
+        assert "The platform is unavailable." in facts.text
 
     def test_no_more_is_asked_than_is_bounded(
         self, ada: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(page_app, "MAX_QUESTIONS", 4)
+        monkeypatch.setattr(page_app, "MAX_QUERIES", 4)
         monkeypatch.setattr(page_app.runs, "MAX_CONNECTIONS", 2)
         for number in range(9):
             world.connect(f"c{number}")

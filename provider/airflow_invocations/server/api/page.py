@@ -5,19 +5,17 @@
 import asyncio
 import hashlib
 import hmac
-import json
 import secrets
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import parse_qs, quote
 
-import jinja2
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathPart
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 
 from ...models import (
     Comparator,
@@ -29,6 +27,7 @@ from ...models import (
     QuerySpecification,
     task_instance_of,
 )
+from ...ui.shared.renderer import PageRenderer
 from ..db import Store
 from ..timestamps import microseconds
 from ..tokens import Tokens
@@ -45,9 +44,6 @@ MAX_SESSIONS = 256
 
 #: Seconds that a session lasts, however much it is used.
 SESSION_AGE = 12 * 3600
-
-#: Characters of a value that came from outside, in a table and where there is room.
-_SHORT, _LONG = 160, 4000
 
 #: The header that the page's script sends the second half of its session in.
 SESSION_HEADER = "x-invocations-session"
@@ -162,14 +158,14 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
             if token is None or tokens.holder(token) is None:
                 return _login_form(request, invocation_id)
             # A browser opens an address without the script's half of the session: the script asks for more.
-            return _html("page.html", who=None, rows=[], record=None, invocation_id=invocation_id)
+            return _PAGES.response("page.html", who=None, rows=[], record=None, invocation_id=invocation_id)
         selected, status = None, 200
         if invocation_id is not None:
             try:
                 selected = store.invocations.get(invocation_id, who.org_id)
             except NotFoundError:
                 status = 404
-        return _html(
+        return _PAGES.response(
             "page.html", status, who=who, rows=newest(who), record=selected, invocation_id=invocation_id
         )
 
@@ -189,29 +185,29 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
         """Rows of the table: of these invocations, else the newest."""
         who = reader(request)
         if who is None:
-            return _html("message.html", 401, message="Your session has ended.")
+            return _session_ended()
         found = newest(who) if ids is None else _named(store, ids.split(",")[:MAX_ROWS], who.org_id)
-        return _html("rows.html", rows=found, invocation_id=None)
+        return _PAGES.response("rows.html", rows=found, invocation_id=None)
 
     @router.get("/page/invocations/{invocation_id}")
     def facts(request: Request, invocation_id: InvocationId) -> Response:
         """What is known of one invocation, but for its log."""
         who = reader(request)
         if who is None:
-            return _html("message.html", 401, message="Your session has ended.")
+            return _session_ended()
         try:
             record = store.invocations.get(invocation_id, who.org_id)
         except ApiError as error:
-            return _html("message.html", error.status, message=error.message)
-        return _html("facts.html", record=record)
+            return _PAGES.response("shared/message.html", error.status, text=error.message)
+        return _PAGES.response("facts.html", record=record)
 
     @router.get("/page/who")
     def who_is_logged_in(request: Request) -> Response:
         """Who the page is shown to."""
         who = reader(request)
         if who is None:
-            return _html("message.html", 401, message="Your session has ended.")
-        return _html("who.html", who=who)
+            return _session_ended()
+        return _PAGES.response("who.html", who=who)
 
     @router.get("/login")
     def login_page(
@@ -231,7 +227,7 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
         sessions.close(request.cookies.get(cookie_name(request), ""))
         place = f"/actions/invocations/{quote(invocation_id, safe='')}" if invocation_id else "/"
         session = sessions.open(token)
-        answer = _html("logged_in.html", secret=session.secret, place=place)
+        answer = _PAGES.response("logged_in.html", secret=session.secret, place=place)
         answer.set_cookie(
             cookie_name(request),
             session.session_id,
@@ -269,51 +265,25 @@ async def _form_of(request: Request) -> dict[str, str]:
     return {name: values[-1] for name, values in fields.items()}
 
 
+def _session_ended() -> Response:
+    return _PAGES.response("shared/message.html", 401, text="Your session has ended.")
+
+
 def _login_form(
     request: Request, invocation_id: str | None, problem: str | None = None, status: int = 401
 ) -> Response:
     # A link on somebody else's page (Airflow's, say) doesn't bring the cookie along: it is SameSite=Strict.
     # The form asks once more by itself then, and that request is our own page's.
     again = request.headers.get("sec-fetch-site") == "cross-site" and request.url.query != "again"
-    answer = _html("login.html", status, invocation_id=invocation_id, problem=problem, again=again)
+    answer = _PAGES.response("login.html", status, invocation_id=invocation_id, problem=problem, again=again)
     if status == UnauthorizedError.status:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
 
 
-def _html(template: str, status: int = 200, **values: Any) -> Response:
-    nonce = secrets.token_urlsafe(16)
-    policy = (
-        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-        "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    )
-    headers = {
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
-        "Referrer-Policy": "same-origin",
-        "Cache-Control": "no-store",
-    }
-    text = _TEMPLATES.get_template(template).render(nonce=nonce, **values)
-    return HTMLResponse(text, status, headers)
-
-
-def _shortened(value: object, limit: int = _SHORT) -> str:
-    """A value of any kind as text, at most about `limit` characters of it."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
-
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.filters.update(microseconds=microseconds, shortened=_shortened)
-_TEMPLATES.globals.update(
-    LONG=_LONG,
+_PAGES = PageRenderer(Path(__file__).with_name("templates"), form_action="self", frame_ancestors="none")
+_PAGES.templates.filters.update(microseconds=microseconds)
+_PAGES.templates.globals.update(
     MAX_ROWS=MAX_ROWS,
     TERMINAL=[status.value for status in InvocationStatus if status.is_terminal],
     task_instance_of=task_instance_of,

@@ -11,10 +11,10 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-#: Where a request's scope holds the application that the page is mounted in.
+#: The key of a request's scope that holds the application which the page is mounted in.
 _PARENT = "airflow_invocations.parent"
 
-#: Items that one request asks for: the most that `[api] maximum_page_limit` allows by default.
+#: Items per request: the default of `[api] maximum_page_limit`.
 PAGE_SIZE = 100
 
 _PREFIX = "/api/v2"
@@ -35,8 +35,8 @@ class AirflowApi:
     """A client of Airflow's REST API with the viewer's own credentials, so that Airflow checks permissions.
 
     Requests stay in the process: they need no URL of the API server and no open port. Use it as an
-    asynchronous context manager, and call it from the event loop only: a thread of Airflow's pool that waits
-    for another thread of the pool could wait for ever.
+    asynchronous context manager. Call it from the event loop only: a thread of Airflow's pool that waits for
+    another thread of the pool could deadlock.
 
     :param request: the viewer's request to the page; its `Authorization` and `Cookie` headers are passed on.
     """
@@ -61,7 +61,7 @@ class AirflowApi:
         await self._client.__aexit__(kind, error, trace)
 
     async def get(self, path: str, **query: str | int) -> dict[str, Any] | None:
-        """Return a record or a page of records; None where Airflow has none (404).
+        """Return a record or a page of records; None if Airflow has none (404).
 
         :param path: below `/api/v2`, each part encoded for a URL.
         :raises HTTPException: the viewer may not see it (401, 403), or Airflow's API failed (502).
@@ -79,6 +79,6 @@ def _content(response: httpx.Response) -> dict[str, Any] | None:
     if response.status_code in (401, 403):
         raise HTTPException(response.status_code)
     if not response.is_success:
-        raise HTTPException(502, f"Airflow's API answered {response.status_code}.")
+        raise HTTPException(502, f"Airflow's API returned {response.status_code}.")
     content: dict[str, Any] = response.json()
     return content

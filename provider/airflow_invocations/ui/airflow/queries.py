@@ -1,4 +1,4 @@
-"""Asks the platforms through the hook: in threads of its own, within bounds, once for all viewers."""
+"""Query the platforms through the hook: in own threads, within time limits, once for all viewers."""
 
 from __future__ import annotations
 
@@ -33,31 +33,34 @@ from ...platforms.base import web_address
 from ...version_compat import AirflowNotFoundException
 from .runs import PLATFORMS, RunKey
 
-#: Seconds that a platform has for an answer; after that it counts as out of reach.
-PATIENCE = 8.0
+#: Seconds until a platform that doesn't respond counts as unavailable.
+PLATFORM_TIMEOUT = 8.0
 
-#: Seconds that a request of a browser's waits for it: what isn't there by then comes with a later one.
-PAGE_PATIENCE = 2.0
+#: Seconds that a browser's request waits for the platforms; results that arrive later come with the next
+#: request.
+PAGE_TIMEOUT = 2.0
 
-#: Seconds for which a platform that didn't answer isn't asked again.
-REST = 10.0
+#: Seconds after a failed query during which its connection isn't queried.
+BACKOFF = 10.0
 
-#: Threads that ask for lists, and as many again for what a person has opened. Airflow's own, which serve all
-#: of its API, only wait, and never longer than a page's patience.
+#: Threads for lists, and as many for single invocations. Airflow's own threads, which serve all of its API,
+#: only wait, and no longer than PAGE_TIMEOUT or PLATFORM_TIMEOUT.
 THREADS = 4
 
-#: Questions of people that may wait for a thread.
+#: Interactive queries that may wait for a thread.
 MAX_WAITING = 32
 
-#: DAG runs that one connection is asked about at once.
+#: DAG runs that one connection is queried for at once.
 _AT_ONCE = 4
 
-#: Answers, and invocations' owners, that are kept.
-_MAX_ANSWERS = 256
+#: Results, and invocations' DAG runs, that are cached.
+_MAX_RESULTS = 256
 _MAX_OWNERS = 20_000
 
-#: Characters of a status' detail that are kept for a list.
+#: Characters of a status's detail that a list keeps.
 _DETAIL = 300
+
+_NO_RESPONSE = "The platform doesn't respond."
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -66,8 +69,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What has a DAG run invoked through a connection? The newest `limit` are wanted."""
+class ListQuery:
+    """A query for the newest `limit` invocations of a DAG run through a connection."""
 
     conn_id: str
     run: RunKey
@@ -75,7 +78,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class InvocationRow:
     """An invocation as a list shows it."""
 
     conn_id: str
@@ -85,71 +88,71 @@ class Found:
     status: InvocationStatus
     detail: str | None
     created: datetime
-    #: When the action began to run; None: it hasn't, or waits to do so again.
+    #: None: the last attempt hasn't started.
     started: datetime | None
-    #: None: it goes on.
+    #: None: active.
     ended: datetime | None
-    asker: TaskInstanceReference
+    #: The task instance that invoked it.
+    task: TaskInstanceReference
     url: str
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What is known of a question now."""
+class ListResult:
+    """The latest known result of a query."""
 
-    found: tuple[Found, ...] = ()
-    #: Why nothing newer is known, in words for everybody; None: nothing is wrong.
+    rows: tuple[InvocationRow, ...] = ()
+    #: Why there is no newer result, as a sentence without secrets; None: the last query succeeded.
     problem: str | None = None
-    #: Nothing has been answered yet.
+    #: No query has completed yet.
     is_pending: bool = False
-    #: Whether the connection is one of ours at all; nobody needs to see the others.
-    is_ours: bool = True
-    #: How the connection's type is called; empty: not known.
+    #: Whether the connection's type is one of this provider's; connections of other types aren't shown.
+    is_supported: bool = True
+    #: The display name of the connection's type; empty: not known yet.
     platform: str = ""
 
     @property
-    def goes_on(self) -> bool:
-        """Whether any of it is still under way."""
-        return any(each.ended is None for each in self.found)
+    def has_active(self) -> bool:
+        """Whether any of the invocations is active."""
+        return any(row.ended is None for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """An invocation as a person has opened it."""
+class InvocationDetail:
+    """One invocation with its complete record."""
 
     record: InvocationRecord
-    asker: TaskInstanceReference
+    task: TaskInstanceReference
     url: str
 
 
 @dataclass(slots=True)
-class _Known:
-    answer: Answer
-    #: When it was answered, by the monotonic clock.
+class _Cached:
+    result: ListResult
+    #: Seconds of the monotonic clock at which the result arrived.
     at: float
 
 
 @dataclass(slots=True)
 class _Connection:
-    """What has been found out about a connection beside answers."""
+    """The state of a connection beside its results; times are seconds of the monotonic clock."""
 
     problem: str | None = None
-    rests_until: float = 0.0
-    asking: Future[None] | None = None
-    asked_at: float = 0.0
+    backs_off_until: float = 0.0
+    running: Future[None] | None = None
+    started_at: float = 0.0
 
 
-class OutOfReachError(Exception):
-    """A platform couldn't be asked what a person wants to see; the message is for everybody."""
+class QueryFailedError(Exception):
+    """A query for one invocation failed; the message is a sentence without secrets."""
 
 
-class Platforms:
-    """What the platforms say, at most so old, for all viewers together.
+class PlatformQueries:
+    """Queries platforms for all viewers together, and caches the results.
 
-    A question that is fresh enough isn't asked again; each connection is asked one set of questions at a
-    time; one that doesn't answer rests. Nothing that is said of a problem here comes from a message: those
-    may name addresses or hold what somebody typed into a wrong field. They go to the API server's log, which
-    masks secrets.
+    A result that is fresh enough is reused. Each connection runs one set of list queries at a time. A
+    connection backs off after a failure. Problems are reported in fixed sentences, because an exception's
+    message may hold an address or a secret; the message goes to the API server's log, which masks secrets.
 
     :param hook: makes the hook of a connection.
     """
@@ -157,188 +160,197 @@ class Platforms:
     def __init__(self, hook: Callable[[str], InvocationHook] = InvocationHook) -> None:
         self._hook = hook
         self._lock = threading.Lock()
-        self._known: OrderedDict[Question, _Known] = OrderedDict()
+        self._cache: OrderedDict[ListQuery, _Cached] = OrderedDict()
         self._owners: OrderedDict[tuple[str, str], RunKey] = OrderedDict()
         self._connections: dict[str, _Connection] = {}
-        self._lists, self._persons = _thread_pools()
+        self._lists, self._interactive = _thread_pools()
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
 
     def close(self) -> None:
-        """Drop queued questions, and let running ones finish.
+        """Drop queued queries, and let running ones finish.
 
-        Airflow keeps the page as long as its process lives, so a later question starts threads again.
+        Airflow keeps the page for the life of its process, so a later query starts threads again.
         """
         with self._lock:
-            pools = self._lists, self._persons
-            self._lists, self._persons = _thread_pools()
+            pools = self._lists, self._interactive
+            self._lists, self._interactive = _thread_pools()
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def answers(
-        self, questions: Mapping[Question, Callable[[Answer], float]], patience: float = PAGE_PATIENCE
-    ) -> dict[Question, Answer]:
-        """What is known of each question; what is too old is asked anew, and waited for `patience` seconds.
+    def results(
+        self, queries: Mapping[ListQuery, Callable[[ListResult], float]], timeout: float = PAGE_TIMEOUT
+    ) -> dict[ListQuery, ListResult]:
+        """Return the latest result of each query, after rerunning those whose result is too old.
 
-        :param questions: for each, how many seconds its answer may be old, given that answer.
+        :param queries: for each query, a function that returns how many seconds a result of it stays fresh.
+        :param timeout: seconds to wait for the reruns; a result that arrives later is cached for the next
+            call.
         """
-        stale: dict[str, list[Question]] = {}
+        stale: dict[str, list[ListQuery]] = {}
         with self._lock:
             now = time.monotonic()
-            for question, fresh_for in questions.items():
-                known = self._known.get(question)
-                if known is None or now - known.at >= fresh_for(known.answer):
-                    stale.setdefault(question.conn_id, []).append(question)
-            asking = [self._ask(conn_id, of_one, now) for conn_id, of_one in stale.items()]
-        wait([future for future in asking if future is not None], timeout=patience)
+            for query, fresh_for in queries.items():
+                cached = self._cache.get(query)
+                if cached is None or now - cached.at >= fresh_for(cached.result):
+                    stale.setdefault(query.conn_id, []).append(query)
+            running = [self._start(conn_id, of_one, now) for conn_id, of_one in stale.items()]
+        wait([future for future in running if future is not None], timeout=timeout)
         with self._lock:
-            return {question: self._answer(question) for question in questions}
+            return {query: self._latest(query) for query in queries}
 
-    def open(self, conn_id: str, run: RunKey, invocation_id: str) -> Opened:
-        """An invocation of a DAG run, whole.
+    def detail(self, conn_id: str, run: RunKey, invocation_id: str) -> InvocationDetail:
+        """Return one invocation of a DAG run.
 
-        Raises:
-            OutOfReachError: the platform doesn't answer, or can't be asked.
-            NotFoundError: the run has no such invocation.
+        :raises QueryFailedError: the platform is unavailable, or the connection doesn't work.
+        :raises NotFoundError: the DAG run has no such invocation.
         """
 
-        async def whole(platform: Platform) -> Opened:
+        async def fetch(platform: Platform) -> InvocationDetail:
             record = await platform.get(invocation_id)
-            asker = task_instance_of(record.provenance.source.source_id)
-            if asker is None or RunKey(asker.dag_id, asker.run_id) != run:
+            task = task_instance_of(record.provenance.source.source_id)
+            if task is None or RunKey(task.dag_id, task.run_id) != run:
                 raise NotFoundError("the DAG run has no such invocation")
-            return Opened(record, asker, web_address(platform.url(invocation_id)))
+            return InvocationDetail(record, task, web_address(platform.url(invocation_id)))
 
-        opened = self._for_a_person(conn_id, whole)
+        detail = self._run_interactive(conn_id, fetch)
         with self._lock:
             _keep(self._owners, (conn_id, invocation_id), run, _MAX_OWNERS)
-        return opened
+        return detail
 
     def log_page(self, conn_id: str, run: RunKey, invocation_id: str, cursor: str | None) -> LogPage | None:
-        """The next lines of an invocation of a DAG run; None: the platform keeps none.
+        """Return the log lines of an invocation behind a cursor; None if the platform keeps no log.
 
-        Raises:
-            OutOfReachError: the platform doesn't answer, or can't be asked.
-            NotFoundError: the run has no such invocation.
+        :param cursor: `last_read` of the previous page; None reads from the beginning.
+        :raises QueryFailedError: the platform is unavailable, or the connection doesn't work.
+        :raises NotFoundError: the DAG run has no such invocation.
         """
         with self._lock:
             owner = self._owners.get((conn_id, invocation_id))
         if owner != run:
-            self.open(conn_id, run, invocation_id)
+            self.detail(conn_id, run, invocation_id)
 
-        async def lines(platform: Platform) -> LogPage | None:
+        async def fetch(platform: Platform) -> LogPage | None:
             return await platform.logs(invocation_id, cursor) if platform.capabilities.logs else None
 
-        return self._for_a_person(conn_id, lines)
+        return self._run_interactive(conn_id, fetch)
 
     # -- lists
 
-    def _ask(self, conn_id: str, questions: list[Question], now: float) -> Future[None] | None:
-        """Have a connection asked, unless it is being asked, or rests. The lock is held."""
+    def _start(self, conn_id: str, queries: list[ListQuery], now: float) -> Future[None] | None:
+        """Start a connection's queries unless it is busy or backs off. The caller holds the lock."""
         connection = self._connections.setdefault(conn_id, _Connection())
-        if connection.asking is not None and not connection.asking.done():
-            return connection.asking
-        if now < connection.rests_until:
+        if connection.running is not None and not connection.running.done():
+            return connection.running
+        if now < connection.backs_off_until:
             return None
-        connection.asked_at = now
-        connection.asking = self._lists.submit(self._find_all, conn_id, questions)
-        return connection.asking
+        connection.started_at = now
+        connection.running = self._lists.submit(self._run_queries, conn_id, queries)
+        return connection.running
 
-    def _answer(self, question: Question) -> Answer:
-        """What is known now. The lock is held."""
-        connection = self._connections.get(question.conn_id, _Connection())
-        known = self._known.get(question)
+    def _latest(self, query: ListQuery) -> ListResult:
+        """Return the latest result of a query. The caller holds the lock."""
+        connection = self._connections.get(query.conn_id, _Connection())
+        cached = self._cache.get(query)
         problem = connection.problem
-        late = time.monotonic() - connection.asked_at > 2 * PATIENCE
-        if problem is None and late and connection.asking is not None and not connection.asking.done():
-            problem = "doesn't answer"
-        if known is None:
-            return Answer(problem=problem, is_pending=problem is None)
-        self._known.move_to_end(question)
-        kept = known.answer
-        return kept if problem is None else replace(kept, problem=problem)
+        is_late = time.monotonic() - connection.started_at > 2 * PLATFORM_TIMEOUT
+        if problem is None and is_late and connection.running is not None and not connection.running.done():
+            problem = _NO_RESPONSE
+        if cached is None:
+            return ListResult(problem=problem, is_pending=problem is None)
+        self._cache.move_to_end(query)
+        return cached.result if problem is None else replace(cached.result, problem=problem)
 
-    def _find_all(self, conn_id: str, questions: list[Question]) -> None:
+    def _run_queries(self, conn_id: str, queries: list[ListQuery]) -> None:
         try:
-            answers = self._found(conn_id, questions)
+            results = self._fetch(conn_id, queries)
             problem = None
-        except Exception as error:  # whatever it is, the page goes on without this connection
-            answers, problem = {}, self._problem(conn_id, error)
+        except Exception as error:  # the page shows the other connections
+            results, problem = {}, _problem(conn_id, error)
         with self._lock:
             now = time.monotonic()
             connection = self._connections[conn_id]
             connection.problem = problem
-            connection.rests_until = now + REST if problem else 0.0
-            for question, answer in answers.items():
-                _keep(self._known, question, _Known(answer, now), _MAX_ANSWERS)
-                for each in answer.found:
-                    _keep(self._owners, (conn_id, each.invocation_id), question.run, _MAX_OWNERS)
+            connection.backs_off_until = now + BACKOFF if problem else 0.0
+            for query, result in results.items():
+                _keep(self._cache, query, _Cached(result, now), _MAX_RESULTS)
+                for row in result.rows:
+                    _keep(self._owners, (conn_id, row.invocation_id), query.run, _MAX_OWNERS)
 
-    def _found(self, conn_id: str, questions: list[Question]) -> dict[Question, Answer]:
+    def _fetch(self, conn_id: str, queries: list[ListQuery]) -> dict[ListQuery, ListResult]:
         hook = self._hook(conn_id)
         platform_name = PLATFORMS.get(hook.connection_type)
         if platform_name is None:
-            return dict.fromkeys(questions, Answer(is_ours=False))
-        turns = asyncio.Semaphore(_AT_ONCE)
+            return dict.fromkeys(queries, ListResult(is_supported=False))
+        slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(platform: Platform, question: Question) -> Answer:
-            async with turns:
-                run = question.run
-                records = await platform.find(run.dag_id, run.run_id, None, None, question.limit)
-            listed = (found_of(conn_id, platform_name, platform, record) for record in records)
-            found = tuple(each for each in listed if each is not None)
-            return Answer(found, platform=platform_name)
+        async def fetch(platform: Platform, query: ListQuery) -> ListResult:
+            async with slots:
+                run = query.run
+                records = await platform.find(run.dag_id, run.run_id, None, None, query.limit)
+            rows = (to_row(conn_id, platform_name, platform, record) for record in records)
+            return ListResult(tuple(row for row in rows if row is not None), platform=platform_name)
 
-        async def each(platform: Platform) -> dict[Question, Answer]:
-            async with asyncio.timeout(PATIENCE):
-                found = await asyncio.gather(*(one(platform, question) for question in questions))
-            return dict(zip(questions, found, strict=True))
+        async def fetch_all(platform: Platform) -> dict[ListQuery, ListResult]:
+            async with asyncio.timeout(PLATFORM_TIMEOUT):
+                results = await asyncio.gather(*(fetch(platform, query) for query in queries))
+            return dict(zip(queries, results, strict=True))
 
-        return hook.ask(each)
+        return hook.ask(fetch_all)
 
-    # -- what a person has opened
+    # -- one invocation
 
-    def _for_a_person(self, conn_id: str, operation: Callable[[Platform], Awaitable[T]]) -> T:
+    def _run_interactive(self, conn_id: str, operation: Callable[[Platform], Awaitable[T]]) -> T:
+        """Run an operation that a viewer waits for.
+
+        :raises QueryFailedError: it failed, its connection backs off, or too many operations wait.
+        :raises NotFoundError: the platform has no such invocation.
+        """
         with self._lock:
             connection = self._connections.get(conn_id)
-            if connection is not None and connection.problem and time.monotonic() < connection.rests_until:
-                raise OutOfReachError(connection.problem)
+            if (
+                connection is not None
+                and connection.problem
+                and time.monotonic() < connection.backs_off_until
+            ):
+                raise QueryFailedError(connection.problem)
         if not self._waiting.acquire(blocking=False):
-            raise OutOfReachError("is being asked too much at the moment")
+            raise QueryFailedError("Too many requests are waiting for the platform. Try again later.")
 
         async def in_time(platform: Platform) -> T:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PLATFORM_TIMEOUT):
                 return await operation(platform)
 
-        asking = self._persons.submit(lambda: self._hook(conn_id).ask(in_time))
-        asking.add_done_callback(lambda _: self._waiting.release())
+        running = self._interactive.submit(lambda: self._hook(conn_id).ask(in_time))
+        running.add_done_callback(lambda _: self._waiting.release())
         try:
-            return asking.result(timeout=PATIENCE)
+            return running.result(timeout=PLATFORM_TIMEOUT)
         except NotFoundError:
             raise
         except Exception as error:
-            asking.cancel()
-            raise OutOfReachError(self._problem(conn_id, error)) from error
+            running.cancel()
+            raise QueryFailedError(_problem(conn_id, error)) from error
 
-    def _problem(self, conn_id: str, error: Exception) -> str:
-        """What is wrong, in words that hold nothing of a connection's."""
-        _log.warning("connection %r: %s: %s", conn_id, type(error).__name__, error)
-        match error:
-            case TimeoutError():
-                return "doesn't answer"
-            case TransientError():
-                return "is out of reach"
-            case UnauthorizedError():
-                return "doesn't accept the connection's token"
-            case UnsupportedError():
-                return "can't be asked that"
-            case PlatformError():
-                return "refuses to answer"
-            case AirflowNotFoundException():
-                return "isn't defined as a connection any more"
-            case ValueError():
-                return "is a connection that makes no sense"
-            case _:
-                return "can't be asked"
+
+def _problem(conn_id: str, error: Exception) -> str:
+    """Log an error; return a sentence about it that holds nothing of the connection."""
+    _log.warning("connection %r: %s: %s", conn_id, type(error).__name__, error)
+    match error:
+        case TimeoutError():
+            return _NO_RESPONSE
+        case TransientError():
+            return "The platform is unavailable."
+        case UnauthorizedError():
+            return "The platform rejected the connection's token."
+        case UnsupportedError():
+            return "The platform doesn't support this."
+        case PlatformError():
+            return "The platform rejected the request."
+        case AirflowNotFoundException():
+            return "The connection is no longer defined."
+        case ValueError():
+            return "The connection is misconfigured."
+        case _:
+            return "The request failed; the API server's log has the reason."
 
 
 def _thread_pools() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
@@ -350,20 +362,22 @@ def _thread_pools() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
 
 
 def _keep(mapping: OrderedDict[K, T], key: K, value: T, limit: int) -> None:
-    """Keep a value; the one that was used longest ago goes, if there are more than `limit`."""
+    """Store a value; beyond `limit` entries, remove the least recently used one."""
     mapping[key] = value
     mapping.move_to_end(key)
     while len(mapping) > limit:
         mapping.popitem(last=False)
 
 
-def found_of(conn_id: str, platform_name: str, platform: Platform, record: InvocationRecord) -> Found | None:
-    """An invocation as a list shows it; None: no task of an Airflow's has asked for it."""
-    asker = task_instance_of(record.provenance.source.source_id)
-    if asker is None:
+def to_row(
+    conn_id: str, platform_name: str, platform: Platform, record: InvocationRecord
+) -> InvocationRow | None:
+    """Return an invocation as a list shows it; None if no Airflow task invoked it."""
+    task = task_instance_of(record.provenance.source.source_id)
+    if task is None:
         return None
     step = record.current
-    return Found(
+    return InvocationRow(
         conn_id=conn_id,
         platform=platform_name,
         invocation_id=record.invocation_id,
@@ -373,6 +387,6 @@ def found_of(conn_id: str, platform_name: str, platform: Platform, record: Invoc
         created=record.created,
         started=record.started_at,
         ended=record.ended_at,
-        asker=asker,
+        task=task,
         url=web_address(platform.url(record.invocation_id)),
     )

@@ -17,19 +17,19 @@ from ...get_provider_info import get_provider_info
 from ...tasks.result import INVOCATION_ID_KEY
 from .airflow_api import PAGE_SIZE, AirflowApi
 
-#: DAG runs that the list of all of Airflow shows invocations of: the newest that have any.
+#: DAG runs in the list of all of Airflow: the newest ones with invocations.
 MAX_RUNS = 20
 
-#: How far back it looks for those: the shortest time in which there are enough, None: for ever.
+#: How far back to search for them; the first window with enough runs is used. None: no limit.
 WINDOWS = (timedelta(days=1), timedelta(days=30), None)
 
 #: Pages of records that one listing reads at most.
 MAX_PAGES = 5
 
-#: Requests that are under way at once for one viewer's page.
+#: Concurrent requests for one viewer's page.
 CONCURRENT_REQUESTS = 4
 
-#: Connections that are asked about one DAG run: those that its tasks name come first.
+#: Connections that are queried for one DAG run; those that its tasks name come first.
 MAX_CONNECTIONS = 20
 
 #: Retried task instances of one list whose earlier tries are read.
@@ -39,20 +39,20 @@ _ENDED = frozenset({"success", "failed"})
 _VARIABLE = "AIRFLOW_CONN_"
 _ALL_INSTANCES = "/dags/~/dagRuns/~/taskInstances"
 
-#: The name that people see of each connection type of ours.
+#: The display name of each of this provider's connection types.
 PLATFORMS: Mapping[str, str] = {
     entry["connection-type"]: entry["hook-name"] for entry in get_provider_info()["connection-types"]
 }
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 _part = partial(quote, safe="")
 
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
-    """Names a DAG run."""
+    """Identifies a DAG run."""
 
     dag_id: str
     run_id: str
@@ -60,7 +60,7 @@ class RunKey:
 
 @dataclass(frozen=True, slots=True)
 class TryKey:
-    """Names a task instance, in a task loop also its iteration; its tries have numbers from 1 on."""
+    """Identifies a task instance and, in a task loop, its iteration."""
 
     dag_id: str
     run_id: str
@@ -72,10 +72,10 @@ class TryKey:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One try of a task instance: when its work in Airflow began and ended (None: it hasn't)."""
+    """One try of a task instance: when Airflow started and ended it (None: not yet)."""
 
     number: int
-    began: datetime | None
+    started: datetime | None
     ended: datetime | None
 
 
@@ -88,7 +88,7 @@ class Instance:
 
 
 async def run_has_ended(api: AirflowApi, run: RunKey) -> bool | None:
-    """Return whether a DAG run has ended; None where there is no such run.
+    """Return whether a DAG run has ended; None if there is no such run.
 
     :raises HTTPException: the viewer may not see the run.
     """
@@ -97,10 +97,10 @@ async def run_has_ended(api: AirflowApi, run: RunKey) -> bool | None:
 
 
 async def newest_runs(api: AirflowApi) -> dict[RunKey, bool]:
-    """Return the newest runs in which an operator invoked something, and whether each has ended.
+    """Return the newest runs in which an operator invoked an action, and whether each has ended.
 
-    Operators push the XCom `invocation_id` as soon as there is one; what only the hook has invoked isn't
-    known to Airflow. A mapped task is found by its first index.
+    Operators push the XCom `invocation_id` right after they invoke. Invocations of the hook aren't recorded
+    in Airflow. A mapped task is found by its first index.
     """
     pushed: dict[RunKey, str] = {}
     for window in WINDOWS:
@@ -138,10 +138,10 @@ async def _runs_with_invocations(api: AirflowApi, window: timedelta | None) -> d
 
 
 async def named_connections(api: AirflowApi, runs: Collection[RunKey]) -> dict[RunKey, list[str]]:
-    """Return the ids that the runs' tasks had for their field `conn_id` when it was rendered, of any type.
+    """Return the rendered `conn_id` of each run's tasks, for connections of any type.
 
     Airflow keeps rendered fields of a task's newest runs only (`[core] max_num_rendered_ti_fields_per_task`).
-    Of a mapped task the first instances are read.
+    Only the first instances of a mapped task are read.
     """
     found: dict[RunKey, list[str]] = {}
     for instance in await _instances(api, {"order_by": "map_index"}, runs):
@@ -153,18 +153,18 @@ async def named_connections(api: AirflowApi, runs: Collection[RunKey]) -> dict[R
 
 
 async def listed_connections(api: AirflowApi) -> dict[str, str]:
-    """Return the type of each connection of ours that the viewer may list, or that the environment has.
+    """Return the type of each of this provider's connections that the viewer or the environment has.
 
-    Secrets backends can't be listed; their connections are found where a task names them.
+    Secrets backends can't be listed; their connections are found when a task names them.
     """
     stored: dict[str, str] = {}
     for page in range(MAX_PAGES):
         try:
             found = await api.get("/connections", limit=PAGE_SIZE, offset=page * PAGE_SIZE)
-        except HTTPException as refusal:
-            if refusal.status_code != 403:
+        except HTTPException as error:
+            if error.status_code != 403:
                 raise
-            break  # a viewer who may not list connections still sees those that tasks name
+            break  # the viewer may not list connections, but still sees those that tasks name
         entries = found["connections"] if found else []
         stored |= {
             each["connection_id"]: each["conn_type"] for each in entries if each["conn_type"] in PLATFORMS
@@ -177,7 +177,7 @@ async def listed_connections(api: AirflowApi) -> dict[str, str]:
 def _from_environment() -> dict[str, str]:
     found: dict[str, str] = {}
     for variable, value in os.environ.items():
-        # With two underscores it is a team's, which is looked up under another name.
+        # A name with two underscores belongs to a team, which looks it up under another name.
         if (
             variable.startswith(_VARIABLE)
             and not variable.startswith(f"{_VARIABLE}_")
@@ -191,12 +191,12 @@ def _from_environment() -> dict[str, str]:
 
 
 def _type_in(conn_id: str, value: str) -> str:
-    """The type of a connection as a variable has it, a URI or JSON; empty for what is neither."""
+    """Return the type of a connection in a variable, a URI or JSON; empty if it is neither."""
     from airflow.secrets.environment_variables import EnvironmentVariablesBackend
 
     try:
         connection = EnvironmentVariablesBackend().deserialize_connection(conn_id, value)
-    except Exception:  # its text may hold the secret, and another provider's variable is not our matter
+    except Exception:  # its message may hold the secret; other providers' variables may be malformed
         return ""
     return str(connection.conn_type or "")
 
@@ -217,7 +217,7 @@ async def task_instances(api: AirflowApi, keys: Iterable[TryKey]) -> dict[TryKey
 
 
 async def _history_of(api: AirflowApi, key: TryKey) -> list[Try]:
-    # A region and the index in it address a task instance alone.
+    # A region and its index are enough to address a task instance.
     mapped = "" if key.map_index < 0 or key.region_id is not None else f"/{key.map_index}"
     path = f"{_path_of(RunKey(key.dag_id, key.run_id))}/taskInstances/{_part(key.task_id)}{mapped}/tries"
     region: dict[str, str | int] = {}
@@ -232,7 +232,7 @@ async def _history_of(api: AirflowApi, key: TryKey) -> list[Try]:
 async def _instances(
     api: AirflowApi, query: Mapping[str, object], runs: Collection[RunKey]
 ) -> list[dict[str, Any]]:
-    """Return the task instances of some DAG runs that a query selects, up to MAX_PAGES pages of them."""
+    """Return up to MAX_PAGES pages of the task instances of some DAG runs that a query selects."""
     if not runs:
         return []
     ids = {
@@ -247,17 +247,17 @@ async def _instances(
         listed += instances
         if len(instances) < PAGE_SIZE:
             break
-    # Two DAGs may have runs of the same id, of which only one is asked about.
+    # Two DAGs may have runs of the same id, and only one of them may be wanted.
     return [each for each in listed if RunKey(each["dag_id"], each["dag_run_id"]) in runs]
 
 
-async def _each(items: Iterable[Item], ask: Callable[[Item], Awaitable[Found]]) -> list[Found]:
-    """Ask about each item, a few at a time; return the answers in the items' order."""
-    turns = asyncio.Semaphore(CONCURRENT_REQUESTS)
+async def _each(items: Iterable[Item], fetch: Callable[[Item], Awaitable[Result]]) -> list[Result]:
+    """Fetch for each item, CONCURRENT_REQUESTS at a time; return the results in the items' order."""
+    slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
-    async def one(item: Item) -> Found:
-        async with turns:
-            return await ask(item)
+    async def one(item: Item) -> Result:
+        async with slots:
+            return await fetch(item)
 
     return await asyncio.gather(*(one(item) for item in items))
 

@@ -1,4 +1,4 @@
-"""One line of the list: what a platform says of an invocation beside what Airflow says of its task."""
+"""Rows of the table: a platform's record of an invocation beside Airflow's record of its task."""
 
 from __future__ import annotations
 
@@ -6,81 +6,84 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from .queries import Found
+from .queries import InvocationRow
 from .runs import Instance, Try, TryKey
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A length of time: fixed, or one that still grows from a moment on."""
+    """A duration: fixed, or growing since a point in time."""
 
     length: timedelta | None = None
     since: datetime | None = None
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether it is a duration up to now."""
+        return self.length is None
+
     def seconds(self, now: datetime) -> float:
-        """How long it is at a moment; never below zero, whatever two machines' clocks say."""
+        """Return its length at a point in time; at least 0, also when clocks of machines differ."""
         if self.length is not None:
             return max(0.0, self.length.total_seconds())
         return 0.0 if self.since is None else max(0.0, (now - self.since).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """An invocation, how long it ran, and how long its task waited beyond that (None: not at all)."""
+class TableRow:
+    """An invocation, its duration, and the time that its task waited beyond that (None: not known)."""
 
-    invocation: Found
+    invocation: InvocationRow
     ran: Span | None
     waited: Span | None
-    #: What Airflow calls the mapped task instance instead of its index; None: nothing.
+    #: The mapped task instance's name by `map_index_template`; None: it has none.
     label: str | None = None
 
 
-def rows_of(found: Iterable[Found], instances: Mapping[TryKey, Instance]) -> list[Row]:
-    """Return a row for each invocation, in their order."""
-    invocations = list(found)
-    later: dict[TryKey, list[int]] = {}
-    for each in invocations:
-        later.setdefault(key_of(each), []).append(each.asker.try_number)
-    return [_row(each, instances.get(key_of(each), Instance()), later[key_of(each)]) for each in invocations]
+def table_rows(rows: Iterable[InvocationRow], instances: Mapping[TryKey, Instance]) -> list[TableRow]:
+    """Return a table row for each invocation, in the given order."""
+    invocations = list(rows)
+    tries: dict[TryKey, list[int]] = {}
+    for row in invocations:
+        tries.setdefault(key_of(row), []).append(row.task.try_number)
+    return [_row(row, instances.get(key_of(row), Instance()), tries[key_of(row)]) for row in invocations]
 
 
-def key_of(found: Found) -> TryKey:
-    """The task instance that asked for an invocation."""
-    asker = found.asker
-    return TryKey(
-        asker.dag_id, asker.run_id, asker.task_id, asker.map_index, asker.region_id, asker.region_index
-    )
+def key_of(row: InvocationRow) -> TryKey:
+    """Return the key of the task instance that invoked."""
+    task = row.task
+    return TryKey(task.dag_id, task.run_id, task.task_id, task.map_index, task.region_id, task.region_index)
 
 
-def _row(found: Found, instance: Instance, asked_in: Iterable[int]) -> Row:
+def _row(row: InvocationRow, instance: Instance, invoking_tries: Iterable[int]) -> TableRow:
     ran = None
-    if found.started is not None:
-        ran = Span(since=found.started) if found.ended is None else Span(found.ended - found.started)
-    following = min((number for number in asked_in if number > found.asker.try_number), default=None)
-    its_own = [
+    if row.started is not None:
+        ran = Span(since=row.started) if row.ended is None else Span(row.ended - row.started)
+    next_try = min((number for number in invoking_tries if number > row.task.try_number), default=None)
+    tries = [
         each
         for each in instance.tries
-        if each.number >= found.asker.try_number and (following is None or each.number < following)
+        if each.number >= row.task.try_number and (next_try is None or each.number < next_try)
     ]
-    return Row(found, ran, _waited(found, its_own), instance.label)
+    return TableRow(row, ran, _waited(row, tries), instance.label)
 
 
-def _waited(found: Found, tries: Sequence[Try]) -> Span | None:
-    """The time that a task has spent in Airflow for an invocation, less the time that the action ran.
+def _waited(row: InvocationRow, tries: Sequence[Try]) -> Span | None:
+    """Return the time that a task spent in Airflow for an invocation, minus the action's duration.
 
-    A retry goes on with the invocation of the try before: all tries from the one that asked up to the next
-    that asked anew belong to it, and so does the pause between them. A task that ended before its invocation
-    didn't wait for it.
+    A retry adopts the invocation of the try before it. All tries from the one that invoked up to the next one
+    that invoked again belong to the invocation, and so do the pauses between them. A task that ended before
+    its invocation didn't wait for it.
     """
-    if not tries or tries[0].began is None:
+    if not tries or tries[0].started is None:
         return None
-    came, left = tries[0].began, tries[-1].ended
-    if left is not None and tries[-1].began is not None and left < tries[-1].began:
-        left = None  # the end of what Airflow has begun anew
-    if left is not None and (found.ended is None or left < found.ended):
+    began, ended = tries[0].started, tries[-1].ended
+    if ended is not None and tries[-1].started is not None and ended < tries[-1].started:
+        ended = None  # the end of an earlier run of the same try
+    if ended is not None and (row.ended is None or ended < row.ended):
         return None
-    if found.started is not None and found.ended is None:
-        return Span(found.started - came)
-    # What never ran was waited for all the time.
-    ran = timedelta() if found.started is None or found.ended is None else found.ended - found.started
-    return Span(since=came + ran) if left is None else Span(left - came - ran)
+    if row.started is not None and row.ended is None:
+        return Span(row.started - began)
+    # An invocation that never started was waited for all the time.
+    ran = timedelta() if row.started is None or row.ended is None else row.ended - row.started
+    return Span(since=began + ran) if ended is None else Span(ended - began - ran)

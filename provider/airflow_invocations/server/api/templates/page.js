@@ -1,37 +1,29 @@
-"use strict";
-// Keeps the page true: the watch stream says what has changed, the server renders it, this puts it in place.
-// What comes from outside reaches the page only as the server's escaped HTML, or (log lines) as text nodes.
+// Follows the watch stream, which reports changes; the server renders them.
 
 const WATCH = "/v1/actions/invocations/watch";
 const MAX_ROWS = Number(document.body.dataset.maxRows);
 const TERMINAL = new Set(document.body.dataset.terminal.split(",").map(Number));
-const MAX_LINES = 2000; // of a log, on the page
-const MAX_LINE = 20000; // characters of a line
-const MAX_NAMED = 100; // rows asked for by name; more, and all are
+const MAX_NAMED = 100; // rows fetched by id; with more changes, all rows are fetched
 const PAUSE = 250; // milliseconds between two requests for rows
-const HIDDEN_FOR = 20000; // milliseconds after which a hidden page gives its connections back
+const HIDDEN_FOR = 20000; // milliseconds after which a hidden page closes its connections
+const RECONNECT = 3000; // milliseconds until a broken stream is opened again
+const SESSION = "invocations-session"; // the part of the session that is not in the cookie
 
-const RECONNECT = 3000; // milliseconds until a stream that broke is opened again
-const SESSION = "invocations-session"; // the half of the session that is no cookie
+const none = document.getElementById("none");
 
-const [main] = document.getElementsByTagName("main");
-const [rows, none, detail, facts, log, link] =
-  ["rows", "none", "detail", "facts", "log", "link"].map((id) => document.getElementById(id));
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-// -- the session: its cookie goes to every port of this host, so the script's own half goes with each request
+// -- the session: browsers send its cookie to every port of this host, so each request also sends the other part
 
 function headers(more) {
   return { "X-Invocations-Session": localStorage.getItem(SESSION) || "", ...more };
 }
 
-// Reads server-sent events as EventSource does, which can't send headers.
+// Reads server-sent events like EventSource, which can't send headers.
 class Stream extends EventTarget {
   constructor(address) {
     super();
     this.address = address;
     this.closed = false;
-    this.ready = false; // every change from here on arrives
+    this.ready = false; // every later change arrives
     this.last = "";
     this.aborter = new AbortController();
     this.run();
@@ -44,7 +36,7 @@ class Stream extends EventTarget {
 
   async run() {
     while (!this.closed) {
-      await this.connect().catch(() => {}); // the server can't be reached, or the stream broke
+      await this.connect().catch(() => {}); // no connection, or the stream broke
       this.ready = false;
       if (this.aborter.signal.aborted) return;
       this.dispatchEvent(new Event("error"));
@@ -60,7 +52,7 @@ class Stream extends EventTarget {
       headers: headers(this.last && { "Last-Event-ID": this.last }),
     });
     if (!answer.ok) {
-      this.closed = true; // refused: asking again the same way is of no use
+      this.closed = true; // rejected: the same request would be rejected again
       return;
     }
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -70,11 +62,11 @@ class Stream extends EventTarget {
       if (done) return;
       const blocks = (text + value).split("\n\n");
       text = blocks.pop();
-      for (const block of blocks) if (!this.closed) this.hand(block);
+      for (const block of blocks) if (!this.closed) this.dispatch(block);
     }
   }
 
-  hand(block) {
+  dispatch(block) {
     let [name, data] = ["message", null];
     for (const line of block.split("\n")) {
       const colon = line.indexOf(": ");
@@ -86,38 +78,6 @@ class Stream extends EventTarget {
     if (data !== null) this.dispatchEvent(new MessageEvent(name, { data }));
   }
 }
-
-// -- times: the server's UTC in the reader's own zone, durations that go on
-
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
-
-function spelled(seconds) {
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  const [s, m, h] = [Math.floor(seconds % 60), Math.floor(seconds / 60) % 60, Math.floor(seconds / 3600)];
-  const two = (number) => String(number).padStart(2, "0");
-  return h ? `${h} h ${two(m)} min` : m ? `${m} min ${two(s)} s` : `${s} s`;
-}
-
-function tick(duration) {
-  duration.textContent = spelled((performance.now() - duration.dataset.began) / 1000);
-}
-
-function humanise(root) {
-  const today = new Date().toDateString();
-  for (const time of root.querySelectorAll("time")) {
-    const moment = new Date(time.dateTime);
-    time.textContent = moment.toDateString() === today ? clock.format(moment) : `${day.format(moment)}, ${clock.format(moment)}`;
-    time.title = full.format(moment);
-  }
-  for (const duration of root.querySelectorAll(".duration")) {
-    duration.dataset.began = performance.now() - Number(duration.dataset.seconds) * 1000;
-    tick(duration);
-  }
-}
-
-setInterval(() => document.querySelectorAll(".duration.going").forEach(tick), 1000);
 
 // -- the list
 
@@ -145,12 +105,12 @@ async function refresh() {
       const html = await ask(all ? "/page/rows" : `/page/rows?ids=${encodeURIComponent(ids.join(","))}`);
       if (html === null) return;
       place(html, all);
-      if (all && stream && stream.ready) say("live", "Live"); // not before: the list would still be of another time
+      if (all && stream && stream.ready) say("live", "Live"); // not before: the list would be older than the stream
       if (selected && (all || ids.includes(selected))) await showFacts();
       await pause(PAUSE);
     }
   } catch {
-    allChanged = true; // the server can't be reached: when the stream is back, all is asked for
+    allChanged = true; // no connection: all rows are fetched when the stream is back
   } finally {
     asking = false;
   }
@@ -159,8 +119,8 @@ async function refresh() {
 function place(html, all) {
   const template = document.createElement("template");
   template.innerHTML = html;
-  humanise(template.content);
-  mark(template.content.children);
+  localise(template.content);
+  mark(template.content.children, selected);
   const fresh = new Map([...template.content.children].map((row) => [row.dataset.id, row]));
   for (const old of [...rows.children]) {
     const row = fresh.get(old.dataset.id);
@@ -180,21 +140,7 @@ function place(html, all) {
   if (all) none.hidden = false;
 }
 
-// Makes a node like a fresh one and keeps what is as it was: a click, a selection or the focus in it goes on.
-function update(old, fresh) {
-  if (old.isEqualNode(fresh)) return;
-  if (old.nodeName !== fresh.nodeName || old.childNodes.length !== fresh.childNodes.length) {
-    old.replaceWith(fresh);
-    return;
-  }
-  if (old.nodeType === Node.TEXT_NODE) old.data = fresh.data;
-  for (const { name } of [...(old.attributes || [])]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes || []) old.setAttribute(name, value);
-  const parts = [...fresh.childNodes];
-  [...old.childNodes].forEach((part, index) => update(part, parts[index]));
-}
-
-// -- the one that is selected
+// -- the selected invocation
 
 let selected = selectedByAddress();
 
@@ -203,21 +149,10 @@ function selectedByAddress() {
   return match ? decodeURIComponent(match[1]) : null;
 }
 
-function mark(list) {
-  for (const row of list) {
-    const chosen = row.dataset.id === selected;
-    row.classList.toggle("selected", chosen);
-    const anchor = row.querySelector("a");
-    if (chosen) anchor.setAttribute("aria-current", "true");
-    else anchor.removeAttribute("aria-current");
-  }
-}
-
 async function select(id) {
   selected = id;
-  main.classList.toggle("split", Boolean(id));
-  detail.hidden = !id;
-  mark(rows.children);
+  showDetail(Boolean(id));
+  mark(rows.children, id);
   readLog();
   if (id) await showFacts().catch(() => (allChanged = true));
   else document.title = "Invocations";
@@ -233,8 +168,7 @@ async function showFacts() {
   const id = selected;
   const html = await ask(`/page/invocations/${encodeURIComponent(id)}`);
   if (html === null || id !== selected) return;
-  facts.innerHTML = html;
-  humanise(facts);
+  placeFacts(html);
   const name = rows.querySelector("tr.selected .action a");
   if (name) document.title = `${name.textContent} · Invocations`;
   if (facts.querySelector("[data-ended=no]") && !logStream) readLog(); // it runs again
@@ -248,50 +182,28 @@ rows.addEventListener("click", (event) => {
   go(row.dataset.id);
 });
 
-document.getElementById("close").addEventListener("click", (event) => {
-  event.preventDefault();
-  leave();
-});
-
 function leave() {
   const row = rows.querySelector("tr.selected a");
   go(null);
   if (row) row.focus();
 }
 
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape" && selected) leave();
-  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  const row = document.activeElement.closest("#rows tr");
-  if (!step || !(row || document.activeElement === document.body)) return;
-  const next = row ? row[step > 0 ? "nextElementSibling" : "previousElementSibling"] : rows.firstElementChild;
-  if (!next) return;
-  event.preventDefault();
-  next.querySelector("a").focus();
-  next.scrollIntoView({ block: "nearest" });
-});
-
 window.addEventListener("popstate", () => select(selectedByAddress()));
 
-// -- its log: read from its beginning, the last lines are kept
+// -- its log
 
 let logStream = null;
-let unshown = [];
-let unshownDropped = false;
-let parts = new Map();
+let unshown = []; // lines that arrived since the last frame
 
-function emptyLog() {
-  log.replaceChildren();
-  log.classList.remove("cut");
+function clearLog() {
+  emptyLog();
   unshown = [];
-  parts = new Map();
 }
 
 function readLog() {
   if (logStream) logStream.close();
   logStream = null;
-  emptyLog();
+  clearLog();
   if (!selected) return;
   const stream = new Stream(`${WATCH}?logs=true&ids=${encodeURIComponent(selected)}`);
   logStream = stream;
@@ -301,21 +213,21 @@ function readLog() {
     if (logStream === stream) logStream = null;
   };
   stream.addEventListener("open", () => {
-    ready = false; // it tells everything again
-    emptyLog();
+    ready = false; // the stream sends everything again
+    clearLog();
   });
   stream.addEventListener("ready", () => (ready = true));
   stream.addEventListener("status", (event) => {
     ended = TERMINAL.has(JSON.parse(event.data).status);
-    if (ended && ready) close(); // its last lines are told before its end
+    if (ended && ready) close(); // its last lines arrive before its end
   });
   stream.addEventListener("log", (event) => {
     const page = JSON.parse(event.data);
-    if (!unshown.length) requestAnimationFrame(showLines);
-    unshown.push(...page.items);
+    if (!unshown.length) requestAnimationFrame(showUnshown);
+    unshown.push(...page.items.map(shownLine));
     if (unshown.length > 2 * MAX_LINES) {
       unshown.splice(0, unshown.length - MAX_LINES);
-      unshownDropped = true;
+      log.classList.add("cut");
     }
     if (ended && !page.has_next) close();
   });
@@ -324,40 +236,13 @@ function readLog() {
   });
 }
 
-function showLines() {
-  const following = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  const shown = document.createDocumentFragment();
-  for (const item of unshown) {
-    const text = item.log.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, "");
-    const begun = item.partial_id && parts.get(item.partial_id);
-    if (begun) {
-      extend(begun, text);
-      continue;
-    }
-    const line = document.createElement("div");
-    line.className = item.process === "action" ? "line" : "line aside";
-    const time = document.createElement("time");
-    time.dateTime = item.timestamp;
-    time.textContent = clock.format(new Date(item.timestamp));
-    const words = document.createElement("span");
-    line.append(time, words);
-    extend(words, text);
-    shown.append(line);
-    if (item.partial_id) parts = new Map([...parts, [item.partial_id, words]].slice(-8));
-  }
-  unshown = [];
-  log.append(shown);
-  const over = log.childElementCount - MAX_LINES;
-  for (let n = 0; n < over; n++) log.firstElementChild.remove();
-  if (over > 0 || unshownDropped) log.classList.add("cut");
-  unshownDropped = false;
-  if (following) log.scrollTop = log.scrollHeight;
+function shownLine(item) {
+  return { time: item.timestamp, text: item.log, part: item.partial_id, aside: item.process !== "action" };
 }
 
-function extend(words, text) {
-  const room = MAX_LINE - words.textContent.length;
-  words.append(text.slice(0, Math.max(room, 0)));
-  words.classList.toggle("cut", text.length > room || words.classList.contains("cut"));
+function showUnshown() {
+  showLines(unshown);
+  unshown = [];
 }
 
 // -- the stream
@@ -365,18 +250,13 @@ function extend(words, text) {
 let stream = null;
 let hiddenTimer = 0;
 
-function say(state, text) {
-  link.dataset.state = state;
-  if (link.textContent !== text) link.textContent = text;
-}
-
 function connect() {
   if (stream) stream.close();
   const own = new Stream(WATCH);
   stream = own;
   own.addEventListener("ready", () => {
     own.ready = true;
-    allChanged = true; // also what changed between the page's making and now
+    allChanged = true; // also what changed since the page was rendered
     refresh();
   });
   own.addEventListener("status", (event) => {
@@ -386,7 +266,7 @@ function connect() {
   own.addEventListener("error", async () => {
     if (own !== stream) return;
     say("lost", "Connection lost, reconnecting…");
-    if (!own.closed) return; // it resumes by itself
+    if (!own.closed) return; // it reconnects by itself
     await pause(RECONNECT);
     if (own !== stream) return;
     const reachable = await ask("/page/rows?ids=none").catch(() => "");
@@ -413,7 +293,7 @@ function sessionEnded() {
   link.append(again);
 }
 
-// A browser opens six connections to one host at most: a page that nobody looks at must not hold two of them.
+// A browser opens at most six connections to one host: a hidden page must not hold two of them.
 document.addEventListener("visibilitychange", () => {
   clearTimeout(hiddenTimer);
   if (link.dataset.state === "ended") return;
@@ -422,7 +302,7 @@ document.addEventListener("visibilitychange", () => {
 });
 
 if (location.search) history.replaceState(null, "", location.pathname);
-humanise(document);
+localise(document);
 connect();
 readLog();
 ask("/page/who").then((html) => html && (document.getElementById("who").innerHTML = html), () => {});

@@ -1,53 +1,12 @@
-// Keeps the page true: it asks again and again, the server renders what has changed, this puts it in place.
-// Asking is enough here: a stream would hold one of the six connections that a browser has for all of Airflow.
-// What comes from outside reaches the page as the server's escaped HTML, or (log lines) as text nodes.
+// Polls the server, which renders the changes. A stream would hold one of the six connections that a browser has
+// for all of Airflow.
 
-const LIVE = 2000; // milliseconds between two looks where something is under way
-const AT_REST = 10000; // and where nothing is
-const LONGEST = 30000; // and while the server doesn't answer
-const MAX_LINES = 2000; // of a log, on the page
+const LIVE = 2000; // milliseconds between two requests while an invocation is active
+const AT_REST = 10000; // and while none is
+const LONGEST = 30000; // and while the server doesn't respond
 const MAX_READ = 100000; // lines of a log that are read at all
-const MAX_LINE = 20000; // characters of a line
 
-const [main] = document.getElementsByTagName("main");
-const [rows, detail, facts, log, link, news, platforms] =
-  ["rows", "detail", "facts", "log", "link", "news", "platforms"].map((id) => document.getElementById(id));
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-// -- times: the server's UTC in the reader's own zone, spans that go on
-
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
-
-function spelled(seconds) {
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  const [s, m, h] = [Math.floor(seconds % 60), Math.floor(seconds / 60) % 60, Math.floor(seconds / 3600)];
-  const two = (number) => String(number).padStart(2, "0");
-  return h ? `${h} h ${two(m)} min` : m ? `${m} min ${two(s)} s` : `${s} s`;
-}
-
-function tick(span) {
-  const seconds = Number(span.dataset.seconds);
-  span.textContent = spelled(span.dataset.began === undefined ? seconds : (performance.now() - span.dataset.began) / 1000);
-}
-
-function humanise(root) {
-  const today = new Date().toDateString();
-  for (const time of root.querySelectorAll("time")) {
-    const moment = new Date(time.dateTime);
-    time.textContent = moment.toDateString() === today ? clock.format(moment) : `${day.format(moment)}, ${clock.format(moment)}`;
-    time.title = full.format(moment);
-  }
-  for (const span of root.querySelectorAll(".span")) {
-    if (span.classList.contains("going")) span.dataset.began = performance.now() - Number(span.dataset.seconds) * 1000;
-    tick(span);
-  }
-}
-
-setInterval(() => document.querySelectorAll(".span.going").forEach(tick), 1000);
-
-// -- asking
+const [news, platforms] = ["news", "platforms"].map((id) => document.getElementById(id));
 
 class Ended extends Error {}
 
@@ -57,9 +16,9 @@ async function ask(path, parameters) {
   return answer;
 }
 
-function say(state, text) {
-  link.dataset.state = state;
-  if (link.textContent !== text) link.textContent = text;
+async function untilVisible() {
+  if (!document.hidden) return;
+  await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
 }
 
 // -- the list
@@ -74,7 +33,7 @@ function place(html) {
   ({ version } = listing.dataset);
   isLive = listing.dataset.live === "yes";
   const content = listing.content;
-  humanise(content);
+  localise(content);
   platforms.replaceChildren(...content.querySelector("ul").children);
   const focused = rows.contains(document.activeElement) ? document.activeElement.closest("tr").dataset.key : null;
   const column = document.activeElement.closest("td")?.cellIndex;
@@ -84,7 +43,7 @@ function place(html) {
 }
 
 function placeRows(fresh) {
-  mark(fresh);
+  mark(fresh, selected?.key);
   const kept = fresh.map((row) => {
     const old = rowOf(row.dataset.key);
     if (old) update(old, row);
@@ -94,25 +53,7 @@ function placeRows(fresh) {
   kept.forEach((row, index) => row === rows.children[index] || rows.insertBefore(row, rows.children[index] || null));
 }
 
-// Makes a node like a fresh one and keeps what is as it was: a click, a selection or the focus in it goes on.
-function update(old, fresh) {
-  if (old.isEqualNode(fresh)) return;
-  if (old.nodeName !== fresh.nodeName || old.childNodes.length !== fresh.childNodes.length) {
-    old.replaceWith(fresh);
-    return;
-  }
-  if (old.nodeType === Node.TEXT_NODE) old.data = fresh.data;
-  for (const { name } of [...(old.attributes || [])]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes || []) old.setAttribute(name, value);
-  const parts = [...fresh.childNodes];
-  [...old.childNodes].forEach((part, index) => update(part, parts[index]));
-}
-
-function rowOf(key) {
-  return [...rows.children].find((row) => row.dataset.key === key) || null;
-}
-
-async function look() {
+async function poll() {
   const answer = await ask(document.body.dataset.rows, { ...ofRun, seen: version });
   if (answer.status === 204) return;
   const html = await answer.text();
@@ -120,47 +61,35 @@ async function look() {
   place(html);
 }
 
-async function keepTrue() {
+async function keepPolling() {
   let wait = isLive ? LIVE : AT_REST;
   for (;;) {
     await pause(wait);
-    if (document.hidden) {
-      await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
-    }
+    await untilVisible();
     try {
-      await look();
-      if (platforms.querySelector("[data-state=wrong]")) say("lost", "A platform is out of reach, trying again…");
+      await poll();
+      if (platforms.querySelector("[data-state=wrong]")) say("lost", "A platform is unavailable, retrying…");
       else say("live", "Live");
       wait = isLive ? LIVE : AT_REST;
     } catch (error) {
       if (error instanceof Ended) return say("ended", "Your session has ended: log in to Airflow again.");
-      say("lost", "Airflow doesn't answer, trying again…");
+      say("lost", "Airflow doesn't respond, retrying…");
       wait = Math.min(2 * wait, LONGEST);
     }
   }
 }
 
-// -- the one that is selected
+// -- the selected invocation
 
 let selected = null; // its row's data: key, conn, id, dag, run
-let reading = 0; // the number of the reading that may still write
-
-function mark(list) {
-  for (const row of list) {
-    const chosen = selected !== null && row.dataset.key === selected.key;
-    row.classList.toggle("selected", chosen);
-    if (chosen) row.querySelector(".action a").setAttribute("aria-current", "true");
-  }
-}
+let reading = 0; // the number of the selection whose responses still count
 
 function select(row) {
   selected = row ? { ...row.dataset } : null;
   reading += 1;
-  main.classList.toggle("split", Boolean(row));
-  detail.hidden = !row;
+  showDetail(Boolean(row));
   history.replaceState(null, "", row ? `#${encodeURIComponent(selected.key)}` : location.pathname + location.search);
-  for (const other of rows.querySelectorAll("[aria-current]")) other.removeAttribute("aria-current");
-  mark(rows.children);
+  mark(rows.children, selected?.key);
   facts.replaceChildren();
   emptyLog();
   if (row) follow(reading, { conn_id: selected.conn, invocation_id: selected.id, dag_id: selected.dag, run_id: selected.run });
@@ -178,7 +107,7 @@ async function follow(own, parameters) {
   for (;;) {
     let wait = LIVE;
     try {
-      // The facts first: what is written before an end is there when the end is.
+      // The facts first: a log is complete once they say that the invocation has ended.
       const ended = await showFacts(own, parameters);
       if (own !== reading) return;
       let page = { more: read < MAX_READ && !log.dataset.none };
@@ -211,9 +140,7 @@ async function follow(own, parameters) {
     }
     await pause(wait);
     if (own !== reading) return;
-    if (document.hidden) {
-      await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
-    }
+    await untilVisible();
   }
 }
 
@@ -221,12 +148,7 @@ async function showFacts(own, parameters) {
   const answer = await ask("facts", parameters);
   const html = await answer.text();
   if (own !== reading) return true;
-  const template = document.createElement("template");
-  template.innerHTML = html;
-  const told = template.content.querySelector(".facts, .message");
-  humanise(template.content);
-  if (!facts.firstElementChild?.isEqualNode(told)) facts.replaceChildren(told);
-  return told.dataset.ended === "yes";
+  return placeFacts(html).dataset.ended === "yes";
 }
 
 rows.addEventListener("click", (event) => {
@@ -238,22 +160,7 @@ rows.addEventListener("click", (event) => {
   select(row);
 });
 
-document.getElementById("close").addEventListener("click", leave);
-
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape" && selected) leave();
-  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  const row = document.activeElement.closest("#rows tr");
-  if (!step || !(row || document.activeElement === document.body)) return;
-  const next = row ? row[step > 0 ? "nextElementSibling" : "previousElementSibling"] : rows.firstElementChild;
-  if (!next) return;
-  event.preventDefault();
-  next.querySelector("a").focus();
-  next.scrollIntoView({ block: "nearest" });
-});
-
-// -- ways out of the frame that Airflow shows this page in, which lets nothing out by itself
+// -- links out of the frame that Airflow shows this page in; its sandbox blocks the frame's own navigation
 
 document.addEventListener("click", (event) => {
   const anchor = event.target.closest("a[data-leave]");
@@ -268,54 +175,9 @@ document.addEventListener("click", (event) => {
   way.remove();
 });
 
-// -- its log: read from its beginning, the last lines are kept
-
-let parts = new Map();
-
-function emptyLog() {
-  log.replaceChildren();
-  log.classList.remove("cut", "over");
-  delete log.dataset.none;
-  parts = new Map();
-}
-
-function showLines(lines) {
-  const following = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  const shown = document.createDocumentFragment();
-  for (const item of lines) {
-    const text = item.text.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, "");
-    const begun = item.part && parts.get(item.part);
-    if (begun) {
-      extend(begun, text);
-      continue;
-    }
-    const line = document.createElement("div");
-    line.className = item.aside ? "line aside" : "line";
-    const time = document.createElement("time");
-    time.dateTime = item.time;
-    time.textContent = clock.format(new Date(item.time));
-    const words = document.createElement("span");
-    line.append(time, words);
-    extend(words, text);
-    shown.append(line);
-    if (item.part) parts = new Map([...parts, [item.part, words]].slice(-8));
-  }
-  log.append(shown);
-  const over = log.childElementCount - MAX_LINES;
-  for (let n = 0; n < over; n++) log.firstElementChild.remove();
-  if (over > 0) log.classList.add("cut");
-  if (following) log.scrollTop = log.scrollHeight;
-}
-
-function extend(words, text) {
-  const room = MAX_LINE - words.textContent.length;
-  words.append(text.slice(0, Math.max(room, 0)));
-  words.classList.toggle("cut", text.length > room || words.classList.contains("cut"));
-}
-
-// -- begin
+// -- start
 
 const wanted = decodeURIComponent(location.hash.slice(1));
 place(news.innerHTML);
 if (wanted && rowOf(wanted)) select(rowOf(wanted));
-keepTrue();
+keepPolling();

@@ -1,11 +1,11 @@
 "use strict";
-// Dresses the page as Airflow's own is dressed: light or dark, and its colours where it says them.
+// Follows Airflow's theme: light or dark, and its colours where it defines them.
 
 const outer = (() => {
   try {
     return window.parent === window ? null : window.parent.document;
   } catch {
-    return null; // a page of somebody else's, which has nothing to say here
+    return null; // another origin's page, which this page can't read
   }
 })();
 
@@ -14,7 +14,7 @@ const COLOURS = {
   line: "border", accent: "brand-fg", grey: "queued-fg", blue: "running-fg", green: "success-fg", red: "failed-fg",
 };
 
-function dress() {
+function applyTheme() {
   const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   const root = document.documentElement;
   const chosen = outer ? outer.documentElement.classList : null;
@@ -30,7 +30,7 @@ function dress() {
   }
 }
 
-dress();
-if (outer) new MutationObserver(dress).observe(outer.documentElement, { attributeFilter: ["class"] });
-else window.addEventListener("storage", dress);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
+applyTheme();
+if (outer) new MutationObserver(applyTheme).observe(outer.documentElement, { attributeFilter: ["class"] });
+else window.addEventListener("storage", applyTheme);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);

@@ -1,4 +1,4 @@
-"""How long a task waited beyond its action: over retries, while it goes on, and where nobody can know."""
+"""Waiting times of tasks: over retries, while active, and where unknown."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.ui.airflow.queries import Found, found_of
+from airflow_invocations.ui.airflow.queries import InvocationRow, to_row
 from airflow_invocations.ui.airflow.runs import Instance, Try
-from airflow_invocations.ui.airflow.table import Span, key_of, rows_of
+from airflow_invocations.ui.airflow.table import Span, key_of, table_rows
 
 from .conftest import FakePlatform, S, at, record
 
 
-def found(**fields: Any) -> Found:
-    made = found_of("c", "Roboto", FakePlatform(), record(**fields))
+def invocation(**fields: Any) -> InvocationRow:
+    made = to_row("c", "Roboto", FakePlatform(), record(**fields))
     assert made is not None
     return made
 
@@ -54,20 +54,20 @@ CANCELLED = ((S.Queued, 2), (S.Cancelled, 30))
 def test_a_row(
     steps: Any, tries: list[tuple[int, float | None, float | None]], ran: Span | None, waited: Span | None
 ) -> None:
-    each = found(steps=steps)
+    each = invocation(steps=steps)
     of_it = [Try(number, *(None if t is None else at(t) for t in times)) for number, *times in tries]
-    (row,) = rows_of([each], {key_of(each): Instance(tuple(of_it))})
+    (row,) = table_rows([each], {key_of(each): Instance(tuple(of_it))})
     assert (row.ran, row.waited) == (ran, waited)
 
 
 def test_an_invocation_has_the_tries_up_to_the_one_that_asked_anew() -> None:
-    failed = found(steps=((S.Queued, 0), (S.Processing, 1), (S.Failed, 11)))
-    second = found(
+    failed = invocation(steps=((S.Queued, 0), (S.Processing, 1), (S.Failed, 11)))
+    second = invocation(
         invocation_id="iv_2", try_number=3, steps=((S.Queued, 100), (S.Processing, 101), (S.Completed, 131))
     )
-    other = found(invocation_id="iv_3", task_id="other", try_number=2)
+    other = invocation(invocation_id="iv_3", task_id="other", try_number=2)
     tries = [Try(1, at(0), at(5)), Try(2, at(8), at(15)), Try(3, at(99), at(135))]
-    rows = rows_of([second, failed, other], {key_of(failed): Instance(tuple(tries))})
+    rows = table_rows([second, failed, other], {key_of(failed): Instance(tuple(tries))})
     waited = [row.waited for row in rows]
     assert waited == [Span(timedelta(seconds=6)), Span(timedelta(seconds=5)), None]
 

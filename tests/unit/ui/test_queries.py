@@ -1,4 +1,4 @@
-"""Asking platforms: shared, bounded, patient, and silent about what nobody should read."""
+"""Queries of platforms: shared, cached, bounded in time, and free of secrets."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from airflow_invocations.platforms import (
 )
 from airflow_invocations.ui.airflow import queries as module
 from airflow_invocations.ui.airflow.queries import (
-    Answer,
-    OutOfReachError,
-    Platforms,
-    Question,
+    ListQuery,
+    ListResult,
+    PlatformQueries,
+    QueryFailedError,
     web_address,
 )
 from airflow_invocations.ui.airflow.runs import PLATFORMS, RunKey
@@ -34,72 +34,72 @@ from airflow_invocations.version_compat import AirflowNotFoundException
 
 from .conftest import RUN, FakePlatform, Gate, S, World, at, page_of, record
 
-ALWAYS: Callable[[Answer], float] = lambda _: 0.0  # noqa: E731
-NEVER: Callable[[Answer], float] = lambda _: 3600.0  # noqa: E731
+ALWAYS: Callable[[ListResult], float] = lambda _: 0.0  # noqa: E731
+NEVER: Callable[[ListResult], float] = lambda _: 3600.0  # noqa: E731
 OTHER = RunKey("fleet", "manual__other")
 
 
-def question(conn_id: str = "c", run: RunKey = RUN, limit: int = 10) -> Question:
-    return Question(conn_id, run, limit)
+def query(conn_id: str = "c", run: RunKey = RUN, limit: int = 10) -> ListQuery:
+    return ListQuery(conn_id, run, limit)
 
 
 def ask(
-    platforms: Platforms, *questions: Question, fresh_for: Any = ALWAYS, patience: float = 5.0
-) -> list[Answer]:
-    answers = platforms.answers(dict.fromkeys(questions, fresh_for), patience)
-    return [answers[each] for each in questions]
+    platforms: PlatformQueries, *queries: ListQuery, fresh_for: Any = ALWAYS, timeout: float = 5.0
+) -> list[ListResult]:
+    results = platforms.results(dict.fromkeys(queries, fresh_for), timeout)
+    return [results[each] for each in queries]
 
 
 async def hang() -> None:
     await asyncio.Event().wait()
 
 
-def test_what_is_found_is_what_a_list_needs(platforms: Platforms, world: World) -> None:
+def test_result_has_rows_of_a_list(platforms: PlatformQueries, world: World) -> None:
     steps = ((S.Queued, 0), (S.Processing, 2), (S.Failed, 9))
     platform = world.connect("c", record(steps=steps, detail="x" * 1000, map_index=3, try_number=2))
-    (answer,) = ask(platforms, question())
-    assert (answer.problem, answer.is_pending, answer.goes_on) == (None, False, False)
-    (each,) = answer.found
+    (result,) = ask(platforms, query())
+    assert (result.problem, result.is_pending, result.has_active) == (None, False, False)
+    (each,) = result.rows
     assert (each.conn_id, each.platform, each.invocation_id) == ("c", "Roboto (invocation API)", "iv_1")
     assert (each.action, each.status, each.url) == ("scan", S.Failed, "https://platform.example/iv_1")
     assert (each.created, each.started, each.ended) == (at(0), at(2), at(9))
-    assert (each.asker.task_id, each.asker.map_index, each.asker.try_number) == ("ask", 3, 2)
+    assert (each.task.task_id, each.task.map_index, each.task.try_number) == ("ask", 3, 2)
     assert len(each.detail or "") == 300
     assert platform.asked == [("find", RUN.dag_id, RUN.run_id, 10)]
 
 
-def test_a_fresh_answer_is_not_asked_for_again(platforms: Platforms, world: World) -> None:
+def test_fresh_result_is_reused(platforms: PlatformQueries, world: World) -> None:
     platform = world.connect("c", record())
     for fresh_for, asked in ((NEVER, 1), (NEVER, 1), (ALWAYS, 2)):
-        ask(platforms, question(), fresh_for=fresh_for)
+        ask(platforms, query(), fresh_for=fresh_for)
         assert len(platform.asked) == asked
 
 
-def test_how_old_an_answer_may_be_is_decided_by_the_answer(platforms: Platforms, world: World) -> None:
+def test_freshness_depends_on_result(platforms: PlatformQueries, world: World) -> None:
     platform = world.connect("c", record(steps=((S.Queued, 0), (S.Completed, 1))))
     for _ in range(3):
-        ask(platforms, question(), fresh_for=lambda answer: 0.0 if answer.goes_on else 3600.0)
+        ask(platforms, query(), fresh_for=lambda result: 0.0 if result.has_active else 3600.0)
     assert len(platform.asked) == 1
 
 
-def test_viewers_share_one_question_at_a_time(platforms: Platforms, world: World, gate: Gate) -> None:
+def test_viewers_share_one_running_query(platforms: PlatformQueries, world: World, gate: Gate) -> None:
     platform = world.connect("c", record())
     platform.before = gate
-    answers: list[Answer] = []
-    viewers = [threading.Thread(target=lambda: answers.extend(ask(platforms, question()))) for _ in range(5)]
+    results: list[ListResult] = []
+    viewers = [threading.Thread(target=lambda: results.extend(ask(platforms, query()))) for _ in range(5)]
     for viewer in viewers:
         viewer.start()
     assert gate.entered.wait(5)
-    (early,) = ask(platforms, question(), patience=0.0)
-    assert early == Answer(is_pending=True)
+    (early,) = ask(platforms, query(), timeout=0.0)
+    assert early == ListResult(is_pending=True)
     gate.open()
     for viewer in viewers:
         viewer.join(5)
-    assert [len(answer.found) for answer in answers] == [1] * 5
-    assert len(platform.asked) <= 2  # a viewer who came after the answer asked again
+    assert [len(result.rows) for result in results] == [1] * 5
+    assert len(platform.asked) <= 2  # a viewer who came after the result asked again
 
 
-def test_many_runs_are_one_visit(world: World) -> None:
+def test_many_runs_use_one_hook(world: World) -> None:
     runs = [RunKey("fleet", f"r{number}") for number in range(12)]
     world.connect("c", *(record(f"iv_{run.run_id}", run) for run in runs))
     visits: list[str] = []
@@ -108,125 +108,127 @@ def test_many_runs_are_one_visit(world: World) -> None:
         visits.append(conn_id)
         return world.hook(conn_id)
 
-    platforms = Platforms(counted)
-    answers = ask(platforms, *(question(run=run) for run in runs))
+    platforms = PlatformQueries(counted)
+    results = ask(platforms, *(query(run=run) for run in runs))
     platforms.close()
-    assert [answer.found[0].invocation_id for answer in answers] == [f"iv_{run.run_id}" for run in runs]
+    assert [result.rows[0].invocation_id for result in results] == [f"iv_{run.run_id}" for run in runs]
     assert visits == ["c"]
 
 
-def test_a_platform_that_hangs_holds_nobody_up(
-    platforms: Platforms, world: World, monkeypatch: pytest.MonkeyPatch
+def test_hanging_platform_does_not_delay_others(
+    platforms: PlatformQueries, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 1.5)
+    monkeypatch.setattr(module, "PLATFORM_TIMEOUT", 1.5)
     world.connect("c").before = hang
     world.connect("good", record())
     began = time.monotonic()
-    hung, good = ask(platforms, question(), question("good"), patience=0.05)
+    hung, good = ask(platforms, query(), query("good"), timeout=0.05)
     assert time.monotonic() - began < 1.5
-    assert hung == Answer(is_pending=True)
+    assert hung == ListResult(is_pending=True)
     while hung.problem is None:
-        hung, good = ask(platforms, question(), question("good"), patience=0.05)
-    assert hung == Answer(problem="doesn't answer")
-    assert len(good.found) == 1
+        hung, good = ask(platforms, query(), query("good"), timeout=0.05)
+    assert hung == ListResult(problem="The platform doesn't respond.")
+    assert len(good.rows) == 1
 
 
-def test_one_that_does_not_answer_rests_and_what_was_known_stays(
-    platforms: Platforms, world: World, monkeypatch: pytest.MonkeyPatch
+def test_failed_connection_backs_off_and_cached_result_stays(
+    platforms: PlatformQueries, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = world.connect("c", record())
-    ask(platforms, question())
+    ask(platforms, query())
     platform.error = UnavailableError("https://secret-host.example can't be reached")
     for _ in range(3):
-        (answer,) = ask(platforms, question())
-        assert answer.problem == "is out of reach"
-        assert len(answer.found) == 1
+        (result,) = ask(platforms, query())
+        assert result.problem == "The platform is unavailable."
+        assert len(result.rows) == 1
     assert len(platform.asked) == 2
-    # People who have opened an invocation of it don't wait either.
-    with pytest.raises(OutOfReachError, match="is out of reach"):
-        platforms.open("c", RUN, "iv_1")
+    # Interactive queries back off too.
+    with pytest.raises(QueryFailedError, match="is unavailable"):
+        platforms.detail("c", RUN, "iv_1")
     assert len(platform.asked) == 2
     platform.error = None
-    monkeypatch.setattr(platforms._connections["c"], "rests_until", 0.0)
-    (answer,) = ask(platforms, question())
-    assert (answer.problem, len(answer.found)) == (None, 1)
+    monkeypatch.setattr(platforms._connections["c"], "backs_off_until", 0.0)
+    (result,) = ask(platforms, query())
+    assert (result.problem, len(result.rows)) == (None, 1)
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (UnavailableError("s3cret at https://host"), "is out of reach"),
-        (TimeoutError("s3cret"), "doesn't answer"),
-        (UnauthorizedError("s3cret"), "doesn't accept the connection's token"),
-        (UnsupportedError("s3cret"), "can't be asked that"),
-        (InvalidRequestError("s3cret"), "refuses to answer"),
-        (ValueError("extra 'verify' is 's3cret'"), "is a connection that makes no sense"),
-        (AirflowNotFoundException("s3cret"), "isn't defined as a connection any more"),
-        (RuntimeError("s3cret"), "can't be asked"),
+        (UnavailableError("s3cret at https://host"), "The platform is unavailable."),
+        (TimeoutError("s3cret"), "The platform doesn't respond."),
+        (UnauthorizedError("s3cret"), "The platform rejected the connection's token."),
+        (UnsupportedError("s3cret"), "The platform doesn't support this."),
+        (InvalidRequestError("s3cret"), "The platform rejected the request."),
+        (ValueError("extra 'verify' is 's3cret'"), "The connection is misconfigured."),
+        (AirflowNotFoundException("s3cret"), "The connection is no longer defined."),
+        (RuntimeError("s3cret"), "The request failed; the API server's log has the reason."),
     ],
 )  # fmt: skip
-def test_problems_in_words_that_hold_nothing_of_a_connection(
-    platforms: Platforms, world: World, error: Exception, words: str
+def test_problem_holds_nothing_of_the_connection(
+    platforms: PlatformQueries, world: World, error: Exception, words: str
 ) -> None:
     world.connect("c").error = error
-    assert ask(platforms, question()) == [Answer(problem=words)]
+    assert ask(platforms, query()) == [ListResult(problem=words)]
     world.connect("broken")
     world.broken["broken"] = error
-    assert ask(platforms, question("broken")) == [Answer(problem=words)]
+    assert ask(platforms, query("broken")) == [ListResult(problem=words)]
 
 
-def test_a_connection_of_another_provider_is_none_of_our_business(platforms: Platforms, world: World) -> None:
+def test_connection_of_another_provider_is_not_queried(platforms: PlatformQueries, world: World) -> None:
     platform = world.connect("warehouse", kind="postgres")
-    (answer,) = ask(platforms, question("warehouse"))
-    assert not answer.is_ours
+    (result,) = ask(platforms, query("warehouse"))
+    assert not result.is_supported
     assert platform.asked == []
 
 
-def test_what_somebody_else_has_invoked_is_left_out(platforms: Platforms, world: World) -> None:
+def test_invocation_without_task_is_left_out(platforms: PlatformQueries, world: World) -> None:
     stranger = record()
     stranger.provenance.source.source_id = stranger.provenance.source.source_id.replace("try_number=1", "")
     world.connect("c", stranger)
-    (answer,) = ask(platforms, question())
-    assert answer == Answer(platform="Roboto (invocation API)")
+    (result,) = ask(platforms, query())
+    assert result == ListResult(platform="Roboto (invocation API)")
 
 
-def test_no_more_is_kept_than_there_is_room_for(
-    platforms: Platforms, world: World, monkeypatch: pytest.MonkeyPatch
+def test_caches_are_bounded(
+    platforms: PlatformQueries, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_ANSWERS", 3)
+    monkeypatch.setattr(module, "_MAX_RESULTS", 3)
     monkeypatch.setattr(module, "_MAX_OWNERS", 2)
     runs = [RunKey("fleet", f"r{number}") for number in range(5)]
     world.connect("c", *(record(f"iv_{run.run_id}", run) for run in runs))
     for run in runs:
-        ask(platforms, question(run=run))
-    assert [each.run.run_id for each in platforms._known] == ["r2", "r3", "r4"]
+        ask(platforms, query(run=run))
+    assert [each.run.run_id for each in platforms._cache] == ["r2", "r3", "r4"]
     assert list(platforms._owners) == [("c", "iv_r3"), ("c", "iv_r4")]
 
 
 class TestOneInvocation:
-    def test_it_is_opened_by_those_who_see_its_run(self, platforms: Platforms, world: World) -> None:
+    def test_detail_of_own_run(self, platforms: PlatformQueries, world: World) -> None:
         world.connect("c", record())
-        opened = platforms.open("c", RUN, "iv_1")
-        assert opened.record.invocation_id == "iv_1"
-        assert opened.asker.task_id == "ask"
-        assert opened.url == "https://platform.example/iv_1"
+        detail = platforms.detail("c", RUN, "iv_1")
+        assert detail.record.invocation_id == "iv_1"
+        assert detail.task.task_id == "ask"
+        assert detail.url == "https://platform.example/iv_1"
 
     @pytest.mark.parametrize("invocation_id", ["iv_1", "iv_unknown"])
-    def test_and_by_nobody_else(self, platforms: Platforms, world: World, invocation_id: str) -> None:
+    def test_detail_of_another_run_is_not_found(
+        self, platforms: PlatformQueries, world: World, invocation_id: str
+    ) -> None:
         platform = world.connect("c", record(), record("iv_2", OTHER))
         platform.pages[None] = page_of("s3cret")
         with pytest.raises(NotFoundError):
-            platforms.open("c", OTHER, invocation_id)
+            platforms.detail("c", OTHER, invocation_id)
         with pytest.raises(NotFoundError):
             platforms.log_page("c", OTHER, invocation_id, None)
         # Not even once its owner is known.
-        ask(platforms, question())
+        ask(platforms, query())
         with pytest.raises(NotFoundError):
             platforms.log_page("c", OTHER, invocation_id, None)
         assert "logs" not in [what for what, *_ in platform.asked]
 
-    def test_its_log_is_read_page_by_page_and_its_owner_looked_up_once(
-        self, platforms: Platforms, world: World
+    def test_log_is_read_by_page_and_its_run_looked_up_once(
+        self, platforms: PlatformQueries, world: World
     ) -> None:
         platform = world.connect("c", record())
         platform.pages = {
@@ -240,32 +242,34 @@ class TestOneInvocation:
         assert [line.log for line in (*first.items, *second.items)] == ["one", "two"]
         assert [what for what, *_ in platform.asked] == ["get", "logs", "logs"]
 
-    def test_a_platform_without_logs(self, platforms: Platforms, world: World) -> None:
+    def test_log_page_is_none_when_platform_keeps_no_logs(
+        self, platforms: PlatformQueries, world: World
+    ) -> None:
         platform = world.connect("c", record())
         platform.capabilities = Capabilities(logs=False)
         assert platforms.log_page("c", RUN, "iv_1", None) is None
 
-    def test_a_platform_that_hangs(
-        self, platforms: Platforms, world: World, monkeypatch: pytest.MonkeyPatch
+    def test_detail_times_out_when_platform_hangs(
+        self, platforms: PlatformQueries, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "PATIENCE", 0.1)
+        monkeypatch.setattr(module, "PLATFORM_TIMEOUT", 0.1)
         world.connect("c", record()).before = hang
-        with pytest.raises(OutOfReachError, match="doesn't answer"):
-            platforms.open("c", RUN, "iv_1")
+        with pytest.raises(QueryFailedError, match="doesn't respond"):
+            platforms.detail("c", RUN, "iv_1")
 
-    def test_no_more_wait_than_there_is_room_for(
-        self, platforms: Platforms, world: World, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    def test_detail_fails_when_too_many_wait(
+        self, platforms: PlatformQueries, world: World, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(platforms, "_waiting", threading.BoundedSemaphore(1))
         world.connect("c", record()).before = gate
-        first = threading.Thread(target=lambda: platforms.open("c", RUN, "iv_1"))
+        first = threading.Thread(target=lambda: platforms.detail("c", RUN, "iv_1"))
         first.start()
         assert gate.entered.wait(5)
-        with pytest.raises(OutOfReachError, match="too much"):
-            platforms.open("c", RUN, "iv_1")
+        with pytest.raises(QueryFailedError, match="Too many requests"):
+            platforms.detail("c", RUN, "iv_1")
         gate.open()
         first.join(5)
-        assert platforms.open("c", RUN, "iv_1").record.invocation_id == "iv_1"
+        assert platforms.detail("c", RUN, "iv_1").record.invocation_id == "iv_1"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +282,7 @@ class TestOneInvocation:
         (((S.Queued, 0), (S.Processing, 2), (S.Processing, 5), (S.Completed, 6)), at(2)),
     ],
 )
-def test_when_it_began_to_run(steps: Any, began: Any) -> None:
+def test_started_at(steps: Any, began: Any) -> None:
     assert record(steps=steps).started_at == began
 
 
@@ -293,12 +297,12 @@ def test_when_it_began_to_run(steps: Any, began: Any) -> None:
         ("", ""),
     ],
 )
-def test_links_lead_to_pages_and_nowhere_else(url: str, address: str) -> None:
+def test_web_address_accepts_http_only(url: str, address: str) -> None:
     assert web_address(url) == address
 
 
 @pytest.mark.parametrize("kind", PLATFORMS)
-def test_every_platform_can_be_asked_so(kind: str) -> None:
+def test_find_of_every_platform_has_the_same_arguments(kind: str) -> None:
     """`find` is called with its arguments in their order, the limit too: of the fake and of the real ones."""
     module = importlib.import_module(f"airflow_invocations.hooks.{kind}")
     real = get_type_hints(module.platform_of)["return"]

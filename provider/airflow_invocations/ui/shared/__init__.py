@@ -1,0 +1,1 @@
+"""What the page in Airflow and the local server's page share: templates, styles, scripts and headers."""
