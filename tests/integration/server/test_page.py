@@ -329,7 +329,7 @@ class TestPage:
     def test_an_invocation_that_is_not_there_is_404_and_the_list(self, reader: httpx.Client) -> None:
         answer = reader.get("/actions/invocations/iv_gone")
         assert answer.status_code == 404
-        assert "There is no invocation iv_gone here." in answer.text
+        assert "Invocation iv_gone was not found." in answer.text
         assert reader.get("/page/invocations/iv_gone").status_code == 404
 
     def test_another_organisation_sees_none_of_it(self, service: Service, visitor: httpx.Client) -> None:
