@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-from airflow_invocations.cli.main import _parser
+from airflow_invocations.cli.main import build_parser
 
 PAGE = "reference/command.md"
 
@@ -17,7 +17,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri != PAGE:
         return markdown
     with patch.dict("os.environ", {"COLUMNS": "100"}):
-        sections = [f"## {parser.prog}\n\n```text\n{parser.format_help()}```" for parser in _all(_parser())]
+        sections = [
+            f"## {parser.prog}\n\n```text\n{parser.format_help()}```" for parser in _all(build_parser())
+        ]
     return "\n\n".join([markdown, *sections])
 
 

@@ -35,7 +35,8 @@ FACES = {
 }  # fmt: skip
 #: What the faces may import besides each other. The provider info is data: the names of connection types.
 BELOW_FACES = {
-    "root", "exit_codes", "get_provider_info", "invocation_api", "models", "platforms", "ui.shared", "waiters",
+    "root", "exit_codes", "get_provider_info", "invocation_api", "models", "platforms", "ui.shared",
+    "waiters",
 }  # fmt: skip
 #: The commands; they may import all packages but the faces.
 ABOVE = {"cli", "demo"}

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from airflow_invocations.cli import main as cli
+from airflow_invocations.cli.common import SERVER_MODULES
 from airflow_invocations.server.admin import add_token
 from airflow_invocations.server.db import LOCAL_ORG, Store
 from airflow_invocations.server.execution.log_format import configure_logging
@@ -27,7 +28,7 @@ from airflow_invocations.server.settings import ServiceSettings
 ROOT = Path(__file__).parents[2]
 
 #: A call of each command that needs the extra.
-OF_THE_SERVICE = [
+SERVER_COMMANDS = [
     ["serve"],
     ["token", "list"],
     ["token", "add", "airflow"],
@@ -37,6 +38,7 @@ OF_THE_SERVICE = [
     ["secret", "list"],
     ["secret", "set", "key"],
     ["secret", "remove", "key"],
+    ["connection"],
     ["backup", "copy"],
     ["demo"],
 ]
@@ -66,8 +68,8 @@ def run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess
 
 
 class TestWithoutTheExtra:
-    @pytest.mark.parametrize("arguments", OF_THE_SERVICE, ids=" ".join)
-    def test_a_command_says_in_one_line_what_to_install(
+    @pytest.mark.parametrize("arguments", SERVER_COMMANDS, ids=" ".join)
+    def test_command_prints_one_line_with_the_extra(
         self, plain_python: Path, tmp_path: Path, arguments: list[str]
     ) -> None:
         done = run(plain_python, *arguments, cwd=tmp_path)
@@ -80,18 +82,18 @@ class TestWithoutTheExtra:
         assert done.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("command", ["serve", "token", "dataset", "secret", "backup", "demo"])
-    def test_the_help_of_a_command_says_so_too(
-        self, plain_python: Path, tmp_path: Path, command: str
-    ) -> None:
+    @pytest.mark.parametrize(
+        "command", ["serve", "token", "connection", "dataset", "secret", "backup", "demo"]
+    )
+    def test_help_names_the_extra(self, plain_python: Path, tmp_path: Path, command: str) -> None:
         done = run(plain_python, command, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert "needs the extra: pip install 'airflow-provider-invocations[server]'" in done.stdout
 
-    def test_the_modules_that_are_looked_for_are_those_of_the_extra(self) -> None:
+    def test_server_modules_are_those_of_the_extra(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         extra = [re.split(r"[^\w-]", one)[0] for one in project["optional-dependencies"]["server"]]
-        assert sorted(cli._SERVICE_MODULES) == sorted(name.replace("-", "_") for name in extra)
+        assert sorted(SERVER_MODULES) == sorted(name.replace("-", "_") for name in extra)
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -103,19 +105,23 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 
 class TestHelp:
-    def test_no_line_is_longer_than_the_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lines_fit_the_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "80")
-        for parser in parsers(cli._parser()):
+        for parser in parsers(cli.build_parser()):
             assert [line for line in parser.format_help().splitlines() if len(line) > 80] == []
 
-    def test_every_argument_says_what_it_is(self) -> None:
-        for parser in parsers(cli._parser()):
+    def test_every_command_has_an_example(self) -> None:
+        for parser in parsers(cli.build_parser()):
+            assert re.match(r"example: .*\binvocations\b", parser.epilog or ""), parser.prog
+
+    def test_every_argument_has_help(self) -> None:
+        for parser in parsers(cli.build_parser()):
             for argument in parser._actions:
                 assert argument.help or isinstance(argument, argparse._SubParsersAction), parser.prog
 
 
 class TestLists:
-    def test_tokens_are_a_table_with_a_header(
+    def test_token_list_is_a_table_with_a_header(
         self, data_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         add_token(data_dir, "the.dash.board", LOCAL_ORG, "read")
@@ -128,7 +134,7 @@ class TestLists:
             "the.dash.board  og_local  read    ",
         ]
 
-    def test_and_json_on_demand(self, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_lists_as_json(self, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
         def printed(*arguments: str) -> list[dict[str, str | None]]:
             assert cli.main([*arguments, "--data-dir", str(data_dir), "--json"]) == 0
             rows: list[dict[str, str | None]] = json.loads(capsys.readouterr().out)
@@ -151,7 +157,7 @@ class TestLists:
         ]
 
     @pytest.mark.parametrize("place", ["before", "behind", "both"])
-    def test_the_data_folder_may_stand_before_and_behind_the_verb(
+    def test_data_dir_is_accepted_before_and_after_the_verb(
         self, data_dir: Path, capsys: pytest.CaptureFixture[str], place: str
     ) -> None:
         option = ["--data-dir", str(data_dir)]
@@ -162,7 +168,7 @@ class TestLists:
         }[place]
         assert cli.main(arguments) == 0
 
-    def test_a_reader_that_goes_is_no_error(self, data_dir: Path) -> None:
+    def test_closed_stdout_is_not_an_error(self, data_dir: Path) -> None:
         add_token(data_dir, "airflow", LOCAL_ORG, "invoke")
         command = [sys.executable, "-m", "airflow_invocations.cli", "token", "--data-dir", data_dir, "list"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -186,7 +192,9 @@ class TestSecrets:
             ("g\xe9heim\ufeff\n".encode(), "g\xe9heim\ufeff"),
         ],
     )
-    def test_a_line_end_and_a_mark_are_no_part_of_it(self, data_dir: Path, given: bytes, stored: str) -> None:
+    def test_secret_is_stored_without_line_end_and_byte_order_mark(
+        self, data_dir: Path, given: bytes, stored: str
+    ) -> None:
         command = [sys.executable, "-m", "airflow_invocations.cli", "secret", "set", "key"]
         subprocess.run([*command, "--data-dir", data_dir], input=given, check=True)
         settings = ServiceSettings(data_dir)
@@ -196,7 +204,7 @@ class TestSecrets:
         store.close()
 
     @pytest.mark.parametrize("given", ["g\xe9heim".encode("latin-1"), "s3cret".encode("utf-16")])
-    def test_what_is_not_utf8_is_refused_in_one_line(self, data_dir: Path, given: bytes) -> None:
+    def test_secret_that_is_not_utf8_is_rejected_in_one_line(self, data_dir: Path, given: bytes) -> None:
         command = [sys.executable, "-m", "airflow_invocations.cli", "secret", "set", "key"]
         done = subprocess.run(
             [*command, "--data-dir", data_dir], input=given, capture_output=True, check=False

@@ -47,7 +47,7 @@ def add_command(
     :param example: lines with a command line to copy.
     :param needs_server: whether the help says that the command needs the extra [server].
     """
-    extra = f"\nNeeds the extra: {INSTALL_SERVER}" if needs_server else ""
+    extra = f"\nIt needs the extra: {INSTALL_SERVER}" if needs_server else ""
     return commands.add_parser(
         name,
         help=purpose,
@@ -57,9 +57,7 @@ def add_command(
     )
 
 
-def add_group(
-    commands: Commands, name: str, *, purpose: str, description: str, example: str
-) -> Commands:
+def add_group(commands: Commands, name: str, *, purpose: str, description: str, example: str) -> Commands:
     """Add a command with verbs that manage a data folder; return the object to add the verbs to."""
     parser = add_command(commands, name, purpose=purpose, description=description, example=example)
     add_data_dir(parser)

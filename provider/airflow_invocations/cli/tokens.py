@@ -68,7 +68,9 @@ def _list(options: argparse.Namespace) -> int:
 def _add(options: argparse.Namespace) -> int:
     from ..server.admin import add_token
 
-    return print_lines(options, lambda: [add_token(options.data_dir, options.name, options.org, options.role)])
+    return print_lines(
+        options, lambda: [add_token(options.data_dir, options.name, options.org, options.role)]
+    )
 
 
 @needs_server

@@ -24,7 +24,7 @@ from airflow.cli.cli_parser import get_parser
 from airflow.sdk import DAG, Connection
 
 from airflow_invocations import __version__, hooks
-from airflow_invocations.cli.main import _parser
+from airflow_invocations.cli.main import build_parser
 from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.hooks import InvocationHook, RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, task_instance_of
@@ -365,7 +365,7 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.N
 
 
 def _invocations(arguments: list[str]) -> None:
-    _parsed(_parser(), arguments)
+    _parsed(build_parser(), arguments)
 
 
 def _airflow(arguments: list[str]) -> None:
@@ -427,7 +427,7 @@ def test_commands_in_sentences_can_be_given() -> None:
             words = shlex.split(command)[1:]
             if words in (["serve"], ["token"], ["dataset"], ["secret"], ["demo"], ["check"]):
                 continue  # a command's name
-            _parsed(_parser(), words)
+            _parsed(build_parser(), words)
             found += 1
     assert found > 5
 
