@@ -22,7 +22,7 @@ looked_through = Asset(
         AssetWatcher(
             name="looked_through",
             trigger=InvocationEventTrigger(
-                action="sensor_anomalies", statuses=["Completed", "Failed", "Deadly"], batch=50
+                action="sensor_anomalies", statuses=["Completed", "Failed", "Deadly"], batch_size=50
             ),
         )
     ],

@@ -21,7 +21,8 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.platforms import EventStream, Platform
 from airflow_invocations.platforms import polling as polled_events
-from airflow_invocations.triggers import events
+from airflow_invocations.triggers import InvocationEventTrigger
+from airflow_invocations.triggers._event_delivery import DeliverySettings
 from airflow_invocations.triggers.events import ENDS
 from airflow_invocations.waiters import cancel_and_confirm
 
@@ -38,9 +39,11 @@ EVERY_END = EventFilter(None, frozenset(ENDS))
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polled_events, "POLL_INTERVAL", 0.05)
-    monkeypatch.setattr(events, "LINGER", 0.05)
-    monkeypatch.setattr(events, "SPACING", 0.05)
-    monkeypatch.setattr(events, "UNACKNOWLEDGED_SPACING", 0.05)
+    monkeypatch.setattr(
+        InvocationEventTrigger,
+        "settings",
+        DeliverySettings(linger=0.05, spacing=0.05, unacknowledged_spacing=0.05),
+    )
 
 
 async def begin_of(stream: EventStream) -> int:
@@ -214,7 +217,7 @@ async def test_a_dag_does_not_start_itself(
     state = State()
     # It has taken something over before.
     state.values[ACKNOWLEDGED_KEY] = {"watching": 1}
-    watcher = Watcher(state, conn_id=CONN_ID, acknowledge_within=1)
+    watcher = Watcher(state, conn_id=CONN_ID, acknowledge_timeout=1)
     async with asyncio.timeout(20):
         await state.noted.wait()
     ids = []

@@ -14,7 +14,7 @@ import pytest
 from airflow_invocations.demo.session import Session
 from airflow_invocations.demo.standalone import StandaloneAirflow
 from airflow_invocations.models import task_instance_of
-from airflow_invocations.triggers.events import CURSOR_KEY
+from airflow_invocations.triggers._event_delivery import CURSOR_KEY
 
 from .conftest import Service
 from .test_airflow import until

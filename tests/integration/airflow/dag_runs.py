@@ -16,7 +16,7 @@ from airflow.utils.types import DagRunType
 from sqlalchemy import select
 
 from airflow_invocations.triggers import InvocationEventTrigger
-from airflow_invocations.triggers.events import CURSOR_KEY
+from airflow_invocations.triggers._event_delivery import CURSOR_KEY
 
 from ...airflow_version import DagBag, sync_bag_to_db
 from .watcher import State

@@ -19,7 +19,8 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms import UnsupportedError
 from airflow_invocations.platforms import polling as polled_events
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
-from airflow_invocations.triggers import events
+from airflow_invocations.triggers import InvocationEventTrigger
+from airflow_invocations.triggers._event_delivery import DeliverySettings
 from airflow_invocations.waiters import event_stream as feed
 
 from .conftest import Task, connect_to, dataset, script
@@ -32,9 +33,11 @@ S = InvocationStatus
 @pytest.fixture(params=["pushed", "asked for"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to hear of events, with pauses of a test's length."""
-    monkeypatch.setattr(events, "LINGER", 0.05)
-    monkeypatch.setattr(events, "SPACING", 0.05)
-    monkeypatch.setattr(events, "UNACKNOWLEDGED_SPACING", 0.1)
+    monkeypatch.setattr(
+        InvocationEventTrigger,
+        "settings",
+        DeliverySettings(linger=0.05, spacing=0.05, unacknowledged_spacing=0.1),
+    )
     monkeypatch.setattr(polled_events, "POLL_INTERVAL", 0.1)
     if request.param == "asked for":
 

@@ -18,7 +18,8 @@ from airflow_invocations.models import (
     InvocationStatus,
 )
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
-from airflow_invocations.triggers import events
+from airflow_invocations.triggers import InvocationEventTrigger
+from airflow_invocations.triggers._event_delivery import DeliverySettings
 
 from ...airflow_version import DagBag
 from ..conftest import Service
@@ -119,8 +120,11 @@ def test_anomalies_are_found_and_told(
     with_sensor_anomalies: RobotoHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook = with_sensor_anomalies
-    for name in ("LINGER", "SPACING", "UNACKNOWLEDGED_SPACING"):
-        monkeypatch.setattr(events, name, 0.05)
+    monkeypatch.setattr(
+        InvocationEventTrigger,
+        "settings",
+        DeliverySettings(linger=0.05, spacing=0.05, unacknowledged_spacing=0.05),
+    )
     found = run(example("sensor_anomalies"), {"files": ["seattle-weather.csv"], "pace_seconds": 0})
     assert found.state == "success"
     (report,) = results(found, "gather_reports")

@@ -29,7 +29,8 @@ from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.hooks import InvocationHook, RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.triggers import InvocationEventTrigger, events
+from airflow_invocations.triggers import InvocationEventTrigger
+from airflow_invocations.triggers._event_delivery import DeliverySettings
 from airflow_invocations.version_compat import VERSION
 
 from ...airflow_version import DagBag
@@ -174,8 +175,11 @@ def _payload_of(trigger: InvocationEventTrigger) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Airflow has to digest what a trigger sends."""
-    for name in ("LINGER", "SPACING", "UNACKNOWLEDGED_SPACING"):
-        monkeypatch.setattr(events, name, 0.05)
+    monkeypatch.setattr(
+        InvocationEventTrigger,
+        "settings",
+        DeliverySettings(linger=0.05, spacing=0.05, unacknowledged_spacing=0.05),
+    )
 
 
 # -- JSON --------------------------------------------------------------------------------------------

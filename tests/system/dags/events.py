@@ -15,9 +15,8 @@ from airflow_invocations.triggers import InvocationEventTrigger
 #: On a very busy machine Airflow's own API server may not answer the first task in time.
 patient = {"retries": 3, "retry_delay": timedelta(seconds=2)}
 
-ticks = Asset(
-    "ticks", watchers=[AssetWatcher(name="ticks", trigger=InvocationEventTrigger(action="tick", batch=8))]
-)
+trigger = InvocationEventTrigger(action="tick", batch_size=8)
+ticks = Asset("ticks", watchers=[AssetWatcher(name="ticks", trigger=trigger)])
 dataset_id = Path(__file__).with_name("written_dataset").read_text()
 written = dataset_asset("roboto_default", dataset_id, name="written")
 

@@ -20,7 +20,7 @@ import pytest
 
 from airflow_invocations import version_compat
 from airflow_invocations.assets import triggering_invocations
-from airflow_invocations.triggers import InvocationEventTrigger, events
+from airflow_invocations.triggers import InvocationEventTrigger, _event_delivery
 
 BEGAN = datetime.datetime(2026, 1, 31, tzinfo=datetime.UTC)
 
@@ -119,8 +119,8 @@ class Scheduling:
             assert description
             self.variables[key] = value
 
-        monkeypatch.setattr(events, "read_variable", read_variable)
-        monkeypatch.setattr(events, "write_variable", write_variable)
+        monkeypatch.setattr(_event_delivery, "read_variable", read_variable)
+        monkeypatch.setattr(_event_delivery, "write_variable", write_variable)
 
     async def __aenter__(self) -> Scheduling:
         self._spawn(self._scheduler())

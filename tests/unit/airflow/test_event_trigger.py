@@ -12,11 +12,12 @@ import pytest
 from airflow.sdk import DAG, Asset, AssetWatcher
 
 from airflow_invocations import version_compat
+from airflow_invocations.assets.events import ACKNOWLEDGED_KEY
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import AssetEvent, DagRunProvenance, InvocationStatus, UnreadableItem
 from airflow_invocations.platforms import UnavailableError
-from airflow_invocations.triggers import InvocationEventTrigger, events
-from airflow_invocations.triggers.events import CURSOR_KEY
+from airflow_invocations.triggers import InvocationEventTrigger
+from airflow_invocations.triggers._event_delivery import CURSOR_KEY, DeliverySettings
 from airflow_invocations.waiters import event_stream as feed
 
 from ...airflow_version import DagSerialization
@@ -36,18 +37,18 @@ def reads_by_itself(context: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {
-        "LINGER": 0.002,
-        "SPACING": 0.01,
-        "UNACKNOWLEDGED_SPACING": 0.03,
-        "LOOK_PAUSE": 0.002,
-        "LONGEST_LOOK_PAUSE": 0.01,
-        "NOTE_INTERVAL": 0.01,
-        "STATE_PAUSE": 0.005,
-        "WATCHFUL_PAUSE": 0.02,
-        "LAGGARD_GRACE": 0.05,
-    }.items():
-        monkeypatch.setattr(events, name, seconds)
+    settings = DeliverySettings(
+        linger=0.002,
+        spacing=0.01,
+        unacknowledged_spacing=0.03,
+        unacknowledged_check=0.02,
+        read_pause=0.002,
+        longest_read_pause=0.01,
+        laggard_grace=0.05,
+        save_interval=0.01,
+        retry_pause=0.005,
+    )
+    monkeypatch.setattr(InvocationEventTrigger, "settings", settings)
     monkeypatch.setattr(feed, "COLLECTING", 0.001)
     monkeypatch.setattr(feed, "backoff", lambda attempt, base=0.5, cap=30.0: -0.199)
 
@@ -68,10 +69,10 @@ Make = Callable[..., Scheduling]
 
 @pytest.fixture
 def airflow(monkeypatch: pytest.MonkeyPatch, platform: EventsPlatform) -> Make:
-    def make(patience: float = 5.0, **arguments: Any) -> Scheduling:
+    def make(timeout: float = 5.0, **arguments: Any) -> Scheduling:
         def trigger() -> InvocationEventTrigger:
             made = InvocationEventTrigger(**arguments)
-            made.acknowledge_within = patience
+            made.acknowledge_timeout = timeout
             return made
 
         return Scheduling(monkeypatch, trigger)
@@ -114,8 +115,8 @@ async def test_without_waiting_for_runs_airflow_does_leave_events_behind(
     async def no_wait(*_: object) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(InvocationEventTrigger, "_let_be_taken", no_wait)
-    async with airflow(batch=1) as scheduling:
+    monkeypatch.setattr(InvocationEventTrigger, "_wait_for_acknowledgement", no_wait)
+    async with airflow(batch_size=1) as scheduling:
         scheduling.dags["fleet"].max_active_runs = 0
         await begun(scheduling)
         platform.end(*ids(6))
@@ -129,7 +130,7 @@ async def test_without_waiting_for_runs_airflow_does_leave_events_behind(
 async def test_an_outage_and_a_backlog_of_ten_thousand_lose_nothing(
     airflow: Make, platform: EventsPlatform
 ) -> None:
-    async with airflow(batch=1000) as scheduling:
+    async with airflow(batch_size=1000) as scheduling:
         await begun(scheduling)
         platform.down = UnavailableError("no route")
         platform.break_streams()
@@ -150,7 +151,7 @@ async def test_a_triggerer_that_dies_at_any_moment_loses_nothing_and_nothing_is_
     airflow: Make, platform: EventsPlatform, seed: int
 ) -> None:
     chance = random.Random(seed)
-    async with airflow(batch=7) as scheduling:
+    async with airflow(batch_size=7) as scheduling:
         scheduling.dags["fleet"].max_active_runs = chance.choice([1, 16])
         scheduling.dags["fleet"].seconds = 0.005
         await begun(scheduling)
@@ -167,7 +168,7 @@ async def test_a_triggerer_that_dies_at_any_moment_loses_nothing_and_nothing_is_
 
 
 async def test_a_dag_at_its_max_active_runs_is_waited_for(airflow: Make, platform: EventsPlatform) -> None:
-    async with airflow(batch=5) as scheduling:
+    async with airflow(batch_size=5) as scheduling:
         fleet = scheduling.dags["fleet"]
         fleet.max_active_runs, fleet.seconds = 1, 0.15
         await begun(scheduling)
@@ -195,7 +196,7 @@ async def test_a_dag_that_reads_its_payloads_by_itself_gets_everything_too(
 async def test_a_dag_that_stops_taking_over_does_not_stop_the_others_and_is_forgotten(
     airflow: Make, platform: EventsPlatform
 ) -> None:
-    async with airflow(patience=0.15) as scheduling:
+    async with airflow(timeout=0.15) as scheduling:
         scheduling.dags["gone"] = Dag()
         await begun(scheduling)
         platform.end("iv_0")
@@ -204,18 +205,19 @@ async def test_a_dag_that_stops_taking_over_does_not_stop_the_others_and_is_forg
         for number in range(1, 4):
             platform.end(f"iv_{number}")
             await until(lambda number=number: f"iv_{number}" in scheduling.taken())
-        acknowledged = scheduling.assets["watched"].values[events.ACKNOWLEDGED_KEY]
+        acknowledged = scheduling.assets["watched"].values[ACKNOWLEDGED_KEY]
         assert set(acknowledged) == {"fleet", "gone"}
-        await until(lambda: set(scheduling.assets["watched"].values[events.ACKNOWLEDGED_KEY]) == {"fleet"})
+        await until(lambda: set(scheduling.assets["watched"].values[ACKNOWLEDGED_KEY]) == {"fleet"})
         await asyncio.sleep(0.3)
-    # Empty events that were to take along what might have been left behind, and no more than so many.
-    assert 0 < sum(run.payloads == [] for run in scheduling.runs if run.dag_id == "fleet") <= events.SWEEPS
+    # Empty events make Airflow deliver what it may have left behind; their number is limited.
+    empty = sum(run.payloads == [] for run in scheduling.runs if run.dag_id == "fleet")
+    assert 0 < empty <= InvocationEventTrigger.settings.empty_events
 
 
 async def test_a_paused_dag_holds_up_the_others_for_a_moment_only(
     airflow: Make, platform: EventsPlatform
 ) -> None:
-    async with airflow(patience=60.0) as scheduling:
+    async with airflow(timeout=60.0) as scheduling:
         scheduling.dags["paused"] = Dag()
         await begun(scheduling)
         platform.end("iv_0")
@@ -261,7 +263,7 @@ async def test_a_variable_that_is_no_cursor_is_ignored(
 async def test_what_was_left_behind_is_taken_along_as_soon_as_there_is_a_run(
     airflow: Make, platform: EventsPlatform
 ) -> None:
-    async with airflow(patience=0.1) as scheduling:
+    async with airflow(timeout=0.1) as scheduling:
         await begun(scheduling)
         platform.end("iv_0")
         await until(lambda: scheduling.taken() == ["iv_0"])
@@ -271,9 +273,9 @@ async def test_what_was_left_behind_is_taken_along_as_soon_as_there_is_a_run(
         await until(lambda: len(scheduling.events) == 2)
         platform.end("iv_2")
         # Empty events that are in vain, as nothing takes them: a few, and then no more.
-        await until(lambda: len(scheduling.events) == 3 + events.SWEEPS)
+        await until(lambda: len(scheduling.events) == 3 + InvocationEventTrigger.settings.empty_events)
         await asyncio.sleep(0.3)
-        assert len(scheduling.events) == 3 + events.SWEEPS
+        assert len(scheduling.events) == 3 + InvocationEventTrigger.settings.empty_events
         fleet.max_active_runs = 16
         await until(lambda: scheduling.taken() == ids(3))
     assert scheduling.runs[1].payloads == ["iv_1"]
@@ -451,7 +453,7 @@ async def test_a_run_that_is_retried_or_cleared_gets_the_same_again(
             await until(lambda number=number: len(scheduling.taken()) == number + 1)
         again: Callable[[Run], Any] = lambda run: triggering_invocations(context_of(run))  # noqa: E731
         assert [again(run) for run in scheduling.runs] == [run.taken for run in scheduling.runs]
-        acknowledged = scheduling.assets["watched"].values[events.ACKNOWLEDGED_KEY]
+        acknowledged = scheduling.assets["watched"].values[ACKNOWLEDGED_KEY]
         assert acknowledged["fleet"] == max(e.extra["payload"]["sent"] for e in scheduling.events)
 
 
@@ -478,13 +480,13 @@ async def test_a_run_that_was_started_otherwise_has_none(airflow: Make) -> None:
         ({"statuses": ["Done"]}, "'statuses': it has 'Done'; allowed: Completed, Cancelled, Failed, Deadly"),
         ({"statuses": ["Queued"]}, "it has 'Queued'"),
         ({"statuses": []}, "it is empty"),
-        ({"batch": 0}, "'batch': it is 0; allowed: 1 to 1000"),
-        ({"batch": True}, "'batch'"),
+        ({"batch_size": 0}, "'batch_size': it is 0; allowed: 1 to 1000"),
+        ({"batch_size": True}, "'batch_size'"),
         ({"action": " "}, "'action'"),
         ({"conn_id": ""}, "'conn_id'"),
         ({"source": ""}, "'source'"),
         ({"org_id": ""}, "'org_id'"),
-        ({"acknowledge_within": 0}, "'acknowledge_within'"),
+        ({"acknowledge_timeout": 0}, "'acknowledge_timeout'"),
     ],
 )
 def test_what_cannot_be_right_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
@@ -506,7 +508,7 @@ def test_a_queue_is_airflows_or_refused_when_the_dag_is_parsed() -> None:
 
 
 def test_it_survives_the_way_through_airflows_database() -> None:
-    trigger = InvocationEventTrigger(action="count", statuses=["Failed", "Completed"], batch=9)
+    trigger = InvocationEventTrigger(action="count", statuses=["Failed", "Completed"], batch_size=9)
     watcher = AssetWatcher(name="w", trigger=trigger)
     with DAG("fleet", schedule=[Asset("a", watchers=[watcher])]) as dag:
         pass

@@ -25,7 +25,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retry_policy import invocation_retry_policy
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationTrigger, _base
-from airflow_invocations.triggers.events import _State
+from airflow_invocations.triggers._event_delivery import Acknowledgements, WatchedAssets
 
 from ...airflow_version import since
 from .conftest import NOON, PROVENANCE
@@ -191,7 +191,7 @@ def test_where_its_assets_are_unknown_a_trigger_starts_no_loop(
         provenance=SimpleNamespace(source=SimpleNamespace(source_id=provenance.source.source_id)),
         container_parameters=SimpleNamespace(env_vars=provenance.environment()),
     )
-    assert _State(None).has_started(record) is is_passed_over
+    assert Acknowledgements(WatchedAssets(None, 0.0)).is_own_run(record) is is_passed_over
 
 
 class Trigger(InvocationTrigger):

@@ -206,7 +206,7 @@ GATES = {
     "xcom_push": {"tasks/xcom.py"},
     "TriggerEvent": {"tasks/xcom.py"},
     # The cursor and acknowledgements of an event trigger: numbers, by the DAG's id.
-    "aset": {"triggers/_task_instance.py", "triggers/events.py", "version_compat.py"},
+    "aset": {"triggers/_task_instance.py", "triggers/_event_delivery.py", "version_compat.py"},
     "set": {"assets/events.py"},
 }
 
