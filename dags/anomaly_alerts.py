@@ -1,8 +1,8 @@
-"""Look at what was found as soon as it was: whoever had a file looked through, in whatever way.
+"""Alert on anomalies when an invocation of `sensor_anomalies` ends, however it was started.
 
-Each invocation of the action `sensor_anomalies` that ends on the platform behind `roboto_default` reaches a
-run of this DAG, many at a time if many end together, and its report is found in the dataset that it was
-written to. Run `sensor_anomalies`, or invoke the action by hand.
+Each invocation of the action that ends on the platform of `roboto_default` starts a run of this DAG;
+invocations that end at the same time share a run. The DAG reads the report from the dataset that the action
+wrote to. Run the DAG `sensor_anomalies`, or invoke the action by hand.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from airflow_invocations.assets import triggering_invocations
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.triggers import InvocationEventTrigger
 
-looked_through = Asset(
-    "looked_through",
+checked_files = Asset(
+    "checked_files",
     watchers=[
         AssetWatcher(
-            name="looked_through",
+            name="checked_files",
             trigger=InvocationEventTrigger(
                 action="sensor_anomalies", statuses=["Completed", "Failed", "Deadly"], batch_size=50
             ),
@@ -30,21 +30,21 @@ looked_through = Asset(
 
 with DAG(
     "anomaly_alerts",
-    description="Says what was found in a file, as soon as somebody had it looked through",
-    schedule=[looked_through],
+    description="Alert on anomalies in a file as soon as it has been checked",
+    schedule=[checked_files],
     max_active_runs=4,
     tags=["example", "invocations"],
 ):
 
     @task
-    def take_over() -> list[dict[str, Any]]:
-        """The invocations that have ended since the last run, each once."""
+    def list_invocations() -> list[dict[str, Any]]:
+        """Return the invocations that have ended since the last run, each once."""
         return triggering_invocations()
 
     @task
     def read_report(invocation: dict[str, Any]) -> dict[str, Any]:
-        """What an invocation found; of one that has left no report, why, and where to see more."""
-        found = {"file": None, "count": 0, "url": invocation["url"], "why": invocation["detail"]}
+        """Return what an invocation found; without a report, the reason and a URL."""
+        found = {"file": None, "count": 0, "url": invocation["url"], "reason": invocation["detail"]}
         if invocation["status"] != "Completed" or invocation["dataset_id"] is None:
             return found
         of_dataset = f'dataset_id = "{invocation["dataset_id"]}"'
@@ -55,10 +55,10 @@ with DAG(
 
     @task
     def alert(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What a person should look at: files with anomalies, and those that couldn't be looked through."""
-        worth_a_look = [report for report in reports if report["count"] or report["file"] is None]
-        for report in worth_a_look:
+        """Log and return the files with anomalies, and the files that couldn't be checked."""
+        alerts = [report for report in reports if report["count"] or report["file"] is None]
+        for report in alerts:
             logging.getLogger(__name__).warning("%(file)s: %(count)d anomalies, see %(url)s", report)
-        return worth_a_look
+        return alerts
 
-    alert(read_report.expand(invocation=take_over()))  # type: ignore[arg-type]
+    alert(read_report.expand(invocation=list_invocations()))  # type: ignore[arg-type]

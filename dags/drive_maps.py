@@ -1,8 +1,8 @@
-"""Two DAGs that are chained by data: one collects drives into a dataset, the other maps what has come.
+"""Two DAGs that are connected by a dataset: one collects drives into it, the other maps them.
 
-They need a connection `roboto_default`, and on the platform behind it two actions: `collect_drives`, which
-leaves files in its output folder, and `map_drives`, which reads files. Neither DAG knows the other's tasks;
-the second starts when, and each time, the first has written.
+They need a connection `roboto_default`, and two actions on its platform: `collect_drives`, which writes files
+to its output folder, and `map_drives`, which reads files. The second DAG runs each time that the first has
+written to the dataset.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from airflow_invocations.assets import dataset_of
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
 
-# Which dataset it is, is known only when the task runs: the alias stands for it until then. Where its id is
-# known, `dataset_asset("roboto_default", "ds_...")` is the outlet, and the schedule.
+# The dataset's id is known only when the task runs, so the DAGs name an alias. With a fixed id, use
+# `dataset_asset("roboto_default", "ds_...")` as the outlet and in the schedule.
 collected_drives = AssetAlias("collected_drives")
 
 with DAG(
     "collect_drives",
-    description="New drives, into one dataset",
+    description="Collect new drives into one dataset",
     schedule=None,
     tags=["example", "invocations"],
 ):
 
     @task
     def drives() -> str:
-        """The dataset that drives are collected in; the first run makes it."""
+        """Return the id of the dataset for drives; the first run creates it."""
         return RobotoHook().dataset("drives").dataset_id
 
     InvokeActionOperator(
@@ -41,19 +41,19 @@ with DAG(
 
 with DAG(
     "map_drives",
-    description="A map of each collection of drives",
+    description="Map each collection of drives",
     schedule=[collected_drives],
     tags=["example", "invocations"],
 ):
 
     @task
     def written() -> list[dict[str, Any]]:
-        """What to map: each dataset that was written to, once, and which invocation wrote to it last."""
+        """Return each dataset that was written to, once, with the invocation that wrote to it last."""
         found: dict[str, dict[str, Any]] = {}
         for events in get_current_context()["triggering_asset_events"].values():
             for event in events:
-                if (named := dataset_of(event.asset.uri)) is not None:
-                    _, dataset_id = named
+                if (dataset := dataset_of(event.asset.uri)) is not None:
+                    _, dataset_id = dataset
                     found[dataset_id] = {
                         "data_source_id": dataset_id,
                         "parameters": {"collected_by": event.extra["invocation_id"]},

@@ -1,7 +1,7 @@
-"""Make last night's map without any worker: the triggerer waits, invokes, shows the log and ends the tasks.
+"""Make a map every night without a worker: the triggerer waits, invokes, shows the log and ends the tasks.
 
-It needs a connection `roboto_default`, and on the platform behind it two actions: `upload_drives`, which
-somebody else invokes every night, and `make_map`, with a parameter `day`.
+It needs a connection `roboto_default`, and two actions on its platform: `upload_drives`, which another system
+invokes every night, and `make_map`, with a parameter `day`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from airflow_invocations.sensors import InvocationSensor
 
 with DAG(
     "nightly_map",
-    description="A map of each day's drives, as soon as they are uploaded",
+    description="Map each day's drives as soon as they are uploaded",
     schedule="@daily",
     start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     catchup=False,
-    is_paused_upon_creation=True,  # until the actions are there
+    is_paused_upon_creation=True,  # until the actions exist
     tags=["example", "invocations"],
 ):
-    # The newest upload of this day: that of an earlier one doesn't count.
+    # Waits for the newest upload of this day; earlier uploads don't count.
     drives_uploaded = InvocationSensor(
         task_id="drives_uploaded",
         action="upload_drives",
@@ -32,7 +32,7 @@ with DAG(
         start_from_trigger=True,
     )
 
-    # `timeout` is the platform's, in minutes; `execution_timeout` is the task's, and cancels the invocation.
+    # `timeout` is the platform's, in minutes; `execution_timeout` is the task's and cancels the invocation.
     make_map = InvokeActionOperator(
         task_id="make_map",
         action="make_map",

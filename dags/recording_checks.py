@@ -1,7 +1,7 @@
-"""Check each recording with one invocation, and keep the logs of those that failed where people look.
+"""Check each recording with one invocation, and store the logs of failed checks in a shared folder.
 
-It needs a connection `roboto_default`, and on the platform behind it an action `check_recording` with a
-parameter `recording`.
+It needs a connection `roboto_default`, and on its platform an action `check_recording` with a parameter
+`recording`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from airflow_invocations.operators import FetchInvocationLogsOperator
 
 with DAG(
     "recording_checks",
-    description="Every recording is checked; the log of each failure is kept",
+    description="Check every recording, and store the log of each failure",
     schedule=None,
     params={
         "recordings": Param(
             ["drive-1.mcap", "drive-2.mcap"],
             type="array",
             items={"type": "string"},
-            description="Their names",
+            description="Names of the recordings",
         ),
         "logs": Param(
             "file:///tmp/recording_checks",
             type="string",
-            description="Where logs are kept: a folder, as the URL of an ObjectStoragePath",
+            description="Folder for the logs, as the URL of an ObjectStoragePath",
         ),
     },
     tags=["example", "invocations"],
@@ -36,7 +36,7 @@ with DAG(
 
     @task
     def list_recordings() -> list[str]:
-        """The recordings of this run."""
+        """Return the recordings of this run."""
         recordings: list[str] = get_current_context()["params"]["recordings"]
         return recordings
 
@@ -47,14 +47,14 @@ with DAG(
         map_index_template="{{ task.parameters['recording'] }}",
     )
     def check(recording: str) -> dict[str, Any]:
-        """The parameters for one recording."""
+        """Return the parameters for one recording."""
         return {"recording": recording}
 
     checked = check.expand(recording=list_recordings())
 
     @task(trigger_rule="all_done")
     def find_failures() -> list[str]:
-        """The invocations that failed, from the platform's own records."""
+        """Return the failed invocations, from the platform's records."""
         instance = get_current_context()["ti"]
         found = RobotoHook().find(instance.dag_id, instance.run_id, "check")
         return [one.invocation_id for one in found if one.current.status.name == "Failed"]

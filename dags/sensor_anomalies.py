@@ -1,7 +1,7 @@
-"""Find anomalies in temperature files: one invocation a file, their reports in a dataset, found by their tag.
+"""Find anomalies in temperature files: one invocation per file, with the reports in one dataset.
 
-Without a `folder` it reads files that the package vega_datasets ships. It needs a connection
-`roboto_default`, and the action `sensor_anomalies` on the platform behind it.
+It needs a connection `roboto_default`, and the action `sensor_anomalies` on its platform. Without a `folder`
+it reads files of the package vega_datasets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from airflow_invocations.operators import InvokeActionOperator
 
 
 def shipped_files() -> Path:
-    """Where vega_datasets keeps its files; it is found without importing it, and pandas with it."""
+    """Return the data folder of vega_datasets without importing the package, which imports pandas."""
     package = importlib.util.find_spec("vega_datasets")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("no `folder` was given, and the package vega_datasets isn't installed")
@@ -26,24 +26,26 @@ def shipped_files() -> Path:
 
 with DAG(
     "sensor_anomalies",
-    description="Anomalies in hourly and daily temperature files",
+    description="Find anomalies in hourly and daily temperature files",
     schedule=None,
     params={
-        "folder": Param(None, type=["null", "string"], description="Where the files are"),
+        "folder": Param(None, type=["null", "string"], description="Folder of the files"),
         "files": Param(
             ["sf-temps.csv", "seattle-temps.csv", "seattle-weather.csv"],
             type="array",
             items={"type": "string"},
-            description="Their names",
+            description="Names of the files",
         ),
-        "pace_seconds": Param(12, type="number", minimum=0, description="Least time to take for a file"),
+        "pace_seconds": Param(
+            12, type="number", minimum=0, description="Shortest duration per file, in seconds"
+        ),
     },
     tags=["example", "invocations"],
 ):
 
     @task
     def list_files() -> list[dict[str, Any]]:
-        """The parameters of one invocation for each file."""
+        """Return the parameters of one invocation per file."""
         params = get_current_context()["params"]
         folder = Path(params["folder"]) if params["folder"] else shipped_files()
         return [
@@ -52,7 +54,7 @@ with DAG(
 
     @task
     def results() -> str:
-        """The dataset that the reports go to; the first run makes it."""
+        """Return the id of the dataset for the reports; the first run creates it."""
         return RobotoHook().dataset("sensor_anomalies").dataset_id
 
     dataset_id = results()
@@ -67,7 +69,7 @@ with DAG(
 
     @task
     def gather_reports(dataset_id: str, invocations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What each invocation found: its report is found by its tag, and its metadata say it in short."""
+        """Return the metadata of each invocation's report, which is found by its tag."""
         reports = RobotoHook().find_files(f'dataset_id = "{dataset_id}" AND tags CONTAINS "report"')
         found = {report.metadata["invocation_id"]: report.metadata for report in reports}
         return [found[invocation["invocation_id"]] for invocation in invocations]

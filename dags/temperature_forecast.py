@@ -1,9 +1,9 @@
-"""Forecast temperatures on Flyte: a model for each file, then what it expects of the next day.
+"""Forecast temperatures on Flyte: train a model for each file, then predict the next day.
 
-It needs a connection `flyte_default` that says project and domain, and there the tasks of the file beside
-this one: flyte deploy forecast_tasks.py env. What the first task returns, a dataclass, is an input of the
-second; that needs the extra `flyte` where this DAG's tasks run. Without a `folder` it reads files that the
-package vega_datasets ships.
+It needs a connection `flyte_default` with a project and a domain, and there the tasks of the file beside this
+one: flyte deploy forecast_tasks.py env. The first task returns a dataclass, which is an input of the second;
+this needs the extra `flyte` on this DAG's workers. Without a `folder` it reads files of the package
+vega_datasets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from airflow_invocations.operators import InvokeActionOperator
 
 
 def shipped_files() -> Path:
-    """Where vega_datasets keeps its files; it is found without importing it, and pandas with it."""
+    """Return the data folder of vega_datasets without importing the package, which imports pandas."""
     package = importlib.util.find_spec("vega_datasets")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("no `folder` was given, and the package vega_datasets isn't installed")
@@ -27,38 +27,38 @@ def shipped_files() -> Path:
 
 
 def readings_of(file: Path) -> list[float]:
-    """The column `temp` of a file."""
+    """Return the column `temp` of a file."""
     with file.open(newline="") as lines:
         return [float(row["temp"]) for row in csv.DictReader(lines)]
 
 
 with DAG(
     "temperature_forecast",
-    description="The next day's temperatures, expected from those of each file",
+    description="Forecast the next day's temperatures from each file",
     schedule=None,
     params={
-        "folder": Param(None, type=["null", "string"], description="Where the files are"),
+        "folder": Param(None, type=["null", "string"], description="Folder of the files"),
         "files": Param(
             ["sf-temps.csv", "seattle-temps.csv"],
             type="array",
             items={"type": "string"},
-            description="Their names",
+            description="Names of the files",
         ),
-        "season": Param(24, type="integer", minimum=2, description="Readings of a day"),
+        "season": Param(24, type="integer", minimum=2, description="Readings per day"),
     },
     tags=["example", "invocations"],
 ):
 
     @task
     def list_series() -> list[dict[str, Any]]:
-        """The parameters of one training for each file."""
+        """Return the parameters of one training per file."""
         params = get_current_context()["params"]
         folder = Path(params["folder"]) if params["folder"] else shipped_files()
         return [
             {"readings": readings_of(folder / name), "season": params["season"]} for name in params["files"]
         ]
 
-    # Flyte may accept a run that it then can't start, and says nothing: hence the queue_timeout.
+    # Flyte may accept a run that it can't start, without an error: hence the queue_timeout.
     train = InvokeActionOperator.partial(
         task_id="train",
         action="forecast.train",
@@ -70,7 +70,7 @@ with DAG(
 
     @task
     def next_day(invocations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The parameters of one prediction for each model."""
+        """Return the parameters of one prediction per model."""
         season = get_current_context()["params"]["season"]
         return [{"model": invocation["outputs"], "steps": season} for invocation in invocations]
 
@@ -85,7 +85,7 @@ with DAG(
 
     @task
     def report(invocations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Of each file the range that is expected, and where the run can be looked at."""
+        """Return the expected range for each file, and the URL of its run."""
         files = get_current_context()["params"]["files"]
         return [
             {

@@ -1,8 +1,8 @@
-"""Report on temperature files: one pynenc task a file, wherever a runner is free, and one table of them all.
+"""Report on temperature files: one pynenc task per file, on any free runner, and one table of all results.
 
-It needs a connection `pynenc_default` to the app `temperature_tasks:app`, which is the file beside this one,
-and a runner of that app. Workers, triggerer and runners must be able to import it: put this folder on their
-PYTHONPATH. Without a `folder` it reads files that the package vega_datasets ships.
+It needs a connection `pynenc_default` to the app `temperature_tasks:app` in the file beside this one, and a
+runner of that app. Workers, triggerer and runners must be able to import it: put this folder on their
+PYTHONPATH. Without a `folder` it reads files of the package vega_datasets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from airflow_invocations.operators import InvokeActionOperator
 
 
 def shipped_files() -> Path:
-    """Where vega_datasets keeps its files; it is found without importing it, and pandas with it."""
+    """Return the data folder of vega_datasets without importing the package, which imports pandas."""
     package = importlib.util.find_spec("vega_datasets")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("no `folder` was given, and the package vega_datasets isn't installed")
@@ -26,15 +26,15 @@ def shipped_files() -> Path:
 
 with DAG(
     "temperature_report",
-    description="Lowest, mean and highest temperature of each file",
+    description="Report the lowest, mean and highest temperature of each file",
     schedule=None,
     params={
-        "folder": Param(None, type=["null", "string"], description="Where the files are"),
+        "folder": Param(None, type=["null", "string"], description="Folder of the files"),
         "files": Param(
             ["sf-temps.csv", "seattle-temps.csv"],
             type="array",
             items={"type": "string"},
-            description="Their names",
+            description="Names of the files",
         ),
     },
     tags=["example", "invocations"],
@@ -42,7 +42,7 @@ with DAG(
 
     @task
     def list_files() -> list[dict[str, Any]]:
-        """The parameters of one invocation for each file."""
+        """Return the parameters of one invocation per file."""
         params = get_current_context()["params"]
         folder = Path(params["folder"]) if params["folder"] else shipped_files()
         return [{"file": str(folder / name)} for name in params["files"]]
@@ -58,7 +58,7 @@ with DAG(
 
     @task
     def table(invocations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What the tasks returned, the warmest file first."""
+        """Return the results of the tasks, the warmest file first."""
         summaries = [invocation["outputs"] for invocation in invocations]
         return sorted(summaries, key=lambda summary: -summary["mean"])
 

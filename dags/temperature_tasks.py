@@ -1,8 +1,10 @@
-"""The pynenc app that reads temperature files, one task a file; its runners are started with
+"""The pynenc app of `temperature_report`, which reads temperature files, one task per file.
+
+Start a runner with
 
     pynenc --app temperature_tasks.app runner start
 
-Where they find their work, Redis or SQLite, is in the environment: PYNENC__REDIS_URL and the like.
+The environment configures its backend, Redis or SQLite: PYNENC__REDIS_URL, for example.
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ from pynenc.workflow.workflow_identity import WorkflowIdentity
 
 app = Pynenc(config_values={"app_id": "temperatures"})
 
-#: How many rows are read between two looks whether anybody still wants the summary.
-STRETCH = 1000
+#: Rows between two checks whether the invocation has been cancelled.
+CHECK_INTERVAL = 1000
 
 
 @app.task
 def summarise(file: str, column: str = "temp") -> dict[str, Any]:
-    """Lowest, mean and highest value of a column of a CSV file."""
+    """Return the lowest, mean and highest value of a column of a CSV file."""
     values: list[float] = []
     with Path(file).open(newline="") as opened:
         for number, row in enumerate(csv.DictReader(opened)):
             if column not in row:
                 raise ValueError(f"{file} has no column {column!r}, only {', '.join(row)}")
-            if number % STRETCH == 0 and is_cancelled():
+            if number % CHECK_INTERVAL == 0 and is_cancelled():
                 raise InterruptedError(f"cancelled at row {number}")
             values.append(float(row[column]))
     if not values:
@@ -44,7 +46,7 @@ def summarise(file: str, column: str = "temp") -> dict[str, Any]:
 
 
 def is_cancelled() -> bool:
-    """Whether whoever asked for this summary wants it no more: a task that runs has to look by itself."""
+    """Return whether this invocation has been cancelled, which a running task has to check itself."""
     invocation = summarise.invocation
-    mine = WorkflowIdentity(invocation.invocation_id, invocation.task.task_id, None)
-    return bool(invocation.app.state_backend.get_workflow_data(mine, "cancel"))
+    identity = WorkflowIdentity(invocation.invocation_id, invocation.task.task_id, None)
+    return bool(invocation.app.state_backend.get_workflow_data(identity, "cancel"))

@@ -1,7 +1,7 @@
-"""A simulator that runs beside the invocations that need it: started before them, ended after them, always.
+"""Run a simulator beside the invocations that need it: started before them and always ended after them.
 
-It needs a connection `roboto_default`, and on the platform behind it two actions: `simulator`, which runs
-until it is cancelled, and `drive`, with a parameter `route`.
+It needs a connection `roboto_default`, and two actions on its platform: `simulator`, which runs until it is
+cancelled, and `drive`, with a parameter `route`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from airflow_invocations.operators import CancelInvocationOperator, InvokeAction
 
 with DAG(
     "with_a_simulator",
-    description="Setup and teardown: a simulator for as long as it is needed",
+    description="Run a simulator as setup and teardown of other invocations",
     schedule=None,
     tags=["example", "invocations"],
 ):
@@ -22,8 +22,8 @@ with DAG(
         parameters=[{"route": route} for route in ("city", "motorway")]
     )
 
-    # As a teardown it runs whatever becomes of the drives, and its success doesn't hide their failure. Also
-    # where the simulator was never started: then there is nothing to cancel.
+    # As a teardown it runs whether or not the drives succeed, and its success doesn't hide their failure.
+    # If the simulator was never started, there is nothing to cancel.
     stop_simulator = CancelInvocationOperator(
         task_id="stop_simulator", invocation_ids=start_simulator.output
     ).as_teardown(setups=start_simulator)

@@ -1,4 +1,4 @@
-"""Writes the reference of the command `invocations`, from its own parser, when the site is built."""
+"""Write the reference of the command `invocations` from its parser when the site is built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE = "reference/command.md"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Add to the page what each command says of itself; mkdocs calls this for every page."""
+    """Append the help of each command to the page; mkdocs calls this for every page."""
     if page.file.src_uri != PAGE:
         return markdown
     with patch.dict("os.environ", {"COLUMNS": "100"}):
@@ -24,7 +24,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _all(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """A parser, and those of its commands."""
+    """Yield a parser and the parsers of its commands."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

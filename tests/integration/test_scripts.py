@@ -130,7 +130,7 @@ class TestVenv:
         other = clone.has("other", (3, 13))
         ended = clone.run("venv", active=made, PYTHON=str(other))
         assert ended.returncode == 1
-        assert f"has to be made again, of {other}: run `deactivate` first" in ended.stderr
+        assert f"must be recreated from {other}; run `deactivate` first" in ended.stderr
         assert made.stat().st_ino == inode
 
     def test_one_that_is_not_active_is_replaced(self, clone: Clone, made: Path) -> None:

@@ -133,8 +133,8 @@ def test_anomalies_are_found_and_told(
     (asset,) = alerts.timetable.asset_condition.objects
     (watcher,) = asset.watchers
     payload = hook.run(lambda: payload_of(watcher.trigger))
-    dag_run = run(alerts, consumed=watched("looked_through", payload))
+    dag_run = run(alerts, consumed=watched("checked_files", payload))
     assert dag_run.state == "success"
-    (told,) = results(dag_run, "alert")
-    assert (told["file"], told["count"]) == (report["file"], report["anomalies"])
-    assert told["count"] > 0
+    (alert,) = results(dag_run, "alert")
+    assert (alert["file"], alert["count"]) == (report["file"], report["anomalies"])
+    assert alert["count"] > 0

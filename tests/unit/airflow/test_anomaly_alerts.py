@@ -1,4 +1,4 @@
-"""The example DAG that ends of invocations start: it parses, and its tasks say what is worth a look."""
+"""The example DAG `anomaly_alerts`, which starts when invocations end: its trigger and its tasks."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def ended(status: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def test_it_watches_the_ends_of_its_action(example: ModuleType) -> None:
-    (watcher,) = example.looked_through.watchers
+def test_watcher_reports_terminal_invocations_of_the_action(example: ModuleType) -> None:
+    (watcher,) = example.checked_files.watchers
     assert isinstance(watcher.trigger, InvocationEventTrigger)
     assert watcher.trigger.action == "sensor_anomalies"
     assert [status.name for status in watcher.trigger.statuses] == ["Completed", "Failed", "Deadly"]
 
 
-def test_a_report_is_found_in_the_dataset_that_it_was_written_to(
+def test_report_is_read_from_the_dataset_that_the_action_wrote_to(
     example: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -64,9 +64,9 @@ def test_a_report_is_found_in_the_dataset_that_it_was_written_to(
     assert len(asked) == 1
 
 
-def test_what_was_not_looked_through_is_worth_a_look_and_what_is_clean_is_not(example: ModuleType) -> None:
+def test_alert_returns_anomalies_and_failed_checks_but_not_clean_files(example: ModuleType) -> None:
     failed = example.read_report.function(ended("Failed"))
-    assert failed["why"] == "exit code 3"
+    assert failed["reason"] == "exit code 3"
     clean = {"file": "b.csv", "count": 0, "url": "u"}
     dirty = {"file": "a.csv", "count": 2, "url": "u"}
     assert example.alert.function([clean, failed, dirty]) == [failed, dirty]
