@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from .models import NewLines
 from .models.text import counted
 from .tasks.xcom import TAIL_LINES, storable_tail, storable_token
 from .waiters import (
@@ -27,7 +28,6 @@ from .waiters import (
     LOG_SETTINGS,
     Behind,
     Connect,
-    Lines,
     LineShaper,
     LogLine,
     LogPosition,
@@ -35,9 +35,9 @@ from .waiters import (
     Notice,
     UnshownRecords,
     WaitOptions,
-    follow,
     log_pages,
     read_end,
+    wait_until_terminal,
 )
 
 if TYPE_CHECKING:
@@ -171,11 +171,11 @@ class LiveLog:
         return self._log.last
 
     async def follow(self, connection: str, connect: Connect, waiting: WaitOptions) -> None:
-        """Wait as `waiters.follow` does, and log the lines and notices that it yields. Raises as it does."""
+        """Log the lines and notices of `wait_until_terminal`, which also defines the errors."""
         try:
-            async for step in follow(connection, connect, waiting):
+            async for step in wait_until_terminal(connection, connect, waiting):
                 match step:
-                    case Lines():
+                    case NewLines():
                         self._relay.put(self.queue, step.records, step.cursor)
                     case Behind():
                         self._warn(self._log.shaper.with_url(BEHIND))

@@ -20,7 +20,7 @@ from airflow_invocations.platforms import Platform
 from airflow_invocations.platforms.flyte import client as connect
 from airflow_invocations.sensors import invocation
 from airflow_invocations.tasks.validation import read_arguments, request_of
-from airflow_invocations.waiters import WaitOptions, follow, record_of
+from airflow_invocations.waiters import WaitOptions, fetch_record, wait_until_terminal
 
 from .deployment import Deployment, PlatformUnderTest
 from .local import LocalServer
@@ -177,6 +177,6 @@ async def end_of(hook: InvocationHook, invocation_id: str, within: float = 20.0)
     """An invocation's last record, once it has ended."""
     waiting = WaitOptions(invocation_id, poll_interval=0.1)
     async with asyncio.timeout(within):
-        async for _ in follow(hook.conn_id, hook.connect, waiting):
+        async for _ in wait_until_terminal(hook.conn_id, hook.connect, waiting):
             pass
-        return await record_of(hook.connect, waiting)
+        return await fetch_record(hook.connect, waiting)

@@ -28,8 +28,7 @@ from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.tasks.provenance import provenance_of
-from airflow_invocations.waiters import wait as following
-from airflow_invocations.waiters import watcher as hub
+from airflow_invocations.waiters import wait, watcher
 
 from ..integration.airflow.conftest import Task, run_deferred
 from ..integration.conftest import eventually
@@ -283,9 +282,9 @@ class TestBothWays:
         deferrable: bool,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.2)
-        monkeypatch.setattr(hub, "LOST_PAUSE", 0.05)
-        monkeypatch.setattr(following, "LOST_PAUSE", 0.05)
+        monkeypatch.setattr(watcher, "AUDIT_INTERVAL", 0.2)
+        monkeypatch.setattr(watcher, "LOST_PAUSE", 0.05)
+        monkeypatch.setattr(wait, "LOST_PAUSE", 0.05)
         sensor = InvocationSensor(
             task_id="sense",
             conn_id=CONN_ID,

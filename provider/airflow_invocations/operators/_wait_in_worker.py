@@ -9,17 +9,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..action_log import BEHIND, ActionLog
+from ..models import NewLines
 from ..platforms import PlatformError
 from ..waiters import (
     LOG_SETTINGS,
     Behind,
-    Lines,
     WaitAbandoned,
     WaitOptions,
-    follow,
+    fetch_record,
     log_pages,
     read_end,
-    record_of,
+    wait_until_terminal,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ async def completes_within(hook: InvocationHook, waiting: WaitOptions, seconds: 
     """Whether an invocation ends in so many seconds; whatever is wrong is for the longer wait to find out."""
     try:
         async with asyncio.timeout(seconds):
-            async for _ in follow(hook.conn_id, hook.connect, replace(waiting, lines=None)):
+            async for _ in wait_until_terminal(hook.conn_id, hook.connect, replace(waiting, lines=None)):
                 pass
     except (TimeoutError, WaitAbandoned):
         return False
@@ -42,9 +42,11 @@ async def end_at_deadline(hook: InvocationHook, waiting: WaitOptions) -> None:
     """Cancel an invocation whose deadline has passed, as its trigger would; return if it ended by itself.
 
     Raises:
-        WaitAbandoned: as `follow` does.
+        WaitAbandoned: as `wait_until_terminal` does.
     """
-    async for _ in follow(hook.conn_id, hook.connect, replace(waiting, lines=None, deadline=time.time())):
+    async for _ in wait_until_terminal(
+        hook.conn_id, hook.connect, replace(waiting, lines=None, deadline=time.time())
+    ):
         pass
 
 
@@ -54,20 +56,20 @@ async def wait_for_end(
     """Return the record of an ended invocation, after showing its log if lines are wanted.
 
     Raises:
-        WaitAbandoned: as `follow` and `record_of` do.
+        WaitAbandoned: as `wait_until_terminal` and `fetch_record` do.
     """
-    record = await record_of(hook.connect, waiting)
+    record = await fetch_record(hook.connect, waiting)
     while not record.current.status.is_terminal:
         waiting = replace(waiting, cursor=log.position.cursor)
-        async for step in follow(hook.conn_id, hook.connect, waiting):
+        async for step in wait_until_terminal(hook.conn_id, hook.connect, waiting):
             match step:
-                case Lines():
+                case NewLines():
                     await log.show_page(step.records, step.cursor)
                 case Behind():
                     warn(log.shaper.with_url(BEHIND))
                 case _:
                     warn(step.text)
-        record = await record_of(hook.connect, waiting)
+        record = await fetch_record(hook.connect, waiting)
     if waiting.lines is not None:
         await show_end(hook, waiting.invocation_id, log, warn)
     return record

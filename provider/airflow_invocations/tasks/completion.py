@@ -29,16 +29,16 @@ from ..platforms.retry import OUTAGE_LIMIT, retry_transient
 from ..waiters import (
     AbandonReason,
     Connect,
-    Outlook,
+    GroupOutcome,
     WaitAbandoned,
     WaitOptions,
     client_of,
-    endings,
-    follow,
+    fetch_record,
+    group_outcome,
     number_wanted,
-    outlook,
-    record_of,
     retry_refusals,
+    wait_each,
+    wait_until_terminal,
 )
 from .validation import read_arguments
 
@@ -158,10 +158,10 @@ async def check(
     if criteria.action is not None and not snapshot.statuses:
         return None
     known = {name: InvocationStatus.Failed if one is None else one for name, one in snapshot.statuses.items()}
-    match outlook(known.values(), criteria.required):
-        case Outlook.Open:
+    match group_outcome(known.values(), criteria.required):
+        case GroupOutcome.Pending:
             return None
-        case Outlook.Enough:
+        case GroupOutcome.Met:
             return [name for name, status in known.items() if status is InvocationStatus.Completed]
     await _raise_failure(connect, criteria, snapshot)
     return None
@@ -178,12 +178,12 @@ async def wait_for_change(connection: str, connect: Connect, criteria: Completio
         return
     statuses: dict[str, InvocationStatus] = dict.fromkeys(criteria.ids, InvocationStatus.Queued)
     waits = [criteria.wait_options(one) for one in criteria.ids]
-    async for ending in endings(connection, connect, waits):
-        if ending.given_up is not None and ending.given_up.reason is not AbandonReason.Lost:
-            raise ending.given_up
+    async for ending in wait_each(connection, connect, waits):
+        if ending.abandoned is not None and ending.abandoned.reason is not AbandonReason.Lost:
+            raise ending.abandoned
         record = ending.record
         statuses[ending.invocation_id] = record.current.status if record else InvocationStatus.Failed
-        if outlook(statuses.values(), criteria.required) is not Outlook.Open:
+        if group_outcome(statuses.values(), criteria.required) is not GroupOutcome.Pending:
             return
 
 
@@ -193,7 +193,7 @@ async def _wait_for_newest(connection: str, connect: Connect, criteria: Completi
         await asyncio.sleep(criteria.poll_interval)
     if not record.current.status.is_terminal:
         options = replace(criteria, accepted=True).wait_options(record.invocation_id)
-        async for _ in follow(connection, connect, options):
+        async for _ in wait_until_terminal(connection, connect, options):
             pass
 
 
@@ -204,13 +204,13 @@ async def _take_snapshot(connect: Connect, criteria: CompletionCriteria, outage_
         if newest is not None:
             snapshot.add(newest)
     elif len(criteria.ids) == 1:
-        snapshot.add(await record_of(connect, criteria.wait_options(criteria.ids[0], outage_limit)))
+        snapshot.add(await fetch_record(connect, criteria.wait_options(criteria.ids[0], outage_limit)))
     else:
         snapshot.statuses = dict.fromkeys(criteria.ids)
         snapshot.statuses |= await _statuses(connect, criteria, outage_limit)
         for missing in [name for name, status in snapshot.statuses.items() if status is None]:
             try:
-                snapshot.add(await record_of(connect, criteria.wait_options(missing, outage_limit)))
+                snapshot.add(await fetch_record(connect, criteria.wait_options(missing, outage_limit)))
             except WaitAbandoned as abandoned:
                 if abandoned.reason is not AbandonReason.Lost:
                     raise
@@ -272,7 +272,7 @@ async def _raise_failure(connect: Connect, criteria: CompletionCriteria, snapsho
     if snapshot.statuses[first] is None:
         lost = WaitAbandoned(AbandonReason.Lost, "the platform doesn't know it")
         raise task_error(lost, criteria.action, first, url)
-    record = snapshot.records.get(first) or await record_of(connect, criteria.wait_options(first))
+    record = snapshot.records.get(first) or await fetch_record(connect, criteria.wait_options(first))
     if len(snapshot.statuses) == 1:
         raise_unless_completed(record, url, [])
     named = format_ids(f"{name} {snapshot.statuses[name] or 'Lost'}" for name in failed)

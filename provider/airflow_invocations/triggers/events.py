@@ -15,7 +15,7 @@ from ..models import EventFilter, InvocationEvent, InvocationRecord, InvocationS
 from ..models.invocation import started_at
 from ..tasks.xcom import storable_name, storable_text, storable_token, trigger_event
 from ..version_compat import VERSION, asset_states_of, has_trigger_queues
-from ..waiters.event_stream import Feeds, Subscription, records_of
+from ..waiters.event_stream import StreamRegistry, Subscription, fetch_records
 from ._event_delivery import Acknowledgements, DeliverySettings, StoredCursor, WatchedAssets
 
 #: The statuses that an invocation can end with.
@@ -106,9 +106,9 @@ class InvocationEventTrigger(BaseEventTrigger):
         stored = await cursor.load()
         await acknowledgements.refresh()
         subscription = Subscription(EventFilter(self.action, frozenset(self.statuses)), stored)
-        feed = Feeds.here().join(self.conn_id, self._connect, subscription)
+        stream = StreamRegistry.current().join(self.conn_id, self._connect, subscription)
         try:
-            begin = await subscription.begins()
+            begin = await subscription.start_cursor()
             if stored is None:
                 cursor.advance(begin)
                 await cursor.save()
@@ -118,7 +118,7 @@ class InvocationEventTrigger(BaseEventTrigger):
             async for payload in self._payloads(subscription, cursor, acknowledgements, not_before):
                 yield trigger_event(payload)
         finally:
-            feed.leave(subscription)
+            stream.leave(subscription)
 
     async def _payloads(
         self,
@@ -136,7 +136,7 @@ class InvocationEventTrigger(BaseEventTrigger):
             is_missing = acknowledgements.is_missing(self._last_sent)
             try:
                 async with asyncio.timeout(self.settings.unacknowledged_check if is_missing else None):
-                    await subscription.something()
+                    await subscription.wait_for_event()
             except TimeoutError:
                 # No new event would make Airflow deliver what it may have left behind.
                 if not await acknowledgements.has_progressed(self._last_sent) and (
@@ -147,7 +147,7 @@ class InvocationEventTrigger(BaseEventTrigger):
                 invocations = []
             else:
                 await asyncio.sleep(max(self.settings.linger, not_before - time.monotonic()))
-                events = subscription.take(self.batch_size)
+                events = subscription.pop(self.batch_size)
                 invocations = await self._invocations(events, acknowledgements)
                 cursor.advance(max(event.cursor for event in events))
                 if not invocations:
@@ -200,7 +200,7 @@ class InvocationEventTrigger(BaseEventTrigger):
         """Return the matching invocations of these events, with the last event of each."""
         last = {event.invocation_id: event for event in events}
         found: dict[str, tuple[InvocationRecord, str]] = {}
-        for item in await records_of(self.conn_id, self._connect, last):
+        for item in await fetch_records(self.conn_id, self._connect, last):
             if isinstance(item, UnreadableItem):
                 self._unreadable += 1
                 _log.warning(

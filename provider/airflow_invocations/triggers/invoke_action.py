@@ -31,7 +31,7 @@ from ..tasks.submission import SUBMIT_PATIENCE, InvocationSubmission, submission
 from ..tasks.validation import REQUEST_ARGUMENTS
 from ..tasks.xcom import trigger_event
 from ..version_compat import AirflowFailException
-from ..waiters import AbandonReason, WaitAbandoned, WaitOptions, record_of
+from ..waiters import AbandonReason, WaitAbandoned, WaitOptions, fetch_record
 from ._base import BaseInvocationTrigger
 from ._task_instance import flush_task_log, has_retries, pull_xcom, push_xcom
 
@@ -172,7 +172,7 @@ class InvokeActionTrigger(BaseInvocationTrigger):
         waiting = self._waiting(record, log)
         try:
             await log.follow(self.conn_id, hook.connect, waiting)
-            record = await record_of(hook.connect, waiting)
+            record = await fetch_record(hook.connect, waiting)
         except WaitAbandoned as given_up:
             if given_up.reason in (AbandonReason.TimedOut, AbandonReason.QueuedTooLong):
                 await self._show_rest(hook, log)

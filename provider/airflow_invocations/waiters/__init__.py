@@ -1,17 +1,17 @@
-"""How a wait for an invocation goes, whoever waits: a worker, a triggerer, a person's script.
+"""Wait for invocations: in a worker, in a triggerer, or in a script.
 
-The module `event_stream` is not imported here: only triggers of events need it, and DAG files import this.
+The module `event_stream` is not imported here: only event triggers need it, and DAG files import this.
 """
 
 from .cancellation import cancel_and_confirm
-from .group import Ending, Outlook, endings, number_wanted, outlook
+from .group import GroupOutcome, WaitResult, group_outcome, number_wanted, wait_each
 from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecords
 from .log_relay import LogChannel, LogQueue, LogRelay
 from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
 from .logs import EndOfLog, log_pages, read_end
 from .refusal import Connect, client_of, retry_refusals
-from .wait import AbandonReason, WaitAbandoned, WaitOptions, follow, record_of
-from .watcher import Behind, Lines, Notice
+from .wait import AbandonReason, WaitAbandoned, WaitOptions, fetch_record, wait_until_terminal
+from .wait_handle import Behind, Notice
 
 __all__ = [
     "BEGINNING",
@@ -20,9 +20,8 @@ __all__ = [
     "Behind",
     "Connect",
     "EndOfLog",
-    "Ending",
+    "GroupOutcome",
     "LineShaper",
-    "Lines",
     "LogChannel",
     "LogEnd",
     "LogLine",
@@ -31,18 +30,18 @@ __all__ = [
     "LogRelay",
     "LogSettings",
     "Notice",
-    "Outlook",
     "UnshownRecords",
     "WaitAbandoned",
     "WaitOptions",
+    "WaitResult",
     "cancel_and_confirm",
     "client_of",
-    "endings",
-    "follow",
+    "fetch_record",
+    "group_outcome",
     "log_pages",
     "number_wanted",
-    "outlook",
     "read_end",
-    "record_of",
     "retry_refusals",
+    "wait_each",
+    "wait_until_terminal",
 ]

@@ -1,50 +1,43 @@
-"""One stream of events per connection and event loop, for all who want to hear what happens there."""
+"""Share one stream of events per connection and event loop between all subscriptions."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import functools
 import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..models import CaughtUp, EventFilter, InvocationEvent, UnreadableItem, is_time
 from ..platforms.base import EventStream, Platform
-from ..platforms.errors import (
-    NotFoundError,
-    PermanentError,
-    TransientError,
-    UnauthorizedError,
-)
+from ..platforms.errors import NotFoundError, PermanentError, TransientError, UnauthorizedError
 from ..platforms.retry import backoff
 from .refusal import Connect
-from .watcher import OpenOnes, Shared, first_end_of
+from .registry import RefCounted, Registry, run_until_first_ends
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord
 
-#: Events that are kept for one subscription; what comes beyond that is asked for again once it has room.
-KEPT = 2000
+#: Events queued for one subscription; further ones are requested again once it has room.
+QUEUE_LIMIT = 2000
 
-#: Seconds for which those who come at the same time are collected before the stream is opened.
+#: Seconds for which new subscriptions are collected before the stream is opened.
 COLLECTING = 0.1
 
-#: Events after which others in the loop get a turn.
+#: Events after which other tasks of the loop get a turn.
 STRETCH = 100
 
-#: Longest pause, in seconds, between two tries while there is no stream.
+#: Longest pause, in seconds, between two attempts while there is no stream.
 LONGEST_PAUSE = 30.0
 
-#: Seconds between two words in the log about one and the same trouble.
+#: Seconds until the same outage is logged again.
 REMINDER = 300.0
 
-#: Events that are remembered where the platform may tell some again.
+#: Events that are remembered where the platform may send some again.
 REMEMBERED = 20_000
 
 _log = logging.getLogger(__name__)
@@ -52,63 +45,63 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """What one of those who listen wants to hear, where it is, and what waits for it.
+    """The events that one subscriber wants, its cursor, and the events queued for it.
 
     :param wanted: which events.
-    :param cursor: what happened up to there is known already; None: begin now.
+    :param cursor: where to resume; None: begin with the present.
     """
 
     wanted: EventFilter
     cursor: int | None
-    _waiting: deque[InvocationEvent] = field(default_factory=deque)
-    _something: asyncio.Event = field(default_factory=asyncio.Event)
+    _queue: deque[InvocationEvent] = field(default_factory=deque)
+    _has_events: asyncio.Event = field(default_factory=asyncio.Event)
     _begun: asyncio.Event = field(default_factory=asyncio.Event)
     _remembered: dict[tuple[str, int, float], None] = field(default_factory=dict)
-    #: Whether something was left out as there was no room for it.
+    #: Whether events were left out because the queue was full.
     is_behind: bool = False
-    #: Told when there is room again.
+    #: Called when there is room again.
     on_room: Callable[[], None] = lambda: None
 
-    async def begins(self) -> int:
-        """Where it begins; as soon as the platform has said where it is, for those that begin now."""
+    async def start_cursor(self) -> int:
+        """Return the cursor at which it begins, once the platform has reported its present cursor."""
         if self.cursor is None:
             await self._begun.wait()
         assert self.cursor is not None  # noqa: S101 - for the type checker: it has begun
         return self.cursor
 
-    async def something(self) -> None:
-        """Wait until there is an event to take."""
-        while not self._waiting:
-            self._something.clear()
-            await self._something.wait()
+    async def wait_for_event(self) -> None:
+        """Wait until an event is queued."""
+        while not self._queue:
+            self._has_events.clear()
+            await self._has_events.wait()
 
-    def take(self, most: int) -> list[InvocationEvent]:
-        """Up to so many events, in order; none if there are none now."""
-        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-        if self.is_behind and not self._waiting:
+    def pop(self, most: int) -> list[InvocationEvent]:
+        """Remove and return up to `most` queued events, in order."""
+        events = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+        if self.is_behind and not self._queue:
             self.is_behind = False
             self.on_room()
-        return taken
+        return events
 
-    def begin(self, place: int) -> None:
-        """Begin here, unless it has begun already."""
+    def begin(self, cursor: int) -> None:
+        """Begin at a cursor, unless it has begun already."""
         if self.cursor is None:
-            self.cursor = place
+            self.cursor = cursor
             self._begun.set()
 
-    def offer(self, event: InvocationEvent, overlap: int) -> None:
-        """Keep an event if it is wanted and new, and if there is room."""
+    def push(self, event: InvocationEvent, overlap: int) -> None:
+        """Queue an event if it is wanted and new, and if there is room."""
         if self.cursor is None or self.is_behind or event.cursor <= self.cursor - overlap:
             return
-        if len(self._waiting) >= KEPT:
+        if len(self._queue) >= QUEUE_LIMIT:
             self.is_behind = True
             return
         self.cursor = max(self.cursor, event.cursor)
-        if self.wanted.matches(event) and not (overlap and self._has_heard(event)):
-            self._waiting.append(event)
-            self._something.set()
+        if self.wanted.matches(event) and not (overlap and self._is_known(event)):
+            self._queue.append(event)
+            self._has_events.set()
 
-    def _has_heard(self, event: InvocationEvent) -> bool:
+    def _is_known(self, event: InvocationEvent) -> bool:
         key = (event.invocation_id, int(event.status), event.at.timestamp())
         if key in self._remembered:
             return True
@@ -118,34 +111,34 @@ class Subscription:
         return False
 
 
-class Feed(Shared):
-    """Reads one stream for all subscriptions; the last to leave closes it.
+class SharedEventStream(RefCounted):
+    """Read one stream for all subscriptions; the last to leave closes it.
 
-    The stream begins where the subscription is that is furthest behind; the others pass over what they have
-    heard. Whoever comes with an older place, or with a wider filter, or has room again, has it opened anew.
-    Nothing ever ends it: while the platform is out of reach, or refuses, it is asked again.
+    The stream begins at the oldest cursor of its subscriptions; the others skip events that they have had. It
+    is reopened for a subscription with an older cursor or a wider filter, or one that has room again. Errors
+    never end it: while the platform is unavailable or rejects requests, they are repeated.
 
+    :param name: the connection, for log messages.
     :param connect: opens a client, reading the connection each time.
     """
 
     def __init__(self, name: str, connect: Connect) -> None:
+        super().__init__()
         self._name = name
         self._connect = connect
         self._subscriptions: list[Subscription] = []
         self._changed = asyncio.Event()
-        self._deserted = asyncio.Event()
-        #: What the open stream tells, and up to where it has told it; None: there is no open stream, or it
-        #: still tells the past.
+        #: The filter of the open stream, and its cursor; None: there is no open stream, or it has not caught
+        #: up.
         self._wanted = EventFilter()
         self._cursor: int | None = None
-        self._trouble = _Trouble()
+        self._outages = _OutageLog(name)
         #: Items that could not be read.
         self.unreadable = 0
-        # In a context of its own, as the task that comes first is not everybody's.
-        self._task = asyncio.create_task(self._run(), context=contextvars.Context())
+        self._start()
 
     def join(self, subscription: Subscription) -> None:
-        """Tell a subscription from now on."""
+        """Add a subscription."""
         subscription.on_room = self._changed.set
         self._subscriptions.append(subscription)
         if self._cursor is not None and self._wanted.covers(subscription.wanted):
@@ -155,151 +148,159 @@ class Feed(Shared):
         self._changed.set()
 
     def leave(self, subscription: Subscription) -> None:
-        """Tell it no more; the last to leave closes the stream."""
+        """Remove a subscription; the last one to leave closes the stream."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
         if not self._subscriptions:
-            self._deserted.set()
+            self._unused.set()
 
     async def _run(self) -> None:
-        while not self._deserted.is_set():
+        while not self._unused.is_set():
             try:
                 async with await self._connect() as platform:
-                    while not self._deserted.is_set():
-                        await self._follow(platform)
+                    while not self._unused.is_set():
+                        await self._stream(platform)
             except Exception as error:
                 self._cursor = None
-                await self._rest(self._trouble.pause(self._name, error))
+                await self._rest(self._outages.note(error))
 
-    async def _follow(self, platform: Platform) -> None:
-        """Follow one stream until it breaks, or has to be opened anew, or all have left."""
+    async def _stream(self, platform: Platform) -> None:
+        """Read one stream until it breaks, has to be reopened, or all subscriptions have left."""
         await self._rest(COLLECTING)
-        listening = [one for one in self._subscriptions if not one.is_behind]
-        if not listening:
-            await first_end_of(self._changed.wait(), self._deserted.wait())
+        ready = [subscription for subscription in self._subscriptions if not subscription.is_behind]
+        if not ready:
+            await run_until_first_ends(self._changed.wait(), self._unused.wait())
             self._changed.clear()
             return
         self._changed.clear()
         self._cursor = None
-        self._wanted = functools.reduce(EventFilter.union, (one.wanted for one in listening))
-        places = [one.cursor for one in listening if one.cursor is not None]
-        since = min(places, default=None)
+        self._wanted = functools.reduce(EventFilter.union, (subscription.wanted for subscription in ready))
+        since = min(_cursors(ready), default=None)
         async with platform.events(self._wanted, since) as stream:
-            await first_end_of(self._read(stream, since), self._changed.wait(), self._deserted.wait())
+            await run_until_first_ends(self._read(stream, since), self._changed.wait(), self._unused.wait())
 
     async def _read(self, stream: EventStream, since: int | None) -> None:
         count = 0
-        async for told in stream:
-            match told:
-                case CaughtUp(place):
-                    self._caught_up(place, since)
+        async for message in stream:
+            match message:
+                case CaughtUp(cursor):
+                    self._caught_up(cursor, since)
                 case UnreadableItem(reason):
                     self.unreadable += 1
                     _log.warning(
-                        "connection %s: an event can't be read and is passed over (%d so far): %s",
+                        "connection %s: skipped an unreadable event (%d so far): %s",
                         *(self._name, self.unreadable, reason),
                     )
                 case InvocationEvent():
-                    self._tell(told, stream.overlap)
+                    self._publish(message, stream.overlap)
             if self._subscriptions and all(one.is_behind for one in self._subscriptions):
                 return
             count += 1
             if count % STRETCH == 0:
                 await asyncio.sleep(0)
 
-    def _tell(self, event: InvocationEvent, overlap: int) -> None:
+    def _publish(self, event: InvocationEvent, overlap: int) -> None:
         if self._cursor is not None:
             self._cursor = max(self._cursor, event.cursor)
         for subscription in self._subscriptions:
-            subscription.offer(event, overlap)
+            subscription.push(event, overlap)
 
-    def _caught_up(self, place: int, since: int | None) -> None:
-        self._trouble.is_over(self._name)
-        if since is not None and place < since:
-            _log.warning("connection %s: the platform counts its events anew; so do we", self._name)
+    def _caught_up(self, cursor: int, since: int | None) -> None:
+        self._outages.end()
+        if since is not None and cursor < since:
+            _log.warning(
+                "connection %s: the platform's event sequence was reset; restarting from the beginning",
+                self._name,
+            )
             for subscription in self._subscriptions:
                 subscription.cursor = 0 if subscription.cursor is not None else None
             self._changed.set()
             return
-        self._cursor = max([place, *(one.cursor for one in self._subscriptions if one.cursor is not None)])
+        self._cursor = max([cursor, *_cursors(self._subscriptions)])
         for subscription in self._subscriptions:
-            subscription.begin(place)
-
-    async def _rest(self, seconds: float) -> None:
-        """Sleep, but not once everybody has left."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._deserted.wait()
+            subscription.begin(cursor)
 
 
-class _Trouble:
-    """Why there is no stream now: said once, and again now and then."""
+def _cursors(subscriptions: Iterable[Subscription]) -> list[int]:
+    return [each.cursor for each in subscriptions if each.cursor is not None]
 
-    def __init__(self) -> None:
+
+class _OutageLog:
+    """Log an outage once, and again every REMINDER seconds.
+
+    :param name: the connection, for log messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._attempt = 0
-        self._said: float | None = None
+        self._logged_at: float | None = None
 
-    def pause(self, name: str, error: Exception) -> float:
-        """Say what is wrong; the seconds to wait before the next try."""
-        if self._said is None or time.monotonic() - self._said >= REMINDER:
-            self._said = time.monotonic()
-            what = f"connection {name}: no events can be read now, and none is lost by that: {error}"
+    def note(self, error: Exception) -> float:
+        """Log an error unless it was logged recently; return the seconds until the next attempt."""
+        if self._logged_at is None or time.monotonic() - self._logged_at >= REMINDER:
+            self._logged_at = time.monotonic()
+            text = f"connection {self._name}: cannot read events now; none is lost: {error}"
             if isinstance(error, TransientError):
-                _log.warning("%s", what)
+                _log.warning("%s", text)
             elif isinstance(error, PermanentError | ValueError):
-                _log.error("%s", what)
+                _log.error("%s", text)
             else:
-                _log.error("%s", what, exc_info=error)
-        asked = error.retry_after if isinstance(error, TransientError) else None
-        seconds = max(0.2 + backoff(self._attempt, base=1.0, cap=LONGEST_PAUSE), asked or 0.0)
+                _log.error("%s", text, exc_info=error)
+        retry_after = error.retry_after if isinstance(error, TransientError) else None
+        seconds = max(0.2 + backoff(self._attempt, base=1.0, cap=LONGEST_PAUSE), retry_after or 0.0)
         self._attempt += 1
         return seconds
 
-    def is_over(self, name: str) -> None:
-        """There is a stream."""
-        if self._said is not None:
-            _log.info("connection %s: events can be read again", name)
-        self._attempt, self._said = 0, None
+    def end(self) -> None:
+        """Log the end of an outage."""
+        if self._logged_at is not None:
+            _log.info("connection %s: events can be read again", self._name)
+        self._attempt, self._logged_at = 0, None
 
 
-class Feeds:
-    """The feeds of one event loop, by connection."""
+class StreamRegistry:
+    """The shared event streams of one event loop, by connection."""
 
     def __init__(self) -> None:
-        self._feeds: OpenOnes[tuple[str, bool], Feed] = OpenOnes()
+        self._streams: Registry[tuple[str, bool], SharedEventStream] = Registry()
 
     @classmethod
-    def here(cls) -> Feeds:
-        """The feeds of the running event loop."""
-        return _feeds.setdefault(asyncio.get_running_loop(), cls())
+    def current(cls) -> StreamRegistry:
+        """Return the registry of the running event loop."""
+        return _registries.setdefault(asyncio.get_running_loop(), cls())
 
-    def join(self, connection: str, connect: Connect, subscription: Subscription) -> Feed:
-        """Have the feed of a connection tell a subscription; the feed is made if there is none.
+    def join(self, connection: str, connect: Connect, subscription: Subscription) -> SharedEventStream:
+        """Add a subscription to the stream of a connection, which is created if there is none.
 
-        Places that are times and places that are numbers can't be compared, so they never share a stream;
-        of one platform there is only one kind.
+        Cursors that are times and cursors that are numbers can't be compared, so they never share a stream.
+        Each platform has only one kind.
         """
         kinds = (False, True) if subscription.cursor is None else (is_time(subscription.cursor),)
-        found = (self._feeds.find((connection, kind)) for kind in kinds)
-        feed = next((one for one in found if one is not None), None)
-        if feed is None:
-            feed = Feed(connection, connect)
-            self._feeds.add((connection, kinds[0]), feed)
-        feed.join(subscription)
-        return feed
+        found = (self._streams.find((connection, kind)) for kind in kinds)
+        stream = next((one for one in found if one is not None), None)
+        if stream is None:
+            stream = SharedEventStream(connection, connect)
+            self._streams.add((connection, kinds[0]), stream)
+        stream.join(subscription)
+        return stream
 
 
-_feeds: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Feeds] = weakref.WeakKeyDictionary()
+_registries: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, StreamRegistry] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-async def records_of(
+async def fetch_records(
     name: str, connect: Connect, invocation_ids: Collection[str]
 ) -> list[tuple[InvocationRecord, str] | UnreadableItem]:
-    """The records of up to 1,000 invocations and their addresses, however long it takes to get an answer.
+    """Return the records of up to 1,000 invocations with their URLs, retrying until the platform answers.
 
-    For each that can't be read, or isn't known any more, there is an UnreadableItem.
+    Each invocation that can't be read, or is not known any more, is represented by an UnreadableItem.
+
+    :param name: the connection, for log messages.
     """
-    trouble = _Trouble()
+    outages = _OutageLog(name)
     while True:
         try:
             async with await connect() as platform:
@@ -308,10 +309,10 @@ async def records_of(
                     for item in await _records(platform, invocation_ids)
                 ]
         except Exception as error:
-            await asyncio.sleep(trouble.pause(name, error))
+            await asyncio.sleep(outages.note(error))
         else:
             break
-    trouble.is_over(name)
+    outages.end()
     unknown = len(set(invocation_ids)) - len(found)
     lost = UnreadableItem("the platform doesn't know the invocation any more")
     return [*found, *[lost] * unknown]
@@ -325,7 +326,7 @@ async def _records(
     except UnauthorizedError:
         raise
     except PermanentError as error:
-        _log.info("asking for each invocation by itself, as batches are refused: %s", error)
+        _log.info("Requesting each invocation separately, as the platform rejects batches: %s", error)
     found: list[InvocationRecord | UnreadableItem] = []
     for invocation_id in invocation_ids:
         try:

@@ -1,4 +1,4 @@
-"""Waits for several invocations together: each one's end as it comes, and whether enough have completed."""
+"""Wait for a group of invocations: yield each end as it happens, and decide whether enough completed."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import TYPE_CHECKING
 
 from ..models import InvocationStatus
 from .refusal import Connect
-from .wait import WaitAbandoned, WaitOptions, follow, record_of
+from .wait import WaitAbandoned, WaitOptions, fetch_record, wait_until_terminal
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord
 
 
-class Outlook(Enum):
-    """What can be said of several invocations of which so many are to complete."""
+class GroupOutcome(Enum):
+    """Whether the required number of invocations of a group is Completed."""
 
-    #: So many are Completed.
-    Enough = auto()
-    #: So many can't be Completed any more.
-    Hopeless = auto()
-    Open = auto()
+    #: Enough are Completed.
+    Met = auto()
+    #: Enough can't become Completed any more.
+    Unreachable = auto()
+    #: It depends on invocations that have not ended.
+    Pending = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How the wait for one of several invocations ended: with its record, or given up."""
+class WaitResult:
+    """How the wait for one invocation of a group ended: with its record, or abandoned."""
 
     invocation_id: str
     record: InvocationRecord | None
-    given_up: WaitAbandoned | None = None
+    abandoned: WaitAbandoned | None = None
 
 
 def number_wanted(wait_for: str | int, total: int) -> int:
-    """How many of so many "all", "any" or a number mean.
+    """Return how many of `total` invocations "all", "any" or a number require.
 
-    Raises:
-        ValueError: there aren't so many.
+    :raises ValueError: more than `total`.
     """
     wanted = {"all": total, "any": 1}.get(wait_for, wait_for) if isinstance(wait_for, str) else wait_for
     if not isinstance(wanted, int) or wanted > total:
@@ -47,25 +47,22 @@ def number_wanted(wait_for: str | int, total: int) -> int:
     return wanted
 
 
-def outlook(statuses: Iterable[InvocationStatus], wanted: int) -> Outlook:
-    """Whether so many of them are Completed, or still can be."""
+def group_outcome(statuses: Iterable[InvocationStatus], wanted: int) -> GroupOutcome:
+    """Return whether `wanted` of these statuses are Completed, or still can be."""
     completed = possible = 0
     for status in statuses:
         completed += status is InvocationStatus.Completed
         possible += status is InvocationStatus.Completed or not status.is_terminal
     if completed >= wanted:
-        return Outlook.Enough
-    return Outlook.Open if possible >= wanted else Outlook.Hopeless
+        return GroupOutcome.Met
+    return GroupOutcome.Pending if possible >= wanted else GroupOutcome.Unreachable
 
 
-async def endings(
-    connection: str, connect: Connect, waitings: Iterable[WaitOptions]
-) -> AsyncIterator[Ending]:
-    """Yield the end of each wait as it comes; who has seen enough may stop, and the others end with that.
-
-    They share the watcher of their connection, as any other waits do.
-    """
-    tasks = {asyncio.create_task(_ending(connection, connect, waiting)) for waiting in waitings}
+async def wait_each(
+    connection: str, connect: Connect, waits: Iterable[WaitOptions]
+) -> AsyncIterator[WaitResult]:
+    """Yield the result of each wait as it ends; closing the iterator cancels the remaining waits."""
+    tasks = {asyncio.create_task(_wait_one(connection, connect, options)) for options in waits}
     try:
         while tasks:
             done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -77,13 +74,13 @@ async def endings(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _ending(connection: str, connect: Connect, waiting: WaitOptions) -> Ending:
+async def _wait_one(connection: str, connect: Connect, options: WaitOptions) -> WaitResult:
     try:
         record: InvocationRecord | None = None
         while record is None or not record.current.status.is_terminal:
-            async for _ in follow(connection, connect, waiting):
+            async for _ in wait_until_terminal(connection, connect, options):
                 pass
-            record = await record_of(connect, waiting)
-    except WaitAbandoned as given_up:
-        return Ending(waiting.invocation_id, None, given_up)
-    return Ending(waiting.invocation_id, record)
+            record = await fetch_record(connect, options)
+    except WaitAbandoned as abandoned:
+        return WaitResult(options.invocation_id, None, abandoned)
+    return WaitResult(options.invocation_id, record)

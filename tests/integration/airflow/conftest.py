@@ -20,7 +20,7 @@ from airflow_invocations.operators import InvokeActionOperator, invoke_action
 from airflow_invocations.operators.invoke_action import INVOCATION_ID_KEY
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import invocation
-from airflow_invocations.waiters import WaitOptions, follow, record_of
+from airflow_invocations.waiters import WaitOptions, fetch_record, wait_until_terminal
 
 from ...airflow_version import TaskDeferred
 from ...metadata_database import DATABASES, metadata_database
@@ -73,9 +73,9 @@ def end_of(hook: RobotoHook, invocation_id: str) -> InvocationStatus:
     async def wait() -> InvocationStatus:
         waiting = WaitOptions(invocation_id, poll_interval=0.1)
         async with asyncio.timeout(20):
-            async for _ in follow(hook.conn_id, hook.connect, waiting):
+            async for _ in wait_until_terminal(hook.conn_id, hook.connect, waiting):
                 pass
-        return (await record_of(hook.connect, waiting)).current.status
+        return (await fetch_record(hook.connect, waiting)).current.status
 
     return hook.run(wait)
 

@@ -21,7 +21,7 @@ from airflow_invocations.platforms import polling as polled_events
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import DeliverySettings
-from airflow_invocations.waiters import event_stream as feed
+from airflow_invocations.waiters import event_stream
 
 from .conftest import Task, connect_to, dataset, script
 from .watcher import State, Watcher
@@ -81,7 +81,7 @@ async def test_what_ends_while_nobody_watches_is_told_when_it_is_watched_again(
 async def test_a_service_that_restarts_in_between_loses_nothing(
     start_service: Any, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(feed, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(event_stream, "LONGEST_PAUSE", 0.2)
     service = await anyio.to_thread.run_sync(start_service)
     connect_to(service, monkeypatch)
     hook = RobotoHook()

@@ -27,8 +27,7 @@ from airflow_invocations.platforms import NotFoundError
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationsTrigger, InvocationTrigger
-from airflow_invocations.waiters import refusal
-from airflow_invocations.waiters import watcher as hub
+from airflow_invocations.waiters import refusal, watcher
 
 from ...airflow_version import AirflowException
 from .conftest import Task, end_of, script
@@ -116,8 +115,8 @@ PATHS: list[Path] = [in_worker, ended_early, deferred, after_a_broken_trigger, b
 
 @pytest.fixture(autouse=True)
 def short_audits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.2)
-    monkeypatch.setattr(hub, "LOST_PAUSE", 0.05)
+    monkeypatch.setattr(watcher, "AUDIT_INTERVAL", 0.2)
+    monkeypatch.setattr(watcher, "LOST_PAUSE", 0.05)
 
 
 @contextlib.contextmanager

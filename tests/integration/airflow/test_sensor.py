@@ -28,8 +28,7 @@ from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.tasks.completion import CompletionCriteria
 from airflow_invocations.triggers import SensorTrigger, invocations
 from airflow_invocations.triggers._task_instance import announced
-from airflow_invocations.waiters import refusal
-from airflow_invocations.waiters import watcher as hub
+from airflow_invocations.waiters import refusal, watcher
 
 from ...airflow_version import (
     AirflowException,
@@ -103,9 +102,9 @@ async def fired_by(trigger: Any) -> TriggerEvent:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.2)
+    monkeypatch.setattr(watcher, "AUDIT_INTERVAL", 0.2)
     monkeypatch.setattr("airflow_invocations.waiters.wait.LOST_PAUSE", 0.05)
-    monkeypatch.setattr(hub, "LOST_PAUSE", 0.05)
+    monkeypatch.setattr(watcher, "LOST_PAUSE", 0.05)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

@@ -18,7 +18,7 @@ from airflow_invocations.models import AssetEvent, DagRunProvenance, InvocationS
 from airflow_invocations.platforms import UnavailableError
 from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import CURSOR_KEY, DeliverySettings
-from airflow_invocations.waiters import event_stream as feed
+from airflow_invocations.waiters import event_stream
 
 from ...airflow_version import DagSerialization
 from ..waiters.events_platform import NOON, EventsPlatform
@@ -49,8 +49,8 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         retry_pause=0.005,
     )
     monkeypatch.setattr(InvocationEventTrigger, "settings", settings)
-    monkeypatch.setattr(feed, "COLLECTING", 0.001)
-    monkeypatch.setattr(feed, "backoff", lambda attempt, base=0.5, cap=30.0: -0.199)
+    monkeypatch.setattr(event_stream, "COLLECTING", 0.001)
+    monkeypatch.setattr(event_stream, "backoff", lambda attempt, base=0.5, cap=30.0: -0.199)
 
 
 @pytest.fixture

@@ -18,11 +18,14 @@ from airflow_invocations.models import (
     StatusSnapshot,
     WatchMessage,
 )
-from airflow_invocations.platforms import NotFoundError, PermanentError, UnavailableError, UnsupportedError
-from airflow_invocations.platforms import retry as patience
-from airflow_invocations.waiters import refusal
-from airflow_invocations.waiters import wait as following
-from airflow_invocations.waiters import watcher as hub
+from airflow_invocations.platforms import (
+    NotFoundError,
+    PermanentError,
+    UnavailableError,
+    UnsupportedError,
+    retry,
+)
+from airflow_invocations.waiters import availability, refusal, wait, watcher
 
 from ..platforms.test_roboto import INVOCATION
 
@@ -205,16 +208,16 @@ def broken() -> UnavailableError:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of a test's length; those that are the point of a test it sets itself."""
-    for name, seconds in {
-        "COLLECTING": 0.005,
-        "AUDIT_INTERVAL": 3600.0,
-        "LOST_PAUSE": 0.005,
-        "REFRESH_PAUSE": 0.005,
-        "QUIET_OUTAGE": 0.0,
-        "backoff": lambda attempt, base=0.5, cap=30.0: 0.0,
-    }.items():
-        monkeypatch.setattr(hub, name, seconds)
-    monkeypatch.setattr(refusal, "REFRESH_PAUSE", 0.005)
-    for name in ("LOST_PAUSE", "CRASH_PAUSE"):
-        monkeypatch.setattr(following, name, 0.005)
-    monkeypatch.setattr(patience, "backoff", lambda attempt, base=0.5, cap=30.0: 0.0)
+    monkeypatch.setattr(watcher, "AUDIT_INTERVAL", 3600.0)
+    monkeypatch.setattr(availability, "QUIET_OUTAGE", 0.0)
+    for module, name in (
+        (watcher, "COLLECTING"),
+        (watcher, "LOST_PAUSE"),
+        (watcher, "REFRESH_PAUSE"),
+        (refusal, "REFRESH_PAUSE"),
+        (wait, "LOST_PAUSE"),
+        (wait, "CRASH_PAUSE"),
+    ):
+        monkeypatch.setattr(module, name, 0.005)
+    for module in (watcher, availability, retry):
+        monkeypatch.setattr(module, "backoff", lambda attempt, base=0.5, cap=30.0: 0.0)

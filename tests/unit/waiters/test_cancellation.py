@@ -16,9 +16,10 @@ import pytest
 from airflow_invocations.models import StatusSnapshot
 from airflow_invocations.platforms.flyte.ids import RunId
 from airflow_invocations.platforms.flyte.watch import FlyteWatch, _Tail
-from airflow_invocations.waiters.event_stream import Feed
-from airflow_invocations.waiters.wait import WaitOptions, _Clock
-from airflow_invocations.waiters.watcher import Notice, Wait, Watcher
+from airflow_invocations.waiters.event_stream import SharedEventStream
+from airflow_invocations.waiters.wait import WaitOptions, _Deadlines
+from airflow_invocations.waiters.wait_handle import Notice, WaitHandle
+from airflow_invocations.waiters.watcher import ConnectionWatcher
 
 pytestmark = pytest.mark.anyio
 
@@ -41,25 +42,20 @@ def flyte_tail() -> Case:
     return tail.pause(60), tail.ended.set
 
 
-def feed_rest() -> Case:
-    feed = Feed("platform", never)
-    return feed._rest(60), feed._deserted.set
-
-
-def watcher_wake() -> Case:
-    watcher = Watcher(never)
-    return watcher._wake(60), watcher._changed.set
+def stream_rest() -> Case:
+    stream = SharedEventStream("platform", never)
+    return stream._rest(60), stream._unused.set
 
 
 def watcher_rest() -> Case:
-    watcher = Watcher(never)
-    return watcher._rest(60), watcher._deserted.set
+    watcher = ConnectionWatcher(never)
+    return watcher._rest(60), watcher._unused.set
 
 
-def clock_steps() -> Case:
-    wait = Wait("iv_1", poll_interval=1, outage_limit=60)
-    clock = _Clock(never, WaitOptions("iv_1", poll_interval=1, deadline=time.time() + 60))
-    return clock.steps_of(wait), lambda: wait.tell(Notice("something has happened"))
+def deadline_messages() -> Case:
+    wait = WaitHandle("iv_1", poll_interval=1, outage_limit=60)
+    deadlines = _Deadlines(never, WaitOptions("iv_1", poll_interval=1, deadline=time.time() + 60))
+    return deadlines.messages(wait), lambda: wait.notify(Notice("something has happened"))
 
 
 class NoRuns:
@@ -85,7 +81,7 @@ async def until_it_waits() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("case", [flyte_look, flyte_tail, feed_rest, watcher_wake, watcher_rest, clock_steps])
+@pytest.mark.parametrize("case", [flyte_look, flyte_tail, stream_rest, watcher_rest, deadline_messages])
 async def test_cancellation_arrives_in_the_iteration_in_which_the_wait_ends(case: Callable[[], Case]) -> None:
     waiting, happens = case()
     task = asyncio.ensure_future(waiting)

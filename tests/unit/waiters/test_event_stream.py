@@ -1,4 +1,4 @@
-"""The feed of a connection: one stream for all who listen, and nothing is missed, whatever breaks."""
+"""The shared event stream of a connection: one stream for all subscriptions, and no event is missed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from airflow_invocations.models import EventFilter, InvocationStatus
 from airflow_invocations.platforms import Capabilities, UnauthorizedError, UnavailableError
-from airflow_invocations.waiters import event_stream as feed
-from airflow_invocations.waiters.event_stream import Feeds, Subscription, records_of
+from airflow_invocations.waiters import event_stream
+from airflow_invocations.waiters.event_stream import StreamRegistry, Subscription, fetch_records
 
 from .events_platform import EventsPlatform
 
@@ -23,8 +23,8 @@ EVERYTHING = EventFilter()
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "COLLECTING", 0.001)
-    monkeypatch.setattr(feed, "backoff", lambda attempt, base=0.5, cap=30.0: -0.199)
+    monkeypatch.setattr(event_stream, "COLLECTING", 0.001)
+    monkeypatch.setattr(event_stream, "backoff", lambda attempt, base=0.5, cap=30.0: -0.199)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -41,7 +41,7 @@ class Listener:
     ) -> None:
         self.heard: list[str] = []
         self.subscription = Subscription(wanted, cursor)
-        self.feed = Feeds.here().join("c", platform.connect, self.subscription)
+        self.stream = StreamRegistry.current().join("c", platform.connect, self.subscription)
         self.runs = asyncio.Event()
         self.runs.set()
         self.task = asyncio.create_task(self._listen())
@@ -49,22 +49,22 @@ class Listener:
     async def _listen(self) -> None:
         while True:
             await self.runs.wait()
-            await self.subscription.something()
-            self.heard += [event.invocation_id for event in self.subscription.take(100)]
+            await self.subscription.wait_for_event()
+            self.heard += [event.invocation_id for event in self.subscription.pop(100)]
 
     def leave(self) -> None:
         self.task.cancel()
-        self.feed.leave(self.subscription)
+        self.stream.leave(self.subscription)
 
 
 @pytest.fixture
 async def platform() -> AsyncIterator[EventsPlatform]:
     platform = EventsPlatform()
     yield platform
-    for one in list(Feeds.here()._feeds.values()):
+    for one in list(StreamRegistry.current()._streams.values()):
         for subscription in list(one._subscriptions):
             one.leave(subscription)
-    await until(lambda: not Feeds.here()._feeds)
+    await until(lambda: not StreamRegistry.current()._streams)
 
 
 def ids(count: int, begin: int = 0) -> list[str]:
@@ -74,7 +74,7 @@ def ids(count: int, begin: int = 0) -> list[str]:
 async def test_fifty_listeners_are_one_client_and_one_stream(platform: EventsPlatform) -> None:
     listeners = [Listener(platform) for _ in range(50)]
     for listener in listeners:
-        await listener.subscription.begins()
+        await listener.subscription.start_cursor()
     platform.end(*ids(20))
     await until(lambda: all(listener.heard == ids(20) for listener in listeners))
     assert platform.connects == len(platform.opened) == 1
@@ -86,11 +86,11 @@ async def test_fifty_listeners_are_one_client_and_one_stream(platform: EventsPla
 async def test_who_begins_now_hears_nothing_of_the_past(platform: EventsPlatform) -> None:
     platform.end(*ids(3))
     first = Listener(platform)
-    assert await first.subscription.begins() == 3
+    assert await first.subscription.start_cursor() == 3
     platform.end("new")
     await until(lambda: first.heard == ["new"])
     later = Listener(platform)
-    assert await later.subscription.begins() == 4
+    assert await later.subscription.start_cursor() == 4
     platform.end("newer")
     await until(lambda: later.heard == ["newer"])
     assert len(platform.opened) == 1
@@ -113,9 +113,9 @@ async def test_the_stream_tells_what_anybody_wants_and_each_hears_only_what_it_w
     platform: EventsPlatform,
 ) -> None:
     counts = Listener(platform, wanted=EventFilter("count", frozenset({S.Completed})))
-    await counts.subscription.begins()
+    await counts.subscription.start_cursor()
     fails = Listener(platform, wanted=EventFilter(None, frozenset({S.Failed})))
-    await fails.subscription.begins()
+    await fails.subscription.start_cursor()
     platform.end("iv_1")
     platform.end("iv_2", status=S.Failed, action="other")
     platform.end("iv_3", status=S.Failed)
@@ -129,7 +129,7 @@ async def test_an_outage_loses_nothing_and_is_said_once(
     platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = Listener(platform)
-    await listener.subscription.begins()
+    await listener.subscription.start_cursor()
     platform.end("iv_0")
     await until(lambda: listener.heard == ["iv_0"])
     platform.down = UnavailableError("no route")
@@ -138,7 +138,7 @@ async def test_an_outage_loses_nothing_and_is_said_once(
     platform.end(*ids(5, begin=1))
     platform.down = None
     await until(lambda: listener.heard == ids(6))
-    assert [entry.levelno for entry in caplog.records if "no events can be read" in entry.message] == [
+    assert [entry.levelno for entry in caplog.records if "cannot read events" in entry.message] == [
         logging.WARNING
     ]
 
@@ -172,8 +172,8 @@ async def test_what_cannot_be_read_is_logged_counted_and_passed_over(
     platform.tell_rubbish()
     platform.end("iv_1")
     await until(lambda: listener.heard == ["iv_0", "iv_1"])
-    assert listener.feed.unreadable == 2
-    assert "passed over (2 so far): timestamp" in caplog.text
+    assert listener.stream.unreadable == 2
+    assert "skipped an unreadable event (2 so far): timestamp" in caplog.text
 
 
 async def test_ten_thousand_events_pass_one_who_is_slow_without_being_kept(platform: EventsPlatform) -> None:
@@ -181,7 +181,7 @@ async def test_ten_thousand_events_pass_one_who_is_slow_without_being_kept(platf
     slow.runs.clear()
     platform.end(*ids(10_000))
     await until(lambda: len(quick.heard) == 10_000)
-    assert len(slow.subscription._waiting) <= feed.KEPT
+    assert len(slow.subscription._queue) <= event_stream.QUEUE_LIMIT
     slow.runs.set()
     await until(lambda: len(slow.heard) == 10_000)
     assert slow.heard == quick.heard == ids(10_000)
@@ -192,7 +192,7 @@ async def test_nothing_is_read_while_nobody_has_room(platform: EventsPlatform) -
     slow.runs.clear()
     platform.end(*ids(10_000))
     await until(lambda: slow.subscription.is_behind)
-    assert platform.told <= feed.KEPT + feed.STRETCH
+    assert platform.told <= event_stream.QUEUE_LIMIT + event_stream.STRETCH
     slow.runs.set()
     await until(lambda: slow.heard == ids(10_000))
 
@@ -249,13 +249,13 @@ async def test_the_last_to_leave_closes_the_stream_also_during_an_outage(platfor
     listener = Listener(platform, cursor=0)
     await until(lambda: platform.connects)
     listener.leave()
-    await until(lambda: not Feeds.here()._feeds)
+    await until(lambda: not StreamRegistry.current()._streams)
 
 
 async def test_places_that_are_times_never_share_a_stream_with_numbers(platform: EventsPlatform) -> None:
     numbers, times = Listener(platform, cursor=0), Listener(platform, cursor=2**51)
     now = Listener(platform)
-    assert numbers.feed is now.feed is not times.feed
+    assert numbers.stream is now.stream is not times.stream
 
 
 async def test_records_are_asked_for_until_there_is_an_answer_and_singly_where_batches_are_refused(
@@ -263,7 +263,7 @@ async def test_records_are_asked_for_until_there_is_an_answer_and_singly_where_b
 ) -> None:
     platform.end("iv_0", "iv_1")
     platform.down = UnavailableError("no route")
-    asking = asyncio.create_task(records_of("c", platform.connect, ["iv_0", "iv_1", "gone"]))
+    asking = asyncio.create_task(fetch_records("c", platform.connect, ["iv_0", "iv_1", "gone"]))
     await until(lambda: platform.connects >= 2)
     platform.batches = False
     platform.down = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.waiters import Outlook, number_wanted, outlook
+from airflow_invocations.waiters import GroupOutcome, group_outcome, number_wanted
 
 S = InvocationStatus
 
@@ -13,22 +13,22 @@ S = InvocationStatus
 @pytest.mark.parametrize(
     ("statuses", "wanted", "expected"),
     [
-        ([], 0, Outlook.Enough),
-        ([], 1, Outlook.Hopeless),
-        ([S.Queued], 1, Outlook.Open),
-        ([S.Completed], 1, Outlook.Enough),
-        ([S.Failed], 1, Outlook.Hopeless),
-        ([S.Completed, S.Processing], 1, Outlook.Enough),
-        ([S.Completed, S.Processing], 2, Outlook.Open),
-        ([S.Completed, S.Cancelled], 2, Outlook.Hopeless),
-        ([S.Failed, S.Processing, S.Queued], 2, Outlook.Open),
-        ([S.Failed, S.Deadly, S.Queued], 2, Outlook.Hopeless),
-        ([S.Completed, S.Failed, S.Failed], 1, Outlook.Enough),
-        ([InvocationStatus(4711)], 1, Outlook.Hopeless),
+        ([], 0, GroupOutcome.Met),
+        ([], 1, GroupOutcome.Unreachable),
+        ([S.Queued], 1, GroupOutcome.Pending),
+        ([S.Completed], 1, GroupOutcome.Met),
+        ([S.Failed], 1, GroupOutcome.Unreachable),
+        ([S.Completed, S.Processing], 1, GroupOutcome.Met),
+        ([S.Completed, S.Processing], 2, GroupOutcome.Pending),
+        ([S.Completed, S.Cancelled], 2, GroupOutcome.Unreachable),
+        ([S.Failed, S.Processing, S.Queued], 2, GroupOutcome.Pending),
+        ([S.Failed, S.Deadly, S.Queued], 2, GroupOutcome.Unreachable),
+        ([S.Completed, S.Failed, S.Failed], 1, GroupOutcome.Met),
+        ([InvocationStatus(4711)], 1, GroupOutcome.Unreachable),
     ],
 )
-def test_the_outlook(statuses: list[S], wanted: int, expected: Outlook) -> None:
-    assert outlook(statuses, wanted) is expected
+def test_the_outlook(statuses: list[S], wanted: int, expected: GroupOutcome) -> None:
+    assert group_outcome(statuses, wanted) is expected
 
 
 def test_all_any_and_so_many_mean_numbers() -> None:

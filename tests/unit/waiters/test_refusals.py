@@ -11,7 +11,7 @@ import pytest
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platforms import UnauthorizedError
 from airflow_invocations.tasks.completion import CompletionCriteria, check
-from airflow_invocations.waiters import AbandonReason, WaitAbandoned, WaitOptions, record_of, refusal
+from airflow_invocations.waiters import AbandonReason, WaitAbandoned, WaitOptions, fetch_record, refusal
 
 from .conftest import Platform
 
@@ -98,7 +98,7 @@ async def test_a_connection_that_becomes_invalid_before_the_record_is_read_is_an
             raise failures.pop()
         return await asked.connect()
 
-    record = await record_of(connect, WaitOptions("iv_1", poll_interval=0.01, accepted=True))
+    record = await fetch_record(connect, WaitOptions("iv_1", poll_interval=0.01, accepted=True))
     assert record.current.status is S.Completed
 
 

@@ -18,23 +18,21 @@ from airflow_invocations.platforms import NotFoundError, RateLimitedError, Unaut
 from airflow_invocations.waiters import (
     AbandonReason,
     Behind,
-    Lines,
     LogQueue,
     LogSettings,
     Notice,
     WaitAbandoned,
     WaitOptions,
-    follow,
-    record_of,
+    availability,
+    fetch_record,
+    log_polling,
     refusal,
+    wait,
+    wait_handle,
+    wait_until_terminal,
+    watcher,
 )
-from airflow_invocations.waiters import (
-    wait as following,
-)
-from airflow_invocations.waiters import (
-    watcher as hub,
-)
-from airflow_invocations.waiters.watcher import Hub
+from airflow_invocations.waiters.watcher import WatcherRegistry
 
 from .conftest import Platform, Stream, broken, lines_of, page
 
@@ -53,10 +51,10 @@ class One:
         self.task = asyncio.create_task(self._follow(platform))
 
     async def _follow(self, platform: Platform) -> None:
-        async for step in follow("c", platform.connect, self.waiting):
+        async for step in wait_until_terminal("c", platform.connect, self.waiting):
             match step:
-                case Lines(records):
-                    self.lines += [entry.log for entry in records]
+                case NewLines():
+                    self.lines += [entry.log for entry in step.records]
                     self.cursor = step.cursor
                 case Notice(text):
                     self.notices.append(text)
@@ -177,7 +175,7 @@ async def test_an_outage_has_one_line_in_a_tasks_log_and_its_end_another(
 async def test_a_stream_that_breaks_is_resumed_where_it_was_and_nothing_is_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hub, "QUIET_OUTAGE", 5.0)
+    monkeypatch.setattr(availability, "QUIET_OUTAGE", 5.0)
     platform = Platform(iv_1=S.Queued, iv_2=S.Processing)
     async with waits(platform, "iv_1") as (first,):
         stream = await opened(platform)
@@ -255,7 +253,7 @@ async def test_the_last_to_leave_closes_it_and_who_comes_then_gets_a_new_one() -
     async with waits(platform, "iv_1"):
         await opened(platform)
     await until(lambda: platform.closed == 1)
-    assert Hub.here()._watchers == {}
+    assert WatcherRegistry.current()._watchers == {}
     async with waits(platform, "iv_1") as (one,):
         await opened(platform, 2)
         platform.set("iv_1", S.Completed)
@@ -265,9 +263,9 @@ async def test_the_last_to_leave_closes_it_and_who_comes_then_gets_a_new_one() -
 async def test_streams_that_break_before_they_tell_anything_are_given_up_for_polling() -> None:
     platform = Platform()
     async with waits(platform, "iv_1") as (one,):
-        for count in range(1, hub.BROKEN_STREAMS + 2):
+        for count in range(1, watcher.BROKEN_STREAMS + 2):
             (await opened(platform, count)).tell(broken())
-        await until(lambda: platform.asked_for("ended") > hub.BROKEN_STREAMS + 1)
+        await until(lambda: platform.asked_for("ended") > watcher.BROKEN_STREAMS + 1)
         platform.by_id["iv_1"] = S.Completed
         await one.end()
 
@@ -290,12 +288,12 @@ async def test_a_stream_that_never_opens_does_not_hide_what_a_query_tells() -> N
 
 
 async def test_after_a_while_without_a_stream_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "WITHOUT_STREAM", 0.1)
+    monkeypatch.setattr(watcher, "WITHOUT_STREAM", 0.1)
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
-        for count in range(1, hub.BROKEN_STREAMS + 2):
+        for count in range(1, watcher.BROKEN_STREAMS + 2):
             (await opened(platform, count)).tell(broken())
-        await opened(platform, hub.BROKEN_STREAMS + 2)
+        await opened(platform, watcher.BROKEN_STREAMS + 2)
         platform.set("iv_1", S.Completed)
         await one.end()
 
@@ -329,7 +327,7 @@ async def test_batches_that_are_refused_become_a_few_single_requests_at_a_time()
         platform.by_id = dict.fromkeys(ids, S.Completed)
         await asyncio.gather(*(one.end() for one in ones))
     assert platform.asked_for("ended") == 1
-    assert 1 < platform.most_singles <= hub.SINGLES
+    assert 1 < platform.most_singles <= watcher.SINGLES
 
 
 async def test_the_most_impatient_wait_sets_the_pace() -> None:
@@ -386,11 +384,11 @@ async def test_a_connection_that_can_not_be_read_now_is_an_outage_and_one_that_m
             raise failures.pop()
         return await platform.connect()
 
-    async for _ in follow("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
+    async for _ in wait_until_terminal("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
         pass
     failures += [ValueError("host is empty")] * 2
     with pytest.raises(WaitAbandoned, match="host is empty") as given_up:
-        async for _ in follow("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
+        async for _ in wait_until_terminal("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
             pass
     assert given_up.value.reason is AbandonReason.Refused
 
@@ -432,7 +430,7 @@ async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
     # The task has invoked with it, so that it had worked, though this watcher has never had an answer.
     waiting = WaitOptions("iv_1", poll_interval=0.01, accepted=True)
     helper = asyncio.create_task(let_in_again())
-    (notice,) = [step async for step in follow("c", platform.connect, waiting)]
+    (notice,) = [step async for step in wait_until_terminal("c", platform.connect, waiting)]
     await helper
     assert notice == Notice(
         "The platform rejects the connection's credentials, which it accepted before; trying again for 60 s: "
@@ -443,11 +441,11 @@ async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
     platform.by_id["iv_1"] = S.Processing
     platform.down = UnauthorizedError("the token isn't known here")
     with pytest.raises(WaitAbandoned, match="isn't known here") as given_up:
-        async for _ in follow("c", platform.connect, waiting):
+        async for _ in wait_until_terminal("c", platform.connect, waiting):
             pass
     assert given_up.value.reason is AbandonReason.AccessLost
     with pytest.raises(WaitAbandoned) as given_up:
-        await record_of(platform.connect, waiting)
+        await fetch_record(platform.connect, waiting)
     assert given_up.value.reason is AbandonReason.AccessLost
     # A retry may find that it works again.
     assert type(task_error(given_up.value, "a", "iv_1", "")) is PlatformUnavailableError
@@ -468,7 +466,7 @@ async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
         for invocation_id in ("iv_1", "iv_2"):
             platform.set(invocation_id, S.Completed)
         await asyncio.gather(*(one.end() for one in ones))
-    assert "a new one takes over" in caplog.text
+    assert "another one takes over" in caplog.text
 
 
 async def test_a_watcher_that_always_breaks_is_not_replaced_for_ever() -> None:
@@ -486,19 +484,19 @@ async def test_a_watcher_that_always_breaks_is_not_replaced_for_ever() -> None:
 async def test_what_the_platform_does_not_know_any_more_is_lost_once_that_is_certain(
     pushes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.02)
+    monkeypatch.setattr(watcher, "AUDIT_INTERVAL", 0.02)
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
     platform.pushes = pushes
     async with waits(platform, "iv_1", "iv_2") as (one, other):
         await until(lambda: platform.asked_for("statuses"))
         del platform.by_id["iv_1"]
         assert await one.reason() is AbandonReason.Lost
-        assert platform.asked_for("get") >= hub.LOST_AFTER
+        assert platform.asked_for("get") >= watcher.LOST_AFTER
         assert not other.task.done()
 
 
 async def test_an_end_that_the_stream_did_not_tell_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "AUDIT_INTERVAL", 0.02)
+    monkeypatch.setattr(watcher, "AUDIT_INTERVAL", 0.02)
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
         await opened(platform)
@@ -552,7 +550,7 @@ async def test_lines_come_in_order_with_the_stream_and_the_cursor_behind_them() 
 async def test_a_log_without_room_is_stopped_and_read_on_from_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hub, "LOG_SETTINGS", LogSettings(behind=0.0))
+    monkeypatch.setattr(wait_handle, "LOG_SETTINGS", LogSettings(behind=0.0))
     platform = Platform(iv_1=S.Processing)
     queue = LogQueue(settings=LogSettings(queue_lines=3))
     async with waits(platform, "iv_1", lines=queue) as (one,):
@@ -588,10 +586,10 @@ async def test_lines_that_nobody_takes_are_not_read_without_end() -> None:
     taken: list[str] = []
 
     async def take() -> None:
-        async for step in follow(
+        async for step in wait_until_terminal(
             "c", platform.connect, WaitOptions("iv_1", poll_interval=0.01, lines=LogQueue())
         ):
-            if isinstance(step, Lines):
+            if isinstance(step, NewLines):
                 taken.extend(entry.log for entry in step.records)
                 await is_free.wait()
 
@@ -606,7 +604,7 @@ async def test_lines_that_nobody_takes_are_not_read_without_end() -> None:
     is_free.set()
     await until(lambda: len(platform.changes) == 2)
     (cursor,) = platform.changes[1][2].values()
-    assert len(taken) == 100 * int(cursor or 0) <= 100 + hub.LOG_SETTINGS.queue_lines
+    assert len(taken) == 100 * int(cursor or 0) <= 100 + wait_handle.LOG_SETTINGS.queue_lines
     platform.set("iv_1", S.Completed)
     async with asyncio.timeout(5):
         await task
@@ -638,7 +636,9 @@ async def test_a_log_that_can_not_be_read_is_said_and_ends_nothing() -> None:
 async def test_without_a_stream_logs_are_asked_for_from_the_cursor_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hub, "LOG_SETTINGS", LogSettings(least_pause=0.005, most_pause=0.02, reads=1000.0))
+    monkeypatch.setattr(
+        log_polling, "LOG_SETTINGS", LogSettings(least_pause=0.005, most_pause=0.02, reads=1000.0)
+    )
     platform = polled(iv_1=S.Processing)
     platform.log_pages = [page(["a"], "1", has_next=True), UnavailableError("later"), page(["b"], "2")]
     async with waits(platform, "iv_1", lines=LogQueue()) as (one,):
@@ -749,9 +749,9 @@ class Recording(Platform):
 async def test_whatever_happens_each_wait_ends_once_and_with_its_invocation(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "BROKEN_STREAMS", 10**6)
-    monkeypatch.setattr(following, "CRASHES", 10**6)
-    monkeypatch.setattr(following, "CRASH_PAUSE", 0.0)
+    monkeypatch.setattr(watcher, "BROKEN_STREAMS", 10**6)
+    monkeypatch.setattr(wait, "CRASHES", 10**6)
+    monkeypatch.setattr(wait, "CRASH_PAUSE", 0.0)
     chance = random.Random(seed)
     # Few waits: of many, one that leaves wakes the watcher for the others, too.
     ids = [f"iv_{number}" for number in range(1 + seed % 4)]
@@ -787,4 +787,4 @@ async def test_whatever_happens_each_wait_ends_once_and_with_its_invocation(
         for one in (*ones, *left):
             one.task.cancel()
         await asyncio.gather(*(one.task for one in (*ones, *left)), return_exceptions=True)
-    await until(lambda: not Hub.here()._watchers)
+    await until(lambda: not WatcherRegistry.current()._watchers)
