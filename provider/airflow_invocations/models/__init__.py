@@ -1,6 +1,6 @@
 """The vocabulary of actions and invocations: records and rules, without I/O and without Airflow.
 
-A module is imported when the first of its names is asked for: a DAG file needs hardly any of them.
+Each module is imported when one of its names is first used, because a DAG file needs few of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         CreateActionRequest,
         OpenActionRecord,
     )
-    from .base import MAX_PAGE_SIZE
+    from .base import MAX_PAGE_SIZE, canonical_json, digests_of
     from .changesets import (
         ActionParameterChangeset,
         ActionStats,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         StatusUpdate,
         UpdateActionRequest,
     )
-    from .digests import canonical_json, digests_of
     from .invocation import (
         UNSPECIFIED_DATA_SOURCE,
         DataSelector,
@@ -194,9 +193,9 @@ __all__ = [
     "validate_transition",
 ]
 
-#: Where the names are looked for, in this order: first what costs least.
+#: The modules in which names are looked up, the cheapest to import first.
 _MODULES = (
-    "base", "status", "stream", "parameter_types", "action", "parameters", "digests", "provenance",
+    "base", "status", "stream", "parameter_types", "action", "parameters", "provenance",
     "invocation", "query", "changesets",
 )  # fmt: skip
 

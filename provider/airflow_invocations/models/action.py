@@ -1,4 +1,4 @@
-"""Actions: what can be invoked, and with what."""
+"""Actions: what can be invoked, with which parameters and in which container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pydantic
 from .base import WireModel
 from .parameter_types import ParameterType, fit_value
 
-#: Memory (MiB) that may be asked for with a number of CPU units (1024 = one vCPU): Fargate's combinations.
+#: Memory (MiB) allowed with a number of CPU units (1024 = one vCPU): the combinations of AWS Fargate.
 MEMORY_BY_VCPU: dict[int, Container[int]] = {
     256: (512, 1024, 2048),
     512: range(1024, 4096 + 1, 1024),
@@ -33,7 +33,7 @@ class Accessibility(StrEnum):
 
 
 class ActionReference(WireModel):
-    """An action by name, and where they matter its version and owner."""
+    """An action by name, with its version and owner where they matter."""
 
     name: str
     digest: str | None = None
@@ -43,12 +43,12 @@ class ActionReference(WireModel):
 class ActionParameter(WireModel):
     """A parameter that an action declares.
 
-    `type` None: it takes any value, as does one of a type that this version doesn't know; the invocation API
-    knows no types, the local server keeps them, other platforms have them.
+    A parameter without a `type`, or with a type that this version does not know, accepts any value. The
+    invocation API has no types; the local server and other platforms do.
 
-    `default` is kept as a string whatever was given, as the platform does, where there is no type. Of a
-    parameter with a type it is what the type says: "true" of a boolean is true. One that doesn't fit its type
-    is kept as it is; the local server refuses to store such an action.
+    `default` is converted to the type: "true" becomes true for a boolean. Without a type it is kept as a
+    string, as the platform does. A default that does not fit the type is kept unchanged; the local server
+    rejects such an action.
     """
 
     name: str
@@ -75,10 +75,10 @@ class ActionParameter(WireModel):
 
 
 class ComputeRequirements(WireModel):
-    """What an action's container is given.
+    """The resources of an action's container.
 
-    vCPU in CPU units (1024 = one vCPU), memory in MiB, storage in GiB (at least 21). Combinations that no
-    machine offers are refused with a ValidationError.
+    vCPU in CPU units (1024 = one vCPU), memory in MiB, storage in GiB (at least 21). Combinations that
+    MEMORY_BY_VCPU lacks raise a ValidationError.
     """
 
     vCPU: int = 512
@@ -125,7 +125,7 @@ class ContainerParameters(WireModel):
     workdir: str | None = None
 
     def overridden_by(self, overrides: ContainerParameters | None) -> ContainerParameters:
-        """These parameters with those of `overrides` that are set; env_vars are merged name by name."""
+        """Return these parameters, replaced by those that `overrides` sets; env_vars are merged by name."""
         if overrides is None:
             return self
         merged = self.model_dump() | overrides.model_dump(exclude_none=True)
@@ -137,8 +137,7 @@ class ContainerParameters(WireModel):
 class CreateActionRequest(WireModel):
     """`POST v1/actions`. `timeout` is in minutes, `short_description` at most 140 characters.
 
-    `may_invoke`: whether the action's process may invoke actions itself; the local server knows this, the
-    platform doesn't.
+    `may_invoke`: whether the action's process may invoke actions; only the local server has this field.
     """
 
     name: str
@@ -157,9 +156,9 @@ class CreateActionRequest(WireModel):
 
 
 class ActionRecord(WireModel):
-    """An action as the platform answers it. `digest` names this version of it; `timeout` is in minutes.
+    """An action as the platform returns it. `digest` identifies the version; `timeout` is in minutes.
 
-    `may_invoke` is the local server's, see CreateActionRequest.
+    For `may_invoke` see CreateActionRequest.
     """
 
     created: datetime.datetime
@@ -186,26 +185,26 @@ class ActionRecord(WireModel):
 
     @property
     def takes_more(self) -> bool:
-        """Whether it takes parameters that it doesn't declare."""
+        """Whether it accepts parameters that it does not declare."""
         return False
 
     @property
     def declared_parameters(self) -> str:
-        """The parameters for a person to read: names, types where there are any, which are required."""
+        """The parameters as text: names, types, and which are required."""
         return ", ".join(map(_listed_parameter, self.parameters))
 
     def missing_parameters(self, given: Container[str]) -> list[str]:
-        """Names of the required parameters that have no default and are not among `given`."""
+        """Return the required parameters that have no default and are not in `given`."""
         return [p.name for p in self.parameters if p.required and p.default is None and p.name not in given]
 
 
 class OpenActionRecord(ActionRecord):
-    """An action whose platform looks itself at parameters that aren't declared, or takes any.
+    """An action that accepts undeclared parameters, or whose platform validates them itself.
 
-    The invocation API has no word for that.
+    The invocation API has no such field.
     """
 
     @property
     def takes_more(self) -> bool:
-        """Whether it takes parameters that it doesn't declare."""
+        """Whether it accepts parameters that it does not declare."""
         return True

@@ -1,4 +1,4 @@
-"""What may be changed of actions and invocations after they were made, and how a change is applied."""
+"""Changes to existing actions and invocations, and how to apply them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from .action import (
     ContainerParameters,
     CreateActionRequest,
 )
-from .base import WireModel
-from .plain_json import MAX_DEPTH, MAX_METADATA, require_plain_json
+from .base import MAX_DEPTH, MAX_METADATA, WireModel, require_plain_json
 from .status import KnownStatus
 
 _Keys = TypeVar("_Keys", dict[str, Any] | None, list[str] | None)
 
 
 class MetadataChangeset(WireModel):
-    """Changes of metadata and tags. A key with dots names a field inside nested objects (or lists, by index).
+    """Changes to metadata and tags. A key with dots names a field inside nested objects (or lists, by index).
 
     A key has at most MAX_DEPTH parts. After a change the metadata is nested at most MAX_DEPTH deep, has no
-    number that JSON lacks, and its text at most MAX_METADATA characters.
+    number that JSON lacks, and its JSON text has at most MAX_METADATA bytes.
 
-    `replace_all` puts `put_fields` in the place of all metadata. Fields are put before others are removed;
-    an object that a removal leaves empty is removed too.
+    `replace_all` replaces all metadata with `put_fields`. Fields are put before others are removed. An object
+    that a removal leaves empty is removed too.
     """
 
     put_tags: list[str] | None = None
@@ -50,7 +49,7 @@ class MetadataChangeset(WireModel):
         return keys
 
     def applied_to_metadata(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """The metadata after the change.
+        """Return the metadata after the change.
 
         :raises ValueError: a path leads through a plain value, or the metadata would break a limit.
         """
@@ -71,7 +70,7 @@ class MetadataChangeset(WireModel):
         return changed
 
     def applied_to_tags(self, tags: list[str]) -> list[str]:
-        """The tags after the change, each once, in the order in which they came."""
+        """Return the tags after the change without duplicates, in their order of insertion."""
         removed = set(self.remove_tags or [])
         return [tag for tag in dict.fromkeys([*tags, *(self.put_tags or [])]) if tag not in removed]
 
@@ -95,7 +94,7 @@ def _put(container: Any, path: str, value: Any) -> None:
 
 def _index(container: list[Any], part: str, path: str) -> int:
     if not part.isdigit() or int(part) >= len(container):
-        raise ValueError(f"metadata {path!r}: {part!r} is no place in a list of {len(container)}")
+        raise ValueError(f"metadata {path!r}: {part!r} is not an index of a list of {len(container)}")
     return int(part)
 
 
@@ -122,14 +121,14 @@ class ActionParameterChangeset(WireModel):
     remove_parameters: list[str] = []
 
     def applied_to(self, parameters: list[ActionParameter]) -> list[ActionParameter]:
-        """The parameters after the change; a replaced one keeps its place."""
+        """Return the parameters after the change; a replaced parameter keeps its position."""
         changed = {parameter.name: parameter for parameter in parameters}
         changed |= {parameter.name: parameter for parameter in self.put_parameters}
         return [parameter for name, parameter in changed.items() if name not in self.remove_parameters]
 
 
 class UpdateActionRequest(WireModel):
-    """`PUT v1/actions/{name}`: a field that isn't there stays as it is, one that is null is emptied."""
+    """`PUT v1/actions/{name}`: an absent field is not changed, a null field is emptied."""
 
     compute_requirements: ComputeRequirements | None = None
     container_parameters: ContainerParameters | None = None
@@ -143,7 +142,10 @@ class UpdateActionRequest(WireModel):
     uri: str | None = pydantic.Field(default=None, min_length=1)
 
     def applied_to(self, action: ActionRecord) -> CreateActionRequest:
-        """The action as it would have been created with this change. Raises ValueError (metadata paths)."""
+        """Return the request that would create the changed action.
+
+        :raises ValueError: a metadata path leads through a plain value, or the metadata would break a limit.
+        """
         content = {name: getattr(action, name) for name in CreateActionRequest.model_fields}
         changesets = {"metadata_changeset", "parameter_changeset"}
         content |= {name: getattr(self, name) for name in self.model_fields_set - changesets}
@@ -170,13 +172,13 @@ class StatusUpdate(WireModel):
 
 
 class CancelAllRequest(WireModel):
-    """`POST v1/actions/invocations/cancel/all`: those created before a time; None: all that are active."""
+    """`POST v1/actions/invocations/cancel/all`: active invocations created before a time; None: all."""
 
     created_before: datetime.datetime | None = None
 
 
 class CancelAllAnswer(WireModel):
-    """How many could be cancelled, how many not, and whether to call again for the rest."""
+    """The numbers of cancelled and not cancelled invocations, and whether to call again for the rest."""
 
     success_count: int
     failure_count: int
@@ -197,7 +199,7 @@ class LogsLocation(WireModel):
 
 
 class ActionStats(WireModel):
-    """How many invocations of one action ended well, ended badly, or haven't ended."""
+    """The numbers of completed, failed and active invocations of one action."""
 
     action_name: str
     action_org_id: str

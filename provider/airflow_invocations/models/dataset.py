@@ -1,4 +1,4 @@
-"""Datasets, files, topics, sessions, organisations: as they are on the wire, changed, and in manifests."""
+"""Datasets, files, topics, sessions and organisations: records, changes and manifests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .changesets import MetadataChangeset
 
 
 class AssociationType(StrEnum):
-    """What an association leads to."""
+    """The kind of entity that an association names."""
 
     Dataset = "dataset"
     Device = "device"
@@ -26,7 +26,7 @@ class AssociationType(StrEnum):
 
 
 class Association(WireModel):
-    """What a topic or a file belongs to, and what that belongs to in turn."""
+    """The entity that a topic or file belongs to, with the parents of that entity."""
 
     association_id: str
     association_type: AssociationType
@@ -35,7 +35,7 @@ class Association(WireModel):
 
 
 class FileStatus(StrEnum):
-    """Where a file is in its life: announced, there, removed."""
+    """The state of a file: announced, uploaded, removed."""
 
     Reserved = "reserved"
     Available = "available"
@@ -43,7 +43,7 @@ class FileStatus(StrEnum):
 
 
 class FSType(StrEnum):
-    """What a node of a dataset is. A link stands for one version of another file; its size is 0."""
+    """The kind of a node in a dataset. A link refers to one version of another file; its size is 0."""
 
     File = "file"
     Directory = "directory"
@@ -51,7 +51,7 @@ class FSType(StrEnum):
 
 
 class IngestionStatus(StrEnum):
-    """How much of a file has been read into topics."""
+    """How much of a file was ingested into topics."""
 
     NotIngested = "not_ingested"
     PartlyIngested = "partly_ingested"
@@ -59,7 +59,7 @@ class IngestionStatus(StrEnum):
 
 
 class FileStorageType(StrEnum):
-    """How a file came to the platform."""
+    """How a file was added to the platform."""
 
     S3Imported = "imported"
     S3Uploaded = "uploaded"
@@ -85,7 +85,7 @@ class FileRecord(WireModel):
     org_id: str
     origination: str = ""
     parent_id: str | None = None
-    #: The path in its dataset, with `/`; where it lands below the input folder.
+    #: The path in its dataset, with `/`; also the path below the input folder.
     relative_path: str
     size: int
     status: FileStatus = FileStatus.Available
@@ -97,7 +97,7 @@ class FileRecord(WireModel):
 
     @property
     def is_link(self) -> bool:
-        """Whether it stands for another file."""
+        """Whether it refers to another file."""
         return self.fs_type is FSType.Link
 
 
@@ -117,7 +117,7 @@ class DatasetRecord(WireModel):
     org_id: str
     roboto_record_version: int = 0
     tags: list[str] = []
-    #: The last three say nothing any more; older clients refuse a dataset without them.
+    #: The last three are unused; older clients reject a dataset without them.
     administrator: str = "Roboto"
     storage_ctx: dict[str, Any] = {
         "bucket_name": "NOT_SET",
@@ -128,7 +128,7 @@ class DatasetRecord(WireModel):
 
 
 class NewDataset(WireModel):
-    """`POST v1/datasets`: a dataset to be made."""
+    """`POST v1/datasets`: a dataset to create."""
 
     name: str | None = pydantic.Field(default=None, min_length=1, max_length=120)
     description: str | None = None
@@ -139,14 +139,14 @@ class NewDataset(WireModel):
 
 
 class NewDatasetUnlessThere(WireModel):
-    """`POST v1/datasets/create_if_not_exists`: the one that a RoboQL query selects, or a new one."""
+    """`POST v1/datasets/create_if_not_exists`: the dataset that a RoboQL query selects, else a new one."""
 
     match_roboql_query: str
     create_request: NewDataset
 
 
 class DatasetUpdate(WireModel):
-    """`PUT v1/datasets/{id}`: a field that isn't there stays as it is, one that is null is emptied."""
+    """`PUT v1/datasets/{id}`: an absent field is not changed, a null field is emptied."""
 
     name: str | None = pydantic.Field(default=None, min_length=1, max_length=120)
     description: str | None = None
@@ -156,7 +156,7 @@ class DatasetUpdate(WireModel):
 
 
 class RepresentationRecord(WireModel):
-    """A file that holds a topic's data, and in which form."""
+    """A file that holds a topic's data, and its format."""
 
     association: Association
     created: datetime.datetime
@@ -211,13 +211,13 @@ class TopicRecord(WireModel):
 
 
 class CompletionPolicy(WireModel):
-    """After how many minutes without a new file a session counts as complete."""
+    """The minutes without a new file after which a session is complete."""
 
     inactivity_minutes: int
 
 
 class SessionRecord(WireModel):
-    """A stretch of a device's operation, over many files or part of one. Times: nanoseconds since 1970."""
+    """A period of a device's operation, in many files or part of one. Times: nanoseconds since 1970."""
 
     completed_at: datetime.datetime | None = None
     completed_by: str | None = None
@@ -253,7 +253,7 @@ class OrgRecord(WireModel):
 
 
 class ActionInputRecord(WireModel):
-    """The inputs' manifest: what an invocation reads, each file with where it lies (None: not downloaded)."""
+    """The inputs' manifest: what an invocation reads, each file with its path (None: not downloaded)."""
 
     files: list[tuple[FileRecord, Path | None]] = []
     sessions: list[SessionRecord] = []
@@ -261,9 +261,9 @@ class ActionInputRecord(WireModel):
 
 
 class FileUpdate(WireModel):
-    """What changes of a file; a field that isn't there stays as it is, a description that is null is emptied.
+    """Changes to a file: an absent field is not changed, a null description is emptied.
 
-    `{}` is how the published client writes a field that isn't there.
+    The published client writes an absent field as `{}`.
     """
 
     description: str | None = None
@@ -278,8 +278,8 @@ class FileUpdate(WireModel):
 
 
 class FileChangeset(WireModel):
-    """One line of the file changesets: the change of one file that will be uploaded."""
+    """One line of the file changesets: the change to one file that will be uploaded."""
 
-    #: Below the output folder, with `/`: the path that the file has in the dataset after its upload.
+    #: The path below the output folder, with `/`; also the path in the dataset after the upload.
     relative_path: str
     update: FileUpdate

@@ -1,4 +1,4 @@
-"""Invocations: one execution of an action each, what it was asked for and what became of it."""
+"""Invocations: requests, records, statuses and log pages."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ UNSPECIFIED_DATA_SOURCE = "__UNSPECIFIED_DATA_SOURCE__"
 
 
 class DataSourceType(StrEnum):
-    """What `data_source_id` names; the platform knows datasets only."""
+    """The kind of `data_source_id`; the platform has datasets only."""
 
     Dataset = "Dataset"
 
 
 class DataSource(WireModel):
-    """Where an invocation's input comes from."""
+    """The source of an invocation's input."""
 
     data_source_type: DataSourceType = DataSourceType.Dataset
     data_source_id: str = UNSPECIFIED_DATA_SOURCE
 
     @property
     def is_unspecified(self) -> bool:
-        """Whether no dataset was named."""
+        """Whether it names no dataset."""
         return self.data_source_id == UNSPECIFIED_DATA_SOURCE
 
 
 class UploadDestinationType(StrEnum):
-    """What `destination_id` names. Unknown stands for a kind that this version does not know."""
+    """The kind of `destination_id`. Unknown represents a kind that this version does not know."""
 
     Dataset = "Dataset"
     Unknown = "Unknown"
@@ -48,7 +48,7 @@ class UploadDestinationType(StrEnum):
 
 
 class UploadDestination(WireModel):
-    """Where an invocation's output folder is uploaded to."""
+    """The destination of an invocation's output folder."""
 
     destination_type: UploadDestinationType = UploadDestinationType.Dataset
     destination_id: str | None = None
@@ -89,7 +89,7 @@ class FileSelector(DataSelector):
 
 
 class InvocationInput(WireModel):
-    """What an invocation reads: at least one of files, topics, sessions; each one selector or a list."""
+    """The input of an invocation: selectors of at least one of files, topics, sessions."""
 
     files: FileSelector | list[FileSelector] | None = None
     sessions: DataSelector | list[DataSelector] | None = None
@@ -103,7 +103,7 @@ class InvocationInput(WireModel):
 
     @property
     def file_selectors(self) -> list[FileSelector]:
-        """The selectors of files; empty if none were given."""
+        """The selectors of files; empty if there are none."""
         if self.files is None:
             return []
         return self.files if isinstance(self.files, list) else [self.files]
@@ -130,31 +130,31 @@ class InvocationRequest(WireModel):
 
     @property
     def asked_by(self) -> DagRunProvenance | None:
-        """Who asked for it, where that was Airflow: it travels in the environment of the action's process."""
+        """The Airflow task that made the request, from the environment variables of the action."""
         overrides = self.container_parameter_overrides
         return DagRunProvenance.from_environment(overrides.env_vars if overrides else None)
 
     @property
     def own_container_parameters(self) -> ContainerParameters | None:
-        """The overrides that somebody wrote: without those variables that tell who asked."""
+        """The container overrides without the provenance variables; None if nothing else is set."""
         overrides = self.container_parameter_overrides
         if overrides is None:
             return None
         asked_by = self.asked_by
-        told = asked_by.environment() if asked_by else {}
-        variables = {name: value for name, value in (overrides.env_vars or {}).items() if name not in told}
+        added = asked_by.environment() if asked_by else {}
+        variables = {name: value for name, value in (overrides.env_vars or {}).items() if name not in added}
         own = overrides.model_copy(update={"env_vars": variables or None})
         return None if own == ContainerParameters() else own
 
     def wire(self) -> dict[str, Any]:
-        """The JSON object to send; these three are always in it, as the published client has them."""
+        """Return the JSON object to send, always with the data source, as the published client does."""
         always = {"data_source_id", "data_source_type", "input_data"}
         unset = {name for name in type(self).model_fields if name not in self.model_fields_set | always}
         return self.model_dump(mode="json", exclude=unset, exclude_none=True)
 
 
 class StatusRecord(WireModel):
-    """One step of an invocation's life: when it took which status, and why."""
+    """One status of an invocation, when it was reached, and why."""
 
     status: InvocationStatus
     detail: str | None = None
@@ -162,14 +162,14 @@ class StatusRecord(WireModel):
     #: The exit code of the action's process, if it exited and the platform reports it. The local server
     #: does; the invocation API has no such field.
     exit_code: int | None = pydantic.Field(default=None, exclude_if=lambda code: code is None)
-    #: The platform's own word for the status, where it has others than the invocation API.
+    #: The platform's own name of the status, if it differs from the invocation API's.
     platform_status: str | None = pydantic.Field(default=None, exclude_if=lambda word: word is None)
 
 
 class InvocationRecord(WireModel):
-    """An invocation as the platform answers it. `timeout` is in minutes.
+    """An invocation as the platform returns it. `timeout` is in minutes.
 
-    `duration` is what the platform calls it; `started_at`, `ended_at`, `ran_for` and `queued_for` mean the
+    `duration` is the platform's own value; `started_at`, `ended_at`, `ran_for` and `queued_for` mean the
     same on every platform.
     """
 
@@ -206,7 +206,7 @@ class InvocationRecord(WireModel):
 
     @property
     def current(self) -> StatusRecord:
-        """The status it has now: the last of `status` by (timestamp, status value)."""
+        """The present status: the last of `status` by (timestamp, status value)."""
         if not self.status:
             return StatusRecord(status=self.last_status, timestamp=self.created)
         return max(self.status, key=lambda step: (step.timestamp, step.status))
@@ -238,7 +238,7 @@ class InvocationRecord(WireModel):
 def started_at(steps: Iterable[StatusRecord]) -> datetime.datetime | None:
     """Return when the last attempt was Processing for the first time; None: it hasn't started.
 
-    An attempt begins where an invocation is Queued, or goes on after a terminal status.
+    An attempt begins where an invocation is Queued, or active again after a terminal status.
     """
     started = None
     begins = True
@@ -261,7 +261,7 @@ def elapsed(steps: Sequence[StatusRecord], present: datetime.datetime) -> dateti
 
 
 class LogProcess(StrEnum):
-    """Which part of an invocation wrote a log line."""
+    """The process that wrote a log line."""
 
     LogRouter = "firelens_log_router"
     Monitor = "monitor"
@@ -271,7 +271,7 @@ class LogProcess(StrEnum):
 
 
 class LogRecord(WireModel):
-    """One log line, or with `partial_id` one part of a long line: parts of the same id belong together."""
+    """One log line, or one part of a long line; the parts of a line have the same `partial_id`."""
 
     partial_id: str | None = None
     log: str
@@ -280,9 +280,9 @@ class LogRecord(WireModel):
 
 
 class LogPage(WireModel):
-    """Log lines in order, and where to read on.
+    """Log lines in order, and the cursor after them (`last_read`).
 
-    `has_next` true: more is known to be there now. False: unknown, ask again later with `last_read`.
+    `has_next`: whether more lines are known to be available now. If not, poll again later.
     """
 
     items: list[LogRecord]

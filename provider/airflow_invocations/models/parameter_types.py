@@ -1,4 +1,4 @@
-"""The types that a parameter may declare, and reading a value as one of them."""
+"""The types of parameters, and conversion of values to them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ParameterType(StrEnum):
 
 
 def fit_value(kind: ParameterType, value: Any) -> Any:
-    """Convert a value to its type: JSON types are kept, and a string is converted if it is unambiguous.
+    """Convert a value to a type: JSON types are kept, and a string is converted if it is unambiguous.
 
     The URI of a secret fits every type.
 
@@ -45,8 +45,7 @@ def fit_value(kind: ParameterType, value: Any) -> Any:
 def read_text(text: str) -> Any:
     """Parse a string as JSON or as a Python literal; a template renders a list as the latter.
 
-    Raises:
-        ValueError: it is neither.
+    :raises ValueError: it is neither.
     """
     try:
         return json.loads(text)

@@ -1,4 +1,4 @@
-"""Fits the values that somebody gives to the parameters that an action declares."""
+"""Convert given values to the parameters that an action declares."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from .parameter_types import ARTICLES, described, fit_value
 
 
 def coerce_parameters(action: ActionRecord, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values as an action's declared parameters want them, and everything that is wrong with them.
+    """Return values converted to the types of an action's parameters, and all problems with them.
 
-    A parameter that declares no type takes any value as it is, and so does an action that declares no
-    parameters at all. JSON types are kept; a text becomes what is declared if it says so without doubt
-    (templates render to texts): "3" an integer, "true" a boolean, "[1, 2]" an array. An integer is a number
-    too, and nothing else is made anything else of.
+    JSON types are kept. A string is converted to the declared type if that is unambiguous, because templates
+    render to strings: "3" to an integer, "true" to a boolean, "[1, 2]" to an array. An integer is a valid
+    number. There are no other conversions. A parameter without a type, and an action without parameters,
+    accept any value.
 
-    Returns:
-        The values, and one sentence for each problem: a value that doesn't fit, a name that isn't declared,
+    :returns: the values, and one sentence per problem: a value that doesn't fit, a name that isn't declared,
         a required parameter that is missing.
     """
     declared = {parameter.name: parameter for parameter in action.parameters}
@@ -55,7 +54,7 @@ def default_misfit(parameter: ActionParameter) -> str | None:
 
 
 def _fitted(parameter: ActionParameter, value: Any) -> Any:
-    """The value as the parameter's type wants it. Raises ValueError."""
+    """Return a value converted to the parameter's type. Raises ValueError."""
     if parameter.type is None:
         return value
     if value is None:

@@ -1,4 +1,4 @@
-"""Who asked for an invocation: the platform's side of the record, and Airflow's."""
+"""Who started an invocation: the platform's record of it, and Airflow's."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import pydantic
 
 from .base import WireModel
 
-#: Environment variable that hands an action its whole DagRunProvenance, as JSON.
+#: Environment variable with an action's whole DagRunProvenance, as JSON.
 PROVENANCE_VARIABLE = "AIRFLOW_CTX_PROVENANCE"
 
-#: How many consumed asset events a provenance names; a run may consume thousands.
+#: The number of consumed asset events that a provenance lists; a run may consume thousands.
 MAX_ASSET_EVENTS = 50
 
-#: Run types of DAG runs that a person started; every other type was started by a schedule or by data.
+#: Run types of DAG runs that a user started; all others were started by a schedule or by data.
 _MANUAL_RUN_TYPES = frozenset({"manual", "asset_materialization"})
 
 
 class InvocationSource(StrEnum):
-    """What started an invocation: a trigger of some kind, or a person."""
+    """What started an invocation: a trigger of any kind, or a user."""
 
     Trigger = "Trigger"
     Manual = "Manual"
 
 
 class SourceProvenance(WireModel):
-    """What started an invocation, and which one of its kind."""
+    """What started an invocation, with its id."""
 
     source_type: InvocationSource
     source_id: str
@@ -46,14 +46,14 @@ class ActionProvenance(WireModel):
 
 
 class ExecutableProvenance(WireModel):
-    """The container image that ran; empty for an action that runs as a process."""
+    """The container image; empty for an action that runs as a process."""
 
     container_image_uri: str | None = None
     container_image_digest: str | None = None
 
 
 class InvocationProvenance(WireModel):
-    """Where an invocation comes from: action, executable and source."""
+    """The action, executable and source of an invocation."""
 
     action: ActionProvenance
     executable: ExecutableProvenance
@@ -73,19 +73,20 @@ class AssetEvent(pydantic.BaseModel):
 
 
 class DagRunProvenance(pydantic.BaseModel):
-    """Which try of which task of which DAG run asked for an invocation, and what started that run.
+    """The task instance that started an invocation, its try, and what started its DAG run.
 
-    `logical_date` and the data interval are None for runs that have none (asset-triggered ones, say);
-    `map_index` is -1 for a task that isn't mapped; `iteration` is the iteration of the task loop that the
-    task is in, as Airflow's pages show it, None outside of loops; there `region_id` and `region_index` are
-    the task instance's address in Airflow's API
-    (https://airflow.apache.org/docs/apache-airflow/stable/stable-rest-api-ref.html);
-    `clear_number` counts how often anything of the run had been cleared; `triggered_by` is the user, None
-    for a run that no user started;
-    of the consumed asset events the first MAX_ASSET_EVENTS are named, and of each asset at least one;
-    `lineage_parent` and `lineage_root` are OpenLineage's runs of the task and of the DAG, each as
-    `namespace/job/run id`, None where no lineage is emitted; `base_url` is where people find this
-    Airflow, None where its `[api] base_url` doesn't say.
+    :param map_index: -1 for a task that isn't mapped.
+    :param iteration: the iteration of the task loop that contains the task, as in Airflow's UI; None outside
+        of loops.
+    :param region_id: with `region_index`, the address of a task instance in a loop in Airflow's API
+        (https://airflow.apache.org/docs/apache-airflow/stable/stable-rest-api-ref.html).
+    :param clear_number: how often anything in the run was cleared before.
+    :param logical_date: None, like the data interval, for runs without one, such as asset-triggered runs.
+    :param triggered_by: the user; None for a run that no user started.
+    :param consumed_asset_events: the first MAX_ASSET_EVENTS, and at least one of each asset.
+    :param base_url: the URL of this Airflow; None if `[api] base_url` isn't set.
+    :param lineage_parent: OpenLineage's run of the task as `namespace/job/run id`; None without lineage.
+    :param lineage_root: OpenLineage's run of the DAG, in the same form.
     """
 
     dag_id: str
@@ -111,7 +112,7 @@ class DagRunProvenance(pydantic.BaseModel):
 
     @property
     def source(self) -> SourceProvenance:
-        """How the platform records it: Manual for a run that a person started, else Trigger."""
+        """The source as the platform records it: Manual for a run that a user started, else Trigger."""
         manual = self.run_type in _MANUAL_RUN_TYPES
         return SourceProvenance(
             source_type=InvocationSource.Manual if manual else InvocationSource.Trigger,
@@ -120,7 +121,7 @@ class DagRunProvenance(pydantic.BaseModel):
 
     @property
     def source_id(self) -> str:
-        """The task instance as a URI, laid out as in Airflow's own pages; `task_instance_of` reads it."""
+        """The task instance as a URI, with the path of Airflow's own pages; `task_instance_of` parses it."""
         task = source_id_prefix(self.dag_id, self.run_id, self.task_id, self.map_index, self.iteration)
         query = {
             "try_number": self.try_number,
@@ -131,10 +132,10 @@ class DagRunProvenance(pydantic.BaseModel):
         return task + urlencode({name: value for name, value in query.items() if value is not None})
 
     def environment(self) -> dict[str, str]:
-        """AIRFLOW_CTX_* variables for the action's process, and OPENLINEAGE_* ones where lineage is emitted.
+        """Return environment variables for the action's process; a value that a run lacks is left out.
 
-        The first six are those that Airflow itself gives a task's subprocess, the last two those that
-        OpenLineage's own integrations read; a value that a run does not have is left out.
+        The first six are those that Airflow gives a task's subprocess. The OPENLINEAGE_* variables are those
+        that OpenLineage's integrations read.
         """
         values = {
             "DAG_OWNER": self.owner,
@@ -160,7 +161,7 @@ class DagRunProvenance(pydantic.BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None) -> DagRunProvenance | None:
-        """The provenance in an invocation's environment variables; None if nothing readable is there."""
+        """Return the provenance in environment variables; None if there is none, or it is malformed."""
         text = (environment or {}).get(PROVENANCE_VARIABLE)
         if text is None:
             return None
@@ -179,7 +180,8 @@ def source_id_prefix(
 ) -> str:
     """Return the common prefix of every `source_id` of a DAG, a run, a task or a task instance.
 
-    `iteration` counts only beside a task; None leaves out what is in a loop where `map_index` is given.
+    :param map_index: -1 for a task that isn't mapped; None for any index.
+    :param iteration: used only with a task; with None and a `map_index`, no task in a loop matches.
     """
     prefix = f"airflow:dags/{_quoted(dag_id)}/"
     if run_id is not None:
@@ -194,7 +196,7 @@ def source_id_prefix(
 
 
 class TaskInstanceReference(pydantic.BaseModel):
-    """The task instance that a `source_id` names; the fields are those of `DagRunProvenance`."""
+    """The task instance that a `source_id` names, with the fields of `DagRunProvenance`."""
 
     dag_id: str
     run_id: str
@@ -209,9 +211,10 @@ class TaskInstanceReference(pydantic.BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SourceFilter:
-    """The task instances whose invocations to find; None stands for any.
+    """The task instances whose invocations to find; None matches any value.
 
-    `map_index` -1 is a task that isn't mapped. Without `iteration`, every iteration of a loop is meant.
+    :param map_index: -1 for a task that isn't mapped.
+    :param iteration: an iteration of the task loop that contains the task.
     """
 
     dag_id: str
@@ -222,7 +225,7 @@ class SourceFilter:
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """The prefixes of a matching `source_id`; not every `source_id` with one of them matches."""
+        """The possible prefixes of a matching `source_id`. Others may have them too."""
         if self.task_id is None or self.map_index is None:
             return (source_id_prefix(self.dag_id, self.run_id, self.task_id, None, self.iteration),)
         own = source_id_prefix(self.dag_id, self.run_id, self.task_id, self.map_index, self.iteration)
@@ -232,7 +235,7 @@ class SourceFilter:
         return (own, f"{task}/iterations/")
 
     def matches(self, source_id: str) -> bool:
-        """Whether a `source_id` names one of these task instances."""
+        """Return whether a `source_id` names one of these task instances."""
         named = task_instance_of(source_id)
         return named is not None and all(
             wanted in (None, of_it)
@@ -251,7 +254,7 @@ _INDEXES = ("iterations", "mapped")
 
 
 def task_instance_of(source_id: str) -> TaskInstanceReference | None:
-    """Read a `source_id` written by DagRunProvenance; None for one in another form."""
+    """Parse a `source_id` that DagRunProvenance wrote; return None for any other."""
     try:
         uri = urlsplit(source_id)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a query asks for: conditions over fields, a page size, an order."""
+"""Queries: conditions on fields, page size, order; and pages of results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pydantic
 
 from .base import MAX_PAGE_SIZE, WireModel
 
-#: Conditions that one query may have; a batch of ids is an OR group of up to 1,000.
+#: Conditions that one query may have. A batch of ids is an OR group of up to 1,000.
 MAX_CONDITIONS = 2000
 
 
@@ -47,26 +47,26 @@ class Condition(WireModel):
 
     field: str
     comparator: Comparator
-    # str first: in JSON a time is a text too, and which of the two was meant follows from the field.
+    # str comes first: in JSON a time is a string too, and the field decides which one it is.
     value: str | bool | int | float | datetime.datetime | None = None
 
 
 class ConditionGroup(WireModel):
-    """Conditions joined by an operator, nested at will."""
+    """Conditions joined by an operator; groups may be nested."""
 
     operator: ConditionOperator
     conditions: list[Condition | ConditionGroup] = pydantic.Field(min_length=1, max_length=MAX_CONDITIONS)
 
 
 class SortDirection(StrEnum):
-    """Which end of the order comes first."""
+    """The direction of the order."""
 
     Ascending = "ASC"
     Descending = "DESC"
 
 
 class QuerySpecification(WireModel):
-    """The body of a query. `after` is the `next_token` of the page before; default order: newest first."""
+    """The body of a query. `after` is the `next_token` of the previous page; default order: newest first."""
 
     condition: Condition | ConditionGroup | None = None
     limit: int = pydantic.Field(default=MAX_PAGE_SIZE, ge=1, le=MAX_PAGE_SIZE)
@@ -76,7 +76,7 @@ class QuerySpecification(WireModel):
 
 
 def roboql_text(text: str) -> str:
-    """A text in RoboQL: in double quotes, with a backslash before quotes and backslashes and nothing else."""
+    """Return a RoboQL string literal: in double quotes, with quotes and backslashes escaped."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -85,7 +85,7 @@ RecordT = TypeVar("RecordT")
 
 
 class Page(WireModel, Generic[RecordT]):
-    """One page of records; `next_token` None: the last one. It is always on the wire, null or not."""
+    """One page of records. `next_token` is None on the last page, and is sent as null."""
 
     items: list[RecordT]
     next_token: str | None = None

@@ -1,4 +1,4 @@
-"""The rules of an invocation's life, as data."""
+"""The statuses of an invocation and the rules of its transitions, as data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pydantic
 
 
 class InvocationStatus(IntEnum):
-    """Where an invocation is. On the wire it is its integer; people see its name."""
+    """The status of an invocation. On the wire it is an integer; users see its name."""
 
     Queued = 0
     Scheduled = 1
@@ -28,7 +28,7 @@ class InvocationStatus(IntEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> InvocationStatus | None:
-        """A number that isn't known, as a newer platform may answer it, under a name that says so."""
+        """Return a status for a number that only a newer platform knows, with a name that says so."""
         if type(value) is not int:
             return None
         unknown = int.__new__(cls, value)
@@ -38,20 +38,20 @@ class InvocationStatus(IntEnum):
 
     @property
     def is_known(self) -> bool:
-        """Whether it is one of those above."""
+        """Whether this version knows it."""
         return self in DEFINITIONS
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing more happens by itself: Completed, Cancelled, Failed or Deadly.
+        """Whether the invocation has ended: Completed, Cancelled, Failed or Deadly.
 
-        A status that isn't known counts as terminal: nobody should wait for ever on what they can't read.
+        An unknown status counts as terminal, so that no wait for it lasts without end.
         """
         return not self.is_known or DEFINITIONS[self].terminal
 
     @property
     def is_running(self) -> bool:
-        """Whether the action's own work is under way: Downloading, Processing or Uploading."""
+        """Whether the action is at work: Downloading, Processing or Uploading."""
         return InvocationStatus.Downloading <= self <= InvocationStatus.Uploading
 
 
@@ -63,7 +63,7 @@ def _require_known(status: InvocationStatus) -> InvocationStatus:
     return status
 
 
-#: A status in what a platform is asked for: one that there is.
+#: A status in a request, where only known ones are valid.
 KnownStatus = Annotated[InvocationStatus, pydantic.AfterValidator(_require_known)]
 
 StatusT = TypeVar("StatusT", bound=Enum)
@@ -71,41 +71,41 @@ StatusT = TypeVar("StatusT", bound=Enum)
 
 @dataclass(frozen=True, slots=True)
 class StatusDefinition(Generic[StatusT]):
-    """What may follow a status, and who may decide it."""
+    """Which transitions are allowed from a status, and what they require."""
 
-    #: Statuses that may come right after this one.
+    #: Statuses that may directly follow this one.
     allowed: frozenset[StatusT] = frozenset()
-    #: Nothing more happens by itself.
+    #: The invocation has ended.
     terminal: bool = False
-    #: While an invocation is in this status, only its owner may move it on.
+    #: Only the owner of an invocation in this status may change it.
     requires_owner: bool = False
-    #: Entering it makes whoever moves the invocation its owner.
+    #: Who changes an invocation to this status becomes its owner.
     acquires_owner: bool = False
-    #: Entering it leaves the invocation without an owner.
+    #: An invocation in this status has no owner.
     releases_owner: bool = False
-    #: It may be entered whoever owns the invocation: a cancel, a recovery.
+    #: Callers other than the owner may change an invocation to this status, to cancel or recover it.
     overrides_owner: bool = False
 
 
-#: Definitions by status; under None, what a new invocation may begin with.
+#: Definitions by status; that of None lists the statuses of a new invocation.
 Definitions = Mapping[StatusT | None, StatusDefinition[StatusT]]
 
 
 @dataclass(frozen=True, slots=True)
 class OwnedStatus(Generic[StatusT]):
-    """A status, and the owner of the invocation that is in it (None: nobody)."""
+    """A status, and the owner of the invocation (None: no owner)."""
 
     status: StatusT
     owner: str | None = None
 
 
 class InvalidTransition(ValueError):
-    """A status that may not come right after the current one.
+    """A status that may not directly follow the current one.
 
     Attributes:
-        current: the status the invocation is in; None: it is new.
-        following: the status that was asked for.
-        allowed: what may follow `current`.
+        current: the status of the invocation; None: it is new.
+        following: the requested status.
+        allowed: the statuses that may follow `current`.
     """
 
     def __init__(self, current: Enum | None, following: Enum, allowed: frozenset[Enum]) -> None:
@@ -118,13 +118,13 @@ class InvalidTransition(ValueError):
 
 
 class NotOwned(ValueError):
-    """A move that somebody other than the invocation's owner asked for.
+    """A change of status that only the invocation's owner may make.
 
     Attributes:
-        current: the status the invocation is in.
-        following: the status that was asked for.
-        owner: who owns the invocation; None: nobody.
-        mover: who asked; None: nobody in particular.
+        current: the status of the invocation.
+        following: the requested status.
+        owner: the owner of the invocation; None: it has none.
+        mover: the caller; None: a caller without a name.
     """
 
     def __init__(self, current: Enum, following: Enum, owner: str | None, mover: str | None) -> None:
@@ -141,14 +141,14 @@ class NotOwned(ValueError):
 def get_status_definition(
     status: StatusT | None, definitions: Definitions[StatusT]
 ) -> StatusDefinition[StatusT]:
-    """What the table says of a status; of None: what a new invocation may begin with."""
+    """Return the definition of a status; that of None lists the statuses of a new invocation."""
     return definitions[status]
 
 
 def validate_transition(
     current: StatusT | None, following: StatusT, definitions: Definitions[StatusT]
 ) -> None:
-    """Raise InvalidTransition unless `following` may come right after `current`."""
+    """Raise InvalidTransition unless `following` may directly follow `current`."""
     allowed = get_status_definition(current, definitions).allowed
     if following not in allowed:
         raise InvalidTransition(current, following, frozenset(allowed))
@@ -160,7 +160,7 @@ def validate_ownership(
     mover: str | None,
     definitions: Definitions[StatusT],
 ) -> None:
-    """Raise NotOwned unless `mover` may move an invocation that is `current` to `following`."""
+    """Raise NotOwned unless `mover` may change an invocation from `current` to `following`."""
     entered = get_status_definition(following, definitions)
     if current is None or entered.overrides_owner:
         return
@@ -176,7 +176,7 @@ def compute_new_owner(
     mover: str | None,
     definitions: Definitions[StatusT],
 ) -> str | None:
-    """Who owns an invocation once `mover` has moved it to `following`."""
+    """Return the owner of an invocation after `mover` has changed it to `following`."""
     entered = get_status_definition(following, definitions)
     if entered.releases_owner:
         return None
@@ -191,11 +191,10 @@ def status_record_transition(
     mover: str | None,
     definitions: Definitions[StatusT],
 ) -> OwnedStatus[StatusT]:
-    """Move an invocation on: its new status and owner.
+    """Return the status and owner of an invocation after a change by `mover`.
 
-    Raises:
-        InvalidTransition: `following` may not come right after the current status.
-        NotOwned: `mover` may not move it.
+    :raises InvalidTransition: `following` may not directly follow the current status.
+    :raises NotOwned: `mover` may not make this change.
     """
     validate_transition(None if current is None else current.status, following, definitions)
     validate_ownership(current, following, mover, definitions)
@@ -206,12 +205,12 @@ _S = InvocationStatus
 
 
 def _after(status: InvocationStatus, *more: InvocationStatus) -> frozenset[InvocationStatus]:
-    """What may follow an unfinished status: itself, every later step, and the ends that come from outside."""
+    """Return what may follow an active status: itself, each later step, Cancelled, Failed and `more`."""
     later = {step for step in _S if status < step <= _S.Completed}
     return frozenset({status, *later, _S.Cancelled, _S.Failed, *more})
 
 
-#: The whole life of an invocation. The transitions are those of the published client.
+#: All statuses of an invocation. The transitions are those of the published client.
 DEFINITIONS: Definitions[InvocationStatus] = {
     None: StatusDefinition(frozenset({_S.Queued})),
     _S.Queued: StatusDefinition(_after(_S.Queued, _S.Deadly), releases_owner=True, overrides_owner=True),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-#: Replaces a character that can't be kept: U+FFFD, the replacement character of Unicode.
+#: Replaces an invalid character: U+FFFD, the replacement character of Unicode.
 REPLACEMENT: Final = "\ufffd"
 
-#: What ends a text that was cut.
+#: The end of a text that was cut.
 CUT: Final = " ... (cut)"
 
 #: U+0000, which PostgreSQL can't store in text, and surrogates, which UTF-8 can't encode.
@@ -22,17 +22,17 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things, such as "1 line" and "2,000 lines"; `noun` takes an s in the plural."""
+    """Return a number with a noun, such as "1 line" or "2,000 lines"; `noun` has a plural in s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def figure(number: float) -> str:
-    """Return a number for a person, such as "0.1" and "2,592,000"; at most six digits after the point."""
+    """Return a number as text, such as "0.1" or "2,592,000", with at most six digits after the point."""
     return f"{number:,.6f}".rstrip("0").rstrip(".")
 
 
 def encodable(text: str) -> str:
-    """Replace what UTF-8 or PostgreSQL can't hold, U+0000 and surrogates, by U+FFFD."""
+    """Replace characters that UTF-8 or PostgreSQL can't store, U+0000 and surrogates, by U+FFFD."""
     return _UNENCODABLE.sub(REPLACEMENT, text)
 
 
@@ -42,8 +42,8 @@ def shortened(text: str, limit: int) -> str:
 
 
 def printable(text: str, limit: int) -> str:
-    """Make a text fit for a message: no escape sequences, no control characters, `limit` characters."""
-    # Cut first: what is looked at is bounded by what is shown, escape sequences included.
+    """Return a text without escape sequences and control characters, cut to `limit` characters."""
+    # Cut first, so that the cost is bounded by the length of the result, escape sequences included.
     head = text[: 4 * limit]
     clean = encodable(_CONTROLS.sub(REPLACEMENT, _ESCAPES.sub("", head.replace("\r\n", "\n"))))
     return shortened(clean + CUT if len(head) < len(text) else clean, limit)

@@ -8,7 +8,7 @@ import pydantic_core
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from ...models.plain_json import require_plain_json
+from ...models.base import require_plain_json
 
 #: Levels of lists and objects that a body may have: more than any part of it may have by itself.
 MAX_BODY_DEPTH = 100

@@ -30,9 +30,8 @@ from ...models import (
     UpdateActionRequest,
     default_misfit,
 )
-from ...models.base import WireModel
+from ...models.base import WireModel, require_plain_json
 from ...models.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
-from ...models.plain_json import require_plain_json
 from ...models.status import KnownStatus
 from ..execution.process_limits import MAX_TEXT, size_of_text, size_of_variable
 
