@@ -214,7 +214,7 @@ class LiveLog:
 
 def log_relay() -> LogRelay:
     """Return the relay of the running event loop, which carries the lines of all its triggers."""
-    return LogRelay.here(_log_channel)
+    return LogRelay.current(_log_channel)
 
 
 class SocketChannel:

@@ -96,7 +96,7 @@ async def test_each_end_is_told_by_its_status(
         async with idle.events(EVERY_END, None) as stream:
             cursor = await begin_of(stream)
         unwanted = await idle.invoke(actions.completes, asking.request())
-        await cancel_and_confirm(idle, unwanted.invocation_id, patience=10.0)
+        await cancel_and_confirm(idle, unwanted.invocation_id, seconds=10.0)
         told = ends(await heard(idle, cursor, [unwanted.invocation_id]), [unwanted.invocation_id])
         assert told[unwanted.invocation_id].status is S.Cancelled
 

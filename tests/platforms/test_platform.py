@@ -215,7 +215,7 @@ class TestOneInvocation:
             await platform.get(under_test.unknown_id)
         with pytest.raises(NotFoundError):
             await platform.cancel(under_test.unknown_id)
-        assert await cancel_and_confirm(platform, under_test.unknown_id, patience=5.0) is None
+        assert await cancel_and_confirm(platform, under_test.unknown_id, seconds=5.0) is None
 
 
 async def test_batches_leave_out_what_is_not_there_or_not_asked_for(
@@ -271,7 +271,7 @@ async def test_what_is_queued_is_executed_once_or_not_at_all(
         assert (again.invocation_id, again.current.status) == (first.invocation_id, S.Queued)
         # A cancel before the start is final, whatever the platform can do later.
         unwanted = await platform.invoke(completes, never)
-        cancelled = await cancel_and_confirm(platform, unwanted.invocation_id, patience=10.0)
+        cancelled = await cancel_and_confirm(platform, unwanted.invocation_id, seconds=10.0)
         assert cancelled is not None
         assert cancelled.current.status is S.Cancelled
         known = [StatusSnapshot(unwanted.invocation_id, S.Cancelled)]
@@ -384,11 +384,11 @@ class TestCancel:
         invoked = await platform.invoke(under_test.actions.waits, asking.request())
         await begun(asking.folder)
         if platform.capabilities.cancels_running:
-            record = await cancel_and_confirm(platform, invoked.invocation_id, patience=10.0)
+            record = await cancel_and_confirm(platform, invoked.invocation_id, seconds=10.0)
             assert record is not None
         else:
             with pytest.raises(CannotStopError, match=invoked.invocation_id):
-                await cancel_and_confirm(platform, invoked.invocation_id, patience=10.0)
+                await cancel_and_confirm(platform, invoked.invocation_id, seconds=10.0)
             assert (await platform.get(invoked.invocation_id)).current.status is S.Processing
             release(asking.folder)
             record = await end_of(hook, invoked.invocation_id)
@@ -404,7 +404,7 @@ class TestCancel:
     ) -> None:
         invoked = await platform.invoke(under_test.actions.completes, asking.request())
         before = await end_of(hook, invoked.invocation_id)
-        assert await cancel_and_confirm(platform, invoked.invocation_id, patience=10.0) == before
+        assert await cancel_and_confirm(platform, invoked.invocation_id, seconds=10.0) == before
 
 
 async def test_who_asked_can_be_read_back_and_searched_for(

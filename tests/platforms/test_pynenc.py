@@ -190,7 +190,7 @@ class TestCancel:
     ) -> None:
         invoked = await platform.invoke(task("heeds"), asking.request())
         await begun(asking.folder)
-        record = await cancel_and_confirm(platform, invoked.invocation_id, patience=10.0)
+        record = await cancel_and_confirm(platform, invoked.invocation_id, seconds=10.0)
         assert record is not None
         assert (record.current.status, record.current.platform_status) == (S.Cancelled, "failed")
         assert record.current.detail == "InterruptedError: asked to stop"

@@ -17,13 +17,13 @@ MAX_PAGE_SIZE = 1000
 MAX_PROBLEMS = 5
 _MAX_PROBLEM = 500
 
-#: How deep parameters and metadata may be nested; the dots of a changeset's keys count as levels.
+#: Maximum depth of parameters and metadata; the dots of a changeset's keys count as levels.
 MAX_DEPTH = 32
 
-#: Characters that the JSON text of one record's metadata may have.
+#: Bytes that the JSON text of one record's metadata may have.
 MAX_METADATA = 1024 * 1024
 
-#: Texts, numbers, lists and objects that one JSON text may have in all.
+#: Strings, numbers, lists and objects that one JSON text may have in all.
 MAX_VALUES = 250_000
 
 

@@ -133,7 +133,7 @@ class NotOwned(ValueError):
         self.owner = owner
         self.mover = mover
         super().__init__(
-            f"{mover or 'nobody in particular'} can't move an invocation of {owner or 'nobody'} "
+            f"{mover or 'a caller without a name'} can't change an invocation of {owner or 'no owner'} "
             f"from {current.name} to {following.name}"
         )
 

@@ -1,4 +1,4 @@
-"""What a stream of invocations says: one vocabulary from the server's watch to the waits.
+"""The messages of a stream of invocations: one vocabulary from the server's watch to the waits.
 
 The server encodes these messages, the platform client decodes them, and watchers hand them on. Cursors of
 events are integers: numbers that a platform counts, or times (microseconds since 1970). Cursors of logs are
@@ -52,7 +52,7 @@ class InvocationEvent(StatusSnapshot):
 class NewLines:
     """New log lines of an invocation.
 
-    :param begins_at: the cursor before them; None: the log's beginning, or the platform doesn't say.
+    :param begins_at: the cursor before them; None: the log's beginning, or unknown.
     """
 
     invocation_id: str
@@ -114,10 +114,10 @@ class CursorLost:
     cursor: int
 
 
-#: What a watch over some invocations yields.
+#: The messages of a watch over some invocations.
 WatchMessage = StatusSnapshot | NewLines | UnreadableLog | CaughtUp
 
-#: What a server sends.
+#: The messages that a server sends.
 StreamMessage = (
     InvocationEvent | NewLines | UnreadableLog | StateChanged | StreamOpened | CaughtUp | CursorLost
 )
@@ -200,9 +200,10 @@ def encode_message(message: StreamMessage) -> tuple[str, dict[str, Any], int | N
             return "lost", {"number": cursor, "reason": reason}, cursor
 
 
-def decode_message(name: str, content: Mapping[str, Any], cursor: int | None) -> StreamMessage | None:
+def decode_message(name: str, content: object, cursor: int | None) -> StreamMessage | None:
     """Return the message of a name and content; None for an unknown name.
 
+    :param content: parsed JSON.
     :param cursor: the cursor to resume from, if the message has one.
     :raises ValueError: the content is malformed.
     """
@@ -214,7 +215,9 @@ def decode_message(name: str, content: Mapping[str, Any], cursor: int | None) ->
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _decode(name: str, content: Mapping[str, Any], cursor: int | None) -> StreamMessage | None:
+def _decode(name: str, content: object, cursor: int | None) -> StreamMessage | None:
+    if not isinstance(content, Mapping):
+        raise TypeError("not an object")
     match name:
         case "status":
             return InvocationEvent(

@@ -31,8 +31,8 @@ class _Outage:
     def notice(self) -> Notice:
         since = datetime.datetime.fromtimestamp(self.since, datetime.UTC)
         return Notice(
-            f"the platform has been out of reach since {since:%H:%M:%S} UTC, which says nothing about the "
-            f"invocation; the wait goes on: {self.error}"
+            f"The platform has been unavailable since {since:%H:%M:%S} UTC; the invocation may still be "
+            f"running. Waiting: {self.error}"
         )
 
 
@@ -56,7 +56,7 @@ class Availability:
         self._has_answered = True
         if self._outage is not None:
             if self._outage.is_reported:
-                self._waits.notify_all(Notice("the platform answers again"))
+                self._waits.notify_all(Notice("The platform is available again"))
             self._outage = None
 
     def unavailable(self, error: TransientError) -> float:

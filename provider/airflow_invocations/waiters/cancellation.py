@@ -1,4 +1,4 @@
-"""Cancels an invocation and does not leave it at the asking."""
+"""Cancel an invocation and wait until the platform confirms."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 
 
 async def cancel_and_confirm(
-    platform: Platform, invocation_id: str, patience: float = 60.0
+    platform: Platform, invocation_id: str, seconds: float = 60.0
 ) -> InvocationRecord | None:
-    """Ask for a cancel, again and again with backoff, until the platform says that the invocation has ended.
+    """Cancel an invocation, repeatedly with backoff, until it has a terminal status.
 
-    Returns its last record; None if the platform doesn't know it.
-
-    Raises:
-        TimeoutError: it hasn't ended after `patience` seconds.
-        PermanentError: the platform refuses.
+    :param seconds: time limit.
+    :returns: the last record; None if the platform doesn't know the invocation.
+    :raises TimeoutError: the invocation is still active after `seconds`.
+    :raises PermanentError: the platform rejects the request.
     """
     attempt = 0
-    async with asyncio.timeout(patience):
+    async with asyncio.timeout(seconds):
         while True:
             try:
                 await _cancel(platform, invocation_id)
@@ -42,6 +41,6 @@ async def cancel_and_confirm(
 
 
 async def _cancel(platform: Platform, invocation_id: str) -> None:
-    # A platform may refuse to cancel what has ended; the record that is read next tells.
+    # A platform may refuse to cancel an ended invocation; the next record shows whether it has ended.
     with contextlib.suppress(InvalidRequestError):
         await platform.cancel(invocation_id)

@@ -67,4 +67,4 @@ class LogFlow:
         wait = self._waits.reader(invocation_id)
         if wait is not None:
             wait.lines = None
-            wait.notify(Notice(f"the log of {invocation_id} can't be read: {reason}"))
+            wait.notify(Notice(f"Cannot read the log of {invocation_id}: {reason}"))

@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """How far a log has been shown.
+    """The position up to which a log was shown.
 
-    :param cursor: the platform's cursor at the end of a page; None for the beginning.
-    :param lines: records beyond the cursor that have been shown too.
+    :param cursor: the platform's cursor at the end of a page; None: the beginning.
+    :param lines: further records that were shown after the cursor.
     """
 
     cursor: str | None = None
     lines: int = 0
 
 
-#: Where a log begins.
+#: The position before the first line.
 BEGINNING = LogPosition()
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line as a task's log shows it.
+    """A line of a task's log.
 
-    :param text: None: nothing is shown of this record, as its line has been cut before.
+    :param text: None: the record is not shown, because its line was cut before.
     :param time: when the action wrote it.
-    :param size: bytes that it costs.
+    :param size: its bytes, with Airflow's overhead.
     """
 
     text: str | None
@@ -48,7 +48,7 @@ class LogLine:
 class LineShaper:
     """Convert records to lines: redrawn lines in their last state, long lines cut.
 
-    :param logs_url: where the whole log can be read; empty where there is no such page.
+    :param logs_url: the URL of the whole log; empty if it has no page.
     """
 
     def __init__(self, logs_url: str = "", settings: LogSettings = LOG_SETTINGS) -> None:
@@ -71,7 +71,7 @@ class LineShaper:
         return LogLine(text, record.timestamp, len(text) + self._settings.overhead)
 
     def size_of(self, record: LogRecord) -> int:
-        """Return the largest number of bytes that a record's line counts."""
+        """Return the maximum size of a record's line."""
         return min(len(record.log), self._settings.line_length) + self._settings.overhead
 
     @property
@@ -103,7 +103,7 @@ class UnshownRecords:
     def of_page(
         self, records: Sequence[LogRecord], cursor: str | None
     ) -> Iterator[tuple[LogRecord, LogPosition]]:
-        """Yield the records of the next page that have not been shown, each with the position after it."""
+        """Yield the records of the next page that were not shown, each with the position after it."""
         skip, begins_at = self._skip, self._cursor
         self._skip, self._cursor = max(0, skip - len(records)), cursor
         for number, record in enumerate(records[skip:], skip + 1):
@@ -123,7 +123,7 @@ class FirstAndLast:
         self._last: deque[LogRecord] = deque()
         self._size_of_last = 0
         self._is_full = False
-        #: How much was left out between the first lines and the last: lines, characters.
+        #: Lines and characters left out between the first lines and the last.
         self.left_out = 0
         self.left_out_size = 0
 

@@ -34,8 +34,8 @@ class LogQueue:
     """The lines of one log that were read from the platform and wait to be written.
 
     :param write: shows a line; it is called in the context in which the queue was made.
-    :param position: how far the log has been shown before.
-    :param shaper: makes lines of records.
+    :param position: how far the log was shown before.
+    :param shaper: converts records to lines.
     """
 
     def __init__(
@@ -53,7 +53,6 @@ class LogQueue:
         self._lines: deque[tuple[LogLine, LogPosition | None]] = deque()
         self._is_full = False
         #: Bytes in the queue.
-
         self.size = 0
         #: The position of the last line written, and of the last line known to have left the process.
         self.written = position
@@ -148,7 +147,7 @@ class LogRelay:
     only as many as it can read in a small part of that second. The log with the fewest recent bytes comes
     first.
 
-    :param channel: what the lines are written to; None: writing a line is all there is to it.
+    :param channel: the channel that carries the lines; None: there is none, and lines leave when written.
     :param clock: seconds, monotonic.
     """
 
@@ -164,10 +163,10 @@ class LogRelay:
         self._clock = clock
         self._sleep = sleep
         self._budget = BurstBudget(settings)
-        #: Those in which lines wait, and those of which lines are on their way.
+        #: Queues with lines to write, and queues with lines that were written and not yet read.
         self._waiting: dict[LogQueue, None] = {}
         self._leaving: dict[LogQueue, None] = {}
-        #: Bytes that wait, and the queues that may not take more until that is far less.
+        #: Bytes in all queues, and the queues that accept no lines until there are far fewer.
         self._size = 0
         self._capped: dict[LogQueue, None] = {}
         self._next_burst = 0.0
@@ -176,8 +175,8 @@ class LogRelay:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def here(cls, make_channel: Callable[[], LogChannel | None]) -> LogRelay:
-        """The relay of the running event loop; `make_channel` is called for the first log of it."""
+    def current(cls, make_channel: Callable[[], LogChannel | None]) -> LogRelay:
+        """Return the relay of the running event loop; `make_channel` is called once, to create it."""
         loop = asyncio.get_running_loop()
         relay = _relays.get(loop)
         if relay is None:
@@ -185,7 +184,7 @@ class LogRelay:
         return relay
 
     def open(self, write: Callable[[LogLine], object], position: LogPosition, shaper: LineShaper) -> LogQueue:
-        """A queue for one log, whose lines are written in the context of the caller."""
+        """Return a queue for one log, whose lines are written in the context of the caller."""
         queue = LogQueue(write, position, shaper, self._settings)
         queue.is_capped = functools.partial(self._is_capped, queue)
         return queue
@@ -244,7 +243,7 @@ class LogRelay:
         self._capped.pop(queue, None)
 
     def _is_capped(self, queue: LogQueue) -> bool:
-        """Whether a queue accepts no more lines because all queues together are full."""
+        """Return whether a queue accepts no lines because all queues together are full."""
         if self._size >= self._settings.queues_size:
             self._capped[queue] = None
         return queue in self._capped
@@ -291,7 +290,7 @@ class LogRelay:
         return False
 
     async def _write_would_not_block(self, deadline: float) -> bool:
-        """Whether the channel has room for a line before the deadline."""
+        """Return whether the channel has room for a line before the deadline."""
         if self._channel is None:
             return True
         while (self._channel.unread() or 0) > self._channel.capacity // 2:
@@ -301,7 +300,7 @@ class LogRelay:
         return True
 
     async def _is_read_before(self, deadline: float) -> bool:
-        """Whether all that was written is read before the deadline; where that can't be known, then."""
+        """Return whether all written lines are read before the deadline; if unknown, wait for it."""
         if self._channel is None:
             return True
         if not self._knows_unread:

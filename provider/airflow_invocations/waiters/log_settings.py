@@ -1,4 +1,4 @@
-"""Every number that decides how much of an action's log a task shows, and how fast."""
+"""Settings for how much of an action's log a task shows, and how fast."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 class LogEnd:
     """Limits of a log that is copied after its invocation has ended: half from its start, half from its end.
 
-    :param lines: lines at most.
-    :param size: bytes at most, as they count in the task's log: 1 for each character, `LogSettings.overhead`
-        for each line.
-    :param seconds: for which the log is read at most.
+    :param lines: the maximum number of lines.
+    :param size: the maximum number of bytes in the task's log: 1 per character, `LogSettings.overhead` per
+        line.
+    :param seconds: the maximum time to read the log.
     """
 
     lines: int
@@ -22,48 +22,49 @@ class LogEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
-    """How logs get from a platform into task logs. Sizes are in bytes, times in seconds.
+    """Settings for copying logs from a platform to task logs. Sizes are in bytes, times in seconds.
 
     One line:
 
-    :param line_length: characters of a line that are shown; a longer line is cut and says so.
-    :param overhead: what Airflow adds to each line: time, logger, level, names.
+    :param line_length: characters of a line that are shown; a longer line is cut, with a note.
+    :param overhead: the bytes that Airflow adds to each line: time, logger, level, names.
 
-    Live in a triggerer, whose supervisor reads all of its triggers' lines from one channel and does nothing
-    else meanwhile:
+    Live logs in a triggerer, whose supervisor reads the lines of all its triggers from one channel and does
+    nothing else meanwhile:
 
-    :param interval: between two bursts of lines, for all logs of an event loop together.
-    :param collecting: for which the first lines after a rest wait for others.
-    :param first_burst: size of the first burst; the next ones grow and shrink by what they cost.
-    :param least_burst: size below which no burst falls.
-    :param most_burst: size above which no burst rises.
-    :param drain_target: that the supervisor may take to read a burst; one that took longer halves the next.
-    :param growth: factor by which a burst grows when the one before was cheap and lines were left.
-    :param drain_limit: after which lines are written although the channel was never seen empty: another
-        trigger may write all the time.
-    :param stretch: for which lines are written without letting the event loop do something else.
-    :param poll: between two looks at the channel while it is being read.
-    :param memory: half-life of what a log has had; logs that had least come first.
+    :param interval: time between two bursts of lines, for all logs of an event loop together.
+    :param collecting: time for which the first lines after a pause wait for others.
+    :param first_burst: size of the first burst; the next ones grow and shrink with their cost.
+    :param least_burst: minimum size of a burst.
+    :param most_burst: maximum size of a burst.
+    :param drain_target: time that the supervisor may take to read a burst; if it takes longer, the next burst
+        is halved.
+    :param growth: factor by which a burst grows when the previous one was cheap and lines were left.
+    :param drain_limit: time after which lines are written although the channel was never empty, because
+        another trigger may write without pause.
+    :param stretch: time for which lines are written before other tasks of the event loop get a turn.
+    :param poll: time between two checks of the channel while it is being read.
+    :param memory: half-life of a log's count of recent bytes; logs with the fewest come first.
 
-    What is read ahead of the task's log:
+    Lines that were read and not yet shown:
 
-    :param queue_lines: lines of one log that wait to be shown; a fuller queue stops reading that log.
-    :param queue_size: the same in bytes.
-    :param queues_size: bytes of all logs of an event loop that wait to be shown.
-    :param behind: after which a log that is stopped says that it is behind.
+    :param queue_lines: lines of one log; a longer queue stops reading that log.
+    :param queue_size: bytes of one log; a larger queue stops reading that log.
+    :param queues_size: bytes of all logs of an event loop.
+    :param behind: time after which a stopped log is reported as behind.
 
     At an invocation's end:
 
-    :param settle: that a task's end waits for its last lines to leave the triggerer.
-    :param worker_end: what a worker copies.
-    :param triggerer_end: what a triggerer copies that ends its task itself.
+    :param settle: time that a task's end waits for its last lines to leave the triggerer.
+    :param worker_end: limits of the rest of a log in a worker.
+    :param triggerer_end: limits of the rest of a log in a triggerer that ends its task itself.
 
-    Where a platform has to be asked for lines:
+    On platforms that don't push lines:
 
-    :param reads: requests a second, for all logs of a connection.
-    :param readers: requests at a time.
-    :param least_pause: between two requests for a log that has just had new lines.
-    :param most_pause: between two requests for a log that has had none for a while.
+    :param reads: requests per second, for all logs of a connection.
+    :param readers: concurrent requests.
+    :param least_pause: time between two requests for a log that just had new lines.
+    :param most_pause: time between two requests for a log that had none for a while.
     """
 
     line_length: int = 16_384

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 async def log_pages(
     platform: Platform, invocation_id: str, cursor: str | None = None
 ) -> AsyncIterator[LogPage]:
-    """Yield page after page, from `cursor` (None: the beginning) on. Raises what `platform.logs` does."""
+    """Yield the pages of a log from `cursor` on (None: the beginning). Raises as `platform.logs` does."""
     has_next = True
     while has_next:
         page = await platform.logs(invocation_id, cursor)
@@ -31,10 +31,9 @@ async def log_pages(
 
 @dataclass(frozen=True, slots=True)
 class EndOfLog:
-    """The lines of a log that remain to be shown, after its first lines.
+    """The last lines of a log, to be shown after its first lines.
 
-    :param left_out: says that and why lines are left out before the last ones; empty: none are.
-    :param last: the last lines.
+    :param left_out: a message about lines left out before the last ones; empty if there are none.
     """
 
     left_out: str
@@ -49,12 +48,12 @@ async def read_end(
     limit: LogEnd,
     show: Callable[[LogLine], object],
 ) -> EndOfLog:
-    """Read the rest of a log whose invocation has ended, or its first and last lines if that is too much.
+    """Read the rest of a log whose invocation has ended, or only its first and last lines if it is too long.
 
-    An error is reported in `left_out`; this raises nothing.
+    An error is reported in `left_out`, not raised.
 
     :param pages: the log from `position.cursor` on.
-    :param show: takes the first lines, as they are read.
+    :param show: called with each of the first lines as they are read.
     """
     unshown, parts = UnshownRecords(position), FirstAndLast(limit, shaper)
     deadline = time.monotonic() + limit.seconds
@@ -71,7 +70,7 @@ async def read_end(
     except PlatformError as error:
         trouble = f"the rest of the log can't be read: {error}"
     if trouble:
-        # What was read last is not the log's end.
+        # The last lines read are not the last lines of the log.
         parts.leave_out_last()
     return EndOfLog(
         shaper.left_out_notice(parts.left_out, parts.left_out_size, trouble)

@@ -1,4 +1,4 @@
-"""Ask again while a platform refuses credentials that it had accepted."""
+"""Retry while a platform rejects credentials that it had accepted."""
 
 from __future__ import annotations
 
@@ -28,33 +28,36 @@ _log = logging.getLogger(__name__)
 
 
 class Refusals:
-    """Refusals in a row, from the first one on."""
+    """Consecutive rejections of credentials."""
 
     def __init__(self) -> None:
         self._since: float | None = None
 
     def note(self) -> bool:
-        """Take note of a refusal; return whether it is the first."""
+        """Record a rejection; return whether it is the first."""
         is_first = self._since is None
         if self._since is None:
             self._since = time.monotonic()
         return is_first
 
     def are_final(self, *, is_first: bool, accepted: bool) -> bool:
-        """Return whether they are believed: of accepted credentials after a while, else the second one."""
+        """Return whether to stop retrying.
+
+        Credentials that were accepted before are retried for REFUSAL_LIMIT seconds, others once.
+        """
         if not accepted:
             return not is_first
         return self._since is not None and time.monotonic() - self._since >= REFUSAL_LIMIT
 
     def forget(self) -> None:
-        """The platform accepts the credentials."""
+        """Record that the platform accepts the credentials."""
         self._since = None
 
 
 async def client_of(connect: Connect) -> AbstractAsyncContextManager[Platform]:
     """Return a client of the platform, with the connection as it is now.
 
-    :raises UnauthorizedError: the connection is misconfigured, which is as good as refused.
+    :raises UnauthorizedError: the connection is misconfigured; handled like rejected credentials.
     """
     try:
         return await connect()
@@ -62,17 +65,17 @@ async def client_of(connect: Connect) -> AbstractAsyncContextManager[Platform]:
         raise UnauthorizedError(str(error)) from error
 
 
-async def retry_refusals(ask: Callable[[], Awaitable[T]], *, accepted: bool) -> T:
-    """Return what the platform answers, asking again while it refuses the connection's credentials.
+async def retry_refusals(request: Callable[[], Awaitable[T]], *, accepted: bool) -> T:
+    """Return the result of `request`, retrying while the platform rejects the connection's credentials.
 
-    :param ask: reads the connection each time.
+    :param request: an idempotent request that reads the connection each time.
     :param accepted: whether the platform is known to have accepted the credentials.
-    :raises UnauthorizedError: refused for REFUSAL_LIMIT seconds; twice, if they were never accepted.
+    :raises UnauthorizedError: rejected for REFUSAL_LIMIT seconds, or twice if they were never accepted.
     """
     refusals = Refusals()
     while True:
         try:
-            return await ask()
+            return await request()
         except UnauthorizedError as error:
             is_first = refusals.note()
             if refusals.are_final(is_first=is_first, accepted=accepted):
@@ -83,7 +86,7 @@ async def retry_refusals(ask: Callable[[], Awaitable[T]], *, accepted: bool) -> 
 
 
 def refusal_notice(error: Exception) -> str:
-    """Return what a task's log says of such an outage."""
+    """Return the message about rejected credentials for the task log."""
     return (
         "The platform rejects the connection's credentials, which it accepted before; "
         f"trying again for {REFUSAL_LIMIT:g} s: {error}"

@@ -257,10 +257,10 @@ def _abandoned(message: Unreachable | Refused | Gone, options: WaitOptions) -> W
             began = datetime.datetime.fromtimestamp(since, datetime.UTC)
             return WaitAbandoned(
                 AbandonReason.Unreachable,
-                f"the platform has been out of reach since {began:%Y-%m-%d %H:%M:%S} UTC, longer than "
+                f"the platform has been unavailable since {began:%Y-%m-%d %H:%M:%S} UTC, longer than "
                 f"{options.outage_limit:g} s: {error}",
             )
         case Refused(error, were_accepted):
             return WaitAbandoned(AbandonReason.AccessLost if were_accepted else AbandonReason.Refused, error)
         case Gone():
-            return WaitAbandoned(AbandonReason.Lost, "the platform doesn't know it any more")
+            return WaitAbandoned(AbandonReason.Lost, "the platform doesn't know the invocation any more")

@@ -37,13 +37,13 @@ from .wait_handle import LOST_AFTER, LOST_PAUSE, Crashed, FlowState, Gone, WaitH
 #: Seconds for which joins and leaves are collected before the open stream is changed by them.
 COLLECTING = 0.1
 
-#: How many waits are checked in one batch, every so many seconds, besides the stream or the polls: a stream
-#: may lose an event, and an invocation that was deleted is in no response.
+#: The number of invocations checked in one batch, and the seconds between batches, besides the stream or the
+#: polls: a stream may lose an event, and a deleted invocation is in no response.
 AUDITED = 250
 AUDIT_INTERVAL = 20.0
 
-#: How many streams in a row may break before they have caught up, while the platform answers queries; then
-#: the watcher polls for so many seconds.
+#: How many streams in a row may break before they have caught up, while the platform answers queries, and
+#: the seconds for which the watcher polls after that.
 BROKEN_STREAMS = 3
 WITHOUT_STREAM = 300.0
 
@@ -114,7 +114,7 @@ class ConnectionWatcher(RefCounted):
         """Whether the stream names so many invocations without waits that it is to be changed."""
         return len(self._spare) > max(SPARE, len(self._waits))
 
-    # -- one client after another --------------------------------------------------------------------
+    # -- clients ------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:

@@ -45,7 +45,7 @@ def test_a_new_invocation_begins_as_queued() -> None:
 def test_a_claim_makes_an_owner_who_alone_moves_it_on_and_who_is_gone_at_the_end() -> None:
     claimed = status_record_transition(OwnedStatus(S.Queued), S.Scheduled, "r1", DEFINITIONS)
     assert claimed == OwnedStatus(S.Scheduled, "r1")
-    with pytest.raises(NotOwned, match="r2 can't move an invocation of r1 from Scheduled to Processing"):
+    with pytest.raises(NotOwned, match="r2 can't change an invocation of r1 from Scheduled to Processing"):
         status_record_transition(claimed, S.Processing, "r2", DEFINITIONS)
     running = status_record_transition(claimed, S.Processing, "r1", DEFINITIONS)
     assert running.owner == "r1"

@@ -63,4 +63,4 @@ async def test_a_cancel_gives_up_after_its_patience() -> None:
             pass
 
     with pytest.raises(TimeoutError):
-        await cancel_and_confirm(Deaf(iv_1=S.Processing), "iv_1", patience=0.2)
+        await cancel_and_confirm(Deaf(iv_1=S.Processing), "iv_1", seconds=0.2)
