@@ -101,12 +101,17 @@ def test_a_selective_clear_invokes_again_and_cancels_what_it_replaces(
     waiting = "deferred" if shape == "long_deferred" else "running"
 
     def second() -> tuple[Instance, InvocationRecord] | None:
-        """The endless invocation of the second iteration that the task waits for now."""
+        """The endless invocation of the second iteration whose lines the task shows now.
+
+        Airflow drops the trigger of a task that is cleared or ended before a triggerer has begun it, and
+        tells nobody: only a later try or a reconciliation can cancel its invocation.
+        """
         for instance in airflow.task_instances("looped_long", run_id):
             if instance["task_id"] == f"{shape}.ask" and instance["region_index"] == FIRST_ITERATION + 1:
                 for asker, record in invoked(service, "looped_long", run_id):
                     if is_of(asker, instance) and record.current.status is S.Processing:
-                        return (instance, record) if instance["state"] == waiting else None
+                        is_waiting = instance["state"] == waiting and shows_lines(airflow, instance)
+                        return (instance, record) if is_waiting else None
         return None
 
     instance, replaced = until("waiting second iteration", second)
@@ -164,19 +169,36 @@ def links(airflow: StandaloneAirflow, instance: Mapping[str, Any]) -> dict[str, 
     return found
 
 
+def shows_lines(airflow: StandaloneAirflow, instance: Mapping[str, Any]) -> bool:
+    answer = ask(airflow, instance, f"logs/{instance['try_number']}")
+    if answer.status_code != httpx.codes.OK:  # cleared since it was listed
+        return False
+    return any(str(entry["event"]).startswith("line ") for entry in answer.json()["content"])
+
+
 def address(
     airflow: StandaloneAirflow,
     instance: Mapping[str, Any],
     what: str,
     query: Mapping[str, str] | None = None,
 ) -> Any:
+    answer = ask(airflow, instance, what, query)
+    assert answer.status_code == httpx.codes.OK, answer.text
+    return answer.json()
+
+
+def ask(
+    airflow: StandaloneAirflow,
+    instance: Mapping[str, Any],
+    what: str,
+    query: Mapping[str, str] | None = None,
+) -> httpx.Response:
     region = {name: instance[name] for name in ("region_id", "region_index", "map_index")}
     if region["map_index"] < 0:
         del region["map_index"]
     task = f"dags/{instance['dag_id']}/dagRuns/{instance['dag_run_id']}/taskInstances/{instance['task_id']}"
-    answer = airflow.api.get(f"{task}/{what}", params={**region, **(query or {})})
-    assert answer.status_code == httpx.codes.OK, answer.text
-    return answer.json()
+    headers = {"Accept": "application/json"}
+    return airflow.api.get(f"{task}/{what}", params={**region, **(query or {})}, headers=headers)
 
 
 def clear(airflow: StandaloneAirflow, run_id: str, instances: list[Instance]) -> None:
