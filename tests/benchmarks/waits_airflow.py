@@ -83,7 +83,7 @@ def run_until_all_waited(airflow: StandaloneAirflow, service: Service) -> tuple[
     for head_start in HEAD_STARTS:
         if delays := run_once(airflow, service, head_start):
             return delays
-    raise AssertionError(f"the tasks weren't deferred within {HEAD_STARTS[-1]} s\n{airflow.last_words()}")
+    raise AssertionError(f"the tasks weren't deferred within {HEAD_STARTS[-1]} s\n{airflow.log_tail()}")
 
 
 def run_once(

@@ -109,7 +109,7 @@ class RealTriggerer:
         deadline = time.monotonic() + patience
         while not (found := look()):
             if time.monotonic() > deadline or not all(each.is_running for each in self._triggerers):
-                words = "\n".join(each.last_words() for each in self._triggerers)
+                words = "\n".join(each.log_tail() for each in self._triggerers)
                 raise AssertionError(f"no {what} within {patience:g} s\n{words}")
             time.sleep(0.1)
         return found

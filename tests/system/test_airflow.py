@@ -70,7 +70,7 @@ def test_sensor_files_are_looked_through_by_a_dag(airflow: StandaloneAirflow, se
                 if before and states(airflow, dag_id, run_id).get(f"{task_id}.{index}") == "deferred":
                     seen_live[index] = before
     run = airflow.dag_run(dag_id, run_id)
-    assert run["state"] == "success", airflow.last_words()
+    assert run["state"] == "success", airflow.log_tail()
     assert sorted(seen_live) == [0, 1, 2]
 
     for index, file in enumerate(("sf-temps.csv", "seattle-temps.csv", "seattle-weather.csv")):
@@ -161,7 +161,7 @@ def test_short_invocations_do_not_trip_over_the_executor(airflow: StandaloneAirf
     """Before Airflow 3.4 some of these fail now and then without a floor under deferrals (#71580)."""
     run_id = airflow.trigger("short")
     *_, instances = airflow.watch("short", run_id, timeout=180)
-    assert [each["state"] for each in instances] == ["success"] * 8, airflow.last_words()
+    assert [each["state"] for each in instances] == ["success"] * 8, airflow.log_tail()
 
 
 def test_a_sensor_waits_in_the_triggerer(airflow: StandaloneAirflow) -> None:

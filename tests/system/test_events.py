@@ -45,7 +45,7 @@ def command_in(process: psutil.Process, session: int) -> str:
 
 def kill_triggerer(airflow: StandaloneAirflow) -> None:
     """Kill the triggerer, and what it has started, as a crash of its machine does."""
-    session = airflow._session.number
+    session = airflow._session.id
     (triggerer,) = [
         process
         for process in psutil.process_iter()

@@ -37,7 +37,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
     airflow.wait_for_dag("looped")
     run_id = airflow.trigger("looped")
     *_, instances = airflow.watch("looped", run_id, timeout=4 * PATIENCE)
-    assert airflow.dag_run("looped", run_id)["state"] == "success", airflow.last_words()
+    assert airflow.dag_run("looped", run_id)["state"] == "success", airflow.log_tail()
     run = airflow.dag_run("looped", run_id)
     everything = invoked(service, "looped", run_id)
     outside = [(asker, record) for asker, record in everything if asker.task_id == "outside"]

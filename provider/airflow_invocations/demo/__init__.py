@@ -1,4 +1,4 @@
-"""The demo that `make demo` runs; it talks to Airflow over its REST API only."""
+"""The demo of `make demo` and `invocations demo`; it uses only the REST API of Airflow."""
 
 from .run import run_demo
 

@@ -1,4 +1,4 @@
-"""`invocations serve` as a process of the demo's: started, and stopped with SIGTERM."""
+"""Run `invocations serve` as a child process of the demo."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Self
 
 from .session import Session
 
-#: Seconds that the server is given to accept requests, and to stop.
-PATIENCE = 30.0
+#: Longest time for the server to accept requests, and to stop, in seconds.
+TIMEOUT = 30.0
 
 
-class ServiceError(Exception):
-    """The server didn't start; the message holds what it said."""
+class LocalServerError(Exception):
+    """The local server didn't start; the message has the end of its log."""
 
 
 class LocalServer:
-    """The local server on a data folder, on any free port. Use it with `with`.
+    """The local server with a data folder, on any free port. Use it as a context manager, which stops it.
 
-    :param data_dir: everything it keeps.
-    :param actions: the folder of the actions to register.
-    :param slots: actions that run at once.
+    :param data_dir: folder of the server's data.
+    :param actions: folder of the actions to register.
+    :param slots: number of actions that run at the same time.
     """
 
     def __init__(self, data_dir: Path, actions: Path, slots: int) -> None:
@@ -36,16 +36,16 @@ class LocalServer:
             *("--port", "0", "--data-dir", str(self.data_dir)),
             *("--actions", str(actions.resolve()), "--slots", str(slots)),
         ]
-        # Of its own, also so that Ctrl-C in a terminal leaves it there until Airflow has stopped.
+        # In a separate session Ctrl-C doesn't reach it, so it runs until Airflow has stopped.
         self._session = Session(command, self.data_dir, self.log_file)
 
     @property
     def log_file(self) -> Path:
-        """Where everything that it prints goes."""
+        """The file with its output."""
         return self.data_dir / "server.log"
 
     def folder_of(self, dataset_id: str) -> Path:
-        """The folder of a dataset that the server keeps itself."""
+        """Return the folder of a dataset that the server stores itself."""
         return self.data_dir / "datasets" / dataset_id
 
     def __enter__(self) -> Self:
@@ -57,25 +57,25 @@ class LocalServer:
         self.stop()
 
     def start(self) -> None:
-        """Start it and wait until it accepts requests. Raises ServiceError."""
+        """Start the server and wait until it accepts requests. Raises LocalServerError."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._session.start(PATIENCE)
-        deadline = time.monotonic() + PATIENCE
-        while (announced := self._announced()) is None:
+        self._session.start(TIMEOUT)
+        deadline = time.monotonic() + TIMEOUT
+        while (announcement := self._read_announcement()) is None:
             if self._session.has_ended or time.monotonic() > deadline:
-                said = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
-                raise ServiceError("\n".join([*said, f"(from {self.log_file})"]))
+                lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
+                raise LocalServerError("\n".join([*lines, f"(from {self.log_file})"]))
             time.sleep(0.05)
-        self.endpoint, self.token = announced["endpoint"], announced["token"]
+        self.endpoint, self.token = announcement["endpoint"], announcement["token"]
 
     def stop(self) -> None:
-        """Stop it: SIGTERM, and SIGKILL if that doesn't help."""
-        self._session.stop(PATIENCE)
+        """Stop the server: SIGTERM, then SIGKILL after TIMEOUT seconds."""
+        self._session.stop(TIMEOUT)
 
-    def _announced(self) -> dict[str, str] | None:
-        """What this server has announced; None while there is nothing, or only an earlier one's."""
+    def _read_announcement(self) -> dict[str, str] | None:
+        """Return the address and token that this server has written; None before that."""
         try:
-            announced = json.loads((self.data_dir / "server.json").read_text(encoding="utf-8"))
+            announcement = json.loads((self.data_dir / "server.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return announced if announced["pid"] == self._session.number else None
+        return announcement if announcement["pid"] == self._session.id else None

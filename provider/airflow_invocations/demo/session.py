@@ -1,4 +1,4 @@
-"""A command in a session of its own, so that everything it starts can be found and ended, even later."""
+"""Run a command in a separate session, so that all its processes can be found and ended, even later."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import psutil
 
 
 class Session:
-    """A command, and the processes that it starts, whether or not their parents still live.
+    """A command and all processes that it starts, also those whose parents have ended.
 
-    Its number is kept in a file until all of it has ended: the next one in the same folder ends what a
-    demo that was killed left running.
+    The session id is stored in a file until all processes have ended. After a killed demo, the next session
+    in the same folder ends the processes that are left.
 
-    :param command: the command line; nothing secret is on it.
-    :param folder: where it runs; nothing else may run there.
-    :param log_file: where everything that it prints goes, after what is there.
-    :param environment: None: that of this process.
+    :param command: the command line, without secrets.
+    :param folder: working directory; no other command may run in it.
+    :param log_file: file to which the output is appended.
+    :param environment: environment variables; None: those of this process.
     """
 
     def __init__(
@@ -38,18 +38,21 @@ class Session:
         self._leader: subprocess.Popen[bytes] | None = None
 
     @property
-    def number(self) -> int | None:
-        """The session's number, which is the command's process id; None: it isn't started."""
+    def id(self) -> int | None:
+        """The session id, which is the command's process id; None if it isn't started."""
         return None if self._leader is None else self._leader.pid
 
     @property
     def has_ended(self) -> bool:
-        """Whether the command itself has ended; what it started may still run."""
+        """Whether the command itself has ended; processes that it started may still run."""
         return self._leader is None or self._leader.poll() is not None
 
     def start(self, grace: float) -> None:
-        """End what an earlier session in this folder left running, and start the command."""
-        self._end_left_over(grace)
+        """End processes that an earlier session in this folder left, then start the command.
+
+        :param grace: seconds between SIGTERM and SIGKILL.
+        """
+        self._end_orphans(grace)
         with self._log_file.open("ab") as log:
             self._leader = subprocess.Popen(
                 self._command,
@@ -60,59 +63,59 @@ class Session:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._number_file.write_text(str(self._leader.pid), encoding="ascii")
+        self._id_file.write_text(str(self._leader.pid), encoding="ascii")
 
     def stop(self, grace: float) -> None:
-        """End all of it: SIGTERM to each process, SIGKILL after `grace` seconds; returns when it is gone."""
+        """End all processes: SIGTERM, then SIGKILL after `grace` seconds. Returns when they have ended."""
         if self._leader is None:
             return
         _end(self._leader.pid, grace)
         self._leader.wait()
         self._leader = None
-        self._number_file.unlink(missing_ok=True)
+        self._id_file.unlink(missing_ok=True)
 
     @property
-    def _number_file(self) -> Path:
+    def _id_file(self) -> Path:
         return self._folder / "session"
 
-    def _end_left_over(self, grace: float) -> None:
+    def _end_orphans(self, grace: float) -> None:
         try:
-            number = int(self._number_file.read_text(encoding="ascii"))
+            session_id = int(self._id_file.read_text(encoding="ascii"))
         except (FileNotFoundError, ValueError):
             return
-        # A number may have been given out again since: ours is the session that works in this folder.
-        if any(_works_in(process, self._folder) for process in _members(number)):
-            _end(number, grace)
-        self._number_file.unlink(missing_ok=True)
+        # The id may have been reused: only a session that runs in this folder is an earlier one of it.
+        if any(_runs_in(process, self._folder) for process in _members(session_id)):
+            _end(session_id, grace)
+        self._id_file.unlink(missing_ok=True)
 
 
-def _end(session: int, grace: float) -> None:
-    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, grace)):
-        told: set[psutil.Process] = set()
-        deadline = time.monotonic() + patience
-        # No system call waits for a session to be empty. Who is started meanwhile is told too.
-        while members := _members(session):
-            for process in members - told:
+def _end(session_id: int, grace: float) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        signalled: set[psutil.Process] = set()
+        deadline = time.monotonic() + grace
+        # No system call waits for a session to be empty. Processes that start meanwhile are signalled too.
+        while members := _members(session_id):
+            for process in members - signalled:
                 _send(process, number)
-            told |= members
+            signalled |= members
             if time.monotonic() > deadline:
                 break
             time.sleep(0.05)
 
 
-def _members(session: int) -> set[psutil.Process]:
-    return {process for process in psutil.process_iter() if _is_in(process, session)}
+def _members(session_id: int) -> set[psutil.Process]:
+    return {process for process in psutil.process_iter() if _is_in(process, session_id)}
 
 
-def _is_in(process: psutil.Process, session: int) -> bool:
+def _is_in(process: psutil.Process, session_id: int) -> bool:
     try:
-        # A zombie has ended; whether anybody asks for its exit code isn't ours to wait for.
-        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+        # A zombie has ended, even if its parent never reads the exit code.
+        return os.getsid(process.pid) == session_id and process.status() != psutil.STATUS_ZOMBIE
     except (ProcessLookupError, PermissionError, psutil.Error):
         return False
 
 
-def _works_in(process: psutil.Process, folder: Path) -> bool:
+def _runs_in(process: psutil.Process, folder: Path) -> bool:
     try:
         return Path(process.cwd()) == folder
     except psutil.Error:

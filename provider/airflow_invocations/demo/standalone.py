@@ -1,4 +1,4 @@
-"""A real `airflow standalone` in a folder of its own: started, talked to over REST, and stopped whole."""
+"""Run a real `airflow standalone` in a separate folder, and use its REST API."""
 
 from __future__ import annotations
 
@@ -18,42 +18,41 @@ import httpx
 
 from .session import Session
 
-#: Seconds that all components of Airflow are given to become healthy; the database is made first.
+#: Longest time for all components to become healthy, in seconds; this includes creating the database.
 START_TIMEOUT = 300.0
 
 #: Seconds between SIGTERM and SIGKILL when Airflow is stopped.
 STOP_GRACE = 10.0
 
-#: Seconds between two looks at something that nothing tells us of.
-LOOK_INTERVAL = 0.5
+#: Interval between two polls, in seconds.
+POLL_INTERVAL = 0.5
 
-#: Seconds for which a request is repeated that Airflow is too busy to answer.
-ANSWER_TIMEOUT = 120.0
+#: Longest time to repeat a request that Airflow is too busy to answer, in seconds.
+RETRY_TIMEOUT = 120.0
 
-#: Seconds that one request may take.
+#: Timeout of one request, in seconds.
 REQUEST_TIMEOUT = 60.0
 
-#: States in which a DAG run, or a task instance, has ended.
+#: Terminal states of DAG runs and task instances.
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 _COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 
 class AirflowError(Exception):
-    """Airflow didn't do what it was started for; the message says what, and where its log is."""
+    """Airflow failed; the message has the reason and the path of its log."""
 
 
 class StandaloneAirflow:
     """Scheduler, triggerer, DAG processor and API server with SQLite and the LocalExecutor, on free ports.
 
-    It never touches the user's own AIRFLOW_HOME. Use it with `with`: on the way out every process that it
-    has started is ended.
+    It never uses the user's own AIRFLOW_HOME. Use it as a context manager, which ends all its processes.
 
-    :param home: its folder; made if need be, kept afterwards.
-    :param dags: the folder of DAG files.
-    :param connections: connections by id, as the dicts that `AIRFLOW_CONN_*` takes as JSON. They reach
-        Airflow through its environment: no secret is on a command line.
-    :param configuration: more of Airflow's options, as `{"core.parallelism": "8"}`.
+    :param home: AIRFLOW_HOME; created if it doesn't exist, and kept.
+    :param dags: folder of the DAG files.
+    :param connections: connections by id, as the objects that `AIRFLOW_CONN_*` takes as JSON. They are passed
+        in the environment, so that no secret is on a command line.
+    :param configuration: additional options of Airflow, as `{"core.parallelism": "8"}`.
     """
 
     def __init__(
@@ -66,48 +65,35 @@ class StandaloneAirflow:
         self.home = home.resolve()
         self._port, *log_ports = _free_ports(3)
         self.url = f"http://localhost:{self._port}"
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
-            "AIRFLOW_HOME": str(self.home),
-            # Its components talk to each other, and to a local server, on this machine: never by a proxy.
-            **_without_proxy(os.environ),
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-            **{
-                _variable(option): value
-                for option, value in {
-                    "api.base_url": self.url,
-                    "api.host": "127.0.0.1",
-                    "api.port": str(self._port),
-                    "api.workers": "1",
-                    "core.dags_are_paused_at_creation": "False",
-                    "core.dags_folder": str(dags.resolve()),
-                    "core.execution_api_server_url": f"{self.url}/execution/",
-                    "core.load_examples": "False",
-                    "core.parallelism": "8",
-                    "dag_processor.refresh_interval": "5",
-                    "logging.trigger_log_server_port": str(log_ports[0]),
-                    "logging.worker_log_server_port": str(log_ports[1]),
-                    "usage_data_collection.enabled": "False",
-                    **(configuration or {}),
-                }.items()
-            },
-            **{
-                f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(fields)
-                for conn_id, fields in connections.items()
-            },
+        options = {
+            "api.base_url": self.url,
+            "api.host": "127.0.0.1",
+            "api.port": str(self._port),
+            "api.workers": "1",
+            "core.dags_are_paused_at_creation": "False",
+            "core.dags_folder": str(dags.resolve()),
+            "core.execution_api_server_url": f"{self.url}/execution/",
+            "core.load_examples": "False",
+            "core.parallelism": "8",
+            "dag_processor.refresh_interval": "5",
+            "logging.trigger_log_server_port": str(log_ports[0]),
+            "logging.worker_log_server_port": str(log_ports[1]),
+            "usage_data_collection.enabled": "False",
+            **(configuration or {}),
         }
+        environment = _environment(self.home, options, connections)
         command = [sys.executable, "-m", "airflow", "standalone"]
         self._session = Session(command, self.home, self.log_file, environment)
         self._client: httpx.Client | None = None
 
     @property
     def log_file(self) -> Path:
-        """Where everything that its components print goes."""
+        """The file with the output of all components."""
         return self.home / "standalone.log"
 
     @property
     def login(self) -> tuple[str, str]:
-        """User and password of its UI."""
+        """User and password for the UI."""
         ((user, password),) = json.loads(self._passwords.read_text(encoding="utf-8")).items()
         return user, password
 
@@ -120,10 +106,11 @@ class StandaloneAirflow:
         self.stop()
 
     def start(self, progress: Callable[[str], None] = lambda _: None, timeout: float = START_TIMEOUT) -> None:
-        """Start everything and wait until each component is healthy; `progress` hears what is waited for.
+        """Start Airflow and wait until each component is healthy.
 
-        Raises:
-            AirflowError: it ended, or wasn't healthy after `timeout` seconds; with the end of its log.
+        :param progress: called at each poll with the components that aren't healthy yet.
+        :param timeout: seconds to wait.
+        :raises AirflowError: Airflow ended, or isn't healthy after `timeout` seconds; has the end of its log.
         """
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._make_login()
@@ -131,39 +118,39 @@ class StandaloneAirflow:
         deadline = time.monotonic() + timeout
         while (missing := self._unhealthy()) != []:
             if self._session.has_ended:
-                raise AirflowError(f"airflow standalone ended by itself\n{self.last_words()}")
+                raise AirflowError(f"airflow standalone exited\n{self.log_tail()}")
             if time.monotonic() > deadline:
-                raise AirflowError(f"after {timeout:.0f} s not healthy: {missing}\n{self.last_words()}")
+                raise AirflowError(f"not healthy after {timeout:.0f} s: {missing}\n{self.log_tail()}")
             progress(", ".join(missing))
-            time.sleep(LOOK_INTERVAL)
+            time.sleep(POLL_INTERVAL)
 
     def stop(self) -> None:
-        """End every process that it has started: SIGTERM, and SIGKILL after STOP_GRACE seconds."""
+        """End all processes of Airflow: SIGTERM, then SIGKILL after STOP_GRACE seconds."""
         if self._client is not None:
             self._client.close()
             self._client = None
         self._session.stop(STOP_GRACE)
 
-    def last_words(self, lines: int = 30) -> str:
-        """The end of its log, and where the log is."""
+    def log_tail(self, lines: int = 30) -> str:
+        """Return the end of the log and its path."""
         text = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
         return "\n".join([*text.splitlines()[-lines:], f"(from {self.log_file})"])
 
     def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
-        """Wait until a DAG has been parsed. Raises AirflowError, with the import errors if there are any."""
+        """Wait until a DAG has been parsed. Raises AirflowError, with an import error if there is one."""
         deadline = time.monotonic() + timeout
         while self._ask("GET", f"dags/{dag_id}").status_code != httpx.codes.OK:
             errors = self._data("importErrors")["import_errors"]
             if errors:
                 raise AirflowError(f"{errors[0]['filename']}: {errors[0]['stack_trace']}")
             if time.monotonic() > deadline:
-                raise AirflowError(f"DAG {dag_id} wasn't parsed within {timeout:.0f} s\n{self.last_words()}")
-            time.sleep(LOOK_INTERVAL)
+                raise AirflowError(f"DAG {dag_id} wasn't parsed within {timeout:.0f} s\n{self.log_tail()}")
+            time.sleep(POLL_INTERVAL)
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Start a DAG run, as a person does; its run id.
+        """Start a manual DAG run and return its run id.
 
-        The request may be repeated, as a run that has a name is started only once.
+        The request may be repeated, because a run id is used only once.
         """
         run_id = f"manual__{datetime.now(UTC).isoformat()}"
         body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
@@ -172,25 +159,25 @@ class StandaloneAirflow:
             answer.raise_for_status()
         return run_id
 
-    def dag_run(self, dag_id: str, run_id: str, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any]:
-        """A DAG run; a failed request is repeated for `timeout` seconds."""
+    def dag_run(self, dag_id: str, run_id: str, timeout: float = RETRY_TIMEOUT) -> dict[str, Any]:
+        """Return a DAG run; a failed request is repeated for `timeout` seconds."""
         return self._data(f"dags/{dag_id}/dagRuns/{run_id}", timeout)
 
     def task_instances(
-        self, dag_id: str, run_id: str, timeout: float = ANSWER_TIMEOUT
+        self, dag_id: str, run_id: str, timeout: float = RETRY_TIMEOUT
     ) -> list[dict[str, Any]]:
-        """The task instances of a DAG run, in their latest try; `timeout`: as in `dag_run`."""
+        """Return the latest tries of a DAG run's task instances; `timeout` as in `dag_run`."""
         page = self._data(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=500", timeout)
         instances: list[dict[str, Any]] = page["task_instances"]
         return instances
 
     def watch(self, dag_id: str, run_id: str, timeout: float) -> Iterator[list[dict[str, Any]]]:
-        """Yield a DAG run's task instances again and again until the run has ended.
+        """Yield a DAG run's task instances at each poll until the run has ended.
 
-        A look that fails is repeated until then: a slow answer of a busy Airflow says nothing about the run.
+        Failed requests are repeated, because a slow response of a busy Airflow says nothing about the run.
 
-        Raises:
-            AirflowError: the run has not ended after `timeout` seconds, or Airflow doesn't answer.
+        :param timeout: seconds that the run may take.
+        :raises AirflowError: the run has not ended after `timeout` seconds, or Airflow doesn't respond.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -200,18 +187,18 @@ class StandaloneAirflow:
             if ended:
                 return
             if time.monotonic() > deadline:
-                raise AirflowError(f"{dag_id} {run_id} took over {timeout:.0f} s\n{self.last_words()}")
-            time.sleep(LOOK_INTERVAL)
+                raise AirflowError(f"{dag_id} {run_id} took over {timeout:.0f} s\n{self.log_tail()}")
+            time.sleep(POLL_INTERVAL)
 
     def set_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
-        """Mark a task instance as a person does: success, failed or skipped."""
+        """Set the state of a task instance as a user does in the UI: success, failed or skipped."""
         path = f"{_instance(dag_id, run_id, task_id)}{f'/{map_index}' if map_index >= 0 else ''}"
         self._ask("PATCH", path, json={"new_state": state}).raise_for_status()
 
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
     ) -> Any:
-        """What a task has pushed; None if it hasn't."""
+        """Return an XCom of a task; None if it has pushed none."""
         path = f"{_instance(dag_id, run_id, task_id)}/xcomEntries/{key}"
         answer = self._ask("GET", path, params={"map_index": map_index})
         if answer.status_code == httpx.codes.NOT_FOUND:
@@ -220,7 +207,7 @@ class StandaloneAirflow:
         return json.loads(value) if isinstance(value, str) and value[:1] in '{["' else value
 
     def links(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, str | None]:
-        """The extra links of a task instance."""
+        """Return the extra links of a task instance."""
         path = f"{_instance(dag_id, run_id, task_id)}/links"
         answer = self._ask("GET", path, params={"map_index": map_index}).raise_for_status()
         links: dict[str, str | None] = answer.json()["extra_links"]
@@ -233,11 +220,11 @@ class StandaloneAirflow:
         task_id: str,
         try_number: int = 1,
         map_index: int = -1,
-        timeout: float = ANSWER_TIMEOUT,
+        timeout: float = RETRY_TIMEOUT,
     ) -> list[dict[str, Any]]:
-        """The lines of a task's log: dicts with `event`, and mostly `timestamp`, `level` and `logger`.
+        """Return the lines of a task's log: dicts with `event`, mostly also `timestamp`, `level`, `logger`.
 
-        :param timeout: seconds for which a failed request is repeated; 0: it isn't.
+        :param timeout: seconds for which a failed request is repeated; 0: not repeated.
         """
         answer = self._ask(
             "GET",
@@ -251,7 +238,7 @@ class StandaloneAirflow:
     def task_log_file(
         self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
     ) -> Path:
-        """Where a task's log is kept."""
+        """Return the path of a task's log."""
         mapped = f"/map_index={map_index}" if map_index >= 0 else ""
         return self.home / (
             f"logs/dag_id={dag_id}/run_id={run_id}/task_id={task_id}{mapped}/attempt={try_number}.log"
@@ -259,7 +246,7 @@ class StandaloneAirflow:
 
     @property
     def api(self) -> httpx.Client:
-        """A client of its REST API, logged in."""
+        """A client of the REST API, logged in."""
         if self._client is None:
             user, password = self.login
             credentials = {"username": user, "password": password}
@@ -267,31 +254,30 @@ class StandaloneAirflow:
             answer = self._answer(
                 lambda: httpx.post(address, json=credentials, timeout=REQUEST_TIMEOUT, trust_env=False),
                 f"POST {address}",
-                ANSWER_TIMEOUT,
+                RETRY_TIMEOUT,
             ).raise_for_status()
             self._client = httpx.Client(
                 base_url=f"{self.url}/api/v2/",
                 headers={"Authorization": f"Bearer {answer.json()['access_token']}"},
                 timeout=REQUEST_TIMEOUT,
-                trust_env=False,  # a proxy of the user's is not for this machine's own addresses
+                trust_env=False,  # no proxy for addresses of this machine
             )
         return self._client
 
-    def _data(self, path: str, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any]:
+    def _data(self, path: str, timeout: float = RETRY_TIMEOUT) -> dict[str, Any]:
         data: dict[str, Any] = self._ask("GET", path, timeout).raise_for_status().json()
         return data
 
-    def _ask(self, method: str, path: str, timeout: float = ANSWER_TIMEOUT, **request: Any) -> httpx.Response:
-        """Send a request that may be repeated, until Airflow answers it."""
+    def _ask(self, method: str, path: str, timeout: float = RETRY_TIMEOUT, **request: Any) -> httpx.Response:
+        """Send a request, and repeat it until Airflow responds."""
         return self._answer(
             lambda: self.api.request(method, path, **request), f"{method} {self.url}/api/v2/{path}", timeout
         )
 
     def _answer(self, send: Callable[[], httpx.Response], request: str, timeout: float) -> httpx.Response:
-        """Airflow's answer, unless it is an internal error: its SQLite was locked by another component.
+        """Return Airflow's response; repeat the request after server errors, such as a locked SQLite.
 
-        Raises:
-            AirflowError: it ended by itself, or did not answer for `timeout` seconds.
+        :raises AirflowError: Airflow exited, or did not respond for `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -301,23 +287,23 @@ class StandaloneAirflow:
                     return answer
                 reason = f"HTTP {answer.status_code}"
             except httpx.TimeoutException:
-                reason = f"no answer within {REQUEST_TIMEOUT:g} s"
+                reason = f"no response within {REQUEST_TIMEOUT:g} s"
             except httpx.TransportError as error:
                 reason = str(error)
             if self._session.has_ended:
-                raise AirflowError(f"airflow standalone ended by itself\n{self.last_words()}")
+                raise AirflowError(f"airflow standalone exited\n{self.log_tail()}")
             if time.monotonic() >= deadline:
                 raise AirflowError(
-                    f"Airflow did not answer {request} for {timeout:.0f} s: {reason}\n{self.last_words()}"
+                    f"Airflow did not respond to {request} for {timeout:.0f} s: {reason}\n{self.log_tail()}"
                 )
-            time.sleep(LOOK_INTERVAL)
+            time.sleep(POLL_INTERVAL)
 
     @property
     def _passwords(self) -> Path:
         return self.home / "simple_auth_manager_passwords.json.generated"
 
     def _make_login(self) -> None:
-        # Airflow would make one itself, print it into its log, and leave it readable for everyone.
+        # Airflow would create a login itself, print it to its log, and make the file readable for everyone.
         if not self._passwords.exists():
             self._passwords.touch(mode=0o600)
             login = {"admin": secrets.token_urlsafe(12)}
@@ -332,15 +318,30 @@ class StandaloneAirflow:
         return [name for name in _COMPONENTS if (health.get(name) or {}).get("status") != "healthy"]
 
 
+def _environment(
+    home: Path, options: Mapping[str, str], connections: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return the environment of Airflow: that of this process, without the user's own Airflow settings."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        "AIRFLOW_HOME": str(home),
+        # The components connect to each other and to a local server on this machine, without a proxy.
+        **_without_proxy(os.environ),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        **{_variable(option): value for option, value in options.items()},
+        **{f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(fields) for conn_id, fields in connections.items()},
+    }
+
+
 def _variable(option: str) -> str:
     section, _, key = option.partition(".")
     return f"AIRFLOW__{section.upper()}__{key.upper()}"
 
 
 def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """NO_PROXY with this machine's own names in it, in both spellings: programs differ in which they read."""
-    named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    names = ",".join([*filter(None, [named]), "localhost", "127.0.0.1"])
+    """Return NO_PROXY with the names of this machine, in both spellings, as programs read either."""
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    names = ",".join([*filter(None, [given]), "localhost", "127.0.0.1"])
     return {"NO_PROXY": names, "no_proxy": names}
 
 
@@ -349,7 +350,7 @@ def _instance(dag_id: str, run_id: str, task_id: str) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; all are held at once, so that they differ."""
+    """Return unused ports; all are bound at the same time, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

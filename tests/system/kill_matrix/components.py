@@ -93,7 +93,7 @@ class Component:
         """Let frozen processes go on (SIGCONT)."""
         self._send(signal.SIGCONT)
 
-    def last_words(self, lines: int = 20) -> str:
+    def log_tail(self, lines: int = 20) -> str:
         text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
         return "\n".join([f"--- {self.log_file}", *text.splitlines()[-lines:]])
 

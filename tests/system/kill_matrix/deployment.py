@@ -91,7 +91,7 @@ class MigratedDatabase:
         migrate.start()
         if migrate.wait() != 0:
             self.__exit__()
-            raise AssertionError(migrate.last_words(50))
+            raise AssertionError(migrate.log_tail(50))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -264,8 +264,8 @@ class Airflow:
             )
         return self._client
 
-    def last_words(self) -> str:
-        return "\n".join(component.last_words() for component in self.components.values())
+    def log_tail(self) -> str:
+        return "\n".join(component.log_tail() for component in self.components.values())
 
     @property
     def _passwords(self) -> Path:
@@ -341,7 +341,7 @@ class Airflow:
                 each.name for each in self.components.values() if each.was_started and not each.is_running
             ]
             if dead or time.monotonic() > deadline:
-                raise AssertionError(f"no {what}; ended: {dead}\n{self.last_words()}")
+                raise AssertionError(f"no {what}; ended: {dead}\n{self.log_tail()}")
             time.sleep(0.25)
 
 

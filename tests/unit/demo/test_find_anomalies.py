@@ -1,4 +1,4 @@
-"""The demo's action on small files: what it finds, what it says, and how it ends."""
+"""The demo's action on small files: anomalies, output and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START = datetime.datetime(2024, 1, 1)
 
 
 def write(path: Path, values: list[float | str], form: str = "%Y/%m/%d %H:%M") -> Path:
-    """An hourly file; an empty text leaves the reading out."""
+    """Write an hourly file; an empty string is a missing reading."""
     rows = ["date,temp"]
     for hour, value in enumerate(values):
         rows.append(f"{START + datetime.timedelta(hours=hour):{form}},{value}")
@@ -43,8 +43,8 @@ def run(tmp_path: Path, **parameters: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def in_short(tmp_path: Path) -> dict[str, Any]:
-    """The metadata that the action notes for the report of a.csv."""
+def summary(tmp_path: Path) -> dict[str, Any]:
+    """Return the metadata that the action has recorded for the report of a.csv."""
     tagged, described = read_file_changesets(tmp_path / "file_changeset.jsonl")["a/report.json"]
     assert tagged.metadata_changeset is not None
     assert tagged.metadata_changeset.put_tags == ["anomalies", "report"]
@@ -53,11 +53,11 @@ def in_short(tmp_path: Path) -> dict[str, Any]:
 
 
 def quiet_days(days: int) -> list[float | str]:
-    """Days that differ by tenths of a degree."""
+    """Return readings of days that differ by tenths of a degree."""
     return [10 + hour / 4 + (day % 3) / 10 for day in range(days) for hour in range(24)]
 
 
-def test_a_reading_out_of_line_is_found_reported_and_drawn(tmp_path: Path) -> None:
+def test_unusual_reading_is_found_reported_and_plotted(tmp_path: Path) -> None:
     values = quiet_days(20)
     values[100] = 40.0
     done = run(tmp_path, file=str(write(tmp_path / "a.csv", values)))
@@ -65,7 +65,7 @@ def test_a_reading_out_of_line_is_found_reported_and_drawn(tmp_path: Path) -> No
     lines = done.stdout.splitlines()
     assert lines[0] == "a.csv: 480 readings of temp"
     assert "1 anomalous, worst 40 on 05 at 04:00" in lines[1]
-    fields = in_short(tmp_path)
+    fields = summary(tmp_path)
     assert (fields["invocation_id"], fields["file"]) == ("iv_1", "a.csv")
     assert (fields["readings"], fields["anomalies"]) == (480, 1)
     report = json.loads((tmp_path / "output/a/report.json").read_text())
@@ -79,23 +79,23 @@ def test_missing_readings_are_counted(tmp_path: Path) -> None:
     values[50] = values[51] = ""
     done = run(tmp_path, file=str(write(tmp_path / "a.csv", values)))
     assert "missing: 2 between 2024-01-03 01:00 and 2024-01-03 04:00" in done.stdout
-    assert in_short(tmp_path)["missing"] == 2
+    assert summary(tmp_path)["missing"] == 2
 
 
 @pytest.mark.parametrize(
     ("content", "code", "hint"),
     [
         ("date,temp\n2024/01/01 00:00,warm\n", 65, "line 2: could not convert"),
-        ("date,temp\nyesterday,1\n", 65, "'yesterday' is in no known form"),
-        ("time,celsius\n1,2\n", 65, "needed: date, and temp"),
-        ("date,temp\n2024/01/01 00:00,1\n", 65, "has 1 readings; needed: 2"),
+        ("date,temp\nyesterday,1\n", 65, "'yesterday' has an unknown format"),
+        ("time,celsius\n1,2\n", 65, "required: date, and temp"),
+        ("date,temp\n2024/01/01 00:00,1\n", 65, "has 1 readings; required: 2"),
         ("date,temp\n2024/01/01 00:00,nan\n", 65, "line 2: a reading is 'nan'; allowed: a number"),
-        ("date,temp\n" + "9" * 200_000, 65, "is no CSV file in UTF-8: field larger than field limit"),
-        ("", 65, "needed: date, and temp"),
+        ("date,temp\n" + "9" * 200_000, 65, "is not a CSV file in UTF-8: field larger than field limit"),
+        ("", 65, "required: date, and temp"),
         (None, 64, "No such file"),
     ],
 )
-def test_a_file_that_can_not_be_used_is_an_exit_code_and_a_line(
+def test_unusable_file_gives_an_exit_code_and_one_line(
     tmp_path: Path, content: str | None, code: int, hint: str
 ) -> None:
     path = tmp_path / "bad.csv"
@@ -111,20 +111,18 @@ def test_a_file_that_can_not_be_used_is_an_exit_code_and_a_line(
     ("parameters", "hint"),
     [({}, "`file` is missing"), ({"file": "x", "threshold": "high"}, "`threshold` is 'high'")],
 )
-def test_a_parameter_that_can_not_be_used_is_named(
-    tmp_path: Path, parameters: dict[str, str], hint: str
-) -> None:
+def test_error_names_the_invalid_parameter(tmp_path: Path, parameters: dict[str, str], hint: str) -> None:
     done = run(tmp_path, **parameters)
     assert done.returncode == 64
     assert hint in done.stderr
 
 
 @pytest.mark.parametrize("text", ["2010/01/01 05:00:00", "2010/01/01 05:00", "2010-01-01T05:00:00"])
-def test_known_forms_of_a_moment(text: str) -> None:
+def test_known_date_formats_are_parsed(text: str) -> None:
     assert action.parse_moment(text) == datetime.datetime(2010, 1, 1, 5)
 
 
-def test_the_pace_is_spread_over_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pace_is_spread_over_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(action.time, "monotonic", lambda: 100.0)
     monkeypatch.setattr(action.time, "sleep", slept.append)
@@ -134,7 +132,7 @@ def test_the_pace_is_spread_over_the_steps(monkeypatch: pytest.MonkeyPatch) -> N
     assert slept == [3.0, 6.0, 9.0, 12.0]
 
 
-def test_the_actions_declaration_is_one_that_the_service_takes() -> None:
+def test_action_json_is_valid_for_the_local_server() -> None:
     from airflow_invocations.server.api.schemas import NamedAction
 
     declared = NamedAction.model_validate(json.loads((SCRIPT.parent / "action.json").read_text()))

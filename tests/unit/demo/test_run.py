@@ -1,4 +1,4 @@
-"""The demo's last screen, and what it keeps to itself: its folder, its login, its end."""
+"""The demo: its report, its lock on the folder, its login, and how it handles interrupts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_invocations.demo import run, standalone
 from airflow_invocations.demo.run import Outcome, table_of
 
 
-def test_the_table_tells_the_actions_time_from_airflows() -> None:
+def test_table_separates_time_of_the_action_from_time_added_by_airflow() -> None:
     result = {
         "invocation_id": "iv_1",
         "status": "Completed",
@@ -37,20 +37,20 @@ def test_the_table_tells_the_actions_time_from_airflows() -> None:
     assert "failed" in second
 
 
-def test_a_second_demo_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_second_demo_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
     with (
-        run._alone_in(tmp_path),
-        pytest.raises(run.DemoError, match=r"a demo runs in .*choose another folder"),
-        run._alone_in(tmp_path),
+        run._locked(tmp_path),
+        pytest.raises(run.DemoError, match=r"a demo already runs in .*choose another folder"),
+        run._locked(tmp_path),
     ):
         raise AssertionError
-    with run._alone_in(tmp_path):  # the first has left
+    with run._locked(tmp_path):  # the first has ended
         pass
 
 
 @pytest.fixture
 def nothing_ignored() -> Iterator[None]:
-    """The signals as a terminal's programs find them; those of a job in the background may be ignored."""
+    """Set default signal handlers, as in a terminal; a background job may ignore some signals."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in run._INTERRUPTS}
     yield
     for number, handler in before.items():
@@ -59,9 +59,9 @@ def nothing_ignored() -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_ignored")
 @pytest.mark.parametrize("number", run._INTERRUPTS)
-def test_an_interrupt_stops_the_demo_once(number: signal.Signals) -> None:
+def test_interrupt_stops_the_demo_only_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with run._one_interrupt():
+    with run._interrupt_once():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         for again in run._INTERRUPTS:
@@ -70,17 +70,17 @@ def test_an_interrupt_stops_the_demo_once(number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("nothing_ignored")
-def test_the_end_of_the_demo_is_not_interrupted() -> None:
-    with run._one_interrupt():
-        with run._uninterrupted_end():
+def test_exit_of_the_demo_is_not_interrupted() -> None:
+    with run._interrupt_once():
+        with run._shielded_exit():
             pass
         signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupt_that_the_caller_ignores_stays_ignored() -> None:
+def test_signal_ignored_by_the_caller_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with run._one_interrupt():
+        with run._interrupt_once():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -98,11 +98,11 @@ def test_free_ports_differ() -> None:
         ({"no_proxy": "example.net", "NO_PROXY": "example.org"}, "example.net,localhost,127.0.0.1"),
     ],
 )
-def test_no_proxy_comes_between_this_machine_and_itself(environment: dict[str, str], names: str) -> None:
+def test_no_proxy_includes_the_names_of_this_machine(environment: dict[str, str], names: str) -> None:
     assert standalone._without_proxy(environment) == {"NO_PROXY": names, "no_proxy": names}
 
 
-def test_the_login_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+def test_login_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     airflow = standalone.StandaloneAirflow(tmp_path, tmp_path, {})
     airflow._make_login()
     user, password = airflow.login
@@ -114,7 +114,7 @@ def test_the_login_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert airflow.login == (user, password)
 
 
-def test_nothing_of_the_users_own_airflow_reaches_the_demos(
+def test_environment_of_the_users_airflow_is_not_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", "/home/user/airflow")

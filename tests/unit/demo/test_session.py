@@ -1,4 +1,4 @@
-"""Everything that a session started is ended, whatever its parents did, and whoever is asked to end it."""
+"""Sessions: all processes are ended, also orphans and those of a killed demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from airflow_invocations.demo.session import Session
 
-#: Starts a process in a group of its own, says its number, and lives on or not.
+#: Starts a process in a separate group, prints its pid, and waits or exits.
 PARENT = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {child!r}], process_group=0, stdout=subprocess.PIPE)
@@ -21,8 +21,8 @@ print(child.pid, flush=True)
 {then}
 """
 
-OBEYS = "import sys, time; print('up', flush=True); time.sleep(60)"
-DISOBEYS = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + OBEYS
+TERMINATES = "import sys, time; print('up', flush=True); time.sleep(60)"
+IGNORES_SIGTERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + TERMINATES
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def started(tmp_path: Path) -> Iterator[list[Session]]:
 
 
 def start(sessions: list[Session], folder: Path, child: str, then: str) -> tuple[Session, psutil.Process]:
-    """A session, and the child that its command has started."""
+    """Start a session; return it and the child that its command has started."""
     log = folder / "log"
     fifo = subprocess.Popen(["mkfifo", str(log)])
     assert fifo.wait() == 0
@@ -49,28 +49,28 @@ def start(sessions: list[Session], folder: Path, child: str, then: str) -> tuple
     return session, psutil.Process(pid)
 
 
-def test_a_child_in_another_process_group_is_ended(tmp_path: Path, started: list[Session]) -> None:
-    session, child = start(started, tmp_path, OBEYS, "child.wait()")
+def test_child_in_another_process_group_is_ended(tmp_path: Path, started: list[Session]) -> None:
+    session, child = start(started, tmp_path, TERMINATES, "child.wait()")
     assert not session.has_ended
     session.stop(10)
     assert session.has_ended
     assert ended(child)
 
 
-def test_a_child_whose_parent_has_ended_is_ended(tmp_path: Path, started: list[Session]) -> None:
-    session, child = start(started, tmp_path, OBEYS, "")
+def test_child_whose_parent_has_ended_is_ended(tmp_path: Path, started: list[Session]) -> None:
+    session, child = start(started, tmp_path, TERMINATES, "")
     session.stop(10)
     assert ended(child)
 
 
-def test_a_child_that_takes_no_sigterm_is_killed(tmp_path: Path, started: list[Session]) -> None:
-    session, child = start(started, tmp_path, DISOBEYS, "child.wait()")
+def test_child_that_ignores_sigterm_is_killed(tmp_path: Path, started: list[Session]) -> None:
+    session, child = start(started, tmp_path, IGNORES_SIGTERM, "child.wait()")
     session.stop(0.2)
     assert ended(child)
 
 
-def test_what_a_killed_demo_left_running_is_ended_by_the_next(tmp_path: Path, started: list[Session]) -> None:
-    left, child = start(started, tmp_path, OBEYS, "child.wait()")
+def test_processes_of_a_killed_demo_are_ended_by_the_next(tmp_path: Path, started: list[Session]) -> None:
+    left, child = start(started, tmp_path, TERMINATES, "child.wait()")
     log = tmp_path / "next.log"
     following = Session([sys.executable, "-c", "print('next')"], tmp_path, log)
     started.append(following)
@@ -80,9 +80,7 @@ def test_what_a_killed_demo_left_running_is_ended_by_the_next(tmp_path: Path, st
 
 
 @pytest.mark.parametrize("content", ["", "no number", "999999999"])
-def test_a_number_that_names_nobody_is_passed_over(
-    tmp_path: Path, started: list[Session], content: str
-) -> None:
+def test_id_of_no_session_is_ignored(tmp_path: Path, started: list[Session], content: str) -> None:
     (tmp_path / "session").write_text(content)
     session = Session([sys.executable, "-c", ""], tmp_path, tmp_path / "log")
     started.append(session)
@@ -91,11 +89,11 @@ def test_a_number_that_names_nobody_is_passed_over(
     assert not (tmp_path / "session").exists()
 
 
-def test_a_number_given_out_again_is_left_alone(tmp_path: Path, started: list[Session]) -> None:
+def test_session_with_a_reused_id_is_not_ended(tmp_path: Path, started: list[Session]) -> None:
     elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
     elsewhere.mkdir()
     folder.mkdir()
-    other, child = start(started, elsewhere, OBEYS, "child.wait()")
+    other, child = start(started, elsewhere, TERMINATES, "child.wait()")
     (folder / "session").write_text((elsewhere / "session").read_text())
     session = Session([sys.executable, "-c", ""], folder, folder / "log")
     started.append(session)
@@ -105,7 +103,7 @@ def test_a_number_given_out_again_is_left_alone(tmp_path: Path, started: list[Se
 
 
 def ended(process: psutil.Process) -> bool:
-    """Whether it has: a zombie that nobody asks for counts as ended."""
+    """Return whether a process has ended; a zombie counts as ended."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

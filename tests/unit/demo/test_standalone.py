@@ -1,4 +1,4 @@
-"""A busy Airflow is asked again: one slow, failed or missing answer ends nothing."""
+"""Requests to a busy Airflow are repeated after slow, failed or missing responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_invocations.demo import standalone
 from airflow_invocations.demo.session import Session
 from airflow_invocations.demo.standalone import AirflowError, StandaloneAirflow
 
-#: What the server does with a request: answer with a status and an object, or leave it without an answer.
+#: Response of the server: a status and an object; None sends no response.
 Reply = tuple[int, object] | None
 
 RUNNING = {"state": "running"}
@@ -24,7 +24,7 @@ TASKS = {"task_instances": [{"task_id": "one"}]}
 
 
 class Api:
-    """Answers requests with the replies that it is given, in order, the last one for ever."""
+    """Sends the given replies in order; repeats the last one."""
 
     def __init__(self, *replies: Reply) -> None:
         self.asked: list[str] = []
@@ -68,8 +68,8 @@ Opens = Callable[..., tuple[StandaloneAirflow, Api]]
 
 @pytest.fixture
 def opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opens]:
-    """Opens an Airflow whose process lives and whose API answers as it is told to."""
-    monkeypatch.setattr(standalone, "LOOK_INTERVAL", 0.01)
+    """Open an Airflow with a running process and an API that sends the given replies."""
+    monkeypatch.setattr(standalone, "POLL_INTERVAL", 0.01)
     open_ones: list[tuple[StandaloneAirflow, Api]] = []
 
     def open_one(*replies: Reply, command: str = "exec sleep 60") -> tuple[StandaloneAirflow, Api]:
@@ -86,7 +86,7 @@ def opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opens]:
         api.close()
 
 
-def test_a_run_is_watched_over_answers_that_fail(opens: Opens) -> None:
+def test_watch_continues_after_failed_responses(opens: Opens) -> None:
     airflow, api = opens(
         None, (500, {}), (200, RUNNING), (503, {}), None, (200, TASKS), (200, ENDED), (200, TASKS)
     )
@@ -94,29 +94,31 @@ def test_a_run_is_watched_over_answers_that_fail(opens: Opens) -> None:
     assert len(api.asked) == 8
 
 
-def test_a_run_that_is_triggered_twice_is_one(opens: Opens) -> None:
-    # Airflow has started it, and its answer was lost.
+def test_repeated_trigger_starts_one_run(opens: Opens) -> None:
+    # Airflow has started the run, but the response was lost.
     airflow, api = opens(None, (409, {}))
     assert airflow.trigger("d").startswith("manual__")
     assert api.asked == ["POST /dags/d/dagRuns"] * 2
 
 
-def test_what_never_answers_is_an_error_in_words(opens: Opens) -> None:
+def test_error_explains_that_airflow_never_responded(opens: Opens) -> None:
     airflow, api = opens(None)
-    with pytest.raises(AirflowError, match=r"did not answer GET .*dagRuns/r for 0 s: no answer within 60 s"):
+    with pytest.raises(
+        AirflowError, match=r"did not respond to GET .*dagRuns/r for 0 s: no response within 60 s"
+    ):
         list(airflow.watch("d", "r", 0.3))
     assert len(api.asked) > 1
 
 
-def test_an_airflow_that_has_ended_is_not_asked_again(opens: Opens) -> None:
-    airflow, _ = opens((500, {}), command="echo its last words")
+def test_request_is_not_repeated_when_airflow_has_exited(opens: Opens) -> None:
+    airflow, _ = opens((500, {}), command="echo the end")
     assert airflow._session._leader is not None
     airflow._session._leader.wait()
-    with pytest.raises(AirflowError, match=r"ended by itself\nits last words"):
+    with pytest.raises(AirflowError, match=r"standalone exited\nthe end"):
         airflow.dag_run("d", "r")
 
 
-def test_what_it_refuses_is_not_asked_again(opens: Opens) -> None:
+def test_rejected_request_is_not_repeated(opens: Opens) -> None:
     airflow, api = opens((404, {}))
     with pytest.raises(httpx.HTTPStatusError):
         airflow.dag_run("d", "r")

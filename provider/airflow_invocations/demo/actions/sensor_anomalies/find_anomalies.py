@@ -1,7 +1,7 @@
-"""Find a temperature sensor's anomalies: readings that don't fit their hour and season, and missing ones.
+"""Find anomalies of temperature sensors: readings unusual for their hour and season, and missing readings.
 
-Progress goes to stdout, a month at a time. The report and a plot of it are left in the output folder, below
-the file's name; the report is tagged, and its metadata are the report in short.
+Progress is printed month by month. The report and a plot are written to the output folder, in a folder with
+the file's name. The report is tagged, and its metadata has a summary.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from airflow_invocations.runtime import ExitCode, InvocationContext
 #: Days before and after a day of the year that count as its season.
 SEASON_DAYS = 15
 
-#: A median absolute deviation times this estimates the standard deviation of normally distributed values.
+#: Factor from the median absolute deviation to the standard deviation of normally distributed values.
 MAD_TO_DEVIATION = 1.4826
 
-#: The ways in which known sensor files write a moment.
+#: Date formats of known sensor files.
 DATE_FORMATS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d")
 
 
 class ActionError(Exception):
-    """The action can't be done; `exit_code` says whose mistake it is."""
+    """The action failed; `exit_code` says whose mistake it is."""
 
     def __init__(self, exit_code: ExitCode, message: str) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class ActionError(Exception):
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the action is asked for; action.json describes each."""
+    """Parameters of the action, described in action.json."""
 
     file: Path
     threshold: float
@@ -52,7 +52,7 @@ class Parameters:
 
     @classmethod
     def of(cls, context: InvocationContext) -> Parameters:
-        """Read them; raises ActionError for a value that can't be used."""
+        """Read the parameters. Raises ActionError for an invalid value."""
         file = context.get_optional_parameter("file")
         if not file:
             raise ActionError(ExitCode.UsageError, "parameter `file` is missing: the path of a sensor file")
@@ -78,7 +78,7 @@ def _positive(context: InvocationContext, name: str, default: float) -> float:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a sensor said at a moment of its own clock."""
+    """A value of a sensor at a time of its own clock."""
 
     moment: datetime.datetime
     value: float
@@ -86,19 +86,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class Typical:
-    """What is usual for a reading's hour and season: the middle, and how far readings stray from it."""
+    """Typical value and deviation of readings for an hour and season."""
 
     value: float
     deviation: float
 
     def strangeness(self, value: float) -> float:
-        """How many robust standard deviations `value` is away."""
+        """Return the distance of `value` in robust standard deviations."""
         return abs(value - self.value) / self.deviation
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A reading that doesn't fit."""
+    """A reading that is unusual for its hour and season."""
 
     sensor: str
     moment: datetime.datetime
@@ -109,7 +109,7 @@ class Anomaly:
 
 @dataclass(frozen=True)
 class Gap:
-    """Readings that should be there: `missing` of them after the one at `after`."""
+    """`missing` readings that are absent between two others."""
 
     after: datetime.datetime
     before: datetime.datetime
@@ -117,9 +117,9 @@ class Gap:
 
 
 def read_sensors(file: Path) -> dict[str, list[Reading]]:
-    """The readings of each `temp*` column in the order of time; empty cells are skipped.
+    """Return the readings of each `temp*` column, sorted by time; empty cells are skipped.
 
-    Raises ActionError for a file that isn't there, or holds something else than readings; it names the line.
+    Raises ActionError, which names the line, if the file doesn't exist or contains anything but readings.
     """
     try:
         with file.open(encoding="utf-8", newline="") as lines:
@@ -129,17 +129,17 @@ def read_sensors(file: Path) -> dict[str, list[Reading]]:
             if "date" not in columns or not names:
                 raise ActionError(
                     ExitCode.DataError,
-                    f"{file}: the columns are {list(columns)}; needed: date, and temp or temp_*",
+                    f"{file}: the columns are {list(columns)}; required: date, and temp or temp_*",
                 )
             sensors = _readings_by_sensor(file, rows, names)
     except OSError as error:
         raise ActionError(ExitCode.UsageError, f"can't read {file}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ActionError(ExitCode.DataError, f"{file} is no CSV file in UTF-8: {error}") from error
+        raise ActionError(ExitCode.DataError, f"{file} is not a CSV file in UTF-8: {error}") from error
     for name, readings in sensors.items():
         if len(readings) < 2:
             raise ActionError(
-                ExitCode.DataError, f"{file}: column {name} has {len(readings)} readings; needed: 2 or more"
+                ExitCode.DataError, f"{file}: column {name} has {len(readings)} readings; required: 2 or more"
             )
         readings.sort(key=lambda reading: reading.moment)
     return sensors
@@ -161,45 +161,45 @@ def _readings_by_sensor(
 
 
 def parse_moment(text: str) -> datetime.datetime:
-    """A moment of the sensor's own clock; raises ValueError for a form that isn't known."""
-    for form in DATE_FORMATS:
+    """Parse a time of the sensor's clock. Raises ValueError for an unknown format."""
+    for date_format in DATE_FORMATS:
         try:
-            return datetime.datetime.strptime(text, form)
+            return datetime.datetime.strptime(text, date_format)
         except ValueError:
             continue
-    raise ValueError(f"date {text!r} is in no known form; known: {', '.join(DATE_FORMATS)}")
+    raise ValueError(f"date {text!r} has an unknown format; known: {', '.join(DATE_FORMATS)}")
 
 
 def parse_value(text: str) -> float:
-    """A temperature; raises ValueError for what isn't a finite number."""
+    """Parse a temperature. Raises ValueError unless it is a finite number."""
     value = float(text)
-    if not math.isfinite(value):  # `nan` would go through every median unseen
-        raise ValueError(f"a reading is {text!r}; allowed: a number, or an empty cell where there was none")
+    if not math.isfinite(value):  # `nan` would change medians without an error
+        raise ValueError(f"a reading is {text!r}; allowed: a number, or an empty cell for a missing reading")
     return value
 
 
 def resolution(readings: Sequence[Reading]) -> float:
-    """The smallest difference between two values: the sensor's own precision."""
+    """Return the smallest difference between two values: the precision of the sensor."""
     values = sorted({reading.value for reading in readings})
     return min((b - a for a, b in itertools.pairwise(values)), default=1.0)
 
 
 class Climate:
-    """What is typical at each hour of the day and day of the year, learnt from the readings themselves.
+    """Typical values for each hour of the day and day of the year, computed from the readings.
 
-    Medians, because the anomalies are among the readings: a mean would bend towards them.
+    Uses medians, because the readings include the anomalies, which would shift a mean.
     """
 
     def __init__(self, readings: Sequence[Reading]) -> None:
         self._values: dict[tuple[int, int], list[float]] = defaultdict(list)
         for reading in readings:
             self._values[_slot(reading.moment)].append(reading.value)
-        # Where most readings are equal their deviation is 0; no sensor is better than its last digit.
+        # If most readings are equal, their deviation is 0; but no sensor is more precise than its last digit.
         self._least_deviation = resolution(readings)
         self._known: dict[tuple[int, int], Typical] = {}
 
     def typical(self, moment: datetime.datetime) -> Typical:
-        """What is usual at this hour, within SEASON_DAYS of this day of the year."""
+        """Return what is typical at this hour, within SEASON_DAYS of this day of the year."""
         slot = _slot(moment)
         if slot not in self._known:
             values = self._season(*slot)
@@ -221,7 +221,7 @@ def _slot(moment: datetime.datetime) -> tuple[int, int]:
 def find_anomalies(
     sensor: str, readings: Sequence[Reading], climate: Climate, threshold: float
 ) -> list[Anomaly]:
-    """The readings that are further from the typical value than `threshold` robust standard deviations."""
+    """Return readings more than `threshold` robust standard deviations away from the typical value."""
     found = []
     for reading in readings:
         typical = climate.typical(reading.moment)
@@ -232,13 +232,13 @@ def find_anomalies(
 
 
 def cadence(readings: Sequence[Reading]) -> datetime.timedelta:
-    """The usual time between two readings."""
+    """Return the median time between two readings."""
     steps = [(b.moment - a.moment).total_seconds() for a, b in itertools.pairwise(readings)]
     return datetime.timedelta(seconds=statistics.median(steps))
 
 
 def find_gaps(readings: Sequence[Reading], step: datetime.timedelta) -> list[Gap]:
-    """Where readings are missing from a sensor that speaks every `step`."""
+    """Return the gaps in the readings of a sensor that measures every `step`."""
     return [
         Gap(a.moment, b.moment, missing)
         for a, b in itertools.pairwise(readings)
@@ -247,27 +247,27 @@ def find_gaps(readings: Sequence[Reading], step: datetime.timedelta) -> list[Gap
 
 
 def by_month(readings: Sequence[Reading]) -> Iterator[tuple[str, list[Reading]]]:
-    """The readings in chunks of a calendar month, named like `2010-03`."""
+    """Yield the readings by calendar month, with its name, such as `2010-03`."""
     for month, chunk in itertools.groupby(readings, key=lambda reading: f"{reading.moment:%Y-%m}"):
         yield month, list(chunk)
 
 
 class Pace:
-    """Spreads at least so many seconds evenly over so many steps."""
+    """Spreads `steps` evenly over at least `seconds`."""
 
     def __init__(self, seconds: float, steps: int) -> None:
         self._each = seconds / max(steps, 1)
         self._due = time.monotonic()
 
     def wait(self) -> None:
-        """Return when the next step may be done; at once if the work itself was slower."""
+        """Wait until the next step is due; return immediately if the work was slower."""
         self._due += self._each
         time.sleep(max(0.0, self._due - time.monotonic()))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a file."""
+    """The anomalies and gaps in a file."""
 
     file: str
     sensors: dict[str, list[Reading]]
@@ -275,16 +275,16 @@ class Report:
     anomalies: list[Anomaly]
     gaps: list[Gap]
 
-    def whole(self) -> dict[str, object]:
-        """All of it, but for the readings."""
+    def full(self) -> dict[str, object]:
+        """Return the complete report, without the readings."""
         return {
             **self._about(),
             "anomalies": [_plain(asdict(anomaly)) for anomaly in self.anomalies],
             "gaps": [_plain(asdict(gap)) for gap in self.gaps],
         }
 
-    def in_short(self) -> dict[str, object]:
-        """How many anomalies and missing readings, and the worst anomaly."""
+    def summary(self) -> dict[str, object]:
+        """Return the numbers of anomalies and missing readings, and the worst anomaly."""
         worst = max(self.anomalies, key=lambda anomaly: anomaly.strangeness, default=None)
         return {
             **self._about(),
@@ -307,7 +307,7 @@ class Report:
 
 
 def inspect(parameters: Parameters, sensors: dict[str, list[Reading]]) -> Report:
-    """Look at every sensor month by month, telling what is found."""
+    """Find anomalies of every sensor month by month, and print them."""
     months = {name: list(by_month(readings)) for name, readings in sensors.items()}
     pace = Pace(parameters.pace_seconds, sum(map(len, months.values())))
     anomalies: list[Anomaly] = []
@@ -316,24 +316,24 @@ def inspect(parameters: Parameters, sensors: dict[str, list[Reading]]) -> Report
         climate = Climate(readings)
         for month, chunk in months[name]:
             found = find_anomalies(name, chunk, climate, parameters.threshold)
-            print(_told(name, month, chunk, found))
+            print(_progress_line(name, month, chunk, found))
             anomalies += found
             pace.wait()
-        # All columns of a file share its rows: a missing row is one gap, not one for each.
+        # All columns of a file share its rows, so a missing row is one gap for all of them.
         gaps += [gap for gap in find_gaps(readings, cadence(readings)) if gap not in gaps]
     for gap in gaps:
         print(f"missing: {gap.missing} between {gap.after:%Y-%m-%d %H:%M} and {gap.before:%Y-%m-%d %H:%M}")
     return Report(parameters.file.name, sensors, parameters.threshold, anomalies, gaps)
 
 
-def _told(sensor: str, month: str, chunk: Sequence[Reading], found: Sequence[Anomaly]) -> str:
+def _progress_line(sensor: str, month: str, chunk: Sequence[Reading], found: Sequence[Anomaly]) -> str:
     values = [reading.value for reading in chunk]
-    told = f"{month} {sensor}: {len(chunk)} readings, {min(values):g} to {max(values):g}"
+    line = f"{month} {sensor}: {len(chunk)} readings, {min(values):g} to {max(values):g}"
     if not found:
-        return told
+        return line
     worst = max(found, key=lambda anomaly: anomaly.strangeness)
     return (
-        f"{told}; {len(found)} anomalous, worst {worst.value:g} on {worst.moment:%d at %H:%M}"
+        f"{line}; {len(found)} anomalous, worst {worst.value:g} on {worst.moment:%d at %H:%M}"
         f" (typical {worst.typical:.1f}, {worst.strangeness:.1f} deviations)"
     )
 
@@ -346,7 +346,7 @@ def _plain(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def plot(report: Report, file: Path) -> None:
-    """Draw every sensor's readings, what was typical, and what was anomalous or missing, into a PNG file."""
+    """Plot readings, typical ranges, anomalies and gaps of every sensor into a PNG file."""
     figure = Figure(figsize=(12, 3.5 * len(report.sensors)), layout="constrained")
     figure.suptitle(report.file)
     rows = figure.subplots(len(report.sensors), squeeze=False)[:, 0]
@@ -384,22 +384,22 @@ def _plot_sensor(axes: Axes, report: Report, name: str, readings: Sequence[Readi
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
-def leave(report: Report, context: InvocationContext) -> None:
-    """Leave the report and its plot as outputs, tagged, with the report in short as metadata."""
+def write_outputs(report: Report, context: InvocationContext) -> None:
+    """Write the report and its plot as outputs, with tags and the summary as metadata."""
     folder = Path(report.file).stem
     (context.output_dir / folder).mkdir()
     (context.output_dir / folder / "report.json").write_text(
-        json.dumps(report.whole(), indent=2), encoding="utf-8"
+        json.dumps(report.full(), indent=2), encoding="utf-8"
     )
     plot(report, context.output_dir / folder / "anomalies.png")
-    notes = context.file_changeset_manager
-    notes.put_tags(f"{folder}/report.json", ["anomalies", "report"])
-    notes.put_fields(f"{folder}/report.json", {"invocation_id": context.invocation_id, **report.in_short()})
-    notes.put_tags(f"{folder}/anomalies.png", ["anomalies", "plot"])
+    changes = context.file_changeset_manager
+    changes.put_tags(f"{folder}/report.json", ["anomalies", "report"])
+    changes.put_fields(f"{folder}/report.json", {"invocation_id": context.invocation_id, **report.summary()})
+    changes.put_tags(f"{folder}/anomalies.png", ["anomalies", "plot"])
 
 
 def main() -> int:
-    """Do what this process's invocation asks for; returns the exit code."""
+    """Run this process's invocation; return the exit code."""
     context = InvocationContext.from_env()
     try:
         parameters = Parameters.of(context)
@@ -409,11 +409,11 @@ def main() -> int:
         return error.exit_code
     print(f"{parameters.file.name}: {sum(map(len, sensors.values()))} readings of {', '.join(sensors)}")
     report = inspect(parameters, sensors)
-    leave(report, context)
+    write_outputs(report, context)
     return ExitCode.Success
 
 
 if __name__ == "__main__":
-    # Whole lines as they come, also where stdout is a pipe: the log is read while the action runs.
+    # Line buffering also for a pipe, because the log is read while the action runs.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.exit(main())
