@@ -183,9 +183,9 @@ def read_data(response: httpx.Response, content: bytes) -> Any:
     :raises ApiError: the response is an error, or not the API's JSON.
     """
     if not response.is_success:
-        raise error_of(response, content)
+        raise read_error(response, content)
     try:
-        return json_of(content)["data"] if content else None
+        return parse_json(content)["data"] if content else None
     except (ValueError, KeyError, TypeError):
         raise ApiError(
             FailureKind.UNAVAILABLE,
@@ -194,11 +194,11 @@ def read_data(response: httpx.Response, content: bytes) -> Any:
         ) from None
 
 
-def error_of(response: httpx.Response, content: bytes) -> ApiError:
+def read_error(response: httpx.Response, content: bytes) -> ApiError:
     """Return the error that a response describes."""
     status = response.status_code
     try:
-        envelope = json_of(content)["error"]
+        envelope = parse_json(content)["error"]
         code, message = str(envelope["error_code"]), str(envelope["message"])
     except (ValueError, KeyError, TypeError):
         message = f"{response.reason_phrase}, not in the API's own words"
@@ -213,7 +213,7 @@ def error_of(response: httpx.Response, content: bytes) -> ApiError:
         kind,
         f"{message} ({request.method} {request.url.path}: {status})",
         _REPEATABLE.get(status, Repeatable.NEVER),
-        retry_after_of(response),
+        read_retry_after(response),
     )
 
 
@@ -237,7 +237,7 @@ def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
     return random.uniform(0, min(cap, base * 2 ** min(attempt, 30)))  # noqa: S311
 
 
-def json_of(content: bytes | str) -> Any:
+def parse_json(content: bytes | str) -> Any:
     """Parse JSON. Raises ValueError, also if it is nested too deep."""
     try:
         return json.loads(content)
@@ -245,7 +245,7 @@ def json_of(content: bytes | str) -> Any:
         raise ValueError("the JSON is nested too deep") from None
 
 
-def retry_after_of(response: httpx.Response) -> float | None:
+def read_retry_after(response: httpx.Response) -> float | None:
     """Return the seconds that a response asks to wait, as a number or a date; None if it doesn't."""
     value = response.headers.get("retry-after")
     if value is None:

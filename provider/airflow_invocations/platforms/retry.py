@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from ..invocation_api import backoff as backoff
 from .errors import TransientError
 
 #: Seconds for which the platform may be unavailable before a wait is abandoned.
@@ -20,14 +20,6 @@ LONGEST_PAUSE = 30.0
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:
-    """Return the seconds to wait after an attempt (from 0): full jitter, growing from `base` to `cap`.
-
-    The defaults are those of Roboto's own client (https://pypi.org/project/roboto/).
-    """
-    return random.uniform(0, min(cap, base * 2 ** min(attempt, 30)))  # noqa: S311
 
 
 async def retry_transient(operation: Callable[[], Awaitable[T]], limit: float) -> T:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ...invocation_api import json_of
+from ...invocation_api import parse_json
 from ..errors import UnauthorizedError, UnavailableError, UnsupportedError
 from ..http import body_of
 from .settings import FlyteSettings
@@ -123,7 +123,7 @@ async def _post(http: httpx.AsyncClient, url: str, **arguments: Any) -> tuple[ht
     async with http.stream("POST", url, **arguments) as answer:
         content = await body_of(answer)
     try:
-        data = json_of(content)
+        data = parse_json(content)
     except ValueError:
         data = None
     return answer, data if isinstance(data, dict) else {}

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from ... import __version__
-from ...invocation_api import json_of, retry_after_of
+from ...invocation_api import parse_json, read_retry_after
 from ..clock import PlatformClock
 from ..errors import (
     ConflictError,
@@ -264,7 +264,7 @@ class Connect:
                 kind = InvalidRequestError
             error = kind(self._foreign(method, answer))
         if isinstance(error, TransientError):
-            error.retry_after = retry_after_of(answer)
+            error.retry_after = read_retry_after(answer)
         return error
 
 
@@ -292,6 +292,6 @@ def _is_a_gateway(data: Any) -> bool:
 
 def _json(content: bytes) -> Any:
     try:
-        return json_of(content)
+        return parse_json(content)
     except ValueError:
         return None

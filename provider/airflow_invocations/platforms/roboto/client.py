@@ -18,8 +18,8 @@ from ...invocation_api import (
     FailureKind,
     Repeatable,
     client_headers,
-    error_of,
     read_data,
+    read_error,
     unanswered,
 )
 from ...models import MAX_PAGE_SIZE
@@ -159,7 +159,7 @@ class RobotoClient:
                 if answer.status_code in _NO_WATCH:
                     raise UnsupportedError(f"{self._settings.endpoint} has no such stream")
                 if not answer.is_success:
-                    raise _platform_error(error_of(answer, await body_of(answer)))
+                    raise _platform_error(read_error(answer, await body_of(answer)))
                 if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                     raise UnavailableError(f"{request.url} answered with something that is no stream")
                 yield answer

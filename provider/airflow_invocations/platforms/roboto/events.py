@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pydantic
 
-from ...invocation_api import json_of
+from ...invocation_api import parse_json
 from ...models import (
     CaughtUp,
     CursorLost,
@@ -42,7 +42,7 @@ class PushedEvents:
         """Yield messages in order. Raises TransientError when the stream ends."""
         async for name, cursor, text in server_sent_events(self._answer):
             try:
-                message = decode_message(name, json_of(text), cursor)
+                message = decode_message(name, parse_json(text), cursor)
             except ValueError as error:
                 yield UnreadableItem(str(error))
                 continue

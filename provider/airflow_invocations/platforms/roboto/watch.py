@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 
 import httpx
 
-from ...invocation_api import json_of
+from ...invocation_api import parse_json
 from ...models import (
     CaughtUp,
     CursorLost,
@@ -36,7 +36,7 @@ class RobotoWatch:
         async for name, cursor, text in server_sent_events(self._answer):
             self.cursor = self.cursor if cursor is None else cursor
             try:
-                message = decode_message(name, json_of(text), cursor)
+                message = decode_message(name, parse_json(text), cursor)
             except ValueError as error:
                 raise UnavailableError(f"the stream sent a malformed event: {error}") from None
             match message:
