@@ -1,8 +1,8 @@
-"""An action that notes everything its context tells it; run once per implementation, see test_context.py.
+"""An action that records everything in its context; run once per implementation, see test_context.py.
 
     python observe.py MODULE < scenarios.json > observations.json
 
-Each scenario is a set of environment variables; each runs in a fork of its own, because the published
+Each scenario is a set of environment variables; each runs in a separate fork, because the published
 client reads its environment once per process.
 """
 
@@ -18,7 +18,7 @@ NAMES = json.loads(os.environ["OBSERVED_PARAMETERS"])
 
 
 def outcome(ask):
-    """What a call answers, or what kind of error it raises."""
+    """Return the result of a call, or the class of its error."""
     try:
         return plain(ask())
     except Exception as error:

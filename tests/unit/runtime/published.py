@@ -1,4 +1,4 @@
-"""The published client's runtime and what it hands an action. It warns when imported; not our concern."""
+"""The published client's runtime, imported without the warnings that it gives on import."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Records as the platform answers them, complete ones."""
+"""Complete records, as the platform returns them."""
 
 from __future__ import annotations
 
@@ -127,11 +127,11 @@ ORG: dict[str, Any] = {
 
 
 def required_only(record: dict[str, Any], *names: str) -> dict[str, Any]:
-    """A record with these fields and those of every record only."""
+    """Return a record with these fields and those of every record only."""
     return {name: copy.deepcopy(record[name]) for name in (*AUDIT, *names) if name in record}
 
 
-#: What the platform answers at the least.
+#: Minimal records of the platform.
 LEAST_FILE = required_only(
     FILE, "association_id", "file_id", "name", "relative_path", "size", "uri", "version"
 )
@@ -141,7 +141,7 @@ LEAST_SESSION = required_only(SESSION, "session_id")
 
 
 def file(number: int, path: str, dataset_id: str = "ds_1", **fields: Any) -> dict[str, Any]:
-    """A file of a path, `fl_NUMBER`."""
+    """Return the file `fl_NUMBER` with a path."""
     return {
         **LEAST_FILE,
         "file_id": f"fl_{number}",

@@ -1,4 +1,4 @@
-"""The file changesets: what ours writes theirs reads, and the other way round."""
+"""File changesets: this package and the published client read what the other one writes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read_by_theirs(file: Path) -> list[Any]:
-    """For each line: path, description or Ellipsis, changeset or None."""
+    """Return for each line: path, description or Ellipsis, changeset or None."""
     lines = file.read_bytes().splitlines()
     items = [file_changeset.FilesChangesetItem.model_validate_json(line) for line in lines]
     return [
@@ -95,7 +95,7 @@ def read_by_ours(file: Path) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize(("method", "arguments"), CALLS)
-def test_each_reads_what_the_other_wrote_as_its_own(
+def test_each_implementation_reads_what_the_other_wrote(
     file: Path, method: str, arguments: tuple[Any, ...]
 ) -> None:
     getattr(FilesChangesetFileManager(), method)(*arguments)
@@ -107,7 +107,7 @@ def test_each_reads_what_the_other_wrote_as_its_own(
 
 @pytest.mark.parametrize(("method", "arguments"), REFUSED)
 @pytest.mark.parametrize("manager", [FilesChangesetFileManager, Theirs])
-def test_what_theirs_refuses_ours_does_and_nothing_is_noted(
+def test_value_rejected_by_the_published_manager_is_not_recorded(
     file: Path, manager: Callable[[], Any], method: str, arguments: tuple[Any, ...]
 ) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - pydantic's, whose text is not ours
@@ -116,7 +116,7 @@ def test_what_theirs_refuses_ours_does_and_nothing_is_noted(
 
 
 @pytest.mark.parametrize("name", [name for name in vars(Theirs) if name[0] != "_"])
-def test_it_is_called_as_the_published_one(name: str) -> None:
+def test_signatures_are_those_of_the_published_manager(name: str) -> None:
     ours, theirs = (
         [(p.name, p.kind, p.default) for p in inspect.signature(getattr(manager, name)).parameters.values()]
         for manager in (FilesChangesetFileManager, Theirs)
@@ -124,7 +124,7 @@ def test_it_is_called_as_the_published_one(name: str) -> None:
     assert ours == theirs
 
 
-def test_a_manager_goes_on_where_another_left_off(file: Path) -> None:
+def test_second_manager_appends_to_the_first_ones_file(file: Path) -> None:
     FilesChangesetFileManager().put_tags("a", ["x"])
     Theirs().remove_tags("a", ["x"])
     FilesChangesetFileManager().put_tags("a", ["y"])
@@ -139,7 +139,7 @@ def test_a_manager_goes_on_where_another_left_off(file: Path) -> None:
 
 
 def updates_by_theirs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the published client asks of each file after its upload, from the noted changes."""
+    """Return the published client's requests for each file after its upload, from the recorded changes."""
     sent: dict[str, Any] = {}
 
     class Uploaded:
@@ -164,7 +164,7 @@ def updates_by_theirs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 @pytest.mark.parametrize(
     "calls", [CALLS, CALLS[::-1], [CALLS[9], *CALLS]], ids=["in turn", "backwards", "twice"]
 )
-def test_the_published_client_applies_ours_as_its_own(
+def test_published_client_applies_both_implementations_changesets_alike(
     file: Path, monkeypatch: pytest.MonkeyPatch, calls: list[tuple[str, tuple[Any, ...]]]
 ) -> None:
     sent = []
@@ -178,7 +178,7 @@ def test_the_published_client_applies_ours_as_its_own(
 
 
 def applied(file: Path, path: str) -> tuple[list[str], dict[str, Any], str | None]:
-    """Tags, metadata and description of a new file after its changes."""
+    """Return tags, metadata and description of a new file after its changes."""
     tags: list[str] = []
     metadata: dict[str, Any] = {}
     description: str | None = None
@@ -191,7 +191,7 @@ def applied(file: Path, path: str) -> tuple[list[str], dict[str, Any], str | Non
     return tags, metadata, description
 
 
-def test_the_order_of_calls_matters(file: Path) -> None:
+def test_order_of_calls_matters(file: Path) -> None:
     manager = FilesChangesetFileManager()
     manager.remove_tags("a", ["x"])
     manager.put_tags("a", ["x", "y"])
@@ -208,19 +208,19 @@ def test_the_order_of_calls_matters(file: Path) -> None:
     assert applied(file, "c") == ([], {}, None)
 
 
-def test_it_needs_its_variable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manager_needs_its_environment_variable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROBOTO_FILE_METADATA_CHANGESET_FILE")
     with pytest.raises(ValueError, match="ROBOTO_FILE_METADATA_CHANGESET_FILE"):
         FilesChangesetFileManager()
 
 
-def test_a_file_made_beforehand_stays_private(file: Path) -> None:
+def test_existing_file_stays_private(file: Path) -> None:
     file.touch(mode=0o600)
     FilesChangesetFileManager().put_tags("a", ["x"])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_lines_of_many_writers_do_not_mix(file: Path) -> None:
+def test_lines_of_concurrent_writers_do_not_mix(file: Path) -> None:
     def write(number: int) -> None:
         manager = FilesChangesetFileManager()
         for _ in range(20):
@@ -244,7 +244,7 @@ def test_lines_of_many_writers_do_not_mix(file: Path) -> None:
         '{"relative_path": "a", "update": {"metadata_changeset": {"put_tags": "x"}}}',
     ],
 )  # fmt: skip
-def test_a_line_that_is_none_is_named(file: Path, line: str) -> None:
+def test_error_names_the_malformed_line(file: Path, line: str) -> None:
     FilesChangesetFileManager().put_tags("a", ["x"])
     with file.open("a") as lines:
         lines.write(f"{line}\n")
@@ -255,7 +255,7 @@ def test_a_line_that_is_none_is_named(file: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a link", "a folder", "a pipe", "a file without end"])
-def test_what_an_action_put_in_its_place_is_not_followed(
+def test_link_in_place_of_the_file_is_not_followed(
     file: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(changesets, "MAX_SIZE", 100)
@@ -275,7 +275,7 @@ def test_what_an_action_put_in_its_place_is_not_followed(
             read(file)
 
 
-def test_the_datasets_own_changeset(tmp_path: Path) -> None:
+def test_changeset_of_the_dataset_is_read(tmp_path: Path) -> None:
     path = tmp_path / "dataset_changeset.json"
     path.touch()
     assert read_dataset_changeset(path) is None
@@ -289,7 +289,7 @@ def test_the_datasets_own_changeset(tmp_path: Path) -> None:
         read_dataset_changeset(path)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_changeset(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "changeset"
     path.write_text('{"put_tags": ["a"]}', encoding="utf-8-sig")
     assert read_dataset_changeset(path) == MetadataChangeset(put_tags=["a"])

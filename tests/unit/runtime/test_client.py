@@ -1,4 +1,4 @@
-"""Calls of the platform from an action: the same requests as the published client's, the same answers."""
+"""Calls of an action to the platform: the requests and results are those of the published client."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ ROUTES: dict[tuple[str, str], Any] = {
 
 
 class Platform:
-    """Answers what the routes say, page tokens in bodies included, and notes what it was asked."""
+    """Serves ROUTES, with page tokens from bodies too, and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
@@ -111,7 +111,7 @@ def platform() -> Iterator[Platform]:
 
 
 def contexts(platform: Platform) -> list[tuple[Any, Any]]:
-    """Ours and theirs, each with its MetadataChangeset."""
+    """Return both implementations' contexts, each with its MetadataChangeset."""
     given = ("ds_1", Path("/in"), INVOCATION_ID, "og_1", Path("/out"))
     theirs = http.RobotoClient(platform.endpoint, http.BearerTokenDecorator(token="t0ken"))
     return [
@@ -127,7 +127,7 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "dataset": lambda context, _: context.dataset.to_dict(),
     "dataset twice": lambda context, _: context.dataset is context.dataset,
     "tags": lambda context, _: context.dataset.put_tags(["é"]),
-    "tags are read anew": lambda context, _: (context.dataset.put_tags(["x"]), context.dataset.tags),
+    "tags after a change": lambda context, _: (context.dataset.put_tags(["x"]), context.dataset.tags),
     "no tags": lambda context, _: context.dataset.remove_tags(["x", "y"]),
     "metadata": lambda context, _: context.dataset.put_metadata({"a.b": [1, None]}),
     "metadata copy": lambda context, _: context.dataset.get_metadata(),
@@ -186,7 +186,7 @@ def _file(context: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_it_asks_the_same_and_answers_the_same(platform: Platform, name: str) -> None:
+def test_requests_and_results_are_those_of_the_published_client(platform: Platform, name: str) -> None:
     seen = []
     for context, changeset in contexts(platform):
         try:
@@ -209,11 +209,11 @@ def test_it_asks_the_same_and_answers_the_same(platform: Platform, name: str) ->
 
 
 def without_nulls(asked: tuple[str, str, Any]) -> tuple[str, str, Any]:
-    """A request as the platform understands it: nulls and nos that nobody set are as good as left out."""
+    """Return a request without the fields that have no effect: unset nulls and false values."""
     method, path, body = asked
-    if path.endswith("page_token=2"):  # theirs names the page twice
+    if path.endswith("page_token=2"):  # the published client names the page twice
         path = path.partition("?")[0]
-    if method == "PUT":  # theirs sends this one always
+    if method == "PUT":  # the published client always sends this field
         body.pop("custom_fields_changeset", None)
     if path.endswith("/files/query"):
         body = {name: value for name, value in (body or {}).items() if value}
@@ -221,7 +221,7 @@ def without_nulls(asked: tuple[str, str, Any]) -> tuple[str, str, Any]:
 
 
 def answering(*answers: httpx.Response | Exception) -> tuple[PlatformClient, list[httpx.Request]]:
-    """A client whose calls are answered in turn, and what it asked."""
+    """Return a client that gets these responses in order, and its requests."""
     asked: list[httpx.Request] = []
     left = list(answers)
 
@@ -250,21 +250,21 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "first", [error(429), error(500), error(502), error(503), error(504), httpx.ConnectError("refused")]
 )
-def test_what_may_be_repeated_is(first: httpx.Response | Exception) -> None:
+def test_safe_request_is_retried(first: httpx.Response | Exception) -> None:
     client, asked = answering(first, OK)
     assert client.get("v1/x") == {"ok": True}
     assert len(asked) == 2
 
 
 @pytest.mark.parametrize("first", [error(500), error(504), httpx.ReadTimeout("no answer")])
-def test_what_may_not_happen_twice_is_not_repeated(first: httpx.Response | Exception) -> None:
+def test_request_that_may_have_taken_effect_is_not_retried(first: httpx.Response | Exception) -> None:
     client, asked = answering(first, OK)
     with pytest.raises(PlatformUnavailable, match="/v1/x"):
         client.post("v1/x")
     assert len(asked) == 1
 
 
-def test_in_the_end_it_gives_up() -> None:
+def test_retries_end_after_five_attempts() -> None:
     client, asked = answering(*[error(503)] * 9)
     with pytest.raises(PlatformUnavailable, match=r"said why \(GET /v1/x: 503\)"):
         client.get("v1/x")
@@ -320,7 +320,7 @@ def test_retry_after_of_the_platform_is_honoured(monkeypatch: pytest.MonkeyPatch
     assert pauses == [7]
 
 
-def test_a_download_is_whole_or_not_there_and_sends_no_token(tmp_path: Path) -> None:
+def test_download_is_complete_or_absent_and_sends_no_token(tmp_path: Path) -> None:
     signed = httpx.Response(200, json={"data": {"url": "http://signed/x"}})
     client, asked = answering(signed, httpx.Response(200, content=b"content"))
     file = File(_record(), client)
@@ -343,7 +343,7 @@ def _record() -> Any:
     return FileRecord.model_validate(samples.FILE)
 
 
-def test_a_catalog_waits_for_a_query_and_reads_every_page() -> None:
+def test_catalog_waits_for_a_query_and_reads_every_page() -> None:
     client, asked = answering(
         httpx.Response(200, json={"data": {"query_id": "q_1", "status": "scheduled"}}),
         httpx.Response(200, json={"data": {"query_id": "q_1", "status": "results_available"}}),
@@ -365,7 +365,7 @@ def test_a_catalog_waits_for_a_query_and_reads_every_page() -> None:
     ]
 
 
-def test_a_query_that_fails_or_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_or_endless_query_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     client, _ = answering(httpx.Response(200, json={"data": {"query_id": "q_1", "status": "failed"}}))
     with pytest.raises(PlatformRefused, match="q_1 failed"):
         list(PlatformCatalog(client).find_topics("x"))
@@ -375,7 +375,7 @@ def test_a_query_that_fails_or_never_ends_is_an_error(monkeypatch: pytest.Monkey
         list(PlatformCatalog(client).find_sessions("x"))
 
 
-def test_a_resolver_looks_in_the_platform(tmp_path: Path) -> None:
+def test_resolver_uses_the_platform(tmp_path: Path) -> None:
     record = {"data": {**samples.FILE, "size": 7}}
     client, asked = answering(
         httpx.Response(200, json=record),
@@ -395,7 +395,7 @@ def test_a_resolver_looks_in_the_platform(tmp_path: Path) -> None:
     ]
 
 
-def test_topics_and_sessions_by_id() -> None:
+def test_topics_and_sessions_are_fetched_by_id() -> None:
     client, asked = answering(
         httpx.Response(200, json={"data": samples.TOPIC}), httpx.Response(200, json={"data": samples.SESSION})
     )
@@ -404,7 +404,7 @@ def test_topics_and_sessions_by_id() -> None:
     assert [request.url.path for request in asked] == ["/v1/topics/id/tp_1", "/v1/sessions/id/se_1"]
 
 
-def test_an_entity_shows_its_record_and_keeps_it() -> None:
+def test_fields_of_an_entity_are_read_only() -> None:
     dataset = Dataset.from_id("ds_1", answering(httpx.Response(200, json={"data": samples.DATASET}))[0])
     assert dataset == Dataset(dataset.record, PlatformClient("http://other", None))
     assert "ds_1" in repr(dataset)

@@ -1,4 +1,4 @@
-"""The context against the published client's: the same action in the same environments sees the same."""
+"""The context behaves as the published client's: the same action in the same environments sees the same."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ MANIFEST = {
     "sessions": [samples.SESSION, samples.LEAST_SESSION],
     "topics": [samples.TOPIC, samples.LEAST_TOPIC],
 }
-#: What the two differ in on purpose is not among the scenarios, see the last tests.
+#: Intended differences are not among the scenarios; see the last tests.
 SCENARIOS: dict[str, dict[str, Any]] = {
     "all is there": {},
     "the old name": {"class": "ActionRuntime"},
@@ -103,7 +103,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 
 def prepared(folder: Path, scenario: dict[str, Any]) -> dict[str, str]:
-    """Write a scenario's files into a folder; its environment."""
+    """Write a scenario's files into a folder; return its environment."""
     for name in ("input", "output", "config"):
         (folder / name).mkdir(parents=True)
     contents = {
@@ -141,7 +141,7 @@ def prepared(folder: Path, scenario: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What both implementations saw, and left, in every scenario."""
+    """Return what both implementations saw and wrote in every scenario."""
     found: dict[str, dict[str, Any]] = {}
     for module in ("roboto.action_runtime", "airflow_invocations.runtime"):
         folders = {name: tmp_path_factory.mktemp("scenario") / "here" for name in SCENARIOS}
@@ -172,8 +172,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         assert answer.returncode == 0, answer.stderr
         for (name, folder), seen in zip(folders.items(), json.loads(answer.stdout), strict=True):
             outputs = {path.name: path.read_text() for path in (folder / "output").iterdir()}
-            told = json.loads(json.dumps({**seen, "outputs": outputs}).replace(str(folder), "{folder}"))
-            found.setdefault(name, {})["ours" if ours else "theirs"] = told
+            result = json.loads(json.dumps({**seen, "outputs": outputs}).replace(str(folder), "{folder}"))
+            found.setdefault(name, {})["ours" if ours else "theirs"] = result
     return found
 
 
@@ -205,12 +205,12 @@ def arguments_of(function: Any) -> list[tuple[str, Any, Any]]:
     "name",
     ["__init__", "from_env", "get_input", "get_optional_parameter", "get_parameter", "get_secret_parameter"],
 )
-def test_it_is_called_as_the_published_one(name: str) -> None:
+def test_signatures_are_those_of_the_published_context(name: str) -> None:
     theirs = getattr(published.InvocationContext, name)
     assert arguments_of(getattr(InvocationContext, name)) == arguments_of(theirs)
 
 
-def test_it_has_every_public_name_of_the_published_one() -> None:
+def test_context_has_every_public_name_of_the_published_one() -> None:
     def public(context: Any) -> set[str]:
         return {name for name in dir(context) if not name.startswith("_")}
 
@@ -229,7 +229,7 @@ def direct(tmp_path: Path, **fields: Any) -> InvocationContext:
     return InvocationContext(**{**given, **fields})
 
 
-def test_a_test_makes_it_from_values_without_a_platform(
+def test_context_can_be_created_from_values_without_a_platform(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ROBOTO_API_KEY", "ROBOTO_BEARER_TOKEN"):
@@ -242,13 +242,13 @@ def test_a_test_makes_it_from_values_without_a_platform(
     assert (context.is_dry_run, context.log_level) == (False, logging.INFO)
     with pytest.raises(ActionRuntimeException, match="ROBOTO_ACTION_INPUTS_MANIFEST"):
         context.get_input()
-    # The published one can't even be made without a token.
+    # The published context can't be created without a token.
     with pytest.raises(PlatformRefused, match="ROBOTO_API_KEY"):
         _ = context.dataset
 
 
 @pytest.mark.parametrize("name", ["DATASET_ID", "INVOCATION_ID", "ORG_ID", "INPUT_DIR", "OUTPUT_DIR"])
-def test_an_error_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_error_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for variable, value in prepared(tmp_path / "here", {}).items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv(f"ROBOTO_{name}", "")
@@ -256,7 +256,7 @@ def test_an_error_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyP
         InvocationContext.from_env()
 
 
-def test_an_error_never_holds_a_secret(tmp_path: Path) -> None:
+def test_error_never_contains_a_secret(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text('{"a": "roboto-secret://x"}')
     (tmp_path / "s.json").write_text('{"a": "s3cret", }')
     context = direct(tmp_path, parameters_file=tmp_path / "p.json", secrets_file=tmp_path / "s.json")
@@ -266,7 +266,7 @@ def test_an_error_never_holds_a_secret(tmp_path: Path) -> None:
     assert "s.json" in str(caught.value)
 
 
-def test_the_files_are_read_once(tmp_path: Path) -> None:
+def test_files_are_read_once(tmp_path: Path) -> None:
     parameters = tmp_path / "p.json"
     parameters.write_text('{"a": 1}')
     context = direct(tmp_path, parameters_file=parameters)
@@ -275,7 +275,7 @@ def test_the_files_are_read_once(tmp_path: Path) -> None:
     assert context.get_parameter("a") == "1"
 
 
-def test_the_old_name_says_so_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_deprecated_name_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ActionRuntime("ds_1", tmp_path, "iv_1", "og_1", tmp_path)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "deprecated" in caplog.text

@@ -1,4 +1,4 @@
-"""What an action pays for importing its runtime."""
+"""The import of the runtime: its cost and its names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_invocations.runtime import resolver
 
 from .published import action_runtime as published
 
-#: Seconds of processor time that the import may take: time on the wall is the machine's.
+#: Longest processor time of the import, in seconds; elapsed time depends on the load of the machine.
 LIMIT = 0.1
 
 _MEASURED = """
@@ -32,13 +32,13 @@ def measure() -> tuple[float, list[str]]:
     return took, modules
 
 
-def test_it_takes_no_time_and_neither_airflow_nor_pydantic() -> None:
+def test_import_is_quick_and_loads_neither_airflow_nor_pydantic() -> None:
     runs = [measure() for _ in range(3)]
     assert set(runs[0][1]) & {"airflow", "fastapi", "httpx", "pydantic", "roboto", "sqlalchemy"} == set()
     assert min(took for took, _ in runs) < LIMIT
 
 
-def test_every_name_is_there_though_imported_late() -> None:
+def test_lazily_imported_names_exist() -> None:
     for name in runtime.__all__:
         assert getattr(runtime, name).__module__.startswith("airflow_invocations.")
     assert set(runtime.__all__) <= set(dir(runtime))
@@ -47,20 +47,20 @@ def test_every_name_is_there_though_imported_late() -> None:
         _ = runtime.Nothing
 
 
-def test_what_the_published_client_names_is_named() -> None:
+def test_names_of_the_published_runtime_exist() -> None:
     theirs = set(published.__all__)
     # Three steps that are one here: prepare_invocation_environment.
     steps = {name for name in theirs if name.startswith("prepare_")}
     assert theirs - steps <= set(runtime.__all__)
 
 
-def test_the_exit_codes_are_the_published_ones() -> None:
+def test_exit_codes_are_the_published_ones() -> None:
     assert {code.name: int(code) for code in runtime.ExitCode} == {
         code.name: int(code) for code in published.ExitCode
     }
 
 
-def test_a_failed_preparation_says_why_and_with_which_exit_code() -> None:
+def test_preparation_error_has_reason_and_exit_code() -> None:
     for module in (runtime, published):
         error = module.PrepareEnvException(module.ExitCode.UsageError, "no such file")
         assert isinstance(error, module.ActionRuntimeException)

@@ -1,4 +1,4 @@
-"""What an action finds when it starts: prepared by ours, read by the published client."""
+"""The environment of an action, prepared by this package and read by the published client."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def prepare(folder: Path, **given: Any) -> PreparedEnvironment:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An invocation's folder, which the environment of this process names."""
+    """Return an invocation's folder, which the environment of this process names."""
     folder = tmp_path / "iv_1"
     for name, value in InvocationPaths.within(folder).environment().items():
         monkeypatch.setenv(name, value)
@@ -72,7 +72,7 @@ def contexts() -> list[Any]:
     return [InvocationContext.from_env(), action_runtime.InvocationContext.from_env()]
 
 
-def test_defaults_count_where_no_value_was_given(folder: Path) -> None:
+def test_default_is_used_when_no_value_is_given(folder: Path) -> None:
     declared = [ActionParameter(name=name, default=default) for name, default in DEFAULTS.items()]
     prepared = prepare(
         folder, action_parameters=declared, parameter_values={"b": "given", "c": None, "e": 2.5, "f": ["é"]}
@@ -87,7 +87,7 @@ def test_defaults_count_where_no_value_was_given(folder: Path) -> None:
 DEFAULTS = {"a": 1, "b": "default", "c": "default", "d": None}
 
 
-def test_a_secret_is_in_its_own_file_and_nowhere_else(folder: Path) -> None:
+def test_secret_is_in_the_secrets_file_only(folder: Path) -> None:
     prepared = prepare(
         folder,
         action_parameters=[ActionParameter(name="default", default="roboto-secret://api_key")],
@@ -104,14 +104,14 @@ def test_a_secret_is_in_its_own_file_and_nowhere_else(folder: Path) -> None:
         assert context.get_parameter("plain") == "api_key"
 
 
-def test_an_earlier_attempts_secrets_are_gone(folder: Path) -> None:
+def test_secrets_of_an_earlier_attempt_are_removed(folder: Path) -> None:
     prepare(folder, parameter_values={"key": "roboto-secret://api_key"})
     prepare(folder, parameter_values={"key": "plain"})
     assert json.loads((folder / "config" / "secrets.json").read_text()) == {}
 
 
 @pytest.mark.parametrize("uri", ["roboto-secret://none", "roboto-secret://api_key@og_9"])
-def test_a_secret_that_is_not_there_ends_it_as_the_published_one_does(
+def test_missing_secret_gives_the_published_exit_code(
     folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     with pytest.raises(PrepareEnvException, match=f"parameter key: .*{uri}") as refused:
@@ -129,7 +129,7 @@ def _not_found(**_: Any) -> Any:
     raise exceptions.RobotoNotFoundException("none")
 
 
-def test_a_secret_that_may_not_be_read_is_no_different(folder: Path) -> None:
+def test_forbidden_secret_is_treated_as_a_missing_one(folder: Path) -> None:
     def refuse(name: str, org_id: str) -> str:
         raise PermissionError(name)
 
@@ -140,7 +140,7 @@ def test_a_secret_that_may_not_be_read_is_no_different(folder: Path) -> None:
 @pytest.mark.parametrize(
     "uri", ["roboto-secret://api_key@og-1", "roboto-secret://api_key@", "roboto-secret://a@b@c"]
 )
-def test_a_misspelt_organisation_is_not_read_as_another(folder: Path, uri: str) -> None:
+def test_misspelt_organisation_is_not_read_as_another(folder: Path, uri: str) -> None:
     with pytest.raises(PrepareEnvException, match="names no secret") as refused:
         prepare(folder, parameter_values={"key": uri})
     assert refused.value.exit_code is ExitCode.UsageError
@@ -154,14 +154,14 @@ def test_a_misspelt_organisation_is_not_read_as_another(folder: Path, uri: str) 
         "roboto-secret://a@og-1", "roboto-secret://a\nb",
     ],
 )  # fmt: skip
-def test_a_secret_is_what_the_published_client_takes_for_one(value: str) -> None:
+def test_secret_uris_are_those_of_the_published_client(value: str) -> None:
     assert is_secret_uri(value) == secrets.is_secret_uri(value)
     if is_secret_uri(value) and "-1" not in value:
         theirs = secrets.secret.parse_secret_uri(value)
         assert parse_secret_uri(value) == (theirs.name, theirs.org_id)
 
 
-def test_everything_is_there_and_private(folder: Path) -> None:
+def test_all_files_exist_and_are_private(folder: Path) -> None:
     prepare(folder, files={"ids": ["fl_1"]})
     named = {name: Path(path) for name, path in InvocationPaths.within(folder).environment().items()}
     for name, path in named.items():
@@ -174,7 +174,7 @@ def test_everything_is_there_and_private(folder: Path) -> None:
         context.file_changeset_manager.put_tags("a", ["x"])
 
 
-def test_private_from_the_first_byte_whatever_the_umask(folder: Path) -> None:
+def test_file_is_private_from_the_first_byte_with_any_umask(folder: Path) -> None:
     before = os.umask(0)
     try:
         prepare(folder)
@@ -185,7 +185,7 @@ def test_private_from_the_first_byte_whatever_the_umask(folder: Path) -> None:
 
 
 def places(folder: Path) -> dict[str, str]:
-    """Where each input file lies, below the input folder: as both contexts say, and as it is."""
+    """Return the path of each input file in the input folder, which both contexts agree on."""
     ours, theirs = (
         {file.file_id: (path, file.record.size) for file, path in context.get_input().files}
         for context in contexts()
@@ -201,7 +201,7 @@ def test_files_of_one_dataset_keep_their_paths(folder: Path) -> None:
     assert places(folder) == {"fl_1": "logs/a.csv", "fl_2": "logs/b.csv"}
 
 
-def test_files_of_several_datasets_are_apart(folder: Path) -> None:
+def test_files_of_several_datasets_are_in_separate_folders(folder: Path) -> None:
     prepare(folder, files={"ids": ["fl_1", "fl_3", "fl_2"]})
     assert places(folder) == {
         "fl_1": "ds_1/logs/a.csv",
@@ -211,12 +211,12 @@ def test_files_of_several_datasets_are_apart(folder: Path) -> None:
 
 
 def theirs_of(folder: Path) -> Any:
-    """The files of a manifest, as the published client reads it."""
+    """Return the files of a manifest, as the published client reads it."""
     text = (folder / "inputs.json").read_text()
     return action_input.ActionInputRecord.model_validate_json(text).files
 
 
-def test_ours_reads_what_the_published_preparation_writes(
+def test_context_reads_what_the_published_preparation_writes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Secret:
@@ -240,7 +240,7 @@ def test_ours_reads_what_the_published_preparation_writes(
         assert json.loads((folder / ours).read_text()) == json.loads(theirs.read_text())
 
 
-def test_the_manifest_is_what_the_published_preparation_writes(
+def test_manifest_is_that_of_the_published_preparation(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, ids in enumerate((["fl_1", "fl_2"], ["fl_1", "fl_3", "fl_2", "fl_4"])):
@@ -260,13 +260,13 @@ def test_the_manifest_is_what_the_published_preparation_writes(
         )
         here = tmp_path / f"ours{number}"
         prepare(here, files={"ids": ids})
-        told = (target / "inputs.json").read_text().replace(str(target), str(here))
-        assert json.loads((here / "inputs.json").read_text()) == json.loads(told)
+        text = (target / "inputs.json").read_text().replace(str(target), str(here))
+        assert json.loads((here / "inputs.json").read_text()) == json.loads(text)
         read = InvocationContext("d", here, "i", "o", here, target / "inputs.json").get_input()
         assert [file.file_id for file, _ in read.files] == [file.file_id for file, _ in theirs_of(target)]
 
 
-def test_what_is_not_wanted_is_not_downloaded(folder: Path) -> None:
+def test_files_are_not_downloaded_when_not_required(folder: Path) -> None:
     catalog = Catalog()
     prepared = prepare(folder, files={"ids": ["fl_1"]}, catalog=catalog, requires_downloaded_inputs=False)
     assert catalog.downloaded == []
@@ -283,7 +283,7 @@ def test_no_input_is_an_empty_manifest(folder: Path) -> None:
 
 
 class Holding(Catalog):
-    """A catalog that finds the files it is given."""
+    """A catalog with the given files."""
 
     def __init__(self, *found: dict[str, Any]) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("path", HOSTILE)
 @pytest.mark.parametrize("others", [(), (samples.file(9, "x", "ds_2"),)], ids=["one", "several"])
-def test_a_path_that_leads_elsewhere_is_refused(folder: Path, path: str, others: Any) -> None:
+def test_path_outside_the_input_folder_is_rejected(folder: Path, path: str, others: Any) -> None:
     catalog = Holding({**samples.LEAST_FILE, "relative_path": path}, *others)
     with pytest.raises(PrepareEnvException, match="can't be stored") as refused:
         prepare(folder, files={"query": "*"}, catalog=catalog)
@@ -313,7 +313,7 @@ def test_a_path_that_leads_elsewhere_is_refused(folder: Path, path: str, others:
 
 
 @pytest.mark.parametrize("dataset_id", ["..", "../..", "/etc", "", "a/b"])
-def test_a_dataset_that_leads_elsewhere_is_refused(folder: Path, dataset_id: str) -> None:
+def test_dataset_id_outside_the_input_folder_is_rejected(folder: Path, dataset_id: str) -> None:
     catalog = Holding(samples.file(1, "x", dataset_id), samples.file(2, "y"))
     with pytest.raises(PrepareEnvException, match="not the id of a dataset") as refused:
         prepare(folder, files={"query": "*"}, catalog=catalog)
@@ -323,14 +323,14 @@ def test_a_dataset_that_leads_elsewhere_is_refused(folder: Path, dataset_id: str
 @pytest.mark.parametrize(
     "path", ["a//b", "./a/b", "a/./b", "a/x/../b", "日本/\U0001f600 é\n.csv", "-rf", "..."]
 )
-def test_an_odd_path_lands_where_it_leads(folder: Path, path: str) -> None:
+def test_unusual_path_is_normalised(folder: Path, path: str) -> None:
     prepare(folder, files={"query": "*"}, catalog=Holding(samples.file(1, path)))
     expected = "a/b" if path.endswith("b") else path
     assert places(folder) == {"fl_1": expected}
 
 
 @pytest.mark.parametrize(("first", "second"), [("a", "./a"), ("a", "a/b"), ("a/b/c", "a"), ("a", "x/../a")])
-def test_two_files_never_land_on_one_another(folder: Path, first: str, second: str) -> None:
+def test_colliding_files_are_rejected(folder: Path, first: str, second: str) -> None:
     catalog = Holding(samples.file(1, first), samples.file(2, second))
     with pytest.raises(PrepareEnvException) as refused:
         prepare(folder, files={"query": "*"}, catalog=catalog)
@@ -346,9 +346,7 @@ def test_two_files_never_land_on_one_another(folder: Path, first: str, second: s
         (OSError(errno.ENOSPC, "No space left on device"), ExitCode.InternalError),
     ],
 )
-def test_whose_fault_it_is_shows_in_the_exit_code(
-    folder: Path, error: Exception, exit_code: ExitCode
-) -> None:
+def test_exit_code_says_whose_fault_it_is(folder: Path, error: Exception, exit_code: ExitCode) -> None:
     class Failing(Catalog):
         def download_file(self, file: Any, destination: Path) -> None:
             raise error
@@ -359,7 +357,7 @@ def test_whose_fault_it_is_shows_in_the_exit_code(
     assert str(int(exit_code)) in str(refused.value)
 
 
-def test_an_unknown_file_is_the_callers_fault(folder: Path) -> None:
+def test_unknown_file_is_a_usage_error(folder: Path) -> None:
     with pytest.raises(PrepareEnvException, match="fl_none") as refused:
         prepare(folder, files={"ids": ["fl_none"]})
     assert refused.value.exit_code is ExitCode.UsageError
@@ -374,7 +372,7 @@ def test_an_unknown_file_is_the_callers_fault(folder: Path) -> None:
         {"rich_input_data": None, "data_source": NO_DATASET},
     ],
 )
-def test_the_input_of_an_invocation_is_what_the_published_client_says(fields: dict[str, Any]) -> None:
+def test_input_of_an_invocation_is_that_of_the_published_client(fields: dict[str, Any]) -> None:
     record = {**INVOCATION, **fields}
     ours = input_of(InvocationRecord.model_validate(record))
     theirs = published.Invocation(published.InvocationRecord.model_validate(record), None).input_data
@@ -383,7 +381,7 @@ def test_the_input_of_an_invocation_is_what_the_published_client_says(fields: di
         assert ours.model_dump(mode="json") == theirs.model_dump(mode="json")
 
 
-def test_many_small_files_are_placed_quickly(folder: Path) -> None:
+def test_paths_of_many_files_are_found_quickly(folder: Path) -> None:
     found = [samples.file(number, f"{number % 20}/{number}.csv", size=1) for number in range(500)]
     prepared = prepare(folder, files={"query": "*"}, catalog=Holding(*found))
     assert len(prepared.inputs.files) == 500

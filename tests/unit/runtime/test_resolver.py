@@ -1,4 +1,4 @@
-"""The resolver against the published one: the same selectors, the same look-ups, the same manifest."""
+"""The resolver behaves as the published one: the same selectors give the same lookups and manifest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SESSIONS = [samples.SESSION, {**samples.LEAST_SESSION, "session_id": "se_2"}]
 
 
 class Catalog:
-    """Answers from the samples and notes what it was asked. A query selects every second thing."""
+    """Returns the samples and records the lookups. A query selects every second item."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -91,7 +91,7 @@ def _of(records: list[dict[str, Any]], name: str, value: str) -> dict[str, Any]:
 
 
 class Theirs:
-    """The published resolver with everything below it in place of the platform: client, search, storage."""
+    """The published resolver, with fakes for its client, search and storage."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -184,7 +184,7 @@ SPECS: dict[str, dict[str, Any]] = {
 
 
 def both(spec: dict[str, Any], **download: Any) -> tuple[Any, Any, Catalog, Theirs]:
-    """What ours and theirs resolve, and whom they asked."""
+    """Return what both resolvers resolve, and their fakes."""
     catalog, theirs = Catalog(), Theirs()
     expected = theirs.resolver.resolve_input_spec(published.InvocationInput.model_validate(spec), **download)
     resolved = ActionInputResolver(catalog).resolve_input_spec(
@@ -194,7 +194,9 @@ def both(spec: dict[str, Any], **download: Any) -> tuple[Any, Any, Catalog, Thei
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_it_asks_for_and_resolves_the_same(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_lookups_and_result_are_those_of_the_published_resolver(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     resolved, expected, catalog, theirs = both(SPECS[name])
     assert catalog.asked == theirs.asked
     assert resolved.model_dump(mode="json") == expected.model_dump(mode="json")
@@ -204,7 +206,7 @@ def test_it_asks_for_and_resolves_the_same(name: str, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_it_downloads_the_same_to_the_same_places(tmp_path: Path, name: str) -> None:
+def test_downloads_are_those_of_the_published_resolver(tmp_path: Path, name: str) -> None:
     catalog, theirs = Catalog(), Theirs()
     ours = ActionInputResolver(catalog).resolve_input_spec(
         InvocationInput.model_validate(SPECS[name]), download=True, download_path=tmp_path / "ours"
@@ -214,17 +216,17 @@ def test_it_downloads_the_same_to_the_same_places(tmp_path: Path, name: str) -> 
         download=True,
         download_path=tmp_path / "theirs",
     )
-    told = json.dumps(expected.model_dump(mode="json")).replace(
+    text = json.dumps(expected.model_dump(mode="json")).replace(
         str(tmp_path / "theirs"), str(tmp_path / "ours")
     )
-    assert ours.model_dump(mode="json") == json.loads(told)
+    assert ours.model_dump(mode="json") == json.loads(text)
     assert sorted(file for file, _ in catalog.downloaded) == sorted(file for file, _ in theirs.downloaded)
     for record, path in ours.files:
         assert path is not None
         assert path.stat().st_size == record.size
 
 
-def test_what_is_there_is_not_downloaded_again(tmp_path: Path) -> None:
+def test_existing_file_is_not_downloaded_again(tmp_path: Path) -> None:
     catalog = Catalog()
     resolver = ActionInputResolver(catalog)
     spec = InvocationInput.model_validate({"files": {"ids": ["fl_1", "fl_2"]}})
@@ -235,7 +237,7 @@ def test_what_is_there_is_not_downloaded_again(tmp_path: Path) -> None:
     assert [file for file, _ in catalog.downloaded] == ["fl_1", "fl_2", "fl_2"]
 
 
-def test_without_a_folder_it_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_without_a_folder_creates_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     spec = InvocationInput.model_validate({"files": {"ids": ["fl_1"]}})
     resolved = ActionInputResolver(Catalog()).resolve_input_spec(spec, download=True)
@@ -244,7 +246,7 @@ def test_without_a_folder_it_makes_one(tmp_path: Path, monkeypatch: pytest.Monke
     assert path.relative_to(tmp_path).parts[1:] == ("fl_1", "3", "a.csv")
 
 
-def test_a_link_is_downloaded_from_what_it_stands_for(tmp_path: Path) -> None:
+def test_link_is_downloaded_from_its_target(tmp_path: Path) -> None:
     catalog = Catalog()
     spec = InvocationInput.model_validate({"files": {"ids": ["fl_5"]}})
     resolved = ActionInputResolver(catalog).resolve_input_spec(spec, download=True, download_path=tmp_path)
@@ -253,14 +255,16 @@ def test_a_link_is_downloaded_from_what_it_stands_for(tmp_path: Path) -> None:
     assert resolved.files[0][1] == tmp_path / "fl_5" / "3" / "link.csv"
 
 
-def test_what_cannot_be_looked_up_is_an_error() -> None:
+def test_failed_lookup_raises() -> None:
     spec = InvocationInput.model_validate({"files": {"ids": ["fl_1", "fl_none"]}})
     with pytest.raises(PlatformNotFound, match="fl_none"):
         ActionInputResolver(Catalog()).resolve_input_spec(spec)
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/x", "roboto://dataset/ds_1", "roboto://file/", ""])
-def test_a_link_to_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+def test_link_without_a_file_as_target_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
     monkeypatch.setitem(LINK, "uri", uri)
     spec = InvocationInput.model_validate({"files": {"ids": ["fl_5"]}})
     with pytest.raises(PlatformRefused, match="which is not a file"):
@@ -277,7 +281,7 @@ RECORDS = [
 
 
 @pytest.mark.parametrize(("ours", "theirs", "record"), RECORDS)
-def test_the_records_are_the_published_ones(ours: Any, theirs: Any, record: dict[str, Any]) -> None:
+def test_records_are_the_published_ones(ours: Any, theirs: Any, record: dict[str, Any]) -> None:
     text = ours.model_validate(record).model_dump_json()
     assert json.loads(text) == theirs.model_validate(record).model_dump(mode="json")
     assert theirs.model_validate_json(text) == theirs.model_validate(record)
@@ -298,7 +302,7 @@ def _is_valid(model: Any, record: dict[str, Any]) -> bool:
     return True
 
 
-def test_an_input_is_made_of_its_record() -> None:
+def test_input_is_created_from_its_record() -> None:
     record = ActionInputRecord.model_validate(
         {"files": [[samples.FILE, "/in/a.csv"], [FILES[1], None]], "topics": TOPICS, "sessions": SESSIONS}
     )
