@@ -1,4 +1,4 @@
-"""The hooks: one for every connection, and one for each connection type's form."""
+"""Hooks: one for all connection types of this provider, and one for each type."""
 
 from .flyte import FlyteHook
 from .invocation import InvocationHook

@@ -1,4 +1,4 @@
-"""What `invocations check CONN_ID` runs, in a process of its own: whether a connection works, and as whom."""
+"""Test a connection; `invocations check CONN_ID` runs this module in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Ask the platform of the connection whose id is the only argument; 0: it works, 1: the reason why not.
+    """Test the connection with the given id; return 0 if it works, and 1 after printing the reason if not.
 
-    The connection is looked for where the API server looks: in the environment, the secrets backends and the
-    metadata database. That is this process's own decision, which is why it is one.
+    The connection is read from where the API server reads it: the environment, the secrets backends and the
+    metadata database. Airflow decides this once in each process.
     """
     (conn_id,) = arguments
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")

@@ -1,4 +1,4 @@
-"""Read the fields of a connection that several connection types have."""
+"""Read connection fields that several connection types share."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import re
 import httpx
 from airflow.sdk import Connection
 
-#: Characters that a token in a header may not contain: all but visible ASCII (RFC 6750, section 2.1).
+#: Characters that are invalid in a token: all but visible ASCII (RFC 6750, section 2.1).
 _NOT_IN_TOKENS = re.compile(r"[^\x21-\x7e]")
 
-#: Characters that no host contains; httpx would escape some of them and look up the result.
+#: Characters that are invalid in a host. Without this check, httpx would escape some of them.
 _NOT_IN_HOSTS = re.compile(r"[\x00-\x20\x7f\s%\\<>\"^`{|}]")
 
-#: Characters that OAuth client ids and secrets may not contain: all but printable ASCII (RFC 6749,
+#: Characters that are invalid in OAuth client ids and secrets: all but printable ASCII (RFC 6749,
 #: appendix A).
 _NOT_IN_CREDENTIALS = re.compile(r"[^\x20-\x7e]")
 
 
 def endpoint_of(connection: Connection) -> str:
-    """Return the URL made of host, schema (default: https) and port. Raises ValueError."""
+    """Return the URL from host, schema (default: https) and port.
+
+    :raises ValueError: the message says which field is invalid and what is allowed.
+    """
     name = f"connection {connection.conn_id!r}"
     host = str(connection.host).strip().rstrip("/")
     if "://" not in host:
@@ -29,7 +32,7 @@ def endpoint_of(connection: Connection) -> str:
     if scheme not in ("http", "https"):
         raise ValueError(f"{name}: host begins with {scheme}://; allowed: http, https")
     if set(address) & set("@?#"):
-        # Not shown: what is before an @ may be a password.
+        # Not shown: the part before an @ may be a password.
         raise ValueError(
             f"{name}: host must be an address without '@', '?' and '#'; put login and password into their "
             "own fields"
@@ -58,7 +61,7 @@ def _is_address(where: str, endpoint: str) -> bool:
 
 
 def host_in_url(host: str) -> str:
-    """Return a host as URLs write it, with an IPv6 address in brackets; Airflow removes them from URIs."""
+    """Return a host for a URL: an IPv6 address gets the brackets that Airflow removes from URIs."""
     try:
         ipaddress.IPv6Address(host)
     except ValueError:
@@ -67,17 +70,17 @@ def host_in_url(host: str) -> str:
 
 
 def token_of(name: str, field: str, value: str) -> str:
-    """Return a token, or another value that is sent in a header, without surrounding white space.
+    """Return a token, or another value for a header, without surrounding whitespace.
 
     :param name: the connection, for messages.
     :param field: the name of the connection's field.
-    :raises ValueError: the value can't be sent; the message names the field and never shows the value.
+    :raises ValueError: the value is invalid; the message names the field and never shows the value.
     """
-    return _sendable(name, field, value, _NOT_IN_TOKENS, "visible ASCII characters, no blanks")
+    return _sendable(name, field, value, _NOT_IN_TOKENS, "visible ASCII characters, no spaces")
 
 
 def credential_of(name: str, field: str, value: str) -> str:
-    """Return an OAuth client id or client secret without surrounding white space; see `token_of`."""
+    """Return an OAuth client id or secret without surrounding whitespace; see `token_of`."""
     return _sendable(name, field, value, _NOT_IN_CREDENTIALS, "printable ASCII characters")
 
 
@@ -93,7 +96,7 @@ def _sendable(name: str, field: str, value: str, wrong: re.Pattern[str], allowed
 
 
 def verify_of(name: str, value: object) -> bool | str:
-    """Extra `verify`: True, False, or the path of a CA bundle. Raises ValueError."""
+    """Return the extra `verify`: True, False, or the path of a CA bundle. Raises ValueError."""
     match value:
         case None | "":
             return True
@@ -105,7 +108,7 @@ def verify_of(name: str, value: object) -> bool | str:
 
 
 def timeout_of(name: str, value: object, default: float) -> float:
-    """Extra `timeout`, in seconds. Raises ValueError."""
+    """Return the extra `timeout` in seconds. Raises ValueError."""
     if value in (None, ""):
         return default
     try:

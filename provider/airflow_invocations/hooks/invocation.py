@@ -1,4 +1,4 @@
-"""The hook that operators, sensors and triggers use: whatever platform the connection names."""
+"""The hook for every platform; the connection's type selects the platform."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from airflow.sdk import BaseHook, Connection
 
@@ -24,6 +23,7 @@ from ..exceptions import (
 from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platforms import Platform, PlatformError
 from ..platforms.base import web_address
+from ..platforms.registry import DEFAULT_CONN_ID, PLATFORMS
 from ..tasks.adoption import invoke_once
 from ..tasks.sdk_calls import complete
 from ..version_compat import read_connection
@@ -31,24 +31,14 @@ from ..waiters import cancel_and_confirm, log_pages
 
 T = TypeVar("T")
 
-#: Seconds after which a hook that opens another client reads its connection again: a token may have been
-#: replaced in the meantime.
+#: Seconds after which a hook reads its connection again before it opens another client, because a token may
+#: have been replaced.
 CONNECTION_AGE = 30.0
-
-#: For each connection type the module beside this one that has its `platform_of`.
-_CONNECTION_TYPES = {"roboto": "roboto", "flyte": "flyte", "pynenc": "pynenc"}
-
-
-class PlatformOf(Protocol):
-    """Makes the client of a platform, to be opened with `async with`."""
-
-    def __call__(self, connection: Connection, extra: dict[str, Any]) -> Platform:
-        """Raises ValueError for a connection that makes no sense: which field, what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ConnectionFields:
-    """A connection that was read once, with its `extra`: reading `extra` later would call the task SDK."""
+    """A connection and its `extra`, read together: reading `extra` later would call the task SDK."""
 
     connection: Connection
     extra: dict[str, Any]
@@ -62,18 +52,27 @@ class _ConnectionFields:
 
 
 class InvocationHook(BaseHook):
-    """Invokes actions on the platform that the connection's type names, and asks about invocations.
+    """Invoke actions, and read and cancel invocations, on the platform of a connection.
 
-    :param conn_id: the Airflow connection; its type is one of those of this provider.
+    :param conn_id: the Airflow connection, of any of this provider's types; None for `default_conn_name`.
     """
 
     conn_name_attr = "conn_id"
-    default_conn_name = "roboto_default"
+    default_conn_name = DEFAULT_CONN_ID
 
-    def __init__(self, conn_id: str = default_conn_name, **kwargs: Any) -> None:
+    def __init__(self, conn_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.conn_id = conn_id
+        self.conn_id = self.default_conn_name if conn_id is None else conn_id
         self._kept: _ConnectionFields | None = None
+
+    @staticmethod
+    def settings_of(connection: Connection, extra: dict[str, Any]) -> Any:
+        """Return the settings of the platform's client; each connection type's hook reads them.
+
+        :param extra: the connection's extra as a dict.
+        :raises ValueError: a field is invalid; the message names it and what is allowed.
+        """
+        raise NotImplementedError
 
     def get_conn(self) -> Platform:
         """Return a client of the platform, to be opened with `async with`.
@@ -108,13 +107,19 @@ class InvocationHook(BaseHook):
     def _platform_of(self, fields: _ConnectionFields) -> Platform:
         """Return the client of a connection's platform, after checking the connection's type."""
         connection = fields.connection
-        wanted = getattr(self, "conn_type", None)
-        if wanted not in (None, connection.conn_type):
+        name, conn_type = f"connection {connection.conn_id!r}", connection.conn_type or ""
+        required = getattr(self, "conn_type", None)
+        if required not in (None, conn_type):
             raise ValueError(
-                f"connection {connection.conn_id!r}: its conn_type is {connection.conn_type!r}; "
-                f"{type(self).__name__} allows only {wanted!r}; InvocationHook allows all of this provider's"
+                f"{name}: its conn_type is {conn_type!r}; {type(self).__name__} allows only {required!r}; "
+                "InvocationHook allows all types of this provider"
             )
-        return platform_of(connection, fields.extra)
+        if conn_type not in PLATFORMS:
+            raise ValueError(f"{name}: its type is {conn_type!r}; allowed: {', '.join(PLATFORMS)}")
+        registered = PLATFORMS[conn_type]
+        settings = registered.load_hook().settings_of(connection, fields.extra)
+        platform: Platform = registered.load_platform()(settings)
+        return platform
 
     def _fields(self) -> _ConnectionFields:
         if self._kept is None:
@@ -131,7 +136,7 @@ class InvocationHook(BaseHook):
 
     @property
     def connection_type(self) -> str:
-        """The connection's type, also one of another provider; the connection is read once."""
+        """The connection's type, which may be another provider's; the connection is read once."""
         return self._fields().connection.conn_type or ""
 
     def call(self, operation: Callable[[Platform], Awaitable[T]]) -> T:
@@ -152,7 +157,7 @@ class InvocationHook(BaseHook):
         what: str,
         invocation_id: str | None = None,
     ) -> T:
-        """Run an operation; `what` is the request, in words for messages. Raises InvocationError."""
+        """Run an operation; `what` is what failed, for messages. Raises InvocationError."""
         try:
             self.get_conn()
         except ValueError as error:
@@ -178,11 +183,11 @@ class InvocationHook(BaseHook):
 
     @staticmethod
     def run(operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine function from synchronous code: the one bridge there is.
+        """Run a coroutine function from synchronous code. All such code uses this bridge.
 
-        It runs in a thread of its own, whatever this thread is doing: Airflow raises a task's timeout, and
-        calls on_kill, from signal handlers, and an event loop in the main thread would give the exception
-        to whichever of its tasks happens to run. An exception here ends the operation.
+        It runs in a thread of its own: Airflow raises a task's timeout, and calls on_kill, from signal
+        handlers, and an event loop in the main thread would pass the exception to whichever of its tasks is
+        running. An exception in the calling thread ends the operation.
         """
         cancel: Future[Callable[[], object]] = Future()
 
@@ -324,24 +329,8 @@ class InvocationHook(BaseHook):
         return web_address(self.get_conn().logs_url(invocation_id))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether the platform answers and accepts the token, and a sentence about it."""
+        """Return whether the platform accepts the connection, and a sentence about it."""
         try:
             return True, self.ask(lambda platform: platform.check())
         except Exception as error:
             return False, str(error)
-
-
-def platform_of(connection: Connection, extra: dict[str, Any]) -> Platform:
-    """The client that a connection asks for; `extra` is its extra as a dict.
-
-    Raises:
-        ValueError: the connection makes no sense: which field, what is allowed.
-    """
-    room = _CONNECTION_TYPES.get(connection.conn_type or "")
-    if room is None:
-        raise ValueError(
-            f"connection {connection.conn_id!r}: its type is {connection.conn_type!r}; "
-            f"allowed: {', '.join(_CONNECTION_TYPES)}"
-        )
-    make: PlatformOf = import_module(f".{room}", __package__).platform_of
-    return make(connection, extra)

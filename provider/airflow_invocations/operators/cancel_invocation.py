@@ -12,6 +12,7 @@ from airflow.sdk import BaseOperator
 
 from ..exceptions import InvocationError, platform_task_error, unconfirmed_cancel_error
 from ..platforms import Platform, PlatformError
+from ..platforms.registry import DEFAULT_CONN_ID
 from ..tasks.validation import DAY, Check, seconds
 from ..tasks.xcom import storable
 from ..waiters import cancel_and_confirm
@@ -56,7 +57,7 @@ class CancelInvocationOperator(BaseInvocationOperator, BaseOperator):
         self,
         *,
         invocation_ids: Any,
-        conn_id: str = "roboto_default",
+        conn_id: str = DEFAULT_CONN_ID,
         timeout: float = 60.0,
         **kwargs: Any,
     ) -> None:

@@ -17,6 +17,7 @@ from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models.text import counted, encodable
 from ..platforms import Platform, PlatformError
+from ..platforms.registry import DEFAULT_CONN_ID
 from ..platforms.retry import retry_transient
 from ..tasks.validation import task_label
 from ..tasks.xcom import push_xcom, storable
@@ -71,7 +72,7 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
         destination: str | ObjectStoragePath = "log",
         tail: int | None = None,
         max_bytes: int = XCOM_BYTES,
-        conn_id: str = "roboto_default",
+        conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

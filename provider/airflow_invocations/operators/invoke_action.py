@@ -26,6 +26,7 @@ from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models import InvocationStatus
 from ..platforms import CannotStopError, PlatformError, UnsupportedError
+from ..platforms.registry import DEFAULT_CONN_ID
 from ..platforms.retry import OUTAGE_LIMIT, retry_transient
 from ..tasks.idempotency import was_cancelled_by_clear
 from ..tasks.provenance import identity_of, loop_position_of, provenance_of
@@ -161,7 +162,7 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         compute_requirements: ComputeRequirements | Mapping[str, Any] | None = None,
         container_parameters: ContainerParameters | Mapping[str, Any] | None = None,
         timeout: int | str | None = None,
-        conn_id: str = "roboto_default",
+        conn_id: str = DEFAULT_CONN_ID,
         wait: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float = 5.0,

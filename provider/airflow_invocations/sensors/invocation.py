@@ -17,6 +17,7 @@ from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..operators._base import BaseInvocationOperator
 from ..operators._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
+from ..platforms.registry import DEFAULT_CONN_ID
 from ..platforms.retry import OUTAGE_LIMIT
 from ..tasks.completion import CompletionCriteria, check, criteria_of, format_ids
 from ..tasks.validation import check_arguments, ids_of, is_templated, task_label
@@ -80,7 +81,7 @@ class InvocationSensor(BaseInvocationOperator, BaseSensorOperator):
         wait_for: str | int = "all",
         action: str | None = None,
         since: str | datetime.datetime | None = None,
-        conn_id: str = "roboto_default",
+        conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         start_from_trigger: bool = False,
         poke_interval: datetime.timedelta | float = 5.0,

@@ -23,12 +23,13 @@ import pytest
 from airflow.cli.cli_parser import get_parser
 from airflow.sdk import DAG, Connection
 
-from airflow_invocations import __version__, hooks
+from airflow_invocations import __version__
 from airflow_invocations.cli.main import build_parser
 from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.hooks import InvocationHook, RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.platforms.registry import PLATFORMS
 from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import DeliverySettings
 from airflow_invocations.version_compat import VERSION
@@ -447,10 +448,10 @@ def _from_environment(conn_id: str, value: str) -> Connection:
 
 def _settings(connection: Connection) -> Any:
     """What a connection says, once its hook has read it: it opens nothing."""
-    room = getattr(hooks, str(connection.conn_type))
-    platform = room.platform_of(connection, connection.extra_dejson)
-    assert platform.where
-    return room.settings_of(connection, connection.extra_dejson)
+    registered = PLATFORMS[str(connection.conn_type)]
+    settings = registered.load_hook().settings_of(connection, connection.extra_dejson)
+    assert registered.load_platform()(settings).where
+    return settings
 
 
 @pytest.mark.parametrize("conn_type", ["roboto", "flyte", "pynenc"])

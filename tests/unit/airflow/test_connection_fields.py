@@ -13,9 +13,6 @@ from airflow.sdk import BaseHook, Connection
 
 from airflow_invocations.exceptions import InvocationError, RequestRefusedError
 from airflow_invocations.hooks import FlyteHook, InvocationHook, PynencHook, RobotoHook
-from airflow_invocations.hooks import flyte as flyte_type
-from airflow_invocations.hooks import pynenc as pynenc_type
-from airflow_invocations.hooks import roboto as roboto_type
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms import PlatformError
 from airflow_invocations.sensors import InvocationSensor
@@ -169,8 +166,8 @@ ADDRESSES = ["::1", "2001:db8::1"]
 
 
 def endpoint(connection: Connection) -> str:
-    kind: Any = {"roboto": roboto_type, "flyte": flyte_type}[str(connection.conn_type)]
-    return str(kind.settings_of(connection, {}).endpoint)
+    hook = {"roboto": RobotoHook, "flyte": FlyteHook}[str(connection.conn_type)]
+    return str(hook.settings_of(connection, {}).endpoint)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -209,7 +206,7 @@ def test_ipv6_of_a_redis(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
             for host in (address, f"[{address}]", f"redis://{address}")
         ),
     ):
-        settings = pynenc_type.settings_of(connection, extra)
+        settings = PynencHook.settings_of(connection, extra)
         assert settings.redis_url == f"redis://:pw@[{address}]:6380/1"
         assert settings.where.endswith(f"redis://[{address}]:6380/1")
 

@@ -16,10 +16,11 @@ from airflow.sdk import DAG, Connection
 from airflow_invocations import __version__
 from airflow_invocations.get_provider_info import get_provider_info
 from airflow_invocations.hooks import InvocationHook
-from airflow_invocations.hooks.invocation import _CONNECTION_TYPES
-from airflow_invocations.hooks.roboto import RobotoHook, settings_of
+from airflow_invocations.hooks.roboto import RobotoHook
 from airflow_invocations.models import MAX_ASSET_EVENTS, InvocationSource
 from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.platforms import Platform
+from airflow_invocations.platforms.registry import PLATFORMS
 from airflow_invocations.tasks.provenance import provenance_of
 from airflow_invocations.triggers import InvocationTrigger
 
@@ -40,7 +41,7 @@ def test_every_class_that_the_provider_info_names_exists() -> None:
         assert hasattr(importlib.import_module(module), member)
 
 
-def test_the_form_and_the_hook_speak_of_the_same_connection_type() -> None:
+def test_form_hook_and_registry_have_the_same_connection_types() -> None:
     entries = get_provider_info()["connection-types"]
     for entry in entries:
         module, _, member = entry["hook-class-name"].rpartition(".")
@@ -48,7 +49,16 @@ def test_the_form_and_the_hook_speak_of_the_same_connection_type() -> None:
         assert (entry["connection-type"], entry["hook-name"]) == (hook.conn_type, hook.hook_name)
         assert issubclass(hook, InvocationHook)
         assert hook().conn_id == hook.default_conn_name
-    assert {entry["connection-type"] for entry in entries} == set(_CONNECTION_TYPES)
+    assert {entry["connection-type"]: entry["hook-class-name"] for entry in entries} == {
+        conn_type: registered.hook for conn_type, registered in PLATFORMS.items()
+    }
+
+
+@pytest.mark.parametrize("conn_type", PLATFORMS)
+def test_a_registered_connection_type_has_its_hook_and_client(conn_type: str) -> None:
+    registered = PLATFORMS[conn_type]
+    assert registered.load_hook().conn_type == conn_type
+    assert issubclass(registered.load_platform(), Platform)
 
 
 def connection(**fields: Any) -> Connection:
@@ -69,19 +79,21 @@ def connection(**fields: Any) -> Connection:
     ],
 )
 def test_the_address_of_a_connection(fields: dict[str, Any], endpoint: str) -> None:
-    assert settings_of(connection(**fields), {}).endpoint == endpoint
+    assert RobotoHook.settings_of(connection(**fields), {}).endpoint == endpoint
 
 
-def test_what_the_extra_says_is_heard() -> None:
-    settings = settings_of(
+def test_the_extra_of_a_connection_is_read() -> None:
+    settings = RobotoHook.settings_of(
         connection(),
         {"org_id": "og_1", "verify": "/ca.pem", "timeout": "7", "link_base": "https://ui.example"},
     )
     assert (settings.org_id, settings.verify, settings.timeout) == ("og_1", "/ca.pem", 7.0)
     assert settings.link_base == "https://ui.example"
-    assert settings_of(connection(), {"verify": False}).verify is False
-    assert settings_of(connection(), {"verify": "false"}).verify is False
-    assert settings_of(connection(), {"verify": None, "timeout": None, "org_id": ""}).verify is True
+    assert RobotoHook.settings_of(connection(), {"verify": False}).verify is False
+    assert RobotoHook.settings_of(connection(), {"verify": "false"}).verify is False
+    assert (
+        RobotoHook.settings_of(connection(), {"verify": None, "timeout": None, "org_id": ""}).verify is True
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,11 +107,11 @@ def test_what_the_extra_says_is_heard() -> None:
         ({}, {"timeout": 0}, "'timeout' is 0"),
     ],
 )
-def test_a_connection_that_makes_no_sense_says_which_field(
+def test_a_misconfigured_connection_names_the_field(
     fields: dict[str, Any], extra: dict[str, Any], hint: str
 ) -> None:
     with pytest.raises(ValueError, match="connection 'c'") as raised:
-        settings_of(connection(**fields), extra)
+        RobotoHook.settings_of(connection(**fields), extra)
     assert hint in str(raised.value)
 
 
@@ -110,7 +122,7 @@ def test_a_connection_can_be_written_as_json_or_uri(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("AIRFLOW_CONN_BY_URI", "roboto://:t@h:1/http?org_id=og_1")
     for name in ("by_json", "by_uri"):
         connection = RobotoHook.get_connection(name)
-        settings = settings_of(connection, connection.extra_dejson)
+        settings = RobotoHook.settings_of(connection, connection.extra_dejson)
         assert (settings.endpoint, settings.token) == ("http://h:1", "t")
     assert settings.org_id == "og_1"
 

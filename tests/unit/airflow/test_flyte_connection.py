@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import Connection
 
 from airflow_invocations.hooks import FlyteHook, InvocationHook
-from airflow_invocations.hooks.flyte import platform_of, settings_of
+from airflow_invocations.platforms.flyte import FlytePlatform
 
 SECRET = "s3cret-s3cret"
 
@@ -31,7 +31,7 @@ def test_what_the_connection_says_is_heard() -> None:
         "timeout": "7",
         "link_base": "https://ui.example/v2",
     }
-    settings = settings_of(connection(login="airflow", password=SECRET), extra)
+    settings = FlyteHook.settings_of(connection(login="airflow", password=SECRET), extra)
     assert (settings.project, settings.domain, settings.org) == ("fleet", "development", "acme")
     assert (settings.client_id, settings.secret) == ("airflow", SECRET)
     assert (settings.token_url, settings.scopes) == ("https://id.example/token", ("all", "offline"))
@@ -48,13 +48,13 @@ def test_what_the_connection_says_is_heard() -> None:
     ],
 )
 def test_the_scheme_of_the_address_is_kept(fields: dict[str, Any], endpoint: str) -> None:
-    assert settings_of(connection(**fields), {}).endpoint == endpoint
+    assert FlyteHook.settings_of(connection(**fields), {}).endpoint == endpoint
 
 
 def test_without_a_password_nothing_is_sent_and_alone_it_is_a_token() -> None:
-    assert settings_of(connection(), {}).secret is None
+    assert FlyteHook.settings_of(connection(), {}).secret is None
     # As it comes from a file, with a line's end.
-    alone = settings_of(connection(password=f"{SECRET}\n"), {"scopes": ["a", "b"], "project": ""})
+    alone = FlyteHook.settings_of(connection(password=f"{SECRET}\n"), {"scopes": ["a", "b"], "project": ""})
     assert (alone.client_id, alone.secret, alone.scopes) == (None, SECRET, ("a", "b"))
 
 
@@ -76,7 +76,7 @@ def test_a_connection_that_makes_no_sense_says_which_field(
     fields: dict[str, Any], extra: dict[str, Any], hint: str
 ) -> None:
     with pytest.raises(ValueError, match="connection 'c'") as raised:
-        settings_of(connection(**fields), extra)
+        FlyteHook.settings_of(connection(**fields), extra)
     assert hint in str(raised.value)
 
 
@@ -93,14 +93,14 @@ def test_a_secret_in_an_address_is_refused_and_not_shown(
     fields: dict[str, Any], extra: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"connection 'c': .* their (own )?fields") as raised:
-        settings_of(connection(**fields), extra)
+        FlyteHook.settings_of(connection(**fields), extra)
     assert SECRET not in str(raised.value)
 
 
 def test_no_secret_shows() -> None:
-    platform = platform_of(connection(login="airflow", password=SECRET), {})
+    platform = FlytePlatform(FlyteHook.settings_of(connection(login="airflow", password=SECRET), {}))
     assert platform.where == "https://flyte.example"
-    assert SECRET not in repr(settings_of(connection(login="airflow", password=SECRET), {}))
+    assert SECRET not in repr(FlyteHook.settings_of(connection(login="airflow", password=SECRET), {}))
 
 
 def test_the_hook_of_any_connection_speaks_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

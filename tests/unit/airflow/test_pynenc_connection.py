@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk import Connection
 
 from airflow_invocations.hooks import InvocationHook, PynencHook
-from airflow_invocations.hooks.pynenc import platform_of, settings_of
+from airflow_invocations.platforms.pynenc.platform import PynencPlatform
 
 APP = {"app": "fleet_tasks:app"}
 
@@ -33,21 +33,24 @@ def connection(**fields: Any) -> Connection:
     ],
 )
 def test_a_redis(fields: dict[str, Any], url: str, shown: str) -> None:
-    settings = settings_of(connection(**fields), APP)
+    settings = PynencHook.settings_of(connection(**fields), APP)
     assert (settings.redis_url, settings.sqlite_path) == (url, None)
     assert settings.where == f"pynenc app fleet_tasks:app on {shown}"
 
 
 def test_a_sqlite_database_an_app_id_and_pynmon() -> None:
     extra = {**APP, "app_id": "fleet-eu", "sqlite_path": "/data/fleet.db", "link_base": "http://pynmon/"}
-    platform = platform_of(connection(), extra)
+    platform = PynencPlatform(PynencHook.settings_of(connection(), extra))
     assert platform.where == "pynenc app fleet_tasks:app (fleet-eu) on SQLite /data/fleet.db"
     assert platform.url("iv/1") == platform.logs_url("iv/1") == "http://pynmon/invocations/iv%2F1"
-    assert platform_of(connection(), {**extra, "link_base": "javascript:alert(1)//"}).url("iv_1") == ""
+    harmful = PynencHook.settings_of(connection(), {**extra, "link_base": "javascript:alert(1)//"})
+    assert PynencPlatform(harmful).url("iv_1") == ""
 
 
 def test_nothing_but_the_app_leaves_the_rest_to_it() -> None:
-    platform = platform_of(connection(), {**APP, "app_id": "", "sqlite_path": None, "link_base": None})
+    platform = PynencPlatform(
+        PynencHook.settings_of(connection(), {**APP, "app_id": "", "sqlite_path": None, "link_base": None})
+    )
     assert platform.where == "pynenc app fleet_tasks:app on its own backend"
     assert platform.url("iv_1") == ""
 
@@ -59,24 +62,24 @@ def test_nothing_but_the_app_leaves_the_rest_to_it() -> None:
         ({}, {"app": "fleet_tasks"}, "extra 'app' is 'fleet_tasks'"),
         ({}, {"app": "fleet tasks:app"}, "extra 'app' is 'fleet tasks:app'"),
         ({}, {"app": "../fleet.py"}, "extra 'app'"),
-        ({"host": "r"}, {"sqlite_path": "/data/fleet.db"}, "two backends; allowed: one of them"),
-        ({}, {"sqlite_path": "fleet.db"}, "'sqlite_path' is 'fleet.db'; allowed: a path from the root on"),
+        ({"host": "r"}, {"sqlite_path": "/data/fleet.db"}, "both set; allowed: only one of them"),
+        ({}, {"sqlite_path": "fleet.db"}, "'sqlite_path' is 'fleet.db'; allowed: an absolute path"),
         ({"host": "http://r"}, {}, "host begins with http://; allowed: redis, rediss"),
-        ({"host": "u:s3cret@r"}, {}, "host isn't only a host"),
-        ({"host": "r", "schema": "zero"}, {}, "schema is 'zero'; allowed: a number"),
+        ({"host": "u:s3cret@r"}, {}, "host must be a host name"),
+        ({"host": "r", "schema": "zero"}, {}, "schema is 'zero'; allowed: the number"),
     ],
 )
 def test_a_connection_that_makes_no_sense_says_which_field(
     fields: dict[str, Any], extra: dict[str, Any], hint: str
 ) -> None:
     with pytest.raises(ValueError, match="connection 'c'") as raised:
-        settings_of(connection(**fields), {**APP, **extra})
+        PynencHook.settings_of(connection(**fields), {**APP, **extra})
     assert hint in str(raised.value)
     assert "s3cret" not in str(raised.value)
 
 
 def test_a_password_shows_nowhere() -> None:
-    settings = settings_of(connection(host="r", login="ada", password="s3cret"), APP)
+    settings = PynencHook.settings_of(connection(host="r", login="ada", password="s3cret"), APP)
     assert "s3cret" in str(settings.redis_url)
     assert "s3cret" not in f"{settings!r} {settings} {settings.where}"
 

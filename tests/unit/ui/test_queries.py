@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from airflow_invocations.platforms import (
     UnauthorizedError,
     UnavailableError,
     UnsupportedError,
+    registry,
 )
 from airflow_invocations.ui.airflow import queries as module
 from airflow_invocations.ui.airflow.queries import (
@@ -304,8 +304,7 @@ def test_web_address_accepts_http_only(url: str, address: str) -> None:
 @pytest.mark.parametrize("kind", PLATFORMS)
 def test_find_of_every_platform_has_the_same_arguments(kind: str) -> None:
     """`find` is called with its arguments in their order, the limit too: of the fake and of the real ones."""
-    module = importlib.import_module(f"airflow_invocations.hooks.{kind}")
-    real = get_type_hints(module.platform_of)["return"]
+    real = registry.PLATFORMS[kind].load_platform()
     wanted = list(inspect.signature(Platform.find).parameters)
     assert list(inspect.signature(real.find).parameters) == wanted
     assert list(inspect.signature(FakePlatform.find).parameters) == wanted
