@@ -1,4 +1,4 @@
-"""What Airflow reads of this provider at start-up; imports nothing else of the package."""
+"""The provider's entry point, which Airflow reads at start-up. Imports nothing else of the package."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import Any
 
 
 def _text(label: str, description: str) -> dict[str, Any]:
-    """A field of a connection's form that takes a text, or nothing."""
+    """Return an optional string field of a connection's form."""
     return {"label": label, "description": description, "schema": {"type": ["string", "null"]}}
 
 
 #: Fields of every connection over HTTP.
 _HTTP_FIELDS: dict[str, Any] = {
-    "verify": _text("Verify TLS", "true, false, or the path of a CA bundle; empty: true."),
+    "verify": _text("Verify TLS", "true, false, or the path of a CA bundle. Default: true."),
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "For a connection, and for each wait for data.",
+        "description": "For opening a connection, and for each wait for data.",
         "schema": {"type": ["number", "null"], "default": 30, "exclusiveMinimum": 0},
     },
 }
 
 
 def get_provider_info() -> dict[str, Any]:
-    """The provider's entry point: connection type, its form, the links, the decorator."""
+    """Return the connection types with their forms, the asset URIs, the links and the decorator."""
     return {
         "package-name": "airflow-provider-invocations",
         "name": "Invocations",
-        "description": "Invokes containerised actions on the platform behind a connection.",
+        "description": "Invoke containerised actions on the platform of a connection.",
         "connection-types": [
             {
                 "connection-type": "roboto",
@@ -34,14 +34,14 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-name": "Roboto (invocation API)",
                 "ui-field-behaviour": {
                     "hidden-fields": ["login", "schema"],
-                    "relabeling": {"host": "Address", "password": "Access token"},
-                    "placeholders": {"host": "https://api.roboto.ai, or a local server's address"},
+                    "relabeling": {"host": "URL", "password": "Access token"},
+                    "placeholders": {"host": "https://api.roboto.ai, or the URL of a local server"},
                 },
                 "conn-fields": {
-                    "org_id": _text("Organisation id", "The organisation to act in; empty: the token's own."),
+                    "org_id": _text("Organisation id", "Default: the token's organisation."),
                     **_HTTP_FIELDS,
                     "link_base": _text(
-                        "Base of links", "Where people look at invocations; empty: found from the address."
+                        "Web URL", "Base of the links to invocations. Default: derived from the URL."
                     ),
                 },
             },
@@ -52,28 +52,28 @@ def get_provider_info() -> dict[str, Any]:
                 "ui-field-behaviour": {
                     "hidden-fields": ["schema"],
                     "relabeling": {
-                        "host": "Address",
+                        "host": "URL",
                         "login": "Client id",
                         "password": "Token or client secret",
                     },
                     "placeholders": {
                         "host": "https://flyte.example.org",
-                        "login": "empty: the password is a bearer token, if there is one",
+                        "login": "empty if the password is a bearer token",
                     },
                 },
                 "conn-fields": {
-                    "project": _text("Project", "Of actions whose names have none."),
-                    "domain": _text("Domain", "Of actions whose names have none."),
-                    "org": _text("Organisation", "Hosted Flyte wants it; empty: none."),
+                    "project": _text("Project", "For action names without a project."),
+                    "domain": _text("Domain", "For action names without a domain."),
+                    "org": _text("Organisation", "Required by hosted Flyte."),
                     "token_url": _text(
-                        "Token address", "Where tokens for the client id are; empty: Flyte says where."
+                        "Token URL", "OAuth 2 token endpoint. Default: discovered from Flyte."
                     ),
                     "scopes": _text(
-                        "Scopes", "What a token is for, separated by spaces; empty: Flyte says so."
+                        "Scopes", "OAuth 2 scopes, separated by spaces. Default: discovered from Flyte."
                     ),
                     **_HTTP_FIELDS,
                     "link_base": _text(
-                        "Base of links", "Where people look at runs, with /v2; empty: at the address itself."
+                        "Web URL", "Base of the links to runs, up to /v2. Default: from the URL."
                     ),
                 },
             },
@@ -85,18 +85,18 @@ def get_provider_info() -> dict[str, Any]:
                     "hidden-fields": [],
                     "relabeling": {"host": "Redis host", "schema": "Redis database"},
                     "placeholders": {
-                        "host": "redis.example, rediss://redis.example for TLS; empty: as the app says",
+                        "host": "redis.example; rediss://redis.example for TLS. Default: the app's setting",
                         "port": "6379",
                         "schema": "0",
                     },
                 },
                 "conn-fields": {
-                    "app": _text("App", "module:attribute; importable wherever tasks and triggers run."),
-                    "app_id": _text("App id", "As which the app's runners run; empty: as the app says."),
+                    "app": _text("App", "module:attribute, importable by workers and triggerers."),
+                    "app_id": _text("App id", "The app id of the runners. Default: the app's setting."),
                     "sqlite_path": _text(
-                        "SQLite database", "Its path, instead of a Redis host; for tests on one machine."
+                        "SQLite database", "Path of a file to use instead of Redis, for tests on one machine."
                     ),
-                    "link_base": _text("Base of links", "Where pynmon is; empty: tasks have no link."),
+                    "link_base": _text("Web URL", "URL of pynmon. Default: no links."),
                 },
             },
         ],

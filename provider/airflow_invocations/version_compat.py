@@ -1,7 +1,7 @@
-"""What differs between the versions of Airflow: where a name is, and what is done where one lacks something.
+"""Differences between versions of Airflow: where names are, and substitutes for features that are missing.
 
-No other module asks which Airflow this is. What an older one lacks is said once in each process that misses
-it; docs/airflow-versions.md has the same as a table.
+No other module checks Airflow's version. A missing feature is logged once in each process that needs it;
+docs/airflow-versions.md lists the same in a table.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 #: Major and minor.
 VERSION = tuple(int(part) for part in __version__.split(".")[:2])
 
-#: Whether a trigger hears that its task was killed. Before 3.3 it is only ended, as it is when the triggerer
-#: stops, and has to ask for its task's state.
+#: Whether Airflow notifies a trigger that its task was killed. Before 3.3 the trigger is only stopped, as
+#: when the triggerer stops, and has to read its task's state.
 TELLS_OF_KILLS = VERSION >= (3, 3)
 
-#: Seconds that a deferral lasts at least. Up to about 6 s after a task has deferred, the executor may report
-#: that the task's process ended. Before 3.4 the scheduler takes that for a crash if the task is queued again
-#: by then, and fails the task (https://github.com/apache/airflow/issues/71580).
+#: The shortest deferral, in seconds. Up to about 6 s after a task has deferred, the executor may report that
+#: the task's process ended. Before 3.4 the scheduler takes that for a crash if the task is queued again by
+#: then, and fails the task (https://github.com/apache/airflow/issues/71580).
 SHORTEST_DEFERRAL = 0.0 if VERSION >= (3, 4) else 8.0
 
-#: Where names are that have moved: in the newest Airflow, then in older ones. Each is imported when it is
-#: asked for, as a DAG file needs few of them.
-_PLACES = {
+#: Modules of names that have moved: in the newest Airflow, then in older ones. Each name is imported on first
+#: use, because a DAG file needs few of them.
+_MODULES = {
     "AirflowException": ("airflow.sdk.exceptions", "airflow.exceptions"),
     "AirflowFailException": ("airflow.sdk.exceptions", "airflow.exceptions"),
     "AirflowNotFoundException": ("airflow.sdk.exceptions", "airflow.exceptions"),
@@ -55,12 +55,12 @@ _LINEAGE = "airflow.providers.openlineage"
 
 _log = logging.getLogger(__name__)
 
-if not TYPE_CHECKING:  # a type checker takes the names from where the newest Airflow has them
+if not TYPE_CHECKING:  # type checkers read the names from the newest Airflow
 
     def __getattr__(name: str) -> object:
-        for place in _PLACES.get(name, ()):
+        for module in _MODULES.get(name, ()):
             try:
-                found = getattr(importlib.import_module(place), name)
+                found = getattr(importlib.import_module(module), name)
             except (ImportError, AttributeError):
                 continue
             globals()[name] = found
@@ -69,49 +69,49 @@ if not TYPE_CHECKING:  # a type checker takes the names from where the newest Ai
 
 
 @cache
-def _say_once(lack: str) -> None:
+def _warn_once(lack: str) -> None:
     _log.warning("Airflow %s %s", __version__, lack)
 
 
 def starts_tasks_in_triggerer() -> bool:
-    """Whether a task with `start_from_trigger` needs no worker (since 3.3)."""
+    """Return whether a task with `start_from_trigger` needs no worker (since 3.3)."""
     if VERSION >= (3, 3):
         return True
-    _say_once(
-        "starts no task in the triggerer (3.3 does): where start_from_trigger is asked for, a worker begins "
-        "the task and the triggerer waits, as with deferrable=True"
+    _warn_once(
+        "can't start tasks in the triggerer (3.3 can): with start_from_trigger, a worker starts the task and "
+        "defers it, as with deferrable=True"
     )
     return False
 
 
 def asset_states_of(trigger: object) -> AssetStateStoreAccessors | None:
-    """The states of the assets that an event trigger watches for (since 3.3); None: there are none."""
+    """Return the states of an event trigger's assets (since 3.3); None if there are none."""
     store: AssetStateStoreAccessors | None = getattr(trigger, "asset_state_store", None)
     if store is None:
-        _say_asset_states_are_missing()
+        _warn_of_missing_asset_states()
     return store
 
 
 def asset_state(name: str) -> AssetStateStoreAccessor | None:
-    """The state of an asset, for a task (since 3.3); None: this Airflow keeps none."""
+    """Return the state of an asset, for a task; None before 3.3, which has none."""
     if VERSION < (3, 3):
-        _say_asset_states_are_missing()
+        _warn_of_missing_asset_states()
         return None
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
     return AssetStateStoreAccessor(name=name)
 
 
-def _say_asset_states_are_missing() -> None:
-    _say_once(
-        "keeps no state for assets (3.3 does): after a restart InvocationEventTrigger begins with what ends "
-        "from then on; it doesn't wait for a DAG to take a batch over; and it passes over what any DAG run "
-        "has invoked that assets have started, unless include_own_runs is set"
+def _warn_of_missing_asset_states() -> None:
+    _warn_once(
+        "keeps no state for assets (3.3 does): after a restart, InvocationEventTrigger starts with "
+        "invocations that end from then on. It doesn't wait for acknowledgements. It skips invocations of "
+        "every DAG run that assets have started, unless include_own_runs is set"
     )
 
 
 async def read_variable(key: str) -> str | None:
-    """Return an Airflow variable from within a trigger; None where there is none."""
+    """Return an Airflow variable from within a trigger; None if it doesn't exist."""
     from airflow.sdk import Variable
 
     value: str | None
@@ -142,12 +142,12 @@ def has_trigger_queues() -> bool:
 
 
 def has_retry_policies() -> bool:
-    """Whether tasks take a `retry_policy` (since 3.3)."""
+    """Return whether tasks accept a `retry_policy` (since 3.3)."""
     if VERSION >= (3, 3):
         return True
-    _say_once(
-        "has no retry policies (3.3 has): what can't be mended isn't retried, all else is as `retries` and "
-        "`retry_delay` say"
+    _warn_once(
+        "has no retry policies (3.3 has): permanent failures aren't retried; `retries` and `retry_delay` "
+        "apply to all others"
     )
     return False
 
@@ -158,20 +158,19 @@ def has_reschedules() -> bool:
 
 
 def known_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A task's arguments without those that this Airflow's BaseOperator doesn't take yet: `retry_policy`."""
+    """Return a task's arguments without those that this Airflow's BaseOperator lacks: `retry_policy`."""
     if "retry_policy" not in arguments or has_retry_policies():
         return arguments
     return {name: value for name, value in arguments.items() if name != "retry_policy"}
 
 
 async def read_connection(conn_id: str) -> tuple[Connection, dict[str, Any]]:
-    """A connection and its extra, read without holding up the loop.
+    """Return a connection and its extra without blocking the event loop.
 
-    Before 3.3.2 Airflow masks what it has read by a synchronous call, which a loop can't make, and before 3.2
-    only a thread can ask from within a worker: so there all of it is done in a thread.
+    Before 3.3.2, Airflow masks a connection's secrets in a synchronous call, which fails in an event loop.
+    Before 3.2, only a thread can read a connection in a worker. So these versions read it in a thread.
 
-    Raises:
-        AirflowNotFoundException: there is no such connection.
+    :raises AirflowNotFoundException: the connection doesn't exist.
     """
     from airflow.sdk import BaseHook, Connection
 
@@ -188,7 +187,7 @@ async def read_connection(conn_id: str) -> tuple[Connection, dict[str, Any]]:
 
 
 def has_openlineage() -> bool:
-    """Whether the OpenLineage provider is installed."""
+    """Return whether the OpenLineage provider is installed."""
     try:
         return find_spec(_LINEAGE) is not None
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Assets: the data that actions write, and the invocations that start a DAG run."""
+"""Assets: datasets that actions write, and invocations whose ends start a DAG run."""
 
 from .dataset import dataset_asset, dataset_of
 from .events import triggering_invocations

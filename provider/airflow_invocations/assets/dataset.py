@@ -1,7 +1,8 @@
-"""The asset URI of a dataset that actions write into: invocation-dataset://CONN_ID/DATASET_ID.
+"""The asset URI of a dataset that actions write to: invocation-dataset://CONN_ID/DATASET_ID.
 
-The connection's id stands for the platform: a DAG that runs against the local server today and the platform
-tomorrow keeps its assets. Airflow imports this module when it reads any asset's URI, so it imports nothing.
+The connection's id stands for the platform, so a DAG keeps its assets when its connection moves from the
+local server to the platform. Airflow imports this module when it reads any asset's URI, so it imports
+nothing itself.
 """
 
 from __future__ import annotations
@@ -19,20 +20,19 @@ SCHEME = "invocation-dataset"
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
-    """A URI of this scheme in the one form that it is compared in.
+    """Return the canonical form of a URI of this scheme, in which URIs are compared.
 
-    Raises:
-        ValueError: what is wrong, what is allowed.
+    :raises ValueError: the message says what is wrong and what is allowed.
     """
     wrong = None
     if not uri.netloc:
-        wrong = "it names no connection"
+        wrong = "the connection is missing"
     elif uri.query:
-        wrong = "it has a query"
+        wrong = "a query is not allowed"
     elif not (dataset_id := unquote(uri.path.removeprefix("/"))):
-        wrong = "it names no dataset"
+        wrong = "the dataset is missing"
     elif "/" in uri.path[1:]:
-        wrong = "a dataset's id is one segment of a path"
+        wrong = "a dataset's id must be one path segment"
     if wrong:
         raise ValueError(f"asset URI {uri.geturl()!r}: {wrong}; allowed: {SCHEME}://CONN_ID/DATASET_ID")
     return uri._replace(path=f"/{quote(dataset_id, safe='')}")
@@ -41,17 +41,18 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
 def create_asset(
     *, conn_id: str, dataset_id: str, name: str | None = None, extra: dict[str, object] | None = None
 ) -> Asset:
-    """The asset of a dataset; see `dataset_asset`."""
+    """Return the asset of a dataset; see `dataset_asset`."""
     return dataset_asset(conn_id, dataset_id, name=name, extra=extra)
 
 
 def dataset_asset(
     conn_id: str, dataset_id: str, *, name: str | None = None, extra: dict[str, object] | None = None
 ) -> Asset:
-    """The asset of a dataset behind a connection, for `outlets` and `schedule`.
+    """Return the asset of a dataset on a connection's platform, for `outlets` and `schedule`.
 
-    Raises:
-        ValueError: an id is empty.
+    :param name: the asset's name; None for its URI.
+    :param extra: the asset's extra.
+    :raises ValueError: an id is empty.
     """
     from airflow.sdk import Asset
 
@@ -60,16 +61,16 @@ def dataset_asset(
 
 
 def dataset_uri(conn_id: str, dataset_id: str) -> str:
-    """The URI of a dataset behind a connection. Raises ValueError: an id is empty."""
+    """Return the URI of a dataset on a connection's platform. Raises ValueError if an id is empty."""
     if not conn_id or not dataset_id:
         raise ValueError(
-            f"a dataset's asset needs a connection and a dataset, not {conn_id!r}, {dataset_id!r}"
+            f"dataset_asset: conn_id is {conn_id!r}, dataset_id is {dataset_id!r}; both must be non-empty"
         )
     return f"{SCHEME}://{quote(conn_id, safe='')}/{quote(dataset_id, safe='')}"
 
 
 def convert_to_openlineage(asset: Asset, lineage_context: object) -> Dataset:
-    """The asset's dataset as OpenLineage names it: namespace invocation-dataset://CONN_ID, name its id."""
+    """Return the OpenLineage dataset: namespace invocation-dataset://CONN_ID, the dataset's id as name."""
     from airflow.providers.common.compat.openlineage.facet import Dataset
 
     namespace, _, name = asset.uri.rpartition("/")
@@ -77,7 +78,7 @@ def convert_to_openlineage(asset: Asset, lineage_context: object) -> Dataset:
 
 
 def dataset_of(uri: str) -> tuple[str, str] | None:
-    """The ids of connection and dataset that a URI names; None: it is of another scheme, or malformed."""
+    """Return the ids of connection and dataset in a URI; None if its scheme differs or it is malformed."""
     parts = urlsplit(uri)
     if parts.scheme != SCHEME:
         return None

@@ -1,4 +1,4 @@
-"""What a DAG run reads that was started because invocations have ended."""
+"""Read the invocations that started a DAG run, and acknowledge them to the event trigger."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.execution_time.context import AssetStateStoreAccessor
 
-#: The key of an asset's state in which each DAG notes what it has taken over last.
+#: The key in an asset's state that holds, for each DAG, the last batch that it acknowledged.
 ACKNOWLEDGED_KEY = "invocation_events_acknowledged"
 
-#: How many of an asset's events before a run's first are looked through for what is delivered again. A
-#: triggerer that dies sends again what it sent last, which is one event, or a few that were late.
-LOOKED_BACK = 20
+#: How many earlier events of an asset are searched for duplicates. After a crash, a triggerer repeats its
+#: last event, or a few of them if they were late.
+EARLIER_EVENTS = 20
 
 _log = logging.getLogger(__name__)
 
 
 def triggering_invocations(context: Context | None = None) -> list[dict[str, Any]]:
-    """The invocations whose ends have started this DAG run, each once, oldest end first: expand over them.
+    """Return the invocations whose ends started this DAG run, without duplicates, ordered by end.
 
-    Each is a dict, see `InvocationEventTrigger`. What another run of this DAG has taken over already (a
-    triggerer that dies sends its last batch again) is left out, and a retried or cleared task gets the same
-    list again. It also tells the trigger that this run has taken its events over, so call it in a run's
-    first task, once.
+    Each is a dict; see `InvocationEventTrigger`. Invocations that another run of this DAG has acknowledged
+    are left out, because a triggerer that crashed repeats its last batch. A retried or cleared task gets the
+    same list again. The call also acknowledges the batch to the trigger, so call it once, in a run's first
+    task.
 
-    A run has at most the trigger's `batch` of them, as long as each run takes its events over. One that
-    follows a time in which the DAG was paused may have more, and Airflow expands over 1,024 only
-    (`[core] max_map_length`).
+    A run gets at most the trigger's `batch_size` of them, if each run acknowledges. A run after a time in
+    which the DAG was paused may get more; Airflow maps a task over at most 1,024 (`[core] max_map_length`).
 
-    :param context: the task's context; None: the running task's.
-    :return: empty for a run that was started otherwise.
+    :param context: the task's context; None for that of the running task.
+    :return: an empty list if something else started the run.
     """
     if context is None:
         from airflow.sdk import get_current_context
@@ -52,12 +51,12 @@ def triggering_invocations(context: Context | None = None) -> list[dict[str, Any
     for (name, uri), events in by_asset.items():
         state = asset_state(name)
         earlier: set[tuple[str, str]] = set()
-        if state is not None:  # without one nothing is sent twice: the trigger can't go on from anywhere
+        if state is not None:  # without a state nothing is repeated: the trigger has no stored cursor
             first = min(event.timestamp for event in events)
-            earlier = _taken_over_before(name, uri, first, instance.dag_id, instance.run_id)
+            earlier = _acknowledged_before(name, uri, first, instance.dag_id, instance.run_id)
         for invocation in _invocations_of(events):
             if _key(invocation) not in earlier:
-                # One that was put back into the queue ends more than once; its last end counts.
+                # An invocation that was queued again ends more than once; the last end counts.
                 other = found.get(invocation["invocation_id"])
                 if other is None or other["ended"] <= invocation["ended"]:
                     found[invocation["invocation_id"]] = invocation
@@ -68,7 +67,7 @@ def triggering_invocations(context: Context | None = None) -> list[dict[str, Any
 
 
 def _payload_of(event: Any) -> Any:
-    """What InvocationEventTrigger has put into an asset event; None: it is somebody else's."""
+    """Return the payload that InvocationEventTrigger put into an asset event; None if it is another event."""
     extra = event.extra or {}
     payload = extra.get("payload") if extra.get("from_trigger") else None
     if not isinstance(payload, dict) or not isinstance(payload.get("sent"), int):
@@ -87,8 +86,8 @@ def _key(invocation: dict[str, Any]) -> tuple[str, str]:
     return invocation["invocation_id"], invocation["ended"]
 
 
-def _taken_over_before(name: str, uri: str, before: Any, dag_id: str, run_id: str) -> set[tuple[str, str]]:
-    """What other runs of this DAG have taken over, by the events of the asset just before a time."""
+def _acknowledged_before(name: str, uri: str, before: Any, dag_id: str, run_id: str) -> set[tuple[str, str]]:
+    """Return what other runs of this DAG got from the asset's last events before a time."""
     from airflow.sdk.execution_time.context import InletEventsAccessor
 
     try:
@@ -96,7 +95,7 @@ def _taken_over_before(name: str, uri: str, before: Any, dag_id: str, run_id: st
             InletEventsAccessor(asset_name=name, asset_uri=uri)
             .before(before.isoformat())
             .ascending(False)
-            .limit(LOOKED_BACK)
+            .limit(EARLIER_EVENTS)
         )
         others = [
             event
@@ -105,18 +104,20 @@ def _taken_over_before(name: str, uri: str, before: Any, dag_id: str, run_id: st
         ]
     except Exception as error:
         _log.warning(
-            "asset %r: what was delivered before can't be read, so some may come twice: %s", name, error
+            "Could not read the earlier events of asset %r; some may be delivered twice: %s", name, error
         )
         return set()
     return {_key(invocation) for invocation in _invocations_of(others)}
 
 
 def _acknowledge(state: AssetStateStoreAccessor, name: str, dag_id: str, sent: int) -> None:
-    """Tell the asset's trigger that a run of this DAG has what was sent up to then."""
+    """Store, for the asset's trigger, that a run of this DAG has every batch sent up to `sent`."""
     try:
         noted: Any = state.get(ACKNOWLEDGED_KEY)
         acknowledged = dict(noted) if isinstance(noted, dict) else {}
         if acknowledged.get(dag_id, 0) < sent:
             state.set(ACKNOWLEDGED_KEY, {**acknowledged, dag_id: sent})
     except Exception as error:
-        _log.warning("asset %r: the trigger can't be told, and waits before it goes on: %s", name, error)
+        _log.warning(
+            "Could not acknowledge the events of asset %r; the next ones are delayed: %s", name, error
+        )

@@ -1,4 +1,4 @@
-"""The operator that fetches an invocation's log: into the task's own, an XCom, or a file anywhere."""
+"""The operator that fetches an invocation's log into the task's log, an XCom or a file."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
     from ..hooks import InvocationHook
     from ..models import LogRecord
 
-#: Bytes of lines that an XCom takes by default: what any of Airflow's databases is sure to hold.
+#: The default size of the lines in an XCom, in bytes; each of Airflow's databases can store this.
 XCOM_BYTES = 48 * 1024
 
-#: How an ObjectStoragePath says that it is on this machine.
+#: Protocols of an ObjectStoragePath on this machine.
 _LOCAL = ("", "file", "local")
 
-#: Seconds for which the platform may be out of reach.
-_PATIENCE = 120.0
+#: Seconds for which the platform may be unavailable.
+_OUTAGE_LIMIT = 120.0
 
 
 class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
-    """Fetch the log of an invocation, whether it has ended or not: what there is now.
+    """Fetch the present log of an invocation, which may still be running.
 
     The result (XCom) is a dict: invocation_id, count (lines fetched), left_out (lines that didn't fit into
-    the XCom), lines (a list; None unless `destination` is "xcom"), path (a text; None unless it is a file).
-    A long line that the platform keeps in parts is joined, except in the task's log. In the XCom, U+FFFD
+    the XCom), lines (a list; None unless `destination` is "xcom"), path (a string; None unless it is a file).
+    A long line that the platform stores in parts is joined, except in the task's log. In the XCom, U+FFFD
     replaces U+0000 and lone surrogates, which Airflow's database rejects; a file keeps them.
 
-    :param invocation_id: whose log: an id, or an operator's result. (templated)
+    :param invocation_id: an id, or an operator's result. (templated)
     :param destination: "log" (the task's log), "xcom", or the file to write: an ObjectStoragePath, or its
-        URL, such as "s3://aws_default@bucket/{{ run_id }}.log"; a folder of this machine that isn't there is
-        made. (templated)
-    :param tail: so many lines from the end; None: all.
-    :param max_bytes: of the lines in the XCom, as JSON; of those that don't fit, the last ones are kept.
+        URL, such as "s3://aws_default@bucket/{{ run_id }}.log". Missing local folders are created.
+        (templated)
+    :param tail: the number of lines from the end; None for all lines.
+    :param max_bytes: the size limit of the lines in the XCom, as JSON; the last lines are kept.
     :param conn_id: the Airflow connection. (templated)
-    :raises ValueError: when the DAG is parsed, for arguments that can't be right; it names the task.
+    :raises ValueError: when the DAG is parsed, for invalid arguments; the message names the task.
     :raises InvocationLostError: the platform doesn't know the invocation.
-    :raises RequestRefusedError: the platform keeps no logs, or refuses to give this one.
+    :raises RequestRefusedError: the platform keeps no logs, or rejects the request.
     """
 
     template_fields: Sequence[str] = ("invocation_id", "destination", "conn_id")
@@ -86,13 +86,13 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
         self._check()
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Fetch what there is of the log now."""
+        """Fetch the lines that exist now."""
         values = self._read()
         invocation_id: str = values["invocation_id"]
         hook = self._hook()
         if not hook.get_conn().capabilities.logs:
             raise RequestRefusedError(
-                f"{task_label(self)}: the platform behind {self.conn_id!r} keeps no logs"
+                f"{task_label(self)}: the platform of connection {self.conn_id!r} keeps no logs"
             )
         self.invocation_url, self.logs_url = hook.url(invocation_id), hook.logs_url(invocation_id)
         for key, url in links_of(self).items():
@@ -135,7 +135,7 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
         return hook.ask(show)
 
     def _last_that_fit(self, hook: InvocationHook, invocation_id: str) -> tuple[list[str], int]:
-        """The last lines, in all no larger than `max_bytes`, and how many more were wanted."""
+        """Return the last lines within `max_bytes`, and the number of lines that were left out."""
         kept: deque[str] = deque()
         size = 0
 
@@ -157,14 +157,14 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
         path = self.destination
         if not isinstance(path, ObjectStoragePath):
             path = ObjectStoragePath(path)
-        if path.protocol in _LOCAL:  # anywhere else folders are part of names, and needn't be made
+        if path.protocol in _LOCAL:  # object stores have no folders to create
             path.parent.mkdir(parents=True, exist_ok=True)
         last: deque[str] = deque(maxlen=self.tail)
         with ExitStack() as until_written:
             file: Any = None
 
             def write(line: str) -> None:
-                # Not before there is a line: a log that can't be read leaves alone what an earlier try wrote.
+                # Opened with the first line: a log that can't be read leaves an earlier try's file unchanged.
                 nonlocal file
                 if file is None:
                     file = until_written.enter_context(path.open("w", encoding="utf-8"))  # type: ignore[no-untyped-call]
@@ -180,23 +180,23 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
 
 
 def _bytes_in_xcom(line: str) -> int:
-    """What a line takes up there: in quotes, what isn't ASCII escaped, and a comma with a space."""
+    """Return the size of a line in a JSON list: quoted and escaped, with a comma and a space."""
     return len(json.dumps(encodable(line))) + 2
 
 
 async def _records(platform: Platform, invocation_id: str) -> AsyncIterator[list[LogRecord]]:
-    """The records that there are now, page by page; outages are outlasted."""
+    """Yield the pages of records that exist now; retry outages."""
     cursor: str | None = None
     has_next = True
     while has_next:
-        page = await retry_transient(partial(platform.logs, invocation_id, cursor), _PATIENCE)
+        page = await retry_transient(partial(platform.logs, invocation_id, cursor), _OUTAGE_LIMIT)
         cursor = page.last_read if page.last_read is not None else cursor
         has_next = page.has_next
         yield page.items
 
 
 async def _each_line(platform: Platform, invocation_id: str, take: Callable[[str], object]) -> int:
-    """Hand over each line, the parts of long ones put together; how many there were."""
+    """Call `take` with each line, after joining the parts of long ones; return the number of lines."""
     parts: list[str] = []
     open_id: str | None = None
     count = 0

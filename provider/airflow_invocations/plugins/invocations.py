@@ -42,24 +42,24 @@ _VIEWS = [
 
 
 class InvocationsPlugin(AirflowPlugin):
-    """Adds the page "Invocations" to Airflow's navigation and to the view of a DAG run.
+    """Add the page "Invocations" to Airflow's navigation and to the view of a DAG run.
 
-    Airflow shows each view in a frame. The addresses are relative, so that they hold under a path of
-    `[api] base_url` too; in that of a DAG run Airflow's page puts the run's ids, encoded for a URL.
+    Airflow shows each view in a frame. The URLs are relative, so that they work if `[api] base_url` has a
+    path. In the URL for a DAG run, Airflow fills in the run's ids, encoded for a URL.
     """
 
     name = "invocations"
 
     @cached_property
-    def external_views(self) -> list[dict[str, Any]]:  # type: ignore[override]  # a list, but only for who asks
-        """The entries in Airflow's navigation; none where the page can't be imported."""
+    def external_views(self) -> list[dict[str, Any]]:  # type: ignore[override]  # a list, made when it is read
+        """The entries in Airflow's navigation; empty if the page can't be imported."""
         return list(_VIEWS) if self.fastapi_apps else []
 
     @cached_property
-    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # a list, but only for who asks
-        """The page, imported when it is asked for: by the API server, and by nobody else.
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # a list, made when it is read
+        """The page, imported on first access. Only the API server accesses it.
 
-        Airflow lets an exception from here keep its API server from starting; a page is not worth that.
+        An exception here would keep the API server from starting, so import errors are only logged.
         """
         try:
             from ..ui.airflow.app import create_app

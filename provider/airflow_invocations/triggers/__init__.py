@@ -1,4 +1,4 @@
-"""Triggers: what waits in the triggerer, and what does a task's whole work there."""
+"""Triggers: wait in the triggerer, or run a whole task there; start DAGs when invocations end."""
 
 from .events import InvocationEventTrigger
 from .invocation import InvocationTrigger

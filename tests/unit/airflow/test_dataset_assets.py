@@ -48,11 +48,11 @@ def test_equal_uris_become_the_same_text(uri: str, clean: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "hint"),
     [
-        ("invocation-dataset:///ds_1", "names no connection"),
-        ("invocation-dataset://fleet", "names no dataset"),
-        ("invocation-dataset://fleet/", "names no dataset"),
-        ("invocation-dataset://fleet/ds_1/file", "one segment"),
-        ("invocation-dataset://fleet/ds_1?x=1", "has a query"),
+        ("invocation-dataset:///ds_1", "the connection is missing"),
+        ("invocation-dataset://fleet", "the dataset is missing"),
+        ("invocation-dataset://fleet/", "the dataset is missing"),
+        ("invocation-dataset://fleet/ds_1/file", "one path segment"),
+        ("invocation-dataset://fleet/ds_1?x=1", "a query is not allowed"),
     ],
 )
 def test_a_uri_that_cannot_be_right_is_refused_when_the_dag_is_parsed(uri: str, hint: str) -> None:
@@ -72,7 +72,7 @@ def test_ids_survive_the_uri_whatever_is_in_them() -> None:
 
 @pytest.mark.parametrize("ids", [("", "ds_1"), ("fleet", "")])
 def test_an_empty_id_is_refused(ids: tuple[str, str]) -> None:
-    with pytest.raises(ValueError, match="needs a connection and a dataset"):
+    with pytest.raises(ValueError, match="both must be non-empty"):
         dataset_asset(*ids)
 
 

@@ -425,7 +425,7 @@ async def test_assets_with_equal_triggers_share_one_and_each_keeps_its_place(
 async def test_an_airflow_without_asset_state_is_told_so_and_works(
     platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version_compat._say_once.cache_clear()
+    version_compat._warn_once.cache_clear()
     trigger = InvocationEventTrigger()
     trigger.asset_state_store = None
     steps = trigger.run()

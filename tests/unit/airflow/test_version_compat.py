@@ -82,7 +82,7 @@ def test_this_airflow_has_every_name_that_is_imported_from_it() -> None:
 
 
 def test_names_that_have_moved_are_found() -> None:
-    for name in version_compat._PLACES:
+    for name in version_compat._MODULES:
         assert getattr(version_compat, name) is not None
     assert issubclass(version_compat.AirflowFailException, version_compat.AirflowException)
     with pytest.raises(AttributeError, match=r"no 'Nonsense' with Airflow 3\."):
@@ -123,7 +123,7 @@ def older(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     monkeypatch.setattr(version_compat, "VERSION", (3, 1))
     monkeypatch.setattr(_base, "TELLS_OF_KILLS", False)
     monkeypatch.setattr(_base, "_STOP_TIME", 0.0)
-    version_compat._say_once.cache_clear()
+    version_compat._warn_once.cache_clear()
     caplog.set_level(logging.WARNING, version_compat.__name__)
     return caplog
 
@@ -144,7 +144,7 @@ def test_tasks_that_would_start_in_the_triggerer_are_deferred_by_a_worker(
             InvokeActionOperator(task_id="refused", action="{{ ti.task_id }}", start_from_trigger=True)
     assert [(task.start_from_trigger, task.deferrable) for task in tasks] == [(False, True)] * 2
     (line,) = said(older)
-    assert "starts no task in the triggerer (3.3 does)" in line
+    assert "can't start tasks in the triggerer (3.3 can)" in line
 
 
 def test_retry_policies_are_left_out(older: pytest.LogCaptureFixture) -> None:
@@ -283,7 +283,7 @@ async def test_a_connection_is_read_where_airflow_can_do_that_in_threads_only(
 
 @since("3.3", "retry policies, state of assets, tasks that start in the triggerer")
 def test_the_newest_lacks_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    version_compat._say_once.cache_clear()
+    version_compat._warn_once.cache_clear()
     assert version_compat.starts_tasks_in_triggerer()
     assert version_compat.has_retry_policies()
     assert version_compat.asset_state("watched") is not None
