@@ -55,7 +55,7 @@ _HANDOVER = datetime.timedelta(milliseconds=1)
 #: Logged when a trigger continues a wait that another triggerer started.
 SHOWN_AGAIN = "Another triggerer started this wait. The action's log is shown from its beginning again"
 
-#: Logged once in a task's log when lines arrive faster than they are shown.
+#: Logged once when lines arrive faster than they are shown.
 BEHIND = (
     "The action writes lines faster than they can be shown here. The missing lines are shown when the "
     "invocation has ended"
@@ -66,8 +66,8 @@ BEHIND = (
 class ShownLog:
     """How much of an action's log an earlier trigger or worker has shown.
 
-    :param position: how far.
-    :param until: the time of the last line; None: there was none.
+    :param position: the position after the last line that was shown.
+    :param until: the time of that line; None if there was none.
     :param last: the last lines.
     """
 
@@ -88,7 +88,7 @@ class ShownLog:
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> Self:
-        """Read what `as_event` wrote; a trigger of an older version wrote only a cursor and last lines."""
+        """Read what `as_event` wrote. Earlier versions wrote only the cursor and the last lines."""
         until = event.get("shown_until")
         return cls(
             LogPosition(event["cursor"], event.get("lines_beyond", 0)),
@@ -106,8 +106,8 @@ class ActionLog:
     The times increase from line to line, because Airflow sorts by them and drops equal lines with the same
     time. No time is later than now, whatever the platform's clock says.
 
-    :param logs_url: where the whole log can be read; empty: nowhere.
-    :param shown: what has been shown before.
+    :param logs_url: the URL of the whole log; empty if it has none.
+    :param shown: how much was shown before.
     """
 
     def __init__(self, logs_url: str = "", shown: ShownLog = NOTHING_SHOWN) -> None:
@@ -154,15 +154,15 @@ class ActionLog:
 class LiveLog:
     """Show an action's log from a trigger, without delaying the other triggers of the process.
 
-    :param logs_url: where the whole log can be read; empty: nowhere.
-    :param warn: takes what is said about the wait and its log.
+    :param logs_url: the URL of the whole log; empty if it has none.
+    :param warn: receives messages about the wait and its log.
     """
 
     def __init__(self, logs_url: str, warn: Callable[[str], object]) -> None:
         self._log = ActionLog(logs_url)
         self._relay = log_relay()
         self._warn = warn
-        #: What a wait reads the log for.
+        #: Receives the log lines of the wait.
         self.queue = self._relay.open(self._log.show, self._log.position, self._log.shaper)
 
     @property
@@ -229,9 +229,9 @@ class SocketChannel:
             self.capacity = duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def unread(self) -> int | None:
-        """Return about how many bytes the receiver has not read yet; None if the system doesn't tell.
+        """Return about how many bytes the receiver has not read yet; None if unknown.
 
-        Linux says how much memory the unread data of a local socket takes
+        Linux reports the memory of a local socket's unread data
         (https://man7.org/linux/man-pages/man7/unix.7.html, SIOCOUTQ).
         """
         if sys.platform != "linux":

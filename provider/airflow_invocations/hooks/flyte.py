@@ -42,7 +42,7 @@ class FlyteHook(InvocationHook):
         read_secret = token_of if client_id is None else credential_of
         secret = read_secret(name, "password", connection.password or "") or None
         if client_id is not None and secret is None:
-            raise ValueError(f"{name}: login is a client id, but password, its secret, is empty")
+            raise ValueError(f"{name}: password is empty; it must be the secret of the client id in login")
         return FlyteSettings(
             endpoint=endpoint_of(connection),
             project=_word(name, extra, "project"),

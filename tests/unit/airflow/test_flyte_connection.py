@@ -63,7 +63,7 @@ def test_without_a_password_nothing_is_sent_and_alone_it_is_a_token() -> None:
     [
         ({"host": None}, {}, "host is empty"),
         ({"host": "dns:///flyte.example"}, {}, "allowed: http, https"),
-        ({"login": "airflow"}, {}, "the password, is empty"),
+        ({"login": "airflow"}, {}, "password is empty; it must be the secret"),
         ({}, {"project": "a/b"}, "'project' is 'a/b'"),
         ({}, {"domain": 3}, "'domain' is 3"),
         ({}, {"token_url": "id.example"}, "'token_url' is 'id.example'"),
@@ -72,7 +72,7 @@ def test_without_a_password_nothing_is_sent_and_alone_it_is_a_token() -> None:
         ({}, {"timeout": -1}, "'timeout' is -1"),
     ],
 )
-def test_a_connection_that_makes_no_sense_says_which_field(
+def test_a_misconfigured_connection_names_the_field(
     fields: dict[str, Any], extra: dict[str, Any], hint: str
 ) -> None:
     with pytest.raises(ValueError, match="connection 'c'") as raised:

@@ -69,7 +69,7 @@ def test_nothing_but_the_app_leaves_the_rest_to_it() -> None:
         ({"host": "r", "schema": "zero"}, {}, "schema is 'zero'; allowed: the number"),
     ],
 )
-def test_a_connection_that_makes_no_sense_says_which_field(
+def test_a_misconfigured_connection_names_the_field(
     fields: dict[str, Any], extra: dict[str, Any], hint: str
 ) -> None:
     with pytest.raises(ValueError, match="connection 'c'") as raised:
