@@ -1,4 +1,4 @@
-"""One real Airflow for all system tests, one real local server, and a pynenc app without a runner yet."""
+"""A real Airflow for all system tests, a real local server, and a pynenc app without a runner."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ ACTIONS = {
 
 
 class Service(LocalServer):
-    """The local server, and what it says of an invocation."""
+    """The local server and its records."""
 
     def new_dataset(self) -> str:
-        """Make an empty dataset; its id."""
+        """Create an empty dataset; return its id."""
         answer = httpx.post(
             f"{self.endpoint}/v1/datasets",
             json={"name": "written"},
@@ -100,7 +100,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment | None]:
-    """What the connection `fleet` leads to; None: pynenc can't be run here."""
+    """The backend of the connection `fleet`; None: pynenc can't be run here."""
     platform = OnSQLite()
     if platform.why_not_here():
         yield None
@@ -129,7 +129,7 @@ def airflow(
     options = dict(option.split("=", 1) for option in pytestconfig.getoption("--airflow-option"))
     configuration = {"core.test_connection": "Enabled", **options}
     with pytest.MonkeyPatch.context() as environment:
-        # The app of `fleet` is to be imported wherever tasks and triggers run.
+        # Tasks and triggers must be able to import the app of `fleet`.
         environment.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         standalone = StandaloneAirflow(folder / "home", dags, connections, configuration)
     with standalone as airflow:

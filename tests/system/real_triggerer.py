@@ -1,4 +1,4 @@
-"""`airflow triggerer` with a database of its own, full of task instances that wait for invocations."""
+"""Run `airflow triggerer` on a separate database of task instances that wait for invocations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_invocations.action_log import ACTION_LOGGER
 from . import triggerer_rows
 from .kill_matrix.components import Component
 
-#: Seconds in which a triggerer gets anything done, on a busy machine.
+#: Longest time for anything that a triggerer does on a busy machine, in seconds.
 PATIENCE = 120.0
 
 ROOT = Path(__file__).parents[2]
@@ -37,12 +37,12 @@ class Ended:
 
 
 class RealTriggerer:
-    """A migrated database, and triggerers on it. Use it with `with`.
+    """A migrated database, and triggerers on it. Use it as a context manager.
 
-    :param home: AIRFLOW_HOME; made if need be.
+    :param home: AIRFLOW_HOME; created if it doesn't exist.
     :param connections: Airflow connections by id.
     :param database: the URL of an empty database; None: a SQLite in `home`.
-    :param provider: the folder of another version of the provider, for its triggerers.
+    :param provider: folder of another version of the provider, for the triggerers.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RealTriggerer:
         self._engine.dispose()
 
     def wait_for(self, invocations: Sequence[tuple[str, str]]) -> None:
-        """Have a deferred task instance wait for each of these: a connection's id, an invocation's id."""
+        """Add a deferred task instance for each pair of connection id and invocation id."""
         each = {"poll_interval": 5.0, "stream_logs": True}
         lines = "\n".join(
             json.dumps({**each, "conn_id": conn_id, "invocation_id": invocation_id})
@@ -89,7 +89,7 @@ class RealTriggerer:
         return triggerer
 
     def ended(self) -> dict[int, Ended]:
-        """The waits that have ended, by number."""
+        """Return the waits that have ended, by number."""
         query = sa.text(
             "SELECT map_index, scheduled_dttm, next_kwargs FROM task_instance WHERE state='scheduled'"
         )
@@ -101,11 +101,11 @@ class RealTriggerer:
         }
 
     def log(self, number: int) -> list[dict[str, Any]]:
-        """The action's lines in the log of a wait, as triggerers have written them."""
+        """Return the action's lines in the log of a wait, as triggerers have written them."""
         return list(self._lines(number))
 
     def until(self, what: str, look: Callable[[], Any], patience: float = PATIENCE) -> Any:
-        """Look until there is something; nothing tells when."""
+        """Poll until a value is found."""
         deadline = time.monotonic() + patience
         while not (found := look()):
             if time.monotonic() > deadline or not all(each.is_running for each in self._triggerers):
@@ -115,7 +115,7 @@ class RealTriggerer:
         return found
 
     def log_folder(self, number: int) -> Path:
-        """Where the log files of a wait are."""
+        """Return the paths of a wait's log files."""
         names = (
             f"dag_id={triggerer_rows.DAG_ID}",
             f"run_id={triggerer_rows.RUN_ID}",
@@ -178,7 +178,7 @@ def _loaded(stored: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What Airflow has serialized, as the JSON that it was."""
+    """Return the JSON that Airflow has serialized."""
     match value:
         case {"__type": "dict", "__var": {**items}} | {
             "__classname__": "builtins.dict",

@@ -1,4 +1,4 @@
-"""A real triggerer shows the lines of many actions at once: each exactly once, whoever shows it."""
+"""A real triggerer shows the lines of many actions at the same time, each exactly once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .real_triggerer import RealTriggerer
 ACTIONS = 40
 LINES = 300
 
-#: Says that it is there, and writes all of its lines when all are to.
+#: Prints a line, and all other lines when a file exists.
 BURST = {
     "name": "burst",
     "parameters": [{"name": "go", "required": True}],
@@ -50,7 +50,7 @@ def connection_to(service: Service) -> dict[str, Any]:
 
 
 def rest_of(invocation_id: str, shown: ShownLog, conn_id: str = "roboto_default") -> list[str]:
-    """The lines that the worker shows after the trigger."""
+    """Return the lines that the worker shows after the trigger."""
 
     async def read() -> list[str]:
         unshown = UnshownRecords(shown.position)
@@ -93,7 +93,7 @@ def test_no_line_of_a_burst_at_the_end_is_lost_or_shown_twice(
                 live = events_of(logs[number])
                 assert live + rest_of(invocation_id, shown) == expected
                 assert shown.last == live[-20:]
-                # Airflow sorts by these, and takes equal lines of the same time for one.
+                # Airflow sorts by timestamp, and drops equal lines with equal timestamps.
                 times = [record["timestamp"] for record in logs[number]]
                 assert len(set(times)) == len(times)
                 assert times == sorted(times)

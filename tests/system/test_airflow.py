@@ -1,4 +1,4 @@
-"""The main job in a real Airflow: invoked, deferred, live in the log, recorded, cancelled when killed."""
+"""Invocations in a real Airflow: invoked, deferred, logged live, recorded, and cancelled when killed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..platforms.deployment import Deployment, executions
 from ..platforms.on_pynenc import OnSQLite
 from .conftest import Service
 
-#: Seconds in which Airflow gets anything done that it was asked for, on two busy cores.
+#: Longest time for anything that Airflow does on two busy cores, in seconds.
 PATIENCE = 90.0
 
 
 def until(what: str, found: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Look until there is something; Airflow's REST API tells nobody when."""
+    """Poll until a value is found; Airflow's REST API has no notifications."""
     deadline = time.monotonic() + patience
     while not (thing := found()):
         assert time.monotonic() < deadline, f"no {what} within {patience} s"
@@ -35,7 +35,7 @@ def until(what: str, found: Callable[[], Any], patience: float = PATIENCE) -> An
 def lines(
     airflow: StandaloneAirflow, dag_id: str, run_id: str, task_id: str, map_index: int = -1
 ) -> list[str]:
-    """The action's own lines in a task's log; none while there is no log."""
+    """Return the action's lines in a task's log; empty while there is no log."""
     try:
         log = airflow.task_log(dag_id, run_id, task_id, map_index=map_index)
     except httpx.HTTPStatusError:
@@ -44,7 +44,7 @@ def lines(
 
 
 def states(airflow: StandaloneAirflow, dag_id: str, run_id: str) -> dict[str, str]:
-    """States by task id; a mapped instance is `task_id.map_index`."""
+    """Return states by task id; the key of a mapped instance is `task_id.map_index`."""
     return {_name(each): each["state"] for each in airflow.task_instances(dag_id, run_id)}
 
 
@@ -57,7 +57,7 @@ def everything_said(airflow: StandaloneAirflow, dag_id: str, run_id: str, task_i
     return json.dumps(airflow.task_log(dag_id, run_id, task_id))
 
 
-def test_sensor_files_are_looked_through_by_a_dag(airflow: StandaloneAirflow, service: Service) -> None:
+def test_dag_checks_sensor_files(airflow: StandaloneAirflow, service: Service) -> None:
     dag_id, task_id = "sensor_anomalies", "find_anomalies"
     run_id = airflow.trigger(dag_id, {"pace_seconds": 20})
     seen_live: dict[int, list[str]] = {}
@@ -66,7 +66,7 @@ def test_sensor_files_are_looked_through_by_a_dag(airflow: StandaloneAirflow, se
             index = instance["map_index"]
             if instance["task_id"] == task_id and instance["state"] == "deferred" and index not in seen_live:
                 before = lines(airflow, dag_id, run_id, task_id, index)
-                # Deferred still after the log was read: the lines got there in the meantime.
+                # Still deferred after the log was read, so the lines were written before the end.
                 if before and states(airflow, dag_id, run_id).get(f"{task_id}.{index}") == "deferred":
                     seen_live[index] = before
     run = airflow.dag_run(dag_id, run_id)
@@ -131,7 +131,7 @@ def test_marking_a_task_failed_cancels_its_invocation(airflow: StandaloneAirflow
         assert record.current.status is InvocationStatus.Cancelled
 
 
-def test_what_is_wrong_is_said_and_nothing_is_invoked_or_retried(
+def test_invalid_argument_fails_the_task_without_invocation_or_retry(
     airflow: StandaloneAirflow, service: Service
 ) -> None:
     dag_id = "refused_and_failed"
@@ -157,21 +157,21 @@ def test_what_is_wrong_is_said_and_nothing_is_invoked_or_retried(
     assert service.record(failed).current.status is InvocationStatus.Failed
 
 
-def test_short_invocations_do_not_trip_over_the_executor(airflow: StandaloneAirflow) -> None:
-    """Before Airflow 3.4 some of these fail now and then without a floor under deferrals (#71580)."""
+def test_short_invocations_succeed_with_the_local_executor(airflow: StandaloneAirflow) -> None:
+    """Before Airflow 3.4 some tasks fail if a deferral can be too short (#71580)."""
     run_id = airflow.trigger("short")
     *_, instances = airflow.watch("short", run_id, timeout=180)
     assert [each["state"] for each in instances] == ["success"] * 8, airflow.log_tail()
 
 
-def test_a_sensor_waits_in_the_triggerer(airflow: StandaloneAirflow) -> None:
+def test_sensor_waits_in_the_triggerer(airflow: StandaloneAirflow) -> None:
     run_id = airflow.trigger("sensed")
     seen = {states(airflow, "sensed", run_id).get("wait") for _ in airflow.watch("sensed", run_id, PATIENCE)}
     assert airflow.dag_run("sensed", run_id)["state"] == "success"
     assert "deferred" in seen
 
 
-def test_a_task_of_pynencs_is_waited_for_in_the_triggerer(
+def test_pynenc_task_is_awaited_in_the_triggerer(
     airflow: StandaloneAirflow, fleet: Deployment | None, tmp_path: Path
 ) -> None:
     if fleet is None:
@@ -195,7 +195,7 @@ def test_a_task_of_pynencs_is_waited_for_in_the_triggerer(
 def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) -> None:
     dag_id = "workerless"
     run_id = airflow.trigger(dag_id)
-    # A link is there as soon as the invocation is.
+    # The link exists as soon as the invocation does.
     until(
         "link",
         lambda: (
@@ -218,13 +218,13 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
         "broken": ("failed", 1),
     }
 
-    # No worker ever had it: no process of one is known.
+    # No worker ran the task, so it has no process id.
     workers = {each["task_id"]: each["hostname"] for each in instances}
     assert {
         workers[task_id] for task_id in ("succeeds", "ticks", "senses", "fails", "refused", "killed")
     } == {""}
 
-    # The XComs are what a worker would have pushed: a dict is a dict.
+    # The XComs have the types that a worker would have pushed.
     value = airflow.api.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/succeeds/xcomEntries/return_value")
     result = value.raise_for_status().json()["value"]
     assert isinstance(result, dict)
@@ -257,7 +257,7 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
 
 
 @since("3.2", "forms made of provider info")
-def test_the_ui_has_a_form_for_the_connection_and_can_test_it(
+def test_connection_form_of_the_ui_can_test_the_connection(
     airflow: StandaloneAirflow, service: Service
 ) -> None:
     hooks = airflow.api.get(f"{airflow.url}/ui/connections/hook_meta").raise_for_status().json()
@@ -277,7 +277,7 @@ def test_the_ui_has_a_form_for_the_connection_and_can_test_it(
 
 @pytest.fixture(autouse=True, scope="module")
 def no_secret_anywhere(airflow: StandaloneAirflow, service: Service) -> Any:
-    """After everything else: the token is in no log of Airflow's, and in none of its database's bytes."""
+    """Runs last: the token is in no log of Airflow, and nowhere in its database."""
     yield
     token = service.token.encode()
     for path in airflow.home.rglob("*"):

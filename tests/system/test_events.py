@@ -1,4 +1,4 @@
-"""Ends of invocations start DAG runs in a real Airflow, all of them, also when the triggerer dies."""
+"""Terminal invocations start DAG runs in a real Airflow, also when the triggerer dies."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from airflow_invocations.triggers._event_delivery import CURSOR_KEY
 from .conftest import Service
 from .test_airflow import until
 
-#: Seconds for the first thing that a triggerer does: on its first request it puts together an API server of
-#: its own, which takes 5 s on an idle machine and 85 s on a very busy one.
+#: Longest time for the first request of a triggerer, in seconds: it starts an API server inside the
+#: triggerer, which takes 5 s on an idle machine and 85 s on a very busy one.
 FIRST_REQUEST = 240.0
 
 
 @pytest.fixture(scope="session")
 def second_triggerer(airflow: StandaloneAirflow) -> Iterator[Session]:
-    """A triggerer to be started once the first is gone; it stays until Airflow does."""
+    """Return a triggerer to start after the first one; it runs until Airflow ends."""
     folder = airflow.home / "second_triggerer"
     folder.mkdir()
     command = [sys.executable, "-m", "airflow", "triggerer"]
@@ -36,7 +36,7 @@ def second_triggerer(airflow: StandaloneAirflow) -> Iterator[Session]:
 
 
 def command_in(process: psutil.Process, session: int) -> str:
-    """The command line of a process of a session; empty for any other, and for one that is ending."""
+    """Return the command line of a session's process; empty for other and for ending processes."""
     try:
         return " ".join(process.cmdline()) if os.getsid(process.pid) == session else ""
     except (psutil.Error, ProcessLookupError):
@@ -44,7 +44,7 @@ def command_in(process: psutil.Process, session: int) -> str:
 
 
 def kill_triggerer(airflow: StandaloneAirflow) -> None:
-    """Kill the triggerer, and what it has started, as a crash of its machine does."""
+    """Kill the triggerer and its child processes, as a crash of its machine does."""
     session = airflow._session.id
     (triggerer,) = [
         process
@@ -58,7 +58,7 @@ def kill_triggerer(airflow: StandaloneAirflow) -> None:
 
 
 def invoke(service: Service, count: int) -> set[str]:
-    """Start invocations as somebody who knows nothing of Airflow; their ids."""
+    """Start invocations without Airflow; return their ids."""
     body = {
         "data_source_id": "__UNSPECIFIED_DATA_SOURCE__", "data_source_type": "Dataset", "input_data": [],
         "invocation_source": "Manual",
@@ -75,13 +75,13 @@ def runs(airflow: StandaloneAirflow, dag_id: str) -> list[str]:
 
 
 def handed_over(airflow: StandaloneAirflow, run_id: str) -> list[str]:
-    """Ids of the invocations in a run's payloads."""
+    """Return the ids of the invocations in a run's payloads."""
     found = airflow._data(f"dags/on_ticks/dagRuns/{run_id}/upstreamAssetEvents")["asset_events"]
     return [one["invocation_id"] for event in found for one in event["extra"]["payload"]["invocations"]]
 
 
 def taken(airflow: StandaloneAirflow) -> list[dict[str, Any]]:
-    """The invocations that runs have taken over."""
+    """Return the invocations that runs have acknowledged."""
     results = [airflow.xcom("on_ticks", run_id, "take_over") for run_id in runs(airflow, "on_ticks")]
     return [one for result in results for one in result or []]
 
@@ -91,7 +91,7 @@ def ids(invocations: list[dict[str, Any]]) -> set[str]:
 
 
 def cursor(airflow: StandaloneAirflow) -> Any:
-    """What the watcher has noted in the asset's state; None: nothing yet."""
+    """Return the cursor that the watcher has stored in the asset's state; None: none yet."""
     (asset,) = airflow._data("assets?name_pattern=ticks")["assets"]
     answer = airflow.api.get(f"assets/{asset['id']}/state-store/{CURSOR_KEY}")
     return answer.json() if answer.is_success else None
@@ -104,7 +104,7 @@ def forget_state(airflow: StandaloneAirflow) -> None:
     assert cursor(airflow) is None
 
 
-def test_a_dag_starts_when_an_action_has_written_its_dataset(airflow: StandaloneAirflow) -> None:
+def test_dag_starts_when_an_action_has_written_to_its_dataset(airflow: StandaloneAirflow) -> None:
     run_id = airflow.trigger("writes")
     list(airflow.watch("writes", run_id, timeout=90))
     result = airflow.xcom("writes", run_id, "write")
@@ -113,19 +113,19 @@ def test_a_dag_starts_when_an_action_has_written_its_dataset(airflow: Standalone
     assert extra == {name: result[name] for name in ("invocation_id", "url", "action", "digest")}
 
 
-def test_every_end_starts_a_dag_once_also_when_the_triggerer_dies(
+def test_terminal_invocation_starts_a_dag_once_when_the_triggerer_dies(
     airflow: StandaloneAirflow, service: Service, second_triggerer: Session
 ) -> None:
     until("place where the watcher begins", lambda: cursor(airflow), FIRST_REQUEST)
     asked = invoke(service, 10)
     until("run", lambda: runs(airflow, "on_ticks"), FIRST_REQUEST)
-    # Some are handed over, some are on their way, and some end while nobody watches.
+    # Some are delivered, some are in transit, and some end while no trigger runs.
     asked |= invoke(service, 3)
     kill_triggerer(airflow)
     asked |= invoke(service, 7)
     second_triggerer.start(10)
     until("every end in a run", lambda: asked <= ids(taken(airflow)), FIRST_REQUEST)
-    # A DAG file that is away for long: Airflow deletes its asset's state, and ends the trigger.
+    # When a DAG file is missing for long, Airflow deletes its asset's state and ends the trigger.
     second_triggerer.stop(30)
     forget_state(airflow)
     asked |= invoke(service, 5)
@@ -137,8 +137,8 @@ def test_every_end_starts_a_dag_once_also_when_the_triggerer_dies(
     )
     found = taken(airflow)
     assert len(found) == len(ids(found)), "some were taken over twice"
-    # Other tests' DAGs invoke the same action, and that starts this one as well.
+    # DAGs of other tests invoke the same action, which starts this DAG too.
     askers = [task_instance_of(one["source_id"]) for one in found]
     assert "on_ticks" not in {asker.dag_id for asker in askers if asker}, "a DAG has started itself"
-    # What was sent again was dropped by those that took it over; nothing is left for another run.
+    # Runs dropped the events that were delivered twice, so none is left for another run.
     assert asked <= {one for run_id in runs(airflow, "on_ticks") for one in handed_over(airflow, run_id)}

@@ -43,7 +43,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
     outside = [(asker, record) for asker, record in everything if asker.task_id == "outside"]
     assert sorted(asker.map_index for asker, _ in outside) == [0, 1]
     for asker, record in outside:
-        # As before 3.4, which gives mapped tasks regions too.
+        # As before 3.4, where mapped tasks have no regions.
         assert (asker.iteration, asker.region_id) == (None, None)
         identity = TaskInvocationKey(
             deployment=airflow.url,
@@ -93,7 +93,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("shape", ["long_deferred", "long_worker"])
 @pytest.mark.parametrize("cleared", ["the gate", "the task and the gate"])
-def test_a_selective_clear_invokes_again_and_cancels_what_it_replaces(
+def test_selective_clear_invokes_again_and_cancels_the_replaced_invocation(
     shape: str, cleared: str, airflow: StandaloneAirflow, service: Service
 ) -> None:
     airflow.wait_for_dag("looped_long")
@@ -101,10 +101,10 @@ def test_a_selective_clear_invokes_again_and_cancels_what_it_replaces(
     waiting = "deferred" if shape == "long_deferred" else "running"
 
     def second() -> tuple[Instance, InvocationRecord] | None:
-        """The endless invocation of the second iteration whose lines the task shows now.
+        """Return the endless invocation of the second iteration, once its lines are in the task log.
 
-        Airflow drops the trigger of a task that is cleared or ended before a triggerer has begun it, and
-        tells nobody: only a later try or a reconciliation can cancel its invocation.
+        If a task is cleared or ended before a triggerer has started its trigger, Airflow drops the trigger
+        without a notice. Then only a later try or a reconciliation can cancel the invocation.
         """
         for instance in airflow.task_instances("looped_long", run_id):
             if instance["task_id"] == f"{shape}.ask" and instance["region_index"] == FIRST_ITERATION + 1:
@@ -144,7 +144,7 @@ def test_a_selective_clear_invokes_again_and_cancels_what_it_replaces(
 def invoked(
     service: Service, dag_id: str, run_id: str, task_id: str | None = None, iteration: int | None = None
 ) -> list[tuple[TaskInstanceReference, InvocationRecord]]:
-    """What a DAG run has invoked, or one iteration of a task of it, and the task instances that asked."""
+    """Return what a DAG run, or one iteration of its task, has invoked, with the task instances."""
 
     async def find() -> list[InvocationRecord]:
         async with RobotoPlatform(RobotoSettings(service.endpoint, service.token)) as platform:

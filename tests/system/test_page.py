@@ -1,4 +1,4 @@
-"""The page in a real Airflow, as a person sees it: in the navigation, in a DAG run, live, light and dark."""
+"""The page in a real Airflow, in a browser: navigation, DAG run, live updates, light and dark."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .test_airflow import PATIENCE, states, until
 
 DAG_ID, TASK_ID = "sensor_anomalies", "find_anomalies"
 
-#: Seconds for what takes Airflow several turns of several components, while a browser runs beside it.
+#: Longest time for steps that involve several components while a browser runs, in seconds.
 LONG = 240.0
 
-#: Of the frame that Airflow shows the page in.
+#: Selector of the frame in which Airflow shows the page.
 FRAME = "iframe[title=Invocations]"
 
-#: Leaves the folders of paths out of the parameters that are shown.
+#: Removes folders from paths in the displayed parameters.
 WITHOUT_FOLDERS = """body => {
     for (const value of body.querySelectorAll(".values dd")) {
         value.textContent = value.textContent.replace(/^.*[/]/, "/data/");
@@ -32,32 +32,32 @@ WITHOUT_FOLDERS = """body => {
 
 
 class Answers:
-    """What our page's requests were answered with; a navigation throws away what wasn't read by then."""
+    """The responses to the page's requests; a navigation discards unread ones."""
 
     def __init__(self) -> None:
         self._finished: list[Any] = []
         self.bodies: list[bytes] = []
 
     def note(self, request: Any) -> None:
-        """A request of the tab's has its answer."""
+        """Record the response to a request of the tab."""
         if "/invocations/" in request.url:
             self._finished.append(request)
 
     def read(self) -> None:
-        """Read what has come since the last time."""
+        """Read the responses since the last call."""
         self.bodies += [body for request in self._finished if (body := body_of(request))]
         self._finished.clear()
 
 
 @pytest.fixture
 def answers() -> Answers:
-    """Those of the test's tab."""
+    """Return the responses of the test's tab."""
     return Answers()
 
 
 @pytest.fixture
 def tab(browser: Any, airflow: StandaloneAirflow, service: Service, answers: Answers) -> Iterator[Any]:
-    """A tab that is logged in; fails the test for an error in our page, and for a token that reached it."""
+    """Yield a logged-in tab; fail the test for an error in the page, and for a token that reached it."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
     context.set_default_timeout(PATIENCE * 1000)
     user, password = airflow.login
@@ -85,7 +85,7 @@ def tab(browser: Any, airflow: StandaloneAirflow, service: Service, answers: Ans
 
 
 def body_of(request: Any) -> bytes:
-    """What the answer to a request held; nothing if a navigation has thrown it away."""
+    """Return the body of a response; empty if a navigation has discarded it."""
     from playwright.sync_api import Error
 
     try:
@@ -98,7 +98,7 @@ def body_of(request: Any) -> bytes:
 def picture(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any, str], None]:
     """Take a picture of a tab: into the folder of --screenshots if there is one, in 256 colours.
 
-    This machine's own folders are left out of it.
+    The picture doesn't show folders of this machine.
     """
     folder = request.config.getoption("--screenshots", None)
 
@@ -122,7 +122,7 @@ def run_address(airflow: StandaloneAirflow, run_id: str) -> str:
 
 
 def brightness(frame: Any) -> float:
-    """Of the page's background, from 0 to 1, however the browser writes colours."""
+    """Return the luminance of the page's background, from 0 to 1."""
     return float(
         frame.locator("body").evaluate(
             """body => {
@@ -136,7 +136,7 @@ def brightness(frame: Any) -> float:
     )
 
 
-def test_a_dag_run_is_followed_in_its_own_view(
+def test_view_of_a_dag_run_is_updated_live(
     airflow: StandaloneAirflow,
     service: Service,
     tab: Any,
@@ -155,7 +155,7 @@ def test_a_dag_run_is_followed_in_its_own_view(
     running.wait_for()
     ran = running.locator(".duration.going").inner_text()
     until("a span that grows", lambda: running.locator(".duration.going").inner_text() != ran)
-    # A click opens its row though the row changes between the button's press and its release.
+    # A click opens its row even if the row changes between press and release of the button.
     placed = running.locator(".duration.going").get_attribute("data-seconds")
     running.locator(".duration.going").hover()
     tab.mouse.down()
@@ -187,7 +187,7 @@ def test_a_dag_run_is_followed_in_its_own_view(
         assert ran >= 20
         assert 0 < waited < LONG
 
-    # The frame lets nothing out by itself; the page's links lead out of it all the same.
+    # The frame blocks navigation to the outside, except for the page's links.
     row = frame.locator("#rows tr").first
     invocation_id, index = row.get_attribute("data-id"), row.locator(".task a").inner_text()[-2]
     row.locator(".action a").click()
@@ -200,7 +200,7 @@ def test_a_dag_run_is_followed_in_its_own_view(
     tab.wait_for_url(f"**/tasks/{TASK_ID}/mapped/{index}**")
 
 
-def test_the_navigation_leads_to_what_all_of_airflow_has_invoked(
+def test_navigation_leads_to_all_invocations_of_airflow(
     airflow: StandaloneAirflow, tab: Any, picture: Callable[[Any, str], None]
 ) -> None:
     run_ids = [airflow.trigger("sensed"), airflow.trigger("refused_and_failed")]
@@ -217,7 +217,7 @@ def test_the_navigation_leads_to_what_all_of_airflow_has_invoked(
     assert failed.locator("[data-status=Failed]").get_attribute("title") == "exit code 3: no such topic"
     picture(tab, "page-all-light")
     tab.evaluate("localStorage.setItem('theme', 'dark')")
-    tab.reload()  # also: Airflow's page finds the way back to ours
+    tab.reload()  # the page of Airflow also links back
     frame.locator("#rows tr").first.wait_for()
     assert brightness(frame) < 0.3
     failed.locator(".action a").focus()
@@ -230,7 +230,7 @@ def test_the_navigation_leads_to_what_all_of_airflow_has_invoked(
     frame.locator("#detail").wait_for(state="hidden")
 
 
-def test_a_page_that_airflow_cannot_answer_says_so_and_goes_on(airflow: StandaloneAirflow, tab: Any) -> None:
+def test_page_shows_an_outage_of_airflow_and_recovers(airflow: StandaloneAirflow, tab: Any) -> None:
     tab.goto(f"{airflow.url}/invocations/")
     tab.wait_for_selector("#link[data-state=live]")
     tab.route("**/invocations/rows**", lambda route: route.abort())
@@ -242,7 +242,7 @@ def test_a_page_that_airflow_cannot_answer_says_so_and_goes_on(airflow: Standalo
     assert "log in to Airflow again" in tab.inner_text("#link")
 
 
-def test_nobody_sees_anything_without_a_login(airflow: StandaloneAirflow) -> None:
+def test_page_requires_a_login(airflow: StandaloneAirflow) -> None:
     about = {"dag_id": DAG_ID, "run_id": "x", "conn_id": "roboto_default", "invocation_id": "iv_1"}
     for path in ("", "run", "rows", "run/rows", "facts", "log"):
         answer = httpx.get(f"{airflow.url}/invocations/{path}", params=about, trust_env=False, timeout=30)
@@ -250,7 +250,7 @@ def test_nobody_sees_anything_without_a_login(airflow: StandaloneAirflow) -> Non
         assert "You aren't logged in to Airflow." in answer.text.replace("&#39;", "'")
 
 
-def test_the_plugin_is_known_without_an_error(airflow: StandaloneAirflow) -> None:
+def test_plugin_is_loaded_without_an_error(airflow: StandaloneAirflow) -> None:
     plugins = airflow.api.get("plugins").raise_for_status().json()["plugins"]
     (ours,) = [plugin for plugin in plugins if plugin["name"] == "invocations"]
     assert [view["destination"] for view in ours["external_views"]] == ["nav", "dag_run"]

@@ -1,4 +1,4 @@
-"""A real Airflow on PostgreSQL, whose actions write what its database can't store."""
+"""A real Airflow on PostgreSQL, with actions that write characters that its database can't store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINE = "RIFF\ufffd"
 
 
 @since("3.2", "tasks that start in the triggerer")
-def test_odd_bytes_touch_no_task_and_no_triggerer(service: Service, tmp_path: Path) -> None:
+def test_unstorable_characters_fail_no_task_and_no_triggerer(service: Service, tmp_path: Path) -> None:
     (tmp_path / "dags").mkdir()
     shutil.copy(HERE / "dags" / "odd_bytes.py", tmp_path / "dags")
     connections = {
@@ -39,7 +39,7 @@ def test_odd_bytes_touch_no_task_and_no_triggerer(service: Service, tmp_path: Pa
         assert ended == {
             "waits_for_odd_bytes": ("success", 1),
             "waits_for_tick": ("success", 1),
-            # Exit code 65 isn't retried, which a worker has to say: its event has the last lines in it.
+            # Exit code 65 isn't retried, which a worker decides; the event contains the last lines.
             "fails_without_a_worker": ("failed", 1),
             "as_xcom": ("success", 1),
         }

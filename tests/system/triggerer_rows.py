@@ -1,4 +1,4 @@
-"""Make deferred task instances, each with its trigger, in the database that Airflow's configuration names.
+"""Create deferred task instances with their triggers in the database of Airflow's configuration.
 
 Run as a script, with the arguments of one trigger a line on stdin.
 """
@@ -16,7 +16,7 @@ from typing import Any
 DAG_ID, RUN_ID, TASK_ID = "waits", "run", "wait"
 CLASSPATH = "airflow_invocations.triggers.invocation.InvocationTrigger"
 
-#: Rows that are inserted at a time.
+#: Rows per insert.
 BATCH = 1000
 
 _DAG_FILE = f"""
@@ -29,7 +29,7 @@ with DAG({DAG_ID!r}, schedule=None):
 
 
 def make_dag_run() -> None:
-    """Make the DAG and one run of it, whose one task instance is the pattern for all."""
+    """Create the DAG and one run, whose task instance is the template for all."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
     from airflow.models.dagbag import DBDagBag
@@ -58,7 +58,7 @@ def make_dag_run() -> None:
 
 
 def defer(arguments: list[dict[str, Any]]) -> None:
-    """Make a deferred task instance for each trigger; its map index is the trigger's number."""
+    """Create a deferred task instance for each trigger, with the trigger's number as map index."""
     import sqlalchemy as sa
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.trigger import Trigger

@@ -1,4 +1,4 @@
-"""DAGs of the system test of events: one that ends of invocations start, and two that are chained by data."""
+"""DAGs of the system test of events: one is started by invocations, two are connected by a dataset."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ with DAG("on_ticks", schedule=[ticks], max_active_runs=2, default_args=patient):
     def answers(taken: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"answer_to": one["invocation_id"]} for one in taken]
 
-    # The same action: if what a DAG invokes itself started it, this would never end.
+    # The same action: if a DAG's own invocations started it, this would never end.
     InvokeActionOperator.partial(task_id="answer", action="tick", wait=False).expand(
         parameters=answers(take_over())  # type: ignore[arg-type]
     )

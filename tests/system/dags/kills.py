@@ -1,4 +1,4 @@
-"""DAGs of the system test: tasks that run until somebody ends them, tasks that fail, very short ones."""
+"""DAGs of the system test: tasks that run until they are ended, failing tasks, and very short ones."""
 
 from __future__ import annotations
 

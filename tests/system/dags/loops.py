@@ -13,19 +13,19 @@ from airflow.sdk import DAG, task, task_group
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.version_compat import VERSION
 
-#: A task is tried again where a busy machine's API server didn't answer it.
+#: Retries for a busy machine whose API server doesn't respond to a task.
 DEFAULTS = {"poll_interval": 0.5, "retries": 2, "retry_delay": timedelta(seconds=1)}
 
 #: The number of a loop's first iteration: 0 in the betas of 3.4, then 1
 #: (https://github.com/apache/airflow/pull/74773).
 FIRST_ITERATION = 0 if __version__.startswith("3.4.0b") else 1
 
-#: Lines of an action that runs until somebody ends it, five a second.
+#: Lines of an action that runs until it is cancelled, five per second.
 ENDLESS = 3000
 
 
 class DiesOnce(InvokeActionOperator):
-    """Loses its worker once it has invoked, in the first try."""
+    """Kills its worker after the invocation, in the first try."""
 
     def _finish(self, hook: Any, context: Any, *more: Any) -> dict[str, Any]:
         if context["ti"].try_number == 1:
@@ -38,7 +38,7 @@ if VERSION >= (3, 4):
 
         @task_group
         def worker() -> None:
-            """In a worker, which is lost once in each iteration; the retry goes on."""
+            """In a worker, which is lost once in each iteration; the retry adopts the invocation."""
 
             @task
             def choose(*, loop: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ if VERSION >= (3, 4):
 
         @task_group
         def deferred() -> None:
-            """In the triggerer, begun by a worker."""
+            """In the triggerer, started by a worker."""
 
             @task
             def choose(*, loop: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Waits in the triggerer for an action that writes what PostgreSQL can't store, and for one that doesn't."""
+"""Wait in the triggerer for an action that writes what PostgreSQL can't store, and for one that doesn't."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The kill matrix: what can go wrong in a real Airflow, and what the provider makes of each of it.
+"""The kill matrix: failures of a real Airflow, and the invocations and states that they must lead to.
 
-A row is something that happens to a task (`rows/`), and what must have become of it in the end by the
-service's own records. Each row has a DAG run, a connection, a fault proxy and a gate of its own (`scene.py`),
-so calm rows are played side by side (`matrix.py`) in one deployment (`deployment.py`); those that disturb
-all others are played alone, after them. A few run with `make test`, all of them with `make kill-matrix`.
-They want PostgreSQL and Redis on this machine, and skip without; where CI is set, they fail.
+A row is a failure (`rows/`), and the states that must result according to the
+local server's records. Each row has its own DAG run, connection, fault proxy and gate (`scene.py`),
+so rows run concurrently (`matrix.py`) in one deployment (`deployment.py`); rows that disturb
+all others run alone, after them. A few run with `make test`, all of them with `make kill-matrix`.
+They need PostgreSQL and Redis on this machine, and are skipped without; if CI is set, they fail.
 """

@@ -1,4 +1,4 @@
-"""One component of Airflow as a session of processes, to be stopped, killed, frozen and thawed whole."""
+"""One component of Airflow as a session of processes, which can be stopped, killed, frozen and thawed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GRACE = 20.0
 
 
 class Component:
-    """`airflow <arguments>`, with everything that it starts; what it prints goes to `<name>.log`.
+    """`airflow <arguments>` with all its processes; the output is written to `<name>.log`.
 
-    :param name: what the matrix calls it.
+    :param name: name of the component in the matrix.
     :param arguments: the command line behind `airflow`.
     :param home: AIRFLOW_HOME.
-    :param environment: all of its environment.
+    :param environment: the complete environment.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class Component:
 
     @property
     def log_file(self) -> Path:
-        """Where everything that it prints goes, of all its lives."""
+        """The file with its output, over all restarts."""
         return self._home / f"{self.name}.log"
 
     @property
     def session(self) -> int | None:
-        """The number of the session that all its processes are in; None: it isn't started."""
+        """The id of the session of all its processes; None if it isn't started."""
         return None if self._leader is None else self._leader.pid
 
     @property
     def was_started(self) -> bool:
-        """Whether it has been started, and not been ended by us."""
+        """Whether the test has started it and not ended it."""
         return self._leader is not None
 
     @property
@@ -53,7 +53,7 @@ class Component:
         return self._leader is not None and self._leader.poll() is None
 
     def wait(self) -> int:
-        """Wait until it ends by itself; its exit code."""
+        """Wait until it exits; return its exit code."""
         assert self._leader is not None
         return self._leader.wait(120)
 
@@ -70,7 +70,7 @@ class Component:
             )
 
     def stop(self) -> None:
-        """End it as a deployment does: SIGTERM to its first process; what doesn't end by itself is killed."""
+        """End it as a deployment does: SIGTERM to its first process, then SIGKILL to remaining ones."""
         if self._leader is None:
             return
         self._leader.terminate()
@@ -78,7 +78,7 @@ class Component:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes at once: the machine is gone."""
+        """Send SIGKILL to all its processes at the same time, like a crash of the machine."""
         if self._leader is None:
             return
         _until(lambda: not self._send(signal.SIGKILL), GRACE)
@@ -86,11 +86,11 @@ class Component:
         self._leader = None
 
     def freeze(self) -> None:
-        """Stop its processes where they are (SIGSTOP)."""
+        """Suspend its processes (SIGSTOP)."""
         self._send(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let frozen processes go on (SIGCONT)."""
+        """Resume suspended processes (SIGCONT)."""
         self._send(signal.SIGCONT)
 
     def log_tail(self, lines: int = 20) -> str:
@@ -106,7 +106,7 @@ class Component:
     def _members(self) -> list[psutil.Process]:
         if self._leader is None:
             return []
-        self._leader.poll()  # a leader that has ended is no zombie after this
+        self._leader.poll()  # reap the leader if it has ended
         session = self._leader.pid
         return [process for process in psutil.process_iter() if _is_in(process, session)]
 

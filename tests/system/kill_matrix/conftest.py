@@ -1,4 +1,4 @@
-"""Which rows are played, in which deployment, and the table at the end."""
+"""Select the rows, run them in their deployments, and print the table."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .platform import Platform
 from .rows import Row
 from .scene import Stage
 
-#: Where the dags of the matrix are.
+#: Folder of the matrix's DAGs.
 DAGS = Path(__file__).parent / "dags"
 
-#: A row, and the executor with which it is played.
+#: A row and its executor.
 Case = tuple[Executor, Row]
 
 _outcomes = pytest.StashKey[list[Outcome]]()
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Unless the kill matrix is asked for, leave only its quick rows."""
+    """Keep only the quick rows unless the kill matrix is selected."""
     if "kill_matrix" in str(config.getoption("markexpr", "")):
         return
     left_out = [
@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 class Deployments:
-    """The deployment that rows are played in: one at a time, for two are too much for two cores."""
+    """The deployment of the rows: one at a time, because two are too much for two cores."""
 
     def __init__(
         self, config: pytest.Config, rows: Collection[Case], template: MigratedDatabase, folder: Path
@@ -73,12 +73,12 @@ class Deployments:
         self._template = template
         self._folder = folder
         self._executor: Executor | None = None
-        #: None: it has been tried, and it didn't start.
+        #: None: the deployment didn't start.
         self._matrix: Matrix | None = None
         self._open = contextlib.ExitStack()
 
     def matrix(self, executor: Executor) -> Matrix:
-        """All rows that are wanted with this executor, on their way."""
+        """Return the running rows with this executor."""
         if executor is not self._executor:
             self.close()
             self._executor = executor
@@ -117,7 +117,7 @@ class Deployments:
 def deployments(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployments]:
-    """Skips where PostgreSQL or Redis is missing; where CI is set, fails."""
+    """Skip if PostgreSQL or Redis is missing; fail instead if CI is set."""
     rows = _selected(request.session)
     for executor in sorted({executor for executor, _ in rows}):
         if missing := missing_services(executor):
@@ -134,6 +134,6 @@ def deployments(
 
 
 def _selected(session: pytest.Session) -> list[Case]:
-    """The rows that are to be played, and with which executor."""
+    """Return the selected rows with their executors."""
     items = [item for item in session.items if item.get_closest_marker("kill_matrix")]
     return [item.callspec.params["case"] for item in items if isinstance(item, pytest.Function)]  # type: ignore[misc]

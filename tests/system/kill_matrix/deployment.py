@@ -1,4 +1,4 @@
-"""A real Airflow as production has it: components of their own, PostgreSQL, LocalExecutor or Celery."""
+"""A production-like Airflow: separate components, PostgreSQL, LocalExecutor or Celery."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .loop import BackgroundLoop
 from .proxy import FaultProxy, airflow_route
 from .states import StateHistory
 
-#: Where databases may be made and dropped; the password, if it needs one, is in it too.
+#: URL of a database server that may create and drop databases, with a password if it needs one.
 POSTGRES = os.environ.get("INVOCATIONS_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 
-#: The broker of Celery's messages; keys have a prefix of the deployment's own.
+#: The broker of Celery's messages; each deployment has its own key prefix.
 REDIS = os.environ.get("INVOCATIONS_TEST_REDIS", "redis://127.0.0.1:6379/9")
 
-#: Seconds in which all components are up.
+#: Longest time until all components run, in seconds.
 START_TIMEOUT = 240.0
 
-#: What makes the matrix short: Airflow notices in seconds what it would notice in minutes.
+#: Short intervals, so that Airflow notices in seconds what would take minutes.
 _IMPATIENT = {
     "dag_processor.min_file_process_interval": "3600",
     "dag_processor.print_stats_interval": "0",
@@ -53,14 +53,14 @@ _IMPATIENT = {
 
 
 class Executor(StrEnum):
-    """What runs the tasks."""
+    """The executor."""
 
     Local = "LocalExecutor"
     Celery = "CeleryExecutor"
 
 
 def missing_services(executor: Executor) -> str | None:
-    """Why an Airflow with this executor can't be had on this machine; None: it can."""
+    """Return why Airflow with this executor can't run on this machine; None: it can."""
     try:
         with _engine(POSTGRES).connect():
             pass
@@ -76,7 +76,7 @@ def missing_services(executor: Executor) -> str | None:
 
 
 class MigratedDatabase:
-    """An empty Airflow database, made once; those of all deployments are copies. Use it with `with`."""
+    """An empty Airflow database, created once and copied for each deployment. Use it as a context manager."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -99,13 +99,13 @@ class MigratedDatabase:
 
 
 class Airflow:
-    """One deployment; every component can be ended and started by itself.
+    """One deployment; each component can be ended and started separately.
 
     :param home: its folder.
     :param dags: the folder of DAG files.
-    :param executor: what runs the tasks; Celery has two workers.
-    :param loop: where its proxy and its listener run.
-    :param template: the migrated database that its own is a copy of.
+    :param executor: the executor; Celery has two workers.
+    :param loop: the event loop of its proxy and listener.
+    :param template: the migrated database to copy.
     """
 
     def __init__(
@@ -120,13 +120,13 @@ class Airflow:
         self._database = _with_database(POSTGRES, self._name)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self.states = StateHistory(loop, self._database)
-        #: Between the workers and the API server: where a deferral can be held.
+        #: Proxy between the workers and the API server, which can hold a deferral.
         self.execution_api = FaultProxy(loop, self.url, airflow_route)
         self.components: dict[str, Component] = {}
         self._client: httpx.Client | None = None
 
     def start(self) -> None:
-        """Make the database, start every component, and return when all are up and the DAGs are parsed."""
+        """Create the database, start all components, and wait until the DAGs are parsed."""
         self.home.mkdir(parents=True, exist_ok=True)
         create_database(self._name, self._template.name)
         self.states.open()
@@ -158,10 +158,10 @@ class Airflow:
     def __getitem__(self, component: str) -> Component:
         return self.components[component]
 
-    # --- what a person does
+    # --- actions of users
 
     def connect(self, conn_id: str, endpoint: str, token: str, timeout: float) -> None:
-        """Make a connection, or change the one that is there."""
+        """Create or change a connection."""
         body = {
             "connection_id": conn_id,
             "conn_type": "roboto",
@@ -175,7 +175,7 @@ class Airflow:
         answer.raise_for_status()
 
     def add_pool(self, name: str, slots: int) -> None:
-        """Make a pool: so many of its tasks are on workers at once; deferred ones don't count."""
+        """Create a pool: the number of its tasks on workers; deferred tasks don't count."""
         body = {"name": name, "slots": slots, "include_deferred": False}
         self.api.post("pools", json=body).raise_for_status()
 
@@ -185,7 +185,7 @@ class Airflow:
         self.api.post(f"dags/{dag_id}/dagRuns", json=body).raise_for_status()
 
     def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
-        """Have tasks of a DAG run run again."""
+        """Clear tasks of a DAG run."""
         body = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": list(task_ids)}
         self.api.post(f"dags/{dag_id}/clearTaskInstances", json=body).raise_for_status()
 
@@ -203,17 +203,17 @@ class Airflow:
         self.api.delete(f"dags/{dag_id}/dagRuns/{run_id}").raise_for_status()
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
-        """Everything in the log of one try, errors with their details; empty while there is no log."""
+        """Return the log of one try with error details; empty while there is no log."""
         answer = self.api.get(
             f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}",
             headers={"Accept": "application/json"},
         )
         return "" if answer.status_code == httpx.codes.NOT_FOUND else answer.raise_for_status().text
 
-    # --- what happens to machines
+    # --- failures of machines
 
     def worker_of(self, dag_id: str, run_id: str, task_id: str) -> list[psutil.Process]:
-        """The processes that run a task: its supervisor, then the task itself."""
+        """Return the processes of a task: its supervisor, then the task."""
         pids = [change.pid for change in self.states.of(dag_id, run_id, task_id) if change.state == "running"]
         if not pids or pids[-1] is None:
             raise AssertionError(f"{dag_id} {run_id} {task_id} runs nowhere")
@@ -223,11 +223,11 @@ class Airflow:
         return [supervisor, task]
 
     def machine_of(self, process: psutil.Process) -> Component:
-        """The component that a process belongs to."""
+        """Return the component that a process belongs to."""
         return next(each for each in self.components.values() if each.session == os.getsid(process.pid))
 
     def repair(self) -> None:
-        """Have every component run again, and only those that belong there, whatever happened to them."""
+        """Restore all components of the deployment, and end additional ones."""
         for component in self.components.values():
             component.thaw()
             if component.name == "triggerer-2":
@@ -237,12 +237,12 @@ class Airflow:
                 component.start()
 
     def start_second_triggerer(self) -> None:
-        """Start one more triggerer, and return when it is alive."""
+        """Start another triggerer and wait until it is alive."""
         self["triggerer-2"].start()
         self._until("two triggerers", lambda: self.alive_jobs("TriggererJob") >= 2)
 
     def alive_jobs(self, job_type: str) -> int:
-        """How many components of a kind have told lately that they live."""
+        """Return the number of components of a kind with a recent heartbeat."""
         wanted: dict[str, str | bool] = {"job_type": job_type, "is_alive": True}
         answer = self.api.get("jobs", params=wanted).raise_for_status()
         return int(answer.json()["total_entries"])
@@ -352,7 +352,7 @@ def create_database(name: str, template: str = "template0") -> None:
 
 
 def drop_database(name: str) -> None:
-    """Drop a database, whoever is connected to it."""
+    """Drop a database even if clients are connected to it."""
     with _engine(POSTGRES).connect() as connection:
         connection.execute(sa.text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
 

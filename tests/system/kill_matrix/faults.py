@@ -1,4 +1,4 @@
-"""The faults of the matrix: what a proxy answers, or doesn't."""
+"""The faults of the matrix, as behaviour of a proxy."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 
 from .proxy import Exchange, Fault
 
-#: Seconds between the pieces of a slow body, and how many there are.
+#: Seconds between the chunks of a slow body, and their number.
 _SLOW_PAUSE, _SLOW_PIECES = 0.4, 8
 
 _HTML = b"<html><head><title>Bad Gateway</title></head><body><h1>502</h1><hr>gateway</body></html>"
 
 
 def refusal(status: int, retry_after: float | None = None) -> Fault:
-    """The error envelope of the API, with a status, and with Retry-After (seconds) if there is one."""
+    """Respond with an error of the API, and with Retry-After in seconds if given."""
     body = json.dumps(
         {"error": {"error_code": "RobotoServiceException", "message": f"{status}, by the test"}}
     )
@@ -33,12 +33,12 @@ async def hang(exchange: Exchange) -> None:
 
 
 async def break_connection(exchange: Exchange) -> None:
-    """Reset, before anything was forwarded."""
+    """Reset the connection before anything was forwarded."""
     exchange.reset()
 
 
 async def lose_answer(exchange: Exchange) -> None:
-    """Forward, wait for the whole answer, and reset instead of answering."""
+    """Forward, wait for the complete response, and reset instead of responding."""
     async with exchange.forwarded() as response:
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             await anext(response.aiter_raw())
@@ -48,7 +48,7 @@ async def lose_answer(exchange: Exchange) -> None:
 
 
 async def slow_body(exchange: Exchange) -> None:
-    """The right answer in small pieces with pauses; of a stream, its beginning, and then its end."""
+    """Send the response in small chunks with pauses; of a stream, its beginning, and then its end."""
     async with exchange.forwarded() as response:
         if "content-length" not in response.headers:
             await exchange.answer(200, await anext(response.aiter_raw()), response.headers["content-type"])
@@ -62,7 +62,7 @@ async def slow_body(exchange: Exchange) -> None:
 
 
 async def half_json(exchange: Exchange) -> None:
-    """Forward, and answer 200 with the first half of the body, as if that were all."""
+    """Forward, and respond with 200 and only the first half of the body."""
     async with exchange.forwarded() as response:
         if "content-length" in response.headers:
             body = await response.aread()
@@ -72,18 +72,18 @@ async def half_json(exchange: Exchange) -> None:
 
 
 async def html_page(exchange: Exchange) -> None:
-    """A gateway's page for people."""
+    """Respond with a gateway's HTML page."""
     await exchange.answer(502, _HTML, "text/html")
 
 
 async def not_found(exchange: Exchange) -> None:
-    """A platform that has no such route."""
+    """Respond as a platform without this route."""
     body = {"error": {"error_code": "RobotoNotFoundException", "message": "no such route"}}
     await exchange.answer(404, json.dumps(body).encode())
 
 
 async def unknown_status(exchange: Exchange) -> None:
-    """Wherever the platform says Completed (5), say a status that nobody knows (777)."""
+    """Replace the status Completed (5) by an unknown status (777)."""
     async with exchange.forwarded() as response:
         await exchange.relay(response, _with_unknown_status)
 
@@ -92,7 +92,7 @@ def _with_unknown_status(body: bytes) -> bytes:
     return re.sub(rb'("(?:last_)?status"\s*:\s*)5\b', rb"\g<1>777", body)
 
 
-#: By the name that the matrix gives them.
+#: By their name in the matrix.
 FAULTS: dict[str, Fault] = {
     "429": refusal(429, retry_after=1),
     "500": refusal(500),

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class BackgroundLoop:
-    """Runs coroutines for threads that wait for their results. Use it with `with`."""
+    """Runs coroutines for threads that wait for their results. Use it as a context manager."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -31,11 +31,11 @@ class BackgroundLoop:
         self._loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float = 60.0) -> T:
-        """The coroutine's result. Raises TimeoutError after `timeout` seconds."""
+        """Return the coroutine's result. Raises TimeoutError after `timeout` seconds."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
     def soon(self, callback: Any, *arguments: Any) -> None:
-        """Have a callback called in the loop."""
+        """Schedule a callback in the loop."""
         self._loop.call_soon_threadsafe(callback, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""Plays the rows of the matrix in one deployment, calm ones side by side, and keeps what became of each."""
+"""Run the rows of the matrix in one deployment, concurrently where possible, and record the results."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from .deployment import Executor
 from .rows import Row
 from .scene import Scene, Stage
 
-#: Rows that happen at once; more, and two cores have everything take longer than its patience.
+#: Rows that run at the same time; with more of them, timeouts pass on two cores.
 AT_ONCE = 6
 
-#: Seconds in which everything on the platform has ended, once the DAG run has.
+#: Longest time from the end of the DAG run to the end of all its invocations, in seconds.
 ORPHAN_PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a row."""
+    """The result of a row."""
 
     row: Row
     executor: Executor
     invocations: Sequence[str]
     states: Sequence[str]
     seconds: float
-    #: What happened instead of what should have; None: the row holds.
+    #: Difference from the expected result; None: the row passed.
     problem: str | None = None
     remarks: Sequence[str] = field(default=())
 
     @property
     def cells(self) -> list[str]:
-        """Row, executor, invocations, verdict, seconds, holds or what happened instead."""
+        """Return row, executor, invocations, final state, seconds, and the difference if any."""
         said = f"**no**: {self.problem}" if self.problem else "holds"
         return [
             self.row.name,
@@ -52,7 +52,7 @@ class Outcome:
 
 
 class Matrix:
-    """The rows of one deployment, played in the background; ask for the outcome of each."""
+    """Runs the rows of one deployment in the background, and returns their results."""
 
     def __init__(self, stage: Stage, rows: Sequence[Row]) -> None:
         self._stage = stage
@@ -72,11 +72,11 @@ class Matrix:
                 self._futures[row.key] = self._alone.submit(self._play_alone, row, calm_ones)
 
     def outcome(self, row: Row) -> Outcome:
-        """What became of a row; waits until it is over."""
+        """Wait for a row and return its result."""
         return self._futures[row.key].result()
 
     def close(self) -> list[Outcome]:
-        """All outcomes, after a last look at what has happened since."""
+        """Return all results, after a last check for later changes."""
         for pool in (self._pool, self._alone):
             pool.shutdown(cancel_futures=True)
         final = [self._last_look(outcome) for outcome in self._outcomes.values()]
@@ -84,7 +84,7 @@ class Matrix:
         return final
 
     def play(self, row: Row) -> Outcome:
-        """Have a row happen, and compare what became of it with what should have."""
+        """Run a row and compare the result with the expectation."""
         began = time.monotonic()
         scene = Scene(self._stage, row.key, row.dag_id, busy=row.busy)
         problem = None
@@ -123,14 +123,14 @@ class Matrix:
             self._stage.platform.repair()
 
     def _end(self, scene: Scene) -> None:
-        """Don't let a row that went wrong go on beside the others."""
+        """End the run of a failed row, so that it doesn't disturb others."""
         scene.proxy.lift()
         scene.gate.open()
         with contextlib.suppress(httpx.HTTPError):
             self._stage.airflow.mark_run(scene.dag_id, scene.run_id, "failed")
 
     def _last_look(self, outcome: Outcome) -> Outcome:
-        """A row that held when it was over may have caused something since."""
+        """Check whether a passed row has caused changes since its end."""
         now = self._played[outcome.row.key].statuses()
         if outcome.problem is not None or now == outcome.invocations:
             return outcome
@@ -138,7 +138,7 @@ class Matrix:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The matrix as markdown."""
+    """Return the matrix as markdown."""
     head = ["row", "executor", "invocations", "verdict", "seconds", "holds, or what happened instead"]
     lines = [head, ["---"] * len(head), *(outcome.cells for outcome in outcomes)]
     holding = sum(outcome.problem is None for outcome in outcomes)
@@ -159,7 +159,7 @@ def _difference(row: Row, invocations: Sequence[str], states: Sequence[str], sce
 
 
 def _counted(words: Sequence[str]) -> str:
-    """A list for people; a long one as numbers."""
+    """Format a list; a long one as counts."""
     if len(words) <= 4:
         return ", ".join(words)
     return ", ".join(f"{count} {word}" for word, count in Counter(words).items())

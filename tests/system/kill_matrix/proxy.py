@@ -1,4 +1,4 @@
-"""An HTTP proxy that does to chosen requests what networks, gateways and overloaded servers do."""
+"""An HTTP proxy that injects faults of networks, gateways and overloaded servers into chosen requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 
 from .loop import BackgroundLoop
 
-#: Headers that are about one connection only, or that are made anew.
+#: Headers of one connection, which aren't forwarded.
 _HOP_BY_HOP = frozenset(
     {"connection", "content-length", "date", "host", "keep-alive", "server", "transfer-encoding"}
 )
@@ -24,7 +24,7 @@ _HOP_BY_HOP = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, as it came from the client."""
+    """One request of a client."""
 
     method: str
     path: str
@@ -32,10 +32,10 @@ class Request:
     body: bytes
 
 
-#: Which of an API's routes a request is for.
+#: Returns the route of a request.
 Router = Callable[[Request], str]
 
-#: What is done to an exchange, instead of passing it on.
+#: Handles an exchange instead of forwarding it.
 Fault = Callable[["Exchange"], Awaitable[None]]
 
 _PLATFORM_ROUTES = [
@@ -50,7 +50,7 @@ _PLATFORM_ROUTES = [
 
 
 def platform_route(request: Request) -> str:
-    """The route of the invocation API."""
+    """Return the route of the invocation API."""
     path = request.path.partition("?")[0]
     for route, methods, pattern in _PLATFORM_ROUTES:
         if re.fullmatch(methods, request.method) and re.fullmatch(pattern, path):
@@ -59,9 +59,9 @@ def platform_route(request: Request) -> str:
 
 
 def airflow_route(request: Request) -> str:
-    """The route of Airflow's execution API, as far as the matrix cares.
+    """Return the route of Airflow's execution API.
 
-    `<state>:<task instance id>` where a worker tells a state, `xcom:<run id>` where it pushes an XCom.
+    `<state>:<task instance id>` if a worker reports a state, `xcom:<run id>` if it pushes an XCom.
     """
     match = re.fullmatch(r"/execution/task-instances/([^/]+)/state", request.path)
     if match and request.method == "PATCH":
@@ -78,12 +78,12 @@ class Rule:
     fault: Fault
     times: int
     hits: int = 0
-    #: Set when the first request has been hit, and when the last has.
+    #: Set when the first request has been affected, and when the last has.
     first: threading.Event = field(default_factory=threading.Event)
     last: threading.Event = field(default_factory=threading.Event)
 
     def take(self, route: str) -> bool:
-        """Whether a request of this route is to be hit; counts it."""
+        """Return whether the fault applies to a request of this route, and count it."""
         if self.hits >= self.times or not any(re.fullmatch(wanted, route) for wanted in self.routes):
             return False
         self.hits += 1
@@ -94,12 +94,12 @@ class Rule:
 
 
 class FaultProxy:
-    """Listens on a port of its own, and passes everything on to `upstream` but for what its rules hit."""
+    """Forwards all requests to `upstream`, except those to which a fault applies."""
 
     def __init__(self, loop: BackgroundLoop, upstream: str, router: Router) -> None:
         self.upstream = upstream
         self.endpoint = ""
-        #: Routes of all requests, in the order in which they came.
+        #: Routes of all requests, in order.
         self.seen: list[str] = []
         self._loop = loop
         self._router = router
@@ -116,29 +116,29 @@ class FaultProxy:
         self._loop.run(self._stop())
 
     def fault(self, routes: str | Collection[str], fault: Fault, times: int = 1) -> Rule:
-        """Have the next `times` requests of these routes (regular expressions) hit."""
+        """Apply a fault to the next `times` requests of these routes (regular expressions)."""
         rule = Rule(frozenset({routes} if isinstance(routes, str) else routes), fault, times)
         with self._lock:
             self._rules.append(rule)
         return rule
 
     def hold(self, routes: str | Collection[str], *, answer: bool = False) -> Hold:
-        """Hold the next request of these routes before it is forwarded, or with `answer` its answer."""
+        """Hold the next request of these routes before it is forwarded; with `answer`, hold its response."""
         hold = Hold(self._loop, answer=answer)
         self.fault(routes, hold)
         return hold
 
     def lift(self) -> None:
-        """No more faults."""
+        """Remove all faults."""
         with self._lock:
             self._rules.clear()
 
     def cut(self) -> None:
-        """Break every connection that is open now, streams among them."""
+        """Reset all open connections, including streams."""
         self._loop.run(self._cut())
 
     def wait_for(self, route: str, count: int, within: float) -> bool:
-        """Whether there have been `count` requests of a route, or are within `within` seconds."""
+        """Wait until there were `count` requests of a route, at most `within` seconds; return whether."""
         with self._lock:
             return self._lock.wait_for(lambda: self.seen.count(route) >= count, within)
 
@@ -172,7 +172,7 @@ class FaultProxy:
                 exchange = Exchange(self, self._client, request, reader, writer)
                 await (self._fault_for(request) or pass_on)(exchange)
         except (OSError, httpx.TransportError, asyncio.IncompleteReadError):
-            reset(writer)  # either side is gone; the other one is to notice
+            reset(writer)  # one side is closed; the other one must notice
         except asyncio.CancelledError:
             reset(writer)
         finally:
@@ -188,7 +188,7 @@ class FaultProxy:
 
 
 class Exchange:
-    """One request and what is answered; a fault does with it what it wants."""
+    """One request and its response, which a fault can change."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class Exchange:
 
     @asynccontextmanager
     async def forwarded(self) -> AsyncIterator[httpx.Response]:
-        """Send the request on; the answer's head is there, its body not yet."""
+        """Forward the request; return when the response's headers are received."""
         headers = [(name, value) for name, value in self.request.headers if name.lower() not in _HOP_BY_HOP]
         request = self._client.build_request(
             self.request.method,
@@ -227,7 +227,7 @@ class Exchange:
         content_type: str = "application/json",
         headers: Collection[tuple[str, str]] = (),
     ) -> None:
-        """Answer with a whole body."""
+        """Respond with a complete body."""
         await self.head(
             status, [*headers, ("Content-Type", content_type), ("Content-Length", str(len(body)))]
         )
@@ -236,7 +236,7 @@ class Exchange:
     async def relay(
         self, response: httpx.Response, rewrite: Callable[[bytes], bytes] = lambda body: body
     ) -> None:
-        """Answer what upstream answers, as it comes: a stream stays one."""
+        """Relay the upstream's response as it arrives, so that a stream remains one."""
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in _HOP_BY_HOP]
         if "content-length" in response.headers or response.status_code == httpx.codes.NO_CONTENT:
             body = rewrite(b"".join([part async for part in response.aiter_raw()]))
@@ -283,10 +283,10 @@ class Exchange:
 
 
 class Hold:
-    """A named point in time: a request stands still here until it is let go.
+    """A named point at which a request is held until it is released.
 
-    Used as the fault of one request. `reached` is set when the request, or its answer, is held; `over` when
-    everything that became of it has happened.
+    A fault of one request. `reached` is set when the request, or its response, is held; `over` when
+    its handling has ended.
     """
 
     def __init__(self, loop: BackgroundLoop, *, answer: bool) -> None:
@@ -298,7 +298,7 @@ class Hold:
         self._forward = True
 
     def release(self, *, forward: bool = True) -> None:
-        """Let the request go on; without `forward` it is lost (before it was forwarded) and so its answer."""
+        """Release the request; without `forward` the request, or its response, is dropped."""
         self._forward = forward
         self._loop.soon(self._go.set)
 
@@ -329,7 +329,7 @@ class Hold:
 
 
 async def pass_on(exchange: Exchange) -> None:
-    """No fault."""
+    """Forward without a fault."""
     async with exchange.forwarded() as response:
         await exchange.relay(response)
 

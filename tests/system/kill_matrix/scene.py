@@ -1,4 +1,4 @@
-"""What a row of the matrix has in its hands: a DAG run of its own, and everything that can befall it."""
+"""The scene of a row of the matrix: its own DAG run, and the failures that can happen to it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .platform import Invocation, Platform
 from .proxy import FaultProxy, Hold, platform_route
 from .states import Change
 
-#: Seconds in which Airflow gets anything done that it was asked for, on two busy cores.
+#: Longest time for anything that Airflow does on two busy cores, in seconds.
 PATIENCE = 120.0
 
-#: Seconds that the provider lets an answer of the platform take, over a row's connection.
+#: Timeout of the provider's requests over a row's connection, in seconds.
 REQUEST_TIMEOUT = 3.0
 
-#: Requests by which a wait hears of the invocation's status, on whichever way.
+#: Requests with which a wait learns the invocation's status.
 STATUS = ("get", "query", "watch")
 
-#: How much of a long story is told.
+#: Longest output of a story.
 _STORY = 25
 
 _ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
@@ -35,20 +35,20 @@ _ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"
 
 @dataclass(frozen=True)
 class Stage:
-    """What the rows of one deployment have in common."""
+    """The shared parts of a deployment's rows."""
 
     airflow: Airflow
-    #: Where actions run.
+    #: The platform that runs actions.
     platform: Platform
-    #: A platform that accepts invocations and runs none.
+    #: A platform that accepts invocations but runs none.
     busy: Platform
     loop: BackgroundLoop
-    #: Makes one more deployment with the same DAGs, not started yet.
+    #: Creates another deployment with the same DAGs, not started yet.
     another: Callable[[], Airflow]
 
 
 class Scene:
-    """One DAG run, its own connection through its own proxy, and the gate at which its action waits."""
+    """One DAG run with its own connection and proxy, and the gate at which its action waits."""
 
     task_id = "invoke"
 
@@ -73,38 +73,38 @@ class Scene:
         self.proxy.stop()
         self.gate.close()
 
-    # --- what is done
+    # --- actions
 
     def connect(self, airflow: Airflow) -> None:
-        """Give an Airflow the row's connection, with a token that is new."""
-        # A token's name has at most 64 characters, and a row's may be longer.
+        """Create the row's connection in an Airflow, with a new token."""
+        # The name of a token has at most 64 characters, that of a row may have more.
         self.token_name = f"{self.conn_id[:56]}-{secrets.token_hex(2)}"
         token = self.platform.new_token(self.token_name)
         airflow.connect(self.conn_id, self.proxy.endpoint, token, REQUEST_TIMEOUT)
 
     def trigger(self, *, airflow: Airflow | None = None, **conf: Any) -> None:
-        """Start the DAG run, in another Airflow if one is named."""
+        """Start the DAG run, by default in the deployment's Airflow."""
         conf = {"action": "gated", "gate": str(self.gate.path), "conn_id": self.conn_id, **conf}
         (airflow or self.airflow).trigger(self.dag_id, self.run_id, conf)
 
     def trigger_and_wait_until_deferred(self) -> None:
-        """Start the DAG run; its invocation runs, and a triggerer waits for it."""
+        """Start the DAG run, and wait until a triggerer waits for its running invocation."""
         self.trigger()
         self.until_deferred()
 
     def trigger_and_wait_until_polled(self) -> None:
-        """Start the DAG run; its invocation runs, and a worker waits for it."""
+        """Start the DAG run, and wait until a worker waits for its running invocation."""
         self.trigger()
         self.until_status(InvocationStatus.Processing)
         self.until("a look from the worker", lambda: self.looks() >= 2)
 
     def kill_worker(self) -> None:
-        """SIGKILL what runs the task: first the supervisor, so that nobody tells Airflow."""
+        """Send SIGKILL to the task: first to the supervisor, so that it can't report to Airflow."""
         for process in self.airflow.worker_of(self.dag_id, self.run_id, self.task_id):
             send(process, signal.SIGKILL)
 
     def kill_task_process(self) -> None:
-        """SIGKILL the task's own process, as a kernel without memory does; its supervisor lives."""
+        """Send SIGKILL to the task's process only, as the kernel does when memory runs out."""
         send(self.airflow.worker_of(self.dag_id, self.run_id, self.task_id)[1], signal.SIGKILL)
 
     def clear(self, task_id: str | None = None) -> None:
@@ -114,19 +114,19 @@ class Scene:
         self.airflow.mark(self.dag_id, self.run_id, self.task_id, state)
 
     def remark(self, text: str) -> None:
-        """Have something said in the table."""
+        """Add a note to the table."""
         self.remarks.append(text)
 
-    # --- what is waited for
+    # --- waits
 
     def until_deferred(self, task_id: str | None = None) -> None:
-        """The task is deferred, and a triggerer has begun to look."""
+        """Wait until the task is deferred and a triggerer polls."""
         self.until_state("deferred", task_id=task_id)
-        # The worker has asked for the last time before it defers.
+        # The worker has sent its last request before it defers.
         self.until_looks()
 
     def until_state(self, *states: str, task_id: str | None = None, after: int = 0) -> Change:
-        """The first change to one of these states behind the first `after` changes."""
+        """Return the first change to one of these states after the first `after` changes."""
         task_id = task_id or self.task_id
 
         def look() -> Change | None:
@@ -140,17 +140,17 @@ class Scene:
         return change
 
     def until_looks(self, before: int | None = None) -> None:
-        """Somebody asks for the status again: more often than `before`, or than now."""
+        """Wait until the number of status requests is higher than `before`, or than now."""
         count = self.looks() if before is None else before
         self.until("look at the invocation", lambda: self.looks() > count)
 
     def until_held(self, hold: Hold) -> None:
-        """A request stands at the point where it is to be held."""
+        """Wait until a request is held."""
         if not hold.reached.wait(PATIENCE):
             raise AssertionError(f"no such request came in {PATIENCE:g} s: {self.story()}; {self.proxy.seen}")
 
     def until_run_ends(self, within: float = PATIENCE, airflow: Airflow | None = None) -> str:
-        """The DAG run's final state."""
+        """Wait for the DAG run's final state and return it."""
         states = (airflow or self.airflow).states
 
         def look() -> str | None:
@@ -163,12 +163,12 @@ class Scene:
         return str(state)
 
     def until_invocations(self, count: int) -> list[Invocation]:
-        """There are so many invocations."""
+        """Wait until the number of invocations is `count`."""
         self.until(f"{count} invocations", lambda: len(self.invocations()) >= count)
         return self.invocations()
 
     def until_status(self, status: InvocationStatus, index: int = -1) -> Invocation:
-        """An invocation (the newest one) has a status."""
+        """Wait until an invocation, by default the newest one, has a status."""
 
         def look() -> Invocation | None:
             invocations = self.invocations()
@@ -180,7 +180,7 @@ class Scene:
         return invocation
 
     def until(self, what: str, look: Callable[[], Any], within: float = PATIENCE) -> Any:
-        """The first truthy answer of `look`, of something that tells nobody when it happens."""
+        """Poll `look` until its result is truthy, and return it."""
         deadline = time.monotonic() + within
         while not (answer := look()):
             if time.monotonic() > deadline:
@@ -188,17 +188,17 @@ class Scene:
             time.sleep(0.1)
         return answer
 
-    # --- what is known
+    # --- state
 
     def invocations(self, task_id: str | None = None) -> list[Invocation]:
-        """Everything that the task has caused on the platform, oldest first."""
+        """Return all invocations of the task on the platform, oldest first."""
         return self.platform.invocations_of(self.dag_id, self.run_id, task_id or self.task_id)
 
     def statuses(self, task_id: str | None = None) -> list[str]:
         return [invocation.status.name for invocation in self.invocations(task_id)]
 
     def history(self, task_id: str | None = None) -> list[Change]:
-        """What has become of the task."""
+        """Return the changes of the task's state."""
         return self.airflow.states.of(self.dag_id, self.run_id, task_id or self.task_id)
 
     def state(self, task_id: str | None = None) -> str | None:
@@ -206,14 +206,14 @@ class Scene:
         return history[-1].state if history else None
 
     def final_states(self) -> list[str]:
-        """The last state of the task, or of each of its mapped instances."""
+        """Return the last state of the task, or of each mapped instance."""
         last = {change.map_index: str(change.state) for change in self.history()}
         if len(last) > 1:
-            last.pop(-1, None)  # what was there before it was mapped
+            last.pop(-1, None)  # the instance before the task was mapped
         return [last[index] for index in sorted(last)]
 
     def story(self, task_id: str | None = None) -> str:
-        """The states of the task, and its invocations, for people."""
+        """Format the states of the task and its invocations."""
         history = self.history(task_id)
         said = [
             f"{change.state}@{change.at - self._began:.0f}({change.try_number})"
@@ -224,11 +224,11 @@ class Scene:
         return f"{' '.join(said) or 'nothing'}{more}; invocations: {invocations}"
 
     def looks(self, routes: Collection[str] = STATUS) -> int:
-        """How many requests for a status there have been."""
+        """Return the number of status requests."""
         return sum(self.proxy.seen.count(route) for route in routes)
 
     def seconds_until_cancelled(self, since: float) -> float:
-        """From `since` (seconds since 1970) until the oldest invocation was cancelled."""
+        """Return the seconds from `since` (seconds since 1970) until the oldest invocation was cancelled."""
         cancelled = self.until_status(InvocationStatus.Cancelled, index=0)
         ended = self.platform.ended_at(cancelled.invocation_id)
         assert ended is not None

@@ -1,4 +1,4 @@
-"""Every change of state in one Airflow, told by its database as it is committed."""
+"""All changes of state in one Airflow, as its database commits them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from .loop import BackgroundLoop
 
-#: The database tells by NOTIFY what it commits, so nobody has to ask again and again.
+#: The database sends commits with NOTIFY, so no polling is needed.
 _TELL = """
 CREATE FUNCTION tell_state() RETURNS trigger AS $$
 DECLARE said json;
@@ -44,7 +44,7 @@ CREATE TRIGGER tell_run AFTER INSERT OR UPDATE OF state ON dag_run
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A task instance, or a DAG run (its `task_id` is empty), has taken a state."""
+    """A change of state of a task instance, or of a DAG run (with an empty `task_id`)."""
 
     dag_id: str
     run_id: str
@@ -52,16 +52,16 @@ class Change:
     map_index: int
     state: str | None
     try_number: int
-    #: The process that runs the task, as the worker has said.
+    #: The task's process, as the worker has reported.
     pid: int | None
-    #: The task instance's own id, new with every try.
+    #: The task instance's id, which changes with each try.
     ti_id: str | None
-    #: When we heard of it (time.monotonic).
+    #: When the change was received (time.monotonic).
     at: float
 
 
 class StateHistory:
-    """All changes of state since `open`, in order; wait for the one you want."""
+    """All changes of state since `open`, in order, with waits for changes."""
 
     def __init__(self, loop: BackgroundLoop, database: str) -> None:
         self._loop = loop
@@ -79,7 +79,7 @@ class StateHistory:
             self._connection = None
 
     def of(self, dag_id: str, run_id: str, task_id: str = "", map_index: int | None = None) -> list[Change]:
-        """What has become of one task (all its map indices, if none is given); no task: of the run."""
+        """Return the changes of a task (of all map indices if none is given), or of the run."""
         return [
             change
             for change in list(self._changes)
@@ -88,7 +88,7 @@ class StateHistory:
         ]
 
     def wait(self, look: Callable[[], Any], within: float) -> Any:
-        """The first truthy answer of `look`, which is asked after each change; None: not in that time."""
+        """Call `look` after each change until its result is truthy; None after the timeout."""
         deadline = time.monotonic() + within
         with self._news:
             while not (answer := look()):

@@ -1,4 +1,4 @@
-"""The fault proxy: the matrix is worth nothing if its faults aren't what they are called."""
+"""The fault proxy: each fault does what its name says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORD = {"data": {"invocation_id": "iv_1", "last_status": 5, "status": [{"statu
 
 
 class Upstream(ThreadingHTTPServer):
-    """Answers everything with one record, and the watch with a stream that doesn't end."""
+    """Responds to all requests with one record, and to the watch with an endless stream."""
 
     daemon_threads = True
 
@@ -118,7 +118,7 @@ def test_routes_of_airflow() -> None:
     assert airflow_route(Request("GET", "/execution/xcoms/dag/run/task/key", [], b"")) == "other"
 
 
-def test_what_has_no_fault_passes(proxy: FaultProxy, upstream: Upstream) -> None:
+def test_request_without_a_fault_is_forwarded(proxy: FaultProxy, upstream: Upstream) -> None:
     answer = ask(proxy, "v1/actions/gated/invoke?digest=1", "POST")
     assert answer.json() == RECORD
     assert upstream.asked == ["/v1/actions/gated/invoke?digest=1"]
@@ -127,7 +127,9 @@ def test_what_has_no_fault_passes(proxy: FaultProxy, upstream: Upstream) -> None
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "HTML"])
-def test_refusals_come_as_often_as_they_are_to(proxy: FaultProxy, upstream: Upstream, fault: str) -> None:
+def test_fault_applies_to_the_given_number_of_requests(
+    proxy: FaultProxy, upstream: Upstream, fault: str
+) -> None:
     rule = proxy.fault("get", FAULTS[fault], times=2)
     answers = [ask(proxy) for _ in range(3)]
     assert [answer.status_code for answer in answers[:2]] == [502 if fault == "HTML" else int(fault)] * 2
@@ -159,11 +161,11 @@ def test_lost_answer(proxy: FaultProxy, upstream: Upstream) -> None:
     assert len(upstream.asked) == 1
 
 
-def test_slow_body_is_whole_in_the_end(proxy: FaultProxy) -> None:
+def test_slow_body_is_complete(proxy: FaultProxy) -> None:
     proxy.fault("get", FAULTS["slow body"])
     answer = ask(proxy)
     assert answer.json() == RECORD
-    assert answer.elapsed.total_seconds() > 1.0  # longer than any one wait may be
+    assert answer.elapsed.total_seconds() > 1.0  # longer than the timeout of one wait
 
 
 def test_half_json(proxy: FaultProxy) -> None:
@@ -181,7 +183,7 @@ def test_unknown_status(proxy: FaultProxy) -> None:
     assert (data["last_status"], data["status"][0]["status"]) == (777, 777)
 
 
-def test_a_request_is_held_before_it_is_forwarded(proxy: FaultProxy, upstream: Upstream) -> None:
+def test_request_is_held_before_it_is_forwarded(proxy: FaultProxy, upstream: Upstream) -> None:
     hold = proxy.hold("get")
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(ask, proxy)
@@ -191,7 +193,7 @@ def test_a_request_is_held_before_it_is_forwarded(proxy: FaultProxy, upstream: U
         assert answer.result().json() == RECORD
 
 
-def test_an_answer_is_held_and_lost(proxy: FaultProxy, upstream: Upstream) -> None:
+def test_response_is_held_and_dropped(proxy: FaultProxy, upstream: Upstream) -> None:
     hold = proxy.hold("get", answer=True)
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(ask, proxy)
@@ -202,7 +204,9 @@ def test_an_answer_is_held_and_lost(proxy: FaultProxy, upstream: Upstream) -> No
             answer.result()
 
 
-def test_a_request_is_forwarded_after_its_client_has_gone(proxy: FaultProxy, upstream: Upstream) -> None:
+def test_request_is_forwarded_after_its_client_has_disconnected(
+    proxy: FaultProxy, upstream: Upstream
+) -> None:
     hold = proxy.hold("get")
     with pytest.raises(httpx.ReadTimeout):
         ask(proxy)
@@ -212,7 +216,7 @@ def test_a_request_is_forwarded_after_its_client_has_gone(proxy: FaultProxy, ups
     assert len(upstream.asked) == 1
 
 
-def test_a_stream_is_relayed_as_it_comes_and_can_be_cut(proxy: FaultProxy) -> None:
+def test_stream_is_relayed_as_it_arrives_and_can_be_reset(proxy: FaultProxy) -> None:
     path = f"{proxy.endpoint}/v1/actions/invocations/watch"
     with (
         httpx.Client(timeout=5.0, trust_env=False, verify=False) as client,

@@ -1,4 +1,4 @@
-"""Every row of the matrix: one invocation an incarnation, the right verdict, no orphan, no false cancel."""
+"""All rows of the matrix: one invocation per incarnation, the right state, no orphan, no false cancel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _parameter(case: Case) -> object:
     return pytest.param(case, marks=marks, id=f"{executor.name.lower()}-{row.key}")
 
 
-@pytest.mark.timeout(3600)  # a row waits for those before it; each has a patience of its own
+@pytest.mark.timeout(3600)  # a row waits for earlier rows; each has its own timeouts
 @pytest.mark.parametrize(
     "case",
     [_parameter((executor, row)) for executor in Executor for row in ROWS if executor in row.executors],

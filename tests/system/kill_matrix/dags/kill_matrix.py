@@ -1,4 +1,4 @@
-"""The DAGs of the kill matrix: one invocation each, whose end the test decides."""
+"""The DAGs of the kill matrix: one invocation each, which the test ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECOND = datetime.timedelta(seconds=1)
 
 
 def invoke(task_id: str = "invoke", **arguments: Any) -> InvokeActionOperator:
-    """A task that invokes the action which waits at the row's gate, over the row's connection."""
+    """Return a task that invokes, over the row's connection, the action that waits at the row's gate."""
     arguments = {
         "action": "{{ dag_run.conf['action'] }}",
         "parameters": {"gate": "{{ dag_run.conf['gate'] }}"},

@@ -1,4 +1,4 @@
-"""The rows of the matrix, by what goes wrong; importing this package fills the table."""
+"""The rows of the matrix, by cause; importing this package registers them."""
 
 from . import faults, invocations, people, platform, scheduler, triggerer, worker
 from .row import ROWS, Row

@@ -1,4 +1,4 @@
-"""Networks, gateways and overloaded servers: every fault on every route."""
+"""Rows for networks, gateways and overloaded servers: all faults on all routes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..proxy import Rule
 from ..scene import PATIENCE, Scene
 from .row import LOCAL, row
 
-#: How often a fault comes: more often than one call is tried again by itself (5).
+#: Number of faults: more than the attempts of one request (5).
 TIMES = 6
 
-#: Those of which six last so long that fewer must do.
+#: Faults that last so long that fewer are used.
 _FEWER = {"timeout": 3, "slow body": 3}
 
-#: Those that run in `make test`.
+#: Faults that run in `make test`.
 _QUICK = {("503", "status"), ("half JSON", "watch")}
 
 
@@ -43,7 +43,7 @@ def _submit(fault: str) -> Callable[[Scene], None]:
 
 
 def _wait(fault: str, *routes: str) -> Callable[[Scene], None]:
-    """The fault comes while a triggerer waits; unless `watch` is hit, on a platform without push."""
+    """Inject the fault while a triggerer waits; on a platform without push, unless it affects `watch`."""
 
     def happens(scene: Scene) -> None:
         if "watch" not in routes:

@@ -1,4 +1,4 @@
-"""What befalls the invocation itself, by other hands than Airflow's."""
+"""Rows for changes of the invocation outside of Airflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .row import LOCAL, row
 def _delete(scene: Scene) -> None:
     scene.platform.delete(scene.until_status(InvocationStatus.Processing).invocation_id)
     scene.until_run_ends()
-    scene.gate.open()  # its process has lost its record, so nobody but us ends it
+    scene.gate.open()  # its record is deleted, so only the test can end its process
 
 
 @row("invocation deleted", "deferred_without_retries", invocations=[], state="failed")
@@ -56,7 +56,7 @@ def _replace_token(scene: Scene) -> None:
     revoked = scene.token_name
     scene.connect(scene.airflow)
     scene.platform.revoke_token(revoked)
-    scene.proxy.cut()  # an open stream isn't asked for its token again
+    scene.proxy.cut()  # the token of an open stream isn't checked again
     scene.gate.open()
 
 

@@ -1,4 +1,4 @@
-"""What people do to tasks and DAG runs, and the limits of time that they have set."""
+"""Rows for users' actions on tasks and DAG runs, and for timeouts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from airflow_invocations.models import InvocationStatus
 from ..scene import Scene
 from .row import BOTH, LOCAL, row
 
-#: Seconds within which an invocation that nobody wants any more is to be cancelled, and those after which a
-#: row doesn't hold: six of them happen at once, on machines that have other things to do. The table has both.
+#: Intended time until an orphaned invocation is cancelled, and the time after which a row fails, in seconds.
+#: The second is longer, because six rows run at the same time on busy machines. The table has both.
 CANCELLED_WITHIN = 5.0
 FORGIVEN = 25.0
 

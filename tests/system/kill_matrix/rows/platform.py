@@ -1,4 +1,4 @@
-"""The platform itself: gone and back, too busy, or shared by two Airflows."""
+"""Rows for the platform: outage, overload, or two Airflows on one platform."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..faults import FAULTS
 from ..scene import STATUS, Scene
 from .row import row
 
-#: Seconds for which the service is gone.
+#: Duration of the server's outage, in seconds.
 GONE = 60.0
 
 
@@ -40,7 +40,7 @@ def service_gone_when_cancelled(scene: Scene) -> None:
 
 
 def _outage_uses_up_no_retry(scene: Scene) -> None:
-    """Nothing answers for longer than `outage_limit`; the task has no retry, and needs none."""
+    """The platform is unavailable for longer than `outage_limit`; the task has no retry and needs none."""
     scene.proxy.fault((*STATUS, "logs"), FAULTS["503"], times=10**6)
     scene.proxy.cut()
     scene.until_state("up_for_reschedule")
@@ -51,7 +51,7 @@ def _outage_uses_up_no_retry(scene: Scene) -> None:
     assert tries == {1}, scene.story()
 
 
-if VERSION >= (3, 4):  # older ones use up a retry
+if VERSION >= (3, 4):  # older versions use up a retry
 
     @row("an outage that is rescheduled, while deferred", "rescheduled")
     def rescheduled_while_deferred(scene: Scene) -> None:

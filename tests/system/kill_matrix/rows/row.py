@@ -1,4 +1,4 @@
-"""What a row of the matrix is: something that happens, and what must have become of it in the end."""
+"""A row of the matrix: a failure and the expected result."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from ..deployment import Executor
 from ..scene import Scene
 
-#: Both executors, for rows that have to do with workers or with the hand-over between them.
+#: Both executors, for rows about workers or about deferral.
 BOTH = frozenset(Executor)
 
-#: For rows in which the executor plays no part.
+#: For rows that don't depend on the executor.
 LOCAL = frozenset({Executor.Local})
 
-#: For rows about what only Celery has.
+#: For rows about Celery only.
 CELERY = frozenset({Executor.Celery})
 
 
@@ -24,15 +24,15 @@ CELERY = frozenset({Executor.Celery})
 class Row:
     """One row.
 
-    :param name: what happens, for people.
-    :param happens: does it; returns when nothing more is done to the run.
-    :param dag_id: whose run it happens to.
-    :param invocations: the statuses of all that the task has caused in the end, oldest first.
+    :param name: the failure, in words.
+    :param happens: causes the failure; returns when it is complete.
+    :param dag_id: the DAG of the run.
+    :param invocations: the final statuses of the task's invocations, oldest first.
     :param state: the task's final state.
-    :param executors: with which it makes a difference.
-    :param quick: with which it runs in `make test`.
-    :param disturbs: it happens to all runs, so that no other row runs beside it.
-    :param busy: on a platform that accepts invocations and runs none.
+    :param executors: the executors to run with.
+    :param quick: the executors in `make test`.
+    :param disturbs: it affects all runs, so it runs alone.
+    :param busy: use the platform that accepts invocations but runs none.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """The name as an id."""
+        """Return the name as an id."""
         return re.sub(r"\W+", "-", self.name).strip("-").lower()
 
 
@@ -65,7 +65,7 @@ def row(
     disturbs: bool = False,
     busy: bool = False,
 ) -> Callable[[Callable[[Scene], Any]], Callable[[Scene], Any]]:
-    """Make a function a row of the matrix."""
+    """Register a function as a row of the matrix."""
 
     def add(happens: Callable[[Scene], Any]) -> Callable[[Scene], Any]:
         ROWS.append(Row(name, happens, dag_id, invocations, state, executors, quick, disturbs, busy))

@@ -1,4 +1,4 @@
-"""The scheduler, and many tasks at once."""
+"""Rows for the scheduler, and for many tasks at the same time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..components import send
 from ..scene import Scene
 from .row import BOTH, row
 
-#: Seconds for which a scheduler stands still: longer than a deferral lasts at least.
+#: Duration of a scheduler's pause, in seconds: longer than the shortest deferral.
 STOPPED = 14.0
 
 #: Mapped tasks of one run.
 MANY = 500
 
-#: Seconds in which all of them have started, and in which all of them have ended.
+#: Longest time until all tasks have started, and until all have ended, in seconds.
 MANY_PATIENCE = 1500.0
 
 
@@ -59,7 +59,7 @@ def scheduler_stopped_while_a_workerless_task_waits(scene: Scene) -> None:
     _stop_at_deferral(scene)
 
 
-if VERSION >= (3, 4):  # older ones fail the task, whose invocation completes (apache/airflow #71580)
+if VERSION >= (3, 4):  # older versions fail the task, whose invocation completes (apache/airflow #71580)
 
     @row(
         "scheduler stopped for 14 s while a task without retries defers",
@@ -74,7 +74,7 @@ if VERSION >= (3, 4):  # older ones fail the task, whose invocation completes (a
 
 @row("500 mapped tasks", "mapped", invocations=["Completed"] * MANY, disturbs=True)
 def many(scene: Scene) -> None:
-    scene.airflow.add_pool("few", slots=8)  # more get nowhere on two cores
+    scene.airflow.add_pool("few", slots=8)  # more are too slow on two cores
     scene.trigger(count=MANY)
     scene.until("all of them deferred", lambda: _deferred(scene) == MANY, within=MANY_PATIENCE)
     scene.gate.open()
@@ -86,11 +86,11 @@ def _deferred(scene: Scene) -> int:
 
 
 def _stop_at_deferral(scene: Scene) -> None:
-    """Stop the scheduler as soon as the task is deferred, and have the action end meanwhile."""
+    """Suspend the scheduler when the task is deferred, and let the action end meanwhile."""
     scene.until_state("deferred")
     session = scene.airflow["scheduler"].session
     assert session is not None
-    # The process itself: the local executor's workers, its children, go on.
+    # Only the process itself: the local executor's workers, its children, continue.
     scheduler = psutil.Process(session)
     send(scheduler, signal.SIGSTOP)
     scene.gate.open()

@@ -1,4 +1,4 @@
-"""Triggerers that end, die or stand still: none of that is a reason to cancel anything."""
+"""Rows for triggerers that end, crash or pause, which must not cancel anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow_invocations.models import InvocationStatus
 from ..scene import Scene
 from .row import BOTH, LOCAL, row
 
-#: Seconds for which a triggerer stands still; Airflow gives its triggers away after 8 (deployment.py).
+#: Duration of a triggerer's pause, in seconds; Airflow reassigns its triggers after 8 (deployment.py).
 STOPPED = 45.0
 
 
@@ -56,7 +56,7 @@ def stopped_and_replaced(scene: Scene) -> None:
     scene.until_looks()
     time.sleep(max(0.0, began + STOPPED - time.monotonic()))
     scene.airflow["triggerer"].thaw()
-    # The first one learns that the trigger isn't its own any more, and is told to kill it.
+    # The first triggerer learns that the trigger is reassigned, and ends it.
     time.sleep(5.0)
     scene.gate.open()
     scene.until_run_ends()

@@ -1,4 +1,4 @@
-"""Workers that are killed, at each point of an invocation's life at which a worker has a part."""
+"""Rows for workers that are killed at each step in which a worker handles an invocation."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ def stopped_and_replaced(scene: Scene) -> None:
     scene.until_looks(before)
     for process in worker:
         send(process, signal.SIGCONT)
-    # Its supervisor is told that the task isn't its own any more, and ends it.
+    # Its supervisor learns that the task is reassigned, and ends it.
     gone, _ = psutil.wait_procs(worker[1:], timeout=PATIENCE)
     assert gone, "the stopped task was never ended"
     scene.gate.open()
 
 
 def _kill_when_telling(scene: Scene, state: str, *, answer: bool) -> None:
-    """Kill the worker when it tells Airflow a state, or with `answer` when Airflow has recorded it."""
+    """Kill the worker when it reports a state to Airflow; with `answer`, when Airflow has recorded it."""
     submit = scene.proxy.hold("submit")
     scene.trigger()
     scene.until_held(submit)
