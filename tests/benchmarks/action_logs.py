@@ -1,11 +1,11 @@
-"""What actions' lines cost a triggerer and the ends that it hands on, each beside the same without lines.
+"""Measure what action logs cost a triggerer: its CPU time and the delay of ends, with and without lines.
 
 `python -m tests.benchmarks.action_logs [--waits 2000] [--lines 400] [--writers 40] [--seconds 60]
 [--provider FOLDER] [--quick]`: a real `airflow triggerer` on PostgreSQL (INVOCATIONS_TEST_POSTGRES), in which
-so many waits are deferred. Some of them end at random moments, first while nothing is written, then while
-other actions write so many lines a second in all. The lines are then compared one by one with what was
-written, in the log files together with what the worker would show. `--provider` has the triggerer run
-another version of the provider.
+`--waits` waits are deferred. Some of them end at random times, first without log lines, then while other
+actions write `--lines` lines per second in total. The lines in the log files, and those that the worker
+would show, are then compared with the written ones. `--provider` makes the triggerer use another
+version of the provider.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from ..system.test_action_logs import connection_to, invoke, rest_of
 from .figures import Figure, Times, table
 from .service import fill
 
-#: An end reaches its task instance at most so many times as late as without lines.
+#: Largest ratio of an end's delay with lines to that without.
 BOUND = 1.5
 
-#: Writes its lines with the time of each, evenly, once it may.
+#: Writes its lines at an even rate with their times, once a file exists.
 _WRITER = """
 import os, sys, time
 go, count, pause = (os.environ[f"ROBOTO_PARAM_{name}"] for name in ("go", "count", "pause"))
@@ -65,42 +65,42 @@ WRITER = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of it is measured."""
+    """The size of the measurement."""
 
     waits: int
-    #: Lines a second of all writers together, how many these are, and for how many seconds they write.
+    #: Lines per second of all writers, the number of writers, and the seconds for which they write.
     lines: int
     writers: int
     seconds: float
-    #: Ends in each of the two windows.
+    #: Number of ends in each of the two windows.
     ends: int
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was measured in a window of time."""
+    """The figures of one window of time."""
 
-    #: Seconds from an end to its task instance.
+    #: Seconds from each end to its task instance.
     delays: Times
-    #: CPU seconds a minute: the triggerer with its runner, and the runner alone.
+    #: CPU seconds per minute: of the triggerer with its runner, and of the runner alone.
     cpu: float
     cpu_of_runner: float
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """What became of the lines."""
+    """The result of comparing the lines."""
 
     written: int
     live: int
     lost: int
     twice: int
-    #: Seconds from writing a line to its task's log file, of those that were shown live.
+    #: Seconds from writing a line to its task's log file, for lines that were shown live.
     delays: Times
 
 
 class Quiet:
-    """A service with invocations that stay queued, to be ended one by one."""
+    """A server with invocations that stay queued until they are ended one by one."""
 
     def __init__(self, service: BareService, ids: Sequence[str]) -> None:
         self.service = service
@@ -108,7 +108,7 @@ class Quiet:
         self.left = list(ids)
 
     def end_some(self, count: int, seconds: float) -> dict[str, datetime]:
-        """End so many at random moments; when each ended, by the service's clock."""
+        """End `count` invocations at random times; return when each ended, by the server's clock."""
         chosen = [self.left.pop(random.randrange(len(self.left))) for _ in range(count)]
         moments = sorted(random.uniform(0, seconds) for _ in chosen)
         began = time.monotonic()
@@ -124,13 +124,13 @@ class Quiet:
 
 
 def measure_on_sqlite(plan: Plan, provider: Path | None) -> tuple[Window, Window, Lines]:
-    """Run it once where no PostgreSQL need be: without lines, then with."""
+    """Run once without PostgreSQL: without lines, then with lines."""
     with tempfile.TemporaryDirectory(prefix="action-logs-") as folder:
         return _measure(plan, Path(folder), None, provider)
 
 
 def measure(plan: Plan, provider: Path | None) -> tuple[Window, Window, Lines]:
-    """Run it once: without lines, then with."""
+    """Run once: without lines, then with lines."""
     database = f"action_logs_{secrets.token_hex(4)}"
     create_database(database)
     url = sa.make_url(POSTGRES).set(drivername="postgresql+psycopg2", database=database)
@@ -171,7 +171,7 @@ def _run(
     count = int(plan.lines * plan.seconds / plan.writers)
     parameters = {"go": str(go), "count": str(count), "pause": str(plan.writers / plan.lines)}
     writers = [invoke(service, "writer", parameters) for _ in range(plan.writers)]
-    # Those that write come first: their task instances are the first ones.
+    # The first task instances are those of the writers.
     airflow.wait_for([("writers", each) for each in writers] + [("quiet", each) for each in quiet.ids])
     triggerer = airflow.start()
     numbers = range(plan.writers)
@@ -189,7 +189,7 @@ def _run(
 
 
 class _Tail:
-    """When each line was first seen in a log file."""
+    """Return when each line was first seen in a log file."""
 
     def __init__(self, airflow: RealTriggerer, writers: int) -> None:
         self._files = {number: airflow.log_folder(number) for number in range(writers)}
@@ -217,7 +217,7 @@ def _window(
 ) -> Window:
     before, began = _cpu(triggerer), time.monotonic()
     ended: dict[str, datetime] = {}
-    # In slices of a second, so that log files are looked at between them.
+    # In slices of a second, to read log files between them.
     slices = max(1, int(plan.seconds / 0.5))
     counts = Counter(random.randrange(slices) for _ in range(plan.ends))
     for number in range(slices):
@@ -241,7 +241,7 @@ def _window(
 
 
 def _cpu(triggerer: Component) -> tuple[float, float]:
-    """CPU seconds of the triggerer's processes, and of the runner: the one that is nobody's parent."""
+    """Return the CPU seconds of the triggerer's processes, and of the runner, which has no child."""
     leader = psutil.Process(triggerer.session)
     tree = [leader, *leader.children(recursive=True)]
     times = [sum(process.cpu_times()[:2]) for process in tree]
@@ -271,7 +271,7 @@ def _count(airflow: RealTriggerer, writers: Sequence[str], count: int, live: _Ta
 
 
 def figures_of(plan: Plan, without: Window, with_lines: Window, lines: Lines) -> list[Figure]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     scenario = f"{plan.lines:,} lines/s of {plan.writers} actions, {plan.waits:,} waits"
     rows = []
     for name, late, early in (
@@ -324,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--provider", type=Path)
     parser.add_argument("--quick", action="store_true", help="little of each, on SQLite: shows that it runs")
     options = parser.parse_args(arguments)
-    # What has been started is to be ended, and the database dropped.
+    # End the processes and drop the database after an interrupt too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     load = os.getloadavg()[0]
     if options.quick:

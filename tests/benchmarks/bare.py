@@ -1,6 +1,6 @@
-"""The least that an acknowledged invocation can be: a FastAPI route that inserts one SQLite row, fsync'd.
+"""The minimum of an acknowledged invocation: a FastAPI route that inserts one SQLite row, with fsync.
 
-The same uvicorn arrangement and the same pragmas as the service, and nothing else of it. Run as a module with
+It has the same uvicorn settings and pragmas as the local server, and nothing else. Run as a module with
 a database file; it prints its port and serves until SIGTERM.
 """
 
@@ -20,7 +20,7 @@ from fastapi import FastAPI
 
 
 class Rows:
-    """One table in one file, written to by one thread at a time, each row in a transaction of its own."""
+    """One table in one file, written by one thread at a time, with a transaction for each row."""
 
     def __init__(self, database: Path) -> None:
         self._turn = threading.Lock()
@@ -48,7 +48,7 @@ def create_app(rows: Rows) -> FastAPI:
 
 
 def main(database: Path) -> None:
-    # Named as TCP, or asyncio leaves Nagle's algorithm on and the peer would be slowed down by it.
+    # The protocol is given, because asyncio else leaves Nagle's algorithm on, which would slow the peer down.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)

@@ -1,4 +1,4 @@
-"""What was measured, beside its own limit, as a markdown table."""
+"""The figures and their limits, as a markdown table."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of the table, as text; `ok` None: there is no bound, the row explains another one."""
+    """One row of the table, as text; `ok` None: the row has no limit and explains another one."""
 
     what: str
     measured: str
-    #: The limit that was measured beside it in the same run, or the issue's own number.
+    #: The limit, measured in the same run or fixed.
     limit: str
     bound: str
     ok: bool | None
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """The figures in markdown."""
+    """Return the figures as markdown."""
     lines = ["| what | measured | limit or peer | ratio (bound) | ok |", "| --- | --- | --- | --- | --- |"]
     for figure in figures:
         ok = {True: "yes", False: "**no**", None: ""}[figure.ok]
@@ -30,7 +30,7 @@ def table(figures: Iterable[Figure]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Durations of one thing done many times, in seconds."""
+    """Durations of repeated runs of one operation, in seconds."""
 
     best: float
     median: float

@@ -1,6 +1,6 @@
-"""Requests as fast as a server answers them: prepared bytes on kept-alive connections.
+"""A minimal load generator: prepared bytes on kept-alive connections.
 
-A client that costs more than the server would measure itself; httpx does, on a machine with two processors.
+A client that costs more than the server, as httpx does on two processors, would measure itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Connection:
         await self._writer.wait_closed()
 
     async def post(self, path: str, body: dict[str, Any]) -> bytes:
-        """The answer's body. Raises RuntimeError unless the status is 200."""
+        """Return the response's body. Raises RuntimeError unless the status is 200."""
         content = json.dumps(body).encode()
         self._writer.write(
             (
@@ -55,7 +55,7 @@ async def post_many(
     count: int,
     connections: int,
 ) -> float:
-    """Post `count` bodies over so many connections at once; the requests a second."""
+    """Post `count` bodies over several connections at the same time; return the requests per second."""
     numbers = iter(range(count))
 
     async def post_on_one() -> None:

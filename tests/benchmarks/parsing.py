@@ -1,7 +1,7 @@
-"""What a DAG file pays for importing our modules, beside what it pays for Airflow's own.
+"""Measure the import time of the provider in a DAG file, beside that of Airflow.
 
-`python -m tests.benchmarks.parsing [--quick]`: processor time, in fresh processes, the best of several: other
-work on the machine only ever adds to it.
+`python -m tests.benchmarks.parsing [--quick]`: processor time in new processes, the best of several, because
+other work on the machine only adds to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 
 from .figures import Figure, table
 
-#: Seconds that our modules may add.
+#: Longest import time of the provider, in seconds.
 BOUND = 0.030
 
 RUNS, FEW_RUNS = 9, 2
@@ -35,11 +35,11 @@ print(json.dumps([airflow, time.process_time() - began]))
 
 
 def measure(count: int) -> Figure:
-    """The best of so many runs."""
+    """Return the best of several runs."""
     with tempfile.TemporaryDirectory(prefix="parsing-benchmark-") as compiled:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled, "PYTHONDONTWRITEBYTECODE": ""}
         command = [sys.executable, "-c", _MEASURED]
-        # The first one compiles, as an installation does.
+        # The first run compiles, as an installation does.
         answers = [
             subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
             for _ in range(count + 1)

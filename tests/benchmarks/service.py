@@ -1,7 +1,7 @@
-"""How fast the local server is, each figure beside its own limit in the same run.
+"""Measure the speed of the local server, with the limits measured in the same run.
 
-`python -m tests.benchmarks.service [--quick]` prints a markdown table. Only ratios and bounds mean anything:
-the absolute numbers are this machine's.
+`python -m tests.benchmarks.service [--quick]` prints a markdown table. Only ratios and limits are
+meaningful; absolute numbers depend on the machine.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ INVOKE = "v1/actions/bench/invoke"
 QUERY = "v1/actions/invocations/query"
 WATCH = "v1/actions/invocations/watch"
 
-#: Requests under way at once when requests a second are counted.
+#: Concurrent requests while requests per second are counted.
 CONNECTIONS = 16
 
-#: The commits between Queued and a process that is known: the claim, and Processing with its number.
+#: Commits between Queued and a stored process: the claim, and Processing with the process id.
 LAUNCH_COMMITS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of each thing is measured."""
+    """The size of each measurement."""
 
     invokes: int
     rounds: int
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_invoke(folder: Path, sizes: Sizes) -> list[Figure]:
-    """Invoke requests a second against the bare route's, in rounds by turns; the medians."""
+    """Compare invoke requests per second with those of the bare route, in alternating rounds; use medians."""
     with serving(folder / "data", "--slots", "0") as service, bare(folder / "bare.db") as endpoint:
         create_action(service, ["true"])
         ours: list[float] = []
@@ -145,7 +145,7 @@ def measure_invoke(folder: Path, sizes: Sizes) -> list[Figure]:
 
 
 def measure_launch(folder: Path, sizes: Sizes) -> list[Figure]:
-    """From Queued to a process whose number is stored; its peers are measured in between, one by one."""
+    """Measure the time from Queued to a stored process; its peers are measured alternately."""
     spawns = asyncio.run(time_spawns(folder, sizes.launches))
     bare_spawn, our_spawn = (Times.of(times) for times in zip(*spawns, strict=True))
     launches = asyncio.run(time_launches(folder, sizes.launches))
@@ -176,7 +176,7 @@ def measure_launch(folder: Path, sizes: Sizes) -> list[Figure]:
 
 
 def measure_logs(folder: Path, sizes: Sizes) -> list[Figure]:
-    """An action that is `cat` of a large file, beside `cat` into a file."""
+    """Compare an action that is `cat` of a large file with `cat` into a file."""
     source = folder / "lines"
     line = b"%08d " + b"what an action might say of a frame of a recording, a hundred bytes of it or so " * 2
     block = b"".join(line[:99] % number + b"\n" for number in range(10_000))
@@ -211,7 +211,7 @@ def measure_logs(folder: Path, sizes: Sizes) -> list[Figure]:
 
 
 def measure_queries(folder: Path, sizes: Sizes) -> list[Figure]:
-    """A page of 100 in many invocations, through the store and through HTTP."""
+    """Measure queries for a page of 100 among many invocations, through the database and through HTTP."""
     data_dir = folder / "data"
     ids = fill(data_dir, sizes.rows)
     store = Store(data_dir / "server.db")
@@ -241,9 +241,9 @@ def measure_queries(folder: Path, sizes: Sizes) -> list[Figure]:
 
 
 def measure_memory(folder: Path, sizes: Sizes) -> list[Figure]:
-    """What the service's process holds after few and after many invocations."""
+    """Measure the memory of the server after few and after many invocations."""
     shared_memory = Path("/dev/shm")
-    # There is no fsync to wait for in memory, and that isn't what is measured here.
+    # In memory, without fsync, which isn't measured here.
     place = shared_memory if shared_memory.is_dir() else folder
     few = sizes.lives // 20
 
@@ -276,7 +276,7 @@ def measure_memory(folder: Path, sizes: Sizes) -> list[Figure]:
 
 
 def measure_watch(folder: Path, sizes: Sizes) -> list[Figure]:
-    """From a status in the database to the watcher's line: one change at a time, and many clients at once."""
+    """Measure the time from a status in the database to the watcher: with one client, and with many."""
     ids = fill(folder / "data", sizes.watched, queued=True)
     with serving(folder / "data", "--slots", "0") as service:
         calm, busy = asyncio.run(time_deliveries(service, ids, sizes.changes))
@@ -302,12 +302,12 @@ MEASUREMENTS: dict[str, Callable[[Path, Sizes], list[Figure]]] = {
 }
 
 
-# -- services and peers ------------------------------------------------------------------------------
+# -- servers and peers -------------------------------------------------------------------------------
 
 
 @contextmanager
 def serving(data_dir: Path, *options: str) -> Iterator[Service]:
-    """A service process on a folder, until the block ends."""
+    """Run a server process with a data folder until the block ends."""
     service = Service(data_dir, *options)
     service.start()
     try:
@@ -318,7 +318,7 @@ def serving(data_dir: Path, *options: str) -> Iterator[Service]:
 
 @contextmanager
 def bare(database: Path) -> Iterator[str]:
-    """The bare route in a process of its own; its endpoint."""
+    """Run the bare route in a separate process; yield its endpoint."""
     command = [sys.executable, "-m", f"{__package__}.bare", str(database)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -341,13 +341,13 @@ def invoke(service: Service) -> dict[str, Any]:
 
 
 def ended_record(service: Service, invocation_id: str) -> dict[str, Any] | None:
-    """An invocation's record once it has ended."""
+    """Wait until an invocation has ended; return its record."""
     record = service.request("GET", f"v1/actions/invocations/{invocation_id}").json()["data"]
     return record if InvocationStatus(record["last_status"]).is_terminal else None
 
 
 def moment_of(record: dict[str, Any], status: InvocationStatus) -> float:
-    """When an invocation took a status, in seconds since 1970."""
+    """Return when an invocation reached a status, in seconds since 1970."""
     (timestamp,) = (step["timestamp"] for step in record["status"] if step["status"] == status)
     return datetime.fromisoformat(timestamp).timestamp()
 
@@ -356,7 +356,7 @@ def moment_of(record: dict[str, Any], status: InvocationStatus) -> float:
 
 
 def spawn_bare(folder: Path) -> float:
-    """Seconds that a Popen of `true` takes; it is waited for outside of them."""
+    """Return the seconds of a Popen of `true`, without waiting for its end."""
     began = time.perf_counter()
     process = subprocess.Popen(
         ["true"],
@@ -373,7 +373,7 @@ def spawn_bare(folder: Path) -> float:
 
 
 async def time_spawns(folder: Path, count: int) -> list[tuple[float, float]]:
-    """Seconds that starts of `true` take, bare and the way the runner does it, by turns."""
+    """Return the seconds of starts of `true`, alternately bare and as the runner does it."""
     environment = {"PATH": os.environ["PATH"]}
     durations = []
     for _ in range(count):
@@ -387,7 +387,7 @@ async def time_spawns(folder: Path, count: int) -> list[tuple[float, float]]:
 
 
 def bare_table(database: Path) -> sqlite3.Connection:
-    """A table of one row in a database with the service's pragmas."""
+    """Create a table of one row in a database with the server's pragmas."""
     connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "CREATE TABLE t (status)"):
         connection.execute(statement)
@@ -396,7 +396,7 @@ def bare_table(database: Path) -> sqlite3.Connection:
 
 
 def commit_bare(connection: sqlite3.Connection) -> float:
-    """Seconds that as many bare transactions take as a launch has."""
+    """Return the seconds of as many bare transactions as a launch has."""
     began = time.perf_counter()
     for number in range(LAUNCH_COMMITS):
         connection.execute("BEGIN IMMEDIATE")
@@ -406,7 +406,7 @@ def commit_bare(connection: sqlite3.Connection) -> float:
 
 
 def make_bare(model: Path, copy: Path) -> float:
-    """Seconds that it takes to make the folders and files of a workspace, empty ones."""
+    """Return the seconds to create the empty folders and files of a workspace."""
     made = [(path.is_dir(), copy / path.relative_to(model)) for path in sorted(model.rglob("*"))]
     began = time.perf_counter()
     copy.mkdir()
@@ -416,7 +416,7 @@ def make_bare(model: Path, copy: Path) -> float:
 
 
 class _ObservedClaims(ClaimRepository):
-    """Claims that note when an invocation's process was stored."""
+    """Claims that record when an invocation's process was stored."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -430,12 +430,12 @@ class _ObservedClaims(ClaimRepository):
 
 
 async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
-    """Seconds of the least that a launch can be, and of a launch of `true`, by turns.
+    """Return the seconds of a minimal launch, and of a launch of `true`, alternately.
 
-    The least is the same things done bare: a workspace's folders and files are made, a process is started,
-    and as many transactions are committed.
+    The minimal launch does the same without the server: it creates a workspace's folders and files, starts a
+    process, and commits as many transactions.
 
-    A launch goes from the acknowledged invocation until its process is stored.
+    A launch lasts from the acknowledged invocation until its process is stored.
     """
     settings = ServiceSettings(folder, slots=1)
     store = Store(settings.database)
@@ -484,7 +484,7 @@ def invoke_in(store: Store) -> str:
 
 # -- queries -----------------------------------------------------------------------------------------
 
-#: The life of an invocation that ends well, and by how many of a hundred another end is had.
+#: The statuses of a successful invocation, and the percentages of other final statuses.
 _LIFE = (0, 1, 2, 3, 4, 5)
 _BAD_ENDS = {
     InvocationStatus.Failed: 0.02,
@@ -494,9 +494,9 @@ _BAD_ENDS = {
 
 
 def fill(data_dir: Path, count: int, *, queued: bool = False) -> list[str]:
-    """Store so many invocations, ended ones with their whole history unless `queued`; their ids.
+    """Store `count` invocations, ended ones with history unless `queued`; return their ids.
 
-    The rows are copies of one that the store itself made, whatever columns there are.
+    The rows are copies of one that the server itself created, with all its columns.
     """
     data_dir.mkdir()
     store = Store(data_dir / "server.db")
@@ -546,7 +546,7 @@ def _life(chance: random.Random) -> tuple[int, ...]:
 
 
 def queries_over(ids: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The queries of 100, by what they look for. Each time they are the same for the store and for HTTP."""
+    """Return the queries for 100 items by name, the same for the database and for HTTP."""
 
     def where(condition: dict[str, Any]) -> dict[str, Any]:
         return {"condition": condition, "limit": 100}
@@ -596,9 +596,9 @@ async def time_http_queries(service: Service, specification: dict[str, Any], cou
 
 
 async def time_deliveries(service: Service, ids: Sequence[str], changes: int) -> tuple[Times, Times]:
-    """Seconds from an event's own time (before its commit) until the watcher has its line.
+    """Return the seconds from an event's time (before its commit) until the watcher has received it.
 
-    First with one client that waits for each delivery, then with many that don't.
+    First with one client that waits for each delivery, then with many clients that don't.
     """
     headers = {"Authorization": f"Bearer {service.token}"}
     chance = random.Random(3)
@@ -622,7 +622,7 @@ async def time_deliveries(service: Service, ids: Sequence[str], changes: int) ->
 async def deliveries(
     service: Service, told: AsyncIterator[tuple[str, dict[str, Any]]], ids: Sequence[str], connections: int
 ) -> list[float]:
-    """Cancel all of these; seconds until each one's change was told."""
+    """Cancel all invocations; return the seconds until each change was received."""
     remaining = iter(ids)
 
     async def cancel_on_one() -> None:
@@ -638,14 +638,14 @@ async def deliveries(
         async for name, data in told:
             if name == "status":
                 durations.append(time.time() - datetime.fromisoformat(data["timestamp"]).timestamp())
-                missing.remove(data["invocation_id"])  # a KeyError: told twice
+                missing.remove(data["invocation_id"])  # a KeyError: received twice
                 if not missing:
                     break
     return durations
 
 
 async def events_of(answer: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """The events of a stream, by name."""
+    """Yield the events of a stream, by name."""
     name = ""
     async for line in answer.aiter_lines():
         key, _, value = line.partition(": ")

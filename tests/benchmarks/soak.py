@@ -1,8 +1,8 @@
-"""Kill -9 of the service at random instants, many times, while invocations of every kind run.
+"""Kill the local server with SIGKILL at random times, repeatedly, while all kinds of invocations run.
 
-`python -m tests.benchmarks.soak [--kills N] [--seed N]` prints what was counted; exit code 1 if anything that
-must never happen did. Clients retry their requests through the restarts, as the provider's do; a watcher
-reads the whole organisation's changes and resumes where it was.
+`python -m tests.benchmarks.soak [--kills N] [--seed N]` prints the counts; exit code 1 after a violation.
+Clients retry their requests during restarts, as the provider does; a watcher
+reads all changes of the organisation and resumes at its cursor.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ from ..integration.conftest import Service, eventually
 SLOTS = 6
 CLIENTS = 4
 
-#: Seconds in which a request is answered, also while a busy machine starts the service again.
+#: Timeout of a request, in seconds, also while a busy machine restarts the server.
 ANSWER_WITHIN = 180.0
 
-#: Invocations that may be under way at once; clients wait for the end of one before they ask for another.
+#: Largest number of active invocations; clients wait for the end of one before they start another.
 MOST_ACTIVE = 24
 
-#: Seconds that a life of the service lasts at most once it serves.
+#: Longest life of the server after its start, in seconds.
 LONGEST_LIFE = 3.0
 
-#: The share of lives that are killed before they serve: while they recover what the last one left.
+#: Share of lives that are killed before they serve, during the recovery.
 KILLED_STARTING = 0.25
 
-#: Seconds that everything left may take to come to its end, once nothing is killed any more.
+#: Longest time until all invocations have ended after the last kill, in seconds.
 LAST_ENDS = 120.0
 
-#: Actions append a line at their beginning and one at their very end: which, invocation, process, time.
+#: Actions append a line at their beginning and end: mark, invocation, process, time.
 _MARK = 'echo "$1 $ROBOTO_INVOCATION_ID $$ $(date +%s.%N)" >> "$MARKS"'
 
-#: The kinds of actions, and what each does between its two marks. A grandchild outlives its parent, in the
-#: group and out of it.
+#: The kinds of actions, and their commands between the marks. A grandchild outlives its parent, inside and
+#: outside of the process group.
 KINDS = {
     "instant": "mark end",
     "short": "sleep 0.4; mark end",
@@ -67,12 +67,12 @@ KINDS = {
     "cancelled": "sleep 900 & sleep 900; mark end",
     "stubborn": "trap '' TERM; sleep 900 & while :; do sleep 900; done; mark end",
 }
-#: Those that never end by themselves: a client cancels them.
+#: Kinds that never end; a client cancels them.
 CANCELLED = frozenset({"cancelled", "stubborn"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the soak; 1 if something happened that must not."""
+    """Run the soak; return 1 after a violation."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.soak", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), metavar="N")
@@ -98,11 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(slots=True)
 class Asked:
-    """One idempotency id, what was asked with it and what was acknowledged."""
+    """One idempotency id with its request and the acknowledged invocation."""
 
     idempotency_id: str
     kind: str
-    #: Every id that an answer named; more than one is a violation.
+    #: All invocation ids in responses; more than one is a violation.
     acknowledged: set[str] = field(default_factory=set)
     cancel_acknowledged: bool = False
 
@@ -112,7 +112,7 @@ class Asked:
 
 
 class Soak:
-    """One service over many lives, its clients, its watcher, and what they saw."""
+    """One server over many lives, its clients and watcher, and what they received."""
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
         self._folder = folder
@@ -133,7 +133,7 @@ class Soak:
         self._write_actions(folder / "acts")
 
     def run(self, kills: int) -> None:
-        """Kill so many lives, let the last one bring everything to an end, then look at it all."""
+        """Kill several lives, let the last one finish all invocations, then check everything."""
         self._start()
         clients = [threading.Thread(target=self._ask_until_over, args=[number]) for number in range(CLIENTS)]
         watching = threading.Thread(target=self._watcher.watch)
@@ -157,7 +157,7 @@ class Soak:
                 self._violate("processes after the service's end", described(process))
 
     def figures(self) -> Iterator[tuple[str, int]]:
-        """What was counted, by name."""
+        """Return the counts by name."""
         for name in (
             "kills",
             "  of these while starting",
@@ -174,7 +174,7 @@ class Soak:
             yield name, self._count[name]
 
     def clean_up(self) -> None:
-        """Leave no process behind, whatever happened."""
+        """End all remaining processes."""
         self._over.set()
         self._watcher.stop()
         if self._service.is_running:
@@ -182,7 +182,7 @@ class Soak:
         for process in self._service.action_processes():
             process.kill()
 
-    # -- the service's lives -------------------------------------------------------------------------
+    # -- lives of the server -------------------------------------------------------------------------
 
     def _write_actions(self, folder: Path) -> None:
         for kind, script in KINDS.items():
@@ -214,14 +214,14 @@ class Soak:
     def _kill_while_starting(self) -> None:
         self._service.kill()
         self._count["kills"] += 1
-        # The last fifth of a start is where it recovers what the life before left.
+        # The recovery of the previous life is the last fifth of a start.
         instant = self._chance.uniform(0.5, 1.2) * self._usual_start
         killer = threading.Timer(instant, lambda: self._service.process.send_signal(signal.SIGKILL))
         began = time.monotonic()
         killer.start()
         try:
             self._service.start()
-        except AssertionError:  # it was killed before it served
+        except AssertionError:  # killed before it served
             killer.join()
             self._service.process.wait()
             if self._service.process.returncode != -signal.SIGKILL:
@@ -234,11 +234,11 @@ class Soak:
         self._count["kills"] += 1
         self._start()
 
-    #: Seconds that a start takes; measured as it goes.
+    #: Duration of a start in seconds, measured during the run.
     _usual_start = 2.5
 
     def _look_at_new_life(self) -> None:
-        """What must hold as soon as a new life serves: nothing of an earlier one runs or is owned."""
+        """Check that nothing of an earlier life runs or is owned when a new one serves."""
         began = psutil.Process(self._service.process.pid).create_time()
         for process in self._service.action_processes():
             try:
@@ -255,7 +255,7 @@ class Soak:
             self._violate("claimed without an owner that lives", f"{row}")
 
     def _await_ends(self) -> None:
-        """Until everything that was acknowledged has ended; what hasn't by then is a violation."""
+        """Wait until all acknowledged invocations have ended; others are violations."""
         if not self._service.is_running:
             return
         active = "SELECT invocation_id, last_status, owner FROM invocations WHERE last_status < 5"
@@ -265,7 +265,7 @@ class Soak:
             for row in self._rows(active):
                 self._violate("never ended", f"{row}")
 
-    # -- the clients ---------------------------------------------------------------------------------
+    # -- clients -------------------------------------------------------------------------------------
 
     def _ask_until_over(self, client: int) -> None:
         chance = random.Random(self._chance.random())
@@ -278,9 +278,9 @@ class Soak:
                 self._asked.append(asked)
                 self._invoke(http, asked)
                 if asked.kind in CANCELLED and asked.acknowledged:
-                    self._over.wait(chance.uniform(0, 1))  # into whichever step it is at
+                    self._over.wait(chance.uniform(0, 1))  # at any step
                     asked.cancel_acknowledged = self._cancel(http, asked)
-                if chance.random() < 0.2:  # a client whose answer was lost asks again, much later
+                if chance.random() < 0.2:  # a client whose response was lost repeats the request much later
                     self._invoke(http, chance.choice(self._asked))
 
     def _invoke(self, http: httpx.Client, asked: Asked) -> None:
@@ -299,14 +299,14 @@ class Soak:
         return {"json": body, "headers": {"Authorization": f"Bearer {self._service.token}"}}
 
     def _until_answered(self, send: Callable[[], httpx.Response]) -> dict[str, Any] | None:
-        """Repeat a request until it is answered; None: the soak ended before."""
+        """Repeat a request until there is a response; None: the soak has ended."""
         end = time.monotonic() + ANSWER_WITHIN
         while time.monotonic() < end:
             try:
                 answer = send()
             except httpx.TransportError:
                 self._count["requests that had to be repeated"] += 1
-                time.sleep(0.02)  # nothing says when the port is open again
+                time.sleep(0.02)  # poll until the port is open again
                 continue
             if answer.status_code != 200:
                 self._violate("refused", f"{answer.request.url}: {answer.status_code} {answer.text[:200]}")
@@ -317,10 +317,10 @@ class Soak:
         return None
 
     def ended(self) -> None:
-        """An invocation has come to its end: there is room for another."""
+        """Record that an invocation has ended, so that another can start."""
         self._room.release()
 
-    # -- what is found in the end --------------------------------------------------------------------
+    # -- final checks --------------------------------------------------------------------------------
 
     def _look_at_history(self) -> None:
         history = self._history()
@@ -390,7 +390,7 @@ class Soak:
         return marks["begin"], marks["end"]
 
     def _look_at_watcher(self) -> None:
-        """Resumed through every restart, the watcher was told each visible change once, in order."""
+        """Check that the watcher received each visible change once, in order, over all restarts."""
         query = "SELECT number FROM events WHERE passing = 0 ORDER BY number"
         stored = [number for (number,) in self._rows(query)]
         told = self._watcher.told
@@ -408,7 +408,7 @@ class Soak:
         self._count[what] += 1
         self.violations.append(f"{what}: {detail}")
 
-    # -- for the watcher -----------------------------------------------------------------------------
+    # -- watcher -------------------------------------------------------------------------------------
 
     def open_watch(self, http: httpx.Client, since: int) -> Any:
         """Open the stream of all changes after event `since`."""
@@ -416,7 +416,7 @@ class Soak:
         return http.stream("POST", f"{self._endpoint}/v1/actions/invocations/watch", **self._with(body))
 
     def last_event(self) -> int:
-        """The number of the last change that is visible."""
+        """Return the number of the last visible change."""
         ((number,),) = self._rows("SELECT max(number) FROM events WHERE passing = 0")
         return number or 0
 
@@ -453,7 +453,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What the database says of one invocation."""
+    """One invocation in the database."""
 
     idempotency_id: str
     kind: str
@@ -472,7 +472,7 @@ class Life:
 
     @property
     def _end(self) -> int:
-        """The place of the first visible end."""
+        """Return the position of the first visible terminal event."""
         return next(
             place for place, step in enumerate(self.steps) if step.status.is_terminal and not step.passing
         )
@@ -483,12 +483,12 @@ class Life:
 
     @property
     def went_on(self) -> bool:
-        """Whether anything came after the first end that anybody could see."""
+        """Return whether a visible event follows the first terminal one."""
         return self._end < len(self.steps) - 1
 
 
 class Watcher:
-    """Reads every change of the organisation, and resumes behind the last one that it was told."""
+    """Reads all changes of the organisation, and resumes after the last received one."""
 
     def __init__(self, soak: Soak) -> None:
         self._soak = soak
@@ -498,7 +498,7 @@ class Watcher:
         self.opened = 0
 
     def watch(self) -> None:
-        """Until `stop`, or everything has been told."""
+        """Read until `stop`, or until all changes have been received."""
         with httpx.Client(timeout=20) as http:
             while not self._stopped.is_set():
                 try:
@@ -509,7 +509,7 @@ class Watcher:
                     self._stopped.wait(0.02)
 
     def stop(self) -> None:
-        """Read what there is up to now, and no more."""
+        """Read the changes up to now."""
         if not self._stopped.is_set() and (last := self._soak.last_event()):
             end = time.monotonic() + 10
             while (not self.told or self.told[-1] < last) and time.monotonic() < end:
@@ -528,7 +528,7 @@ class Watcher:
 
 
 def described(process: psutil.Process) -> str:
-    """A process in a line: what it is, and of which invocation."""
+    """Format a process: its command and invocation."""
     try:
         mine = process.environ().get(INVOCATION_VARIABLE)
         since = datetime.fromtimestamp(process.create_time()).time()
@@ -538,7 +538,7 @@ def described(process: psutil.Process) -> str:
 
 
 def free_port() -> int:
-    """A port that is free now."""
+    """Return an unused port."""
     with socket.socket() as some:
         some.bind(("127.0.0.1", 0))
         port: int = some.getsockname()[1]

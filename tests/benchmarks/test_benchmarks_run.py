@@ -1,4 +1,4 @@
-"""The benchmarks and the soak run and find nothing wrong; how fast anything is, isn't looked at here."""
+"""The benchmarks and the soak run without violations; speed isn't checked here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = subprocess.Popen[str]
 
 @pytest.fixture(scope="module")
 def runs() -> Iterator[dict[str, Run]]:
-    """All, started as a person would and at once: each of them mostly waits."""
+    """Start all benchmarks as commands and at the same time, because each mostly waits."""
     commands = {
         "soak": ["--kills", "3", "--seed", "1"],
         "service": ["--quick"],
@@ -46,7 +46,7 @@ def printed_by(run: Run) -> str:
     return printed
 
 
-def test_nothing_is_lost_in_a_few_kills(runs: dict[str, Run]) -> None:
+def test_soak_loses_nothing_in_a_few_kills(runs: dict[str, Run]) -> None:
     lines = printed_by(runs["soak"]).splitlines()
     figures = {
         name.strip(): int(count)
@@ -64,7 +64,7 @@ def test_every_figure_is_measured(runs: dict[str, Run]) -> None:
         assert f"| {what}" in printed
 
 
-def test_waits_are_told_their_ends_and_ask_for_all_at_once(runs: dict[str, Run]) -> None:
+def test_waits_receive_their_ends_and_poll_in_batches(runs: dict[str, Run]) -> None:
     lines = printed_by(runs["waits"]).splitlines()
     rows = dict(line.split(" | ")[:2] for line in lines if ", 20 waits, " in line)
     for how in ("push", "batched polling"):
@@ -72,11 +72,11 @@ def test_waits_are_told_their_ends_and_ask_for_all_at_once(runs: dict[str, Run])
         assert "never" not in told
         assert "false" not in told
         requests = rows[f"| requests/s while nothing ends (and for each end), 20 waits, {how}"]
-        # With a request for each of them every 2 s it would be 10.
+        # With one request per wait every 2 s it would be 10.
         assert float(requests.partition(" ")[0]) < 3
 
 
-def test_tasks_without_workers_come_to_their_ends(runs: dict[str, Run]) -> None:
+def test_tasks_without_workers_end(runs: dict[str, Run]) -> None:
     assert "| 8 unmapped tasks without workers | " in printed_by(runs["workerless"])
 
 
@@ -85,8 +85,8 @@ def test_parsing_is_measured(runs: dict[str, Run]) -> None:
     assert "| importing the operators in a DAG file | " in printed
 
 
-def test_no_line_of_an_action_is_lost_or_shown_twice() -> None:
-    """Last, and by itself: it has a triggerer of Airflow's, which the others would keep waiting."""
+def test_line_of_an_action_is_neither_lost_nor_shown_twice() -> None:
+    """Runs last and alone, because other benchmarks would slow its triggerer down."""
     run = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.action_logs", "--quick"],
         cwd=REPOSITORY,

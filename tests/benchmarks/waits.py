@@ -1,10 +1,10 @@
-"""What it costs to wait for a thousand invocations, or ten thousand, and how soon an end is told.
+"""Measure the cost of waiting for 1,000 or 10,000 invocations, and the delay of their ends.
 
 `python -m tests.benchmarks.waits [--waits 1000,10000] [--only push] [--airflow]` prints a markdown table. Our
-trigger waits for pushes and by batched polling; the peers are the dbt Cloud provider's trigger and the http
-provider's sensor. All have the same arrangement: one process that waits with one event loop, one server in
-memory in a process of its own (waits_server.py), polls every 2 s, plain HTTP. The local server is measured
-as the server that pushes, too.
+trigger waits with a push stream and with batched polling; the peers are the dbt Cloud trigger and the http
+provider's sensor. All have the same setup: one waiting process with one event loop, one server in
+memory in a separate process (waits_server.py), polls every 2 s, plain HTTP. The local server is also
+measured as the server that pushes.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from .service import fill, serving
 from .waits_process import CONN_ID, POLL_INTERVAL
 from .waits_server import CONTROL, invocation_id_of
 
-#: Seconds after which nothing that is still awaited will come.
+#: Longest wait for any event, in seconds.
 PATIENCE = 90.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how much of it is measured."""
+    """Duration and size of the measurement."""
 
-    #: Seconds of mere waiting over which requests and CPU are counted, and then of waiting with ends.
+    #: Seconds without ends, during which requests and CPU are counted, and then seconds with ends.
     window: float = 25.0
-    #: How many end, at random moments in the second window.
+    #: Number of ends at random times in the second window.
     ends: int = 200
-    #: Seconds that are left alone after all waits have begun.
+    #: Seconds to settle after all waits have begun.
     settle: float = 5.0
-    #: Kinds measured at the same time; more than one, and the figures mean nothing.
+    #: Kinds measured at the same time; with more than one the figures are meaningless.
     at_once: int = 1
 
 
@@ -62,17 +62,17 @@ QUICK = Plan(window=3.0, ends=5, settle=1.0, at_once=2)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Something that waits, and what it waits at."""
+    """A kind of trigger and its server."""
 
     name: str
-    #: Which triggers (waits_process.TRIGGERS).
+    #: Name of the triggers (waits_process.TRIGGERS).
     triggers: str
     conn_type: str
-    #: The watch stream is there.
+    #: Whether the server has the watch stream.
     pushes: bool = False
-    #: The server is the local server.
+    #: Whether the server is the local server.
     local_server: bool = False
-    #: The issue's figures that it has to reach.
+    #: The required figures.
     must_reach: str | None = None
 
 
@@ -93,14 +93,14 @@ PEERS = ("dbt", "http")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The issue's figures for so many waits: requests/s, % of a core, kB, seconds."""
+    """The limits for a number of waits: requests/s, % of a core, kB, seconds."""
 
     requests: float
     cpu: float
     memory: float
     p50: float
     p99: float
-    #: Seconds that a callback may hold the loop; it is wanted of 1,000 waits.
+    #: Longest callback of the event loop with 1,000 waits, in seconds.
     hold: float | None = None
 
 
@@ -114,30 +114,30 @@ WANTED = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What so many waits of one kind did."""
+    """The figures of a number of waits of one kind."""
 
     waits: int
-    #: A second, while nothing ends.
+    #: Requests per second while nothing ends.
     requests: float
-    #: For each invocation that ended.
+    #: Requests per ended invocation.
     requests_per_end: float
-    #: % of a core while nothing ends, and while some do.
+    #: % of a core while nothing ends, and while some invocations end.
     cpu: float
     cpu_ending: float
-    #: kB for each wait after the first.
+    #: kB per wait after the first.
     memory: float
     #: Seconds from an end to its TriggerEvent.
     delays: Times
-    #: Longest that one callback held the loop: the first wait, others begin, nothing ends, some end.
+    #: Longest callback: with the first wait, while others begin, while nothing ends, while some end.
     holds: tuple[float, float, float, float]
     ended: int
     untold: int
-    #: Waits that fired before the end, told of an error, or broke.
+    #: Waits that fired early, reported an error, or failed.
     false: int
 
     @property
     def is_right(self) -> bool:
-        """Whether every end was told, and nothing else."""
+        """Return whether exactly the ends were reported."""
         return not self.untold and not self.false
 
 
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_waits(sizes: Sequence[int], kinds: Sequence[str], plan: Plan) -> list[Figure]:
-    """Every kind at every size, one after the other."""
+    """Measure every kind at every size in turn."""
     figures: list[Figure] = []
     for waits in sizes:
         with ThreadPoolExecutor(plan.at_once) as pool:
@@ -180,7 +180,7 @@ def measure_waits(sizes: Sequence[int], kinds: Sequence[str], plan: Plan) -> lis
 
 
 def measure(kind: Kind, waits: int, plan: Plan) -> Measured:
-    """So many waits of one kind, from their beginning until some of them have ended."""
+    """Measure a number of waits of one kind, from their beginning until some of them have ended."""
     print(f"measuring: {waits:,} waits, {kind.name}", file=sys.stderr, flush=True)
     with (
         tempfile.TemporaryDirectory(prefix="waits-benchmark-") as folder,
@@ -193,7 +193,7 @@ def measure(kind: Kind, waits: int, plan: Plan) -> Measured:
         time.sleep(plan.settle)
         alone = waiter.look()
         weight_of_one = waiter.weigh()
-        # Evenly over a poll's interval at least: a burst would keep the polls of each peer in step for ever.
+        # Evenly over at least one poll interval: after a burst, polls would stay synchronised.
         waiter.start(others, max(POLL_INTERVAL, waits / 1000))
         server.wait_until_asked(waits)
         time.sleep(plan.settle)
@@ -235,7 +235,7 @@ def measure(kind: Kind, waits: int, plan: Plan) -> Measured:
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """One row of the table for each kind: what is measured, how it is said, what is wanted of it."""
+    """The rows of the table for each kind: figure, format and limit."""
 
     what: str
     said: Callable[[Measured], str]
@@ -278,14 +278,14 @@ ASPECTS = (
         "the loop's longest callback: one wait / more begin / wait / end",
         lambda measured: " / ".join(seconds(hold) for hold in measured.holds),
         lambda limits: "" if limits.hold is None else f"at most {seconds(limits.hold)}, but for the first",
-        # The first wait of a process pays for Airflow's and httpx's late imports, whoever waits.
+        # The first wait of a process includes the lazy imports of Airflow and httpx.
         lambda measured, limits: None if limits.hold is None else max(measured.holds[1:]) <= limits.hold,
     ),
 )
 
 
 def figures_of(waits: int, measured: Mapping[str, Measured]) -> Iterator[Figure]:
-    """The rows for one number of waits: ours, with the peers' figures beside them."""
+    """Return the rows for one number of waits, with the peers' figures."""
     peers = {name: measured[name] for name in PEERS if name in measured}
     ours = {name: each for name, each in measured.items() if name not in peers}
     for aspect in ASPECTS:
@@ -303,15 +303,15 @@ def figures_of(waits: int, measured: Mapping[str, Measured]) -> Iterator[Figure]
 
 
 def seconds(duration: float) -> str:
-    """A duration to read."""
+    """Format a duration."""
     return f"{duration:.2f} s" if duration >= 1 else f"{duration * 1e3:.0f} ms"
 
 
-# -- what is waited at -------------------------------------------------------------------------------
+# -- servers -----------------------------------------------------------------------------------------
 
 
 class Server(ABC):
-    """Where invocations are that can be waited for and ended."""
+    """A server with invocations to wait for and to end."""
 
     endpoint: str
     token = "benchmark"
@@ -319,15 +319,15 @@ class Server(ABC):
 
     @abstractmethod
     def requests(self) -> int:
-        """Requests up to now, without the benchmark's own."""
+        """Return the number of requests, without the benchmark's own."""
 
     @abstractmethod
     def wait_until_asked(self, count: int) -> None:
-        """Return when so many invocations are waited for, or patience is at its end."""
+        """Wait until `count` invocations are awaited, or the timeout has passed."""
 
     @abstractmethod
     def end(self, ids: Sequence[str], within: float) -> dict[str, float]:
-        """End these at random moments of so many seconds; when each of them ended, once all have."""
+        """End invocations at random times within some seconds; return when each ended."""
 
 
 class InMemory(Server):
@@ -343,7 +343,7 @@ class InMemory(Server):
         return count
 
     def wait_until_asked(self, count: int) -> None:
-        # Triggers that can't keep up may never get that far; what they don't tell is counted.
+        # Triggers that are too slow may never get that far; missing events are counted.
         deadline = time.monotonic() + PATIENCE
         while self._control("counts")["asked"] < count and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -361,7 +361,7 @@ class InMemory(Server):
 
 
 class Real(Server):
-    """The local server, full of invocations that nobody runs."""
+    """The local server, with invocations that it doesn't run."""
 
     def __init__(self, service: Service, ids: list[str]) -> None:
         self._service = service
@@ -373,7 +373,7 @@ class Real(Server):
         return int(self._sum("invocations_http_requests_total", '"/v1/')) - self._own
 
     def wait_until_asked(self, count: int) -> None:
-        # Only the hub's requests tell that waits join it; when there are no more of them, all have.
+        # All waits have joined the watcher when its number of requests is constant.
         quiet_since, last = time.monotonic(), -1
 
         def all_joined() -> bool:
@@ -404,7 +404,7 @@ class Real(Server):
                 await connection.post(f"v1/actions/invocations/{invocation_id}/cancel", {})
 
     def _sum(self, metric: str, part: str = "") -> float:
-        """The sum of a metric over its labels, of those with `part` in them."""
+        """Return the sum of a metric over the labels that contain `part`."""
         text = self._service.request("GET", "metrics").raise_for_status().text
         lines = (line for line in text.splitlines() if line.startswith(metric) and part in line)
         return sum(float(line.rpartition(" ")[2]) for line in lines)
@@ -412,7 +412,7 @@ class Real(Server):
 
 @contextmanager
 def server_for(kind: Kind, count: int, folder: Path) -> Iterator[Server]:
-    """A process with so many invocations to wait for."""
+    """Run a server process with a number of invocations."""
     if kind.local_server:
         ids = fill(folder / "data", count, queued=True)
         with serving(folder / "data", "--slots", "0") as service:
@@ -429,30 +429,30 @@ def server_for(kind: Kind, count: int, folder: Path) -> Iterator[Server]:
             process.terminate()
 
 
-# -- the process that waits --------------------------------------------------------------------------
+# -- the waiting process -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The waiting process at one moment."""
+    """The state of the waiting process at one time."""
 
     clock: float
-    #: Seconds of CPU up to now.
+    #: CPU seconds so far.
     cpu: float
-    #: The longest callback since the look before.
+    #: Longest callback since the previous sample, in seconds.
     hold: float
 
     def since(self, earlier: Look) -> float:
-        """The seconds between two looks."""
+        """Return the seconds between two samples."""
         return self.clock - earlier.clock
 
     def cpu_since(self, earlier: Look) -> float:
-        """% of a core between two looks."""
+        """Return the CPU usage between two samples, in % of a core."""
         return 100 * (self.cpu - earlier.cpu) / self.since(earlier)
 
 
 class Waiter:
-    """The process that waits (waits_process.py), from its start to its end."""
+    """The waiting process (waits_process.py), from its start to its end."""
 
     def __init__(self, kind: Kind, server: Server, errors: Path) -> None:
         self._errors = errors
@@ -483,20 +483,20 @@ class Waiter:
         self._process.communicate()
 
     def start(self, ids: Sequence[str], seconds: float) -> None:
-        """Have it wait for these too, beginning evenly over a time."""
+        """Add waits, which begin evenly within some seconds."""
         self._tell({"do": "start", "ids": ids, "seconds": seconds})
 
     def look(self) -> Look:
-        """Where it is."""
+        """Return its state."""
         return Look(**self._tell({"do": "look"}))
 
     def weigh(self) -> int:
-        """The bytes that it holds, without garbage."""
+        """Return its memory in bytes, after a garbage collection."""
         resident: int = self._tell({"do": "weigh"})["resident"]
         return resident
 
     def wait_until_told(self, ids: Collection[str]) -> dict[str, float]:
-        """When each event was fired; waits so long for those of these ids."""
+        """Return when each event was fired; wait for those of the given ids."""
         deadline = time.monotonic() + PATIENCE
         while True:
             told = self._tell({"do": "tell"})

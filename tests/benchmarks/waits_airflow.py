@@ -1,8 +1,8 @@
-"""From an invocation's end to its task's success in a real Airflow, beside a trigger that fires by itself.
+"""Measure the time from an invocation's end to its task's success in a real Airflow.
 
-`airflow standalone` with the LocalExecutor and SQLite, and the local server, which pushes. One DAG run has
-both kinds of tasks, deferred long before; their moments come by turns, so that no two of them are in the way
-of each other, and neither kind has the quieter machine.
+The setup is `airflow standalone` with the LocalExecutor and SQLite, and the local server, which pushes. The
+limit is a trigger that fires at a fixed time. One DAG run has both kinds of tasks; they alternate, so that
+they don't disturb each other and both have the same load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .figures import Figure, Times
 ROOT = Path(__file__).parents[2]
 DAG_ID = "waits"
 
-#: Ends when its parameter says, in seconds since 1970.
+#: Ends at the time of its parameter, in seconds since 1970.
 ACTION = {
     "name": "until",
     "parameters": [{"name": "moment", "required": True}],
@@ -36,20 +36,20 @@ ACTION = {
     },
 }
 
-#: Seconds in which all of the tasks get as far as being deferred; more on a machine that is busy.
+#: Time until all tasks are deferred, in seconds; longer on a busy machine.
 HEAD_STARTS = (75.0, 150.0, 300.0)
 
-#: Seconds between the ends of two invocations; not whole, or each would meet Airflow's loops, of one second
-#: mostly, in the same place.
+#: Seconds between the ends of two invocations; not an integer, because Airflow's loops of mostly one second
+#: would else always be in the same phase.
 APART = 6.37
 
-#: At most so many times what the trigger that fires by itself takes.
+#: Largest ratio to the time of the trigger that fires by itself.
 BOUND = 1.3
 
 
 def measure_airflow() -> list[Figure]:
-    """Run the DAG once; the medians."""
-    # The triggerer finds the trigger that fires by itself in this repository.
+    """Run the DAG once; return the medians."""
+    # The triggerer imports the trigger that fires by itself from this repository.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory(prefix="waits-benchmark-") as folder:
         dags, actions = Path(folder) / "dags", Path(folder) / "actions"
@@ -79,7 +79,7 @@ def measure_airflow() -> list[Figure]:
 
 
 def run_until_all_waited(airflow: StandaloneAirflow, service: Service) -> tuple[list[float], list[float]]:
-    """Seconds from each end to its task's success, of the first run whose tasks all waited in time."""
+    """Return the seconds from each end to its task's success, for the first run with all tasks deferred."""
     for head_start in HEAD_STARTS:
         if delays := run_once(airflow, service, head_start):
             return delays
@@ -89,7 +89,7 @@ def run_until_all_waited(airflow: StandaloneAirflow, service: Service) -> tuple[
 def run_once(
     airflow: StandaloneAirflow, service: Service, head_start: float
 ) -> tuple[list[float], list[float]] | None:
-    """Seconds from each end to the task's success: of the invocations, of the triggers by themselves.
+    """Return the seconds from each end to the task's success: of invocations, and of triggers by themselves.
 
     None if one of them ended before its task was deferred.
     """

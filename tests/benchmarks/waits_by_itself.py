@@ -1,4 +1,4 @@
-"""The least that a wait in Airflow can be: a trigger that fires by itself, and its operator."""
+"""The minimum of a wait in Airflow: a trigger that fires at a fixed time, and its operator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 
 class FiresByItself(BaseTrigger):
-    """Fires at a moment, in seconds since 1970; the event is the moment at which it did."""
+    """Fires at a time, in seconds since 1970; the event is the actual time."""
 
     def __init__(self, moment: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -28,7 +28,7 @@ class FiresByItself(BaseTrigger):
 
 
 class FireByItselfOperator(BaseOperator):
-    """Waits for a moment (templated); its result is when the trigger fired."""
+    """Waits for a time (templated); the result is when the trigger fired."""
 
     template_fields: Sequence[str] = ("moment",)
 

@@ -1,4 +1,4 @@
-"""A DAG of invocations that end, and of triggers that fire by themselves, one after the other in turns."""
+"""A DAG of invocations that end, and of triggers that fire by themselves, alternately."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The process that waits: triggers of one provider in one event loop, as a triggerer runs them.
+"""The waiting process: triggers of one provider in one event loop, as a triggerer runs them.
 
-It takes commands from stdin and answers each on stdout, one line of JSON a time. Connections reach the
-triggers by `AIRFLOW_CONN_*`. Nothing else of Airflow's runs in it: no supervisor, and no log is written,
-which spares most those triggers that log each poll.
+It reads commands from stdin and writes a line of JSON for each to stdout. Connections are passed to the
+triggers in `AIRFLOW_CONN_*`. No other part of Airflow runs in it: no supervisor, and no log is written,
+which helps triggers that log each poll most.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from airflow.triggers.base import BaseTrigger
 
 from .waits_server import PLAIN, number_of
 
-#: The id of each provider's connection.
+#: Connection id of each provider.
 CONN_ID = "bench"
 
-#: Seconds between two polls, of all that poll.
+#: Poll interval of all triggers that poll, in seconds.
 POLL_INTERVAL = 2.0
 
 MakeTrigger = Callable[[str], BaseTrigger]
 
 
 def invocation_triggers() -> MakeTrigger:
-    """Ours. Whether it is pushed to or polls is the server's choice."""
+    """This provider's trigger. The server decides between push and polling."""
     from airflow_invocations.triggers import InvocationTrigger
 
     return lambda invocation_id: InvocationTrigger(
@@ -41,7 +41,7 @@ def invocation_triggers() -> MakeTrigger:
 
 
 def log_streaming_triggers() -> MakeTrigger:
-    """Ours, with the action's log lines."""
+    """This provider's trigger, with the action's log lines."""
     from airflow_invocations.triggers import InvocationTrigger
 
     return lambda invocation_id: InvocationTrigger(
@@ -50,7 +50,7 @@ def log_streaming_triggers() -> MakeTrigger:
 
 
 def dbt_triggers() -> MakeTrigger:
-    """The dbt Cloud provider's. Its hook knows https only; here it is spared the TLS."""
+    """The dbt Cloud provider's trigger. Its hook supports https only; here it runs without TLS."""
     from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook
     from airflow.providers.dbt.cloud.triggers.dbt import DbtCloudRunJobTrigger
 
@@ -71,7 +71,7 @@ def dbt_triggers() -> MakeTrigger:
 
 
 def http_triggers() -> MakeTrigger:
-    """The http provider's sensor, deferred."""
+    """The deferred sensor of the http provider."""
     from airflow.providers.http.triggers.http import HttpSensorTrigger
 
     return lambda invocation_id: HttpSensorTrigger(
@@ -88,7 +88,7 @@ TRIGGERS: dict[str, Callable[[], MakeTrigger]] = {
 
 
 class Holds:
-    """For how long a single callback has kept the event loop to itself."""
+    """The longest callback of an event loop."""
 
     def __init__(self) -> None:
         self.worst = 0.0
@@ -114,7 +114,7 @@ class Holds:
 
 
 class Waits:
-    """The waits that are under way, and what became of those that aren't any more."""
+    """The active waits, and the results of ended ones."""
 
     def __init__(self, make: MakeTrigger) -> None:
         self._make = make
@@ -123,7 +123,7 @@ class Waits:
         self.broken: list[str] = []
 
     async def start(self, ids: list[str], seconds: float) -> None:
-        """Begin to wait for each of these, evenly over a time; in a loop that lags, for many at once."""
+        """Begin waits evenly within some seconds; several at once if the event loop lags."""
         began = time.monotonic()
         started = 0
         while started < len(ids):
@@ -136,7 +136,7 @@ class Waits:
             await asyncio.sleep(0.001)
 
     async def stop(self) -> None:
-        """Cancel what still waits, as a triggerer that ends does."""
+        """Cancel the active waits, as a triggerer does when it ends."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -154,14 +154,14 @@ class Waits:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds, without garbage."""
+    """Return this process's memory in bytes, after a garbage collection."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def obey(kind: str, answers: int) -> None:
-    """Do what stdin says, until it is closed; the answers go to a descriptor."""
+    """Run commands from stdin until it is closed; write the results to a descriptor."""
     waits, holds = Waits(TRIGGERS[kind]()), Holds()
     commands = asyncio.StreamReader(limit=2**24)
     loop = asyncio.get_running_loop()
@@ -186,14 +186,14 @@ async def obey(kind: str, answers: int) -> None:
             answer = await obey_one(command)
             os.write(answers, json.dumps(answer).encode() + b"\n")
             if command["do"] != "start":
-                # What obeying cost is not the triggers' doing.
+                # The cost of commands isn't that of the triggers.
                 await asyncio.sleep(0)
                 holds.worst = 0.0
         await waits.stop()
 
 
 def main() -> None:
-    # What anything prints must not get among the answers.
+    # Other output must not mix with the results.
     answers = os.dup(1)
     os.dup2(2, 1)
     asyncio.run(obey(sys.argv[1], answers))

@@ -1,8 +1,8 @@
-"""A server that a thousand waits can be pointed at, whichever provider they are of: all of it in memory.
+"""A server in memory for thousands of waits of any provider.
 
-It speaks as much of the invocation API as a wait needs (one invocation, the batched query, logs; the watch
+It has the part of the invocation API that a wait needs (one invocation, the batched query, logs; the watch
 stream is the local server's own code over a store in memory), dbt Cloud's run status, and plain GETs for the
-http provider's sensor. It counts requests, and ends what it is told to end at moments that it notes. Run as a
+http provider's sensor. It counts requests, ends invocations on request, and records the times. Run as a
 module it prints its port and serves until SIGTERM; `--without-watch`: as a platform that can't push.
 """
 
@@ -34,7 +34,7 @@ DBT_RUNS = "/api/v2/accounts/1/runs/"
 PLAIN = "/http/"
 CONTROL = "/control/"
 
-#: dbt Cloud's numbers (DbtCloudJobRunStatus of its provider).
+#: Statuses of dbt Cloud (DbtCloudJobRunStatus of its provider).
 _DBT_RUNNING, _DBT_SUCCESS = 3, 10
 
 _COMPARED: dict[str, Callable[[int, int], bool]] = {
@@ -50,21 +50,21 @@ Stream = AsyncIterator[bytes]
 
 
 def invocation_id_of(number: int) -> str:
-    """The id of the invocation that dbt Cloud would call run `number`."""
+    """Return the id of the invocation that is run `number` of dbt Cloud."""
     return f"iv_{number:016x}"
 
 
 def number_of(invocation_id: str) -> int:
-    """The number in an id. Raises ValueError."""
+    """Return the number in an id. Raises ValueError."""
     return int(invocation_id.removeprefix("iv_"), 16)
 
 
 class Invocations:
-    """Invocations that are Processing until they are ended; the part of a Store that watches ask."""
+    """Invocations that are Processing until they are ended, with the part of a Store that watches need."""
 
     def __init__(self, count: int) -> None:
         self.ids = frozenset(invocation_id_of(number) for number in range(count))
-        #: When each of those that have ended did, in seconds since 1970.
+        #: End of each ended invocation, in seconds since 1970.
         self.ended: dict[str, float] = {}
         self._events: list[StatusEvent] = []
         self._began = time.time()
@@ -73,24 +73,24 @@ class Invocations:
         }
 
     def end(self, invocation_id: str) -> StatusEvent:
-        """Complete one."""
+        """Complete an invocation."""
         self.ended[invocation_id] = time.time()
         event = self._event(len(self._events) + 1, invocation_id)
         self._events.append(event)
         return event
 
     def status(self, invocation_id: str) -> InvocationStatus:
-        """Where it is. Raises NotFoundError."""
+        """Return an invocation's status. Raises NotFoundError."""
         if invocation_id not in self.ids:
             raise NotFoundError(f"there is no invocation {invocation_id!r}")
         return InvocationStatus.Completed if invocation_id in self.ended else InvocationStatus.Processing
 
     def record(self, invocation_id: str) -> bytes:
-        """It as JSON."""
+        """Return an invocation as JSON."""
         return self._records[self.status(invocation_id)].replace(b"iv_0", invocation_id.encode())
 
     def matching(self, condition: dict[str, Any] | None) -> Collection[str]:
-        """The ids that meet a query's condition. Raises InvalidRequestError for others than a wait's."""
+        """Return the ids that meet a query's condition. Raises InvalidRequestError for other queries."""
         match condition:
             case None:
                 return self.ids
@@ -106,12 +106,12 @@ class Invocations:
                 compared = _COMPARED[comparator]
                 running = compared(InvocationStatus.Processing.value, value)
                 completed = compared(InvocationStatus.Completed.value, value)
-                if completed and not running:  # what waits ask for; there are few of them
+                if completed and not running:  # the few queries of waits
                     return self.ended.keys()
                 return [each for each in self.ids if (completed if each in self.ended else running)]
         raise InvalidRequestError(f"this server doesn't speak {condition!r}")
 
-    # -- what Watches asks its store, in its threads ---------------------------------------------------
+    # -- called by Watches, in its threads -------------------------------------------------------------
 
     def last_event_number(self) -> int:
         return len(self._events)
@@ -143,26 +143,26 @@ class Invocations:
 
 
 class _NoLogs:
-    """The logs of actions that say nothing."""
+    """The logs of actions without output."""
 
     def read(self, _: CheckedInvocation, cursor: str | None, __: int) -> LogPage:
         return LogPage(items=[], has_next=False, last_read=cursor)
 
 
 class Server:
-    """Answers requests, and counts those that aren't about itself."""
+    """Serves requests, and counts those that aren't about the benchmark."""
 
     def __init__(self, invocations: Invocations, *, with_watch: bool) -> None:
         self._invocations = invocations
         self._with_watch = with_watch
         self._watches = Watches(cast(Store, invocations), cast(LogFiles, _NoLogs()), lambda _: True)
         self._requests = 0
-        #: What has been asked for at least once, in whatever way.
+        #: Invocations that have been requested at least once.
         self._asked: set[str] = set()
         self._to_end = 0
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One kept-alive connection, until its client closes it."""
+        """Serve one kept-alive connection until its client closes it."""
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -258,7 +258,7 @@ class Server:
         self._asked.add(invocation_id)
         return self._invocations.status(invocation_id).is_terminal
 
-    # -- what the benchmark asks -----------------------------------------------------------------------
+    # -- requests of the benchmark ---------------------------------------------------------------------
 
     def _control(self, what: str, body: bytes) -> bytes:
         if what == "end":
@@ -282,7 +282,7 @@ class Server:
 
 
 def _named(condition: Any) -> Iterator[str]:
-    """The ids that a query names."""
+    """Return the ids in a query."""
     match condition:
         case {"conditions": [*conditions]}:
             for each in conditions:
@@ -292,7 +292,7 @@ def _named(condition: Any) -> Iterator[str]:
 
 
 def _record(status: InvocationStatus) -> bytes:
-    """An invocation as the platform answers it, with an id to be replaced."""
+    """Return an invocation as the platform does, with an id to replace."""
     steps = [each for each in InvocationStatus if each <= min(status, InvocationStatus.Completed)]
     return (
         InvocationRecord.model_validate(
@@ -324,7 +324,7 @@ def _record(status: InvocationStatus) -> bytes:
 async def _stream_until_left(
     stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Write a stream in chunks until it ends or its reader hangs up."""
+    """Write a stream in chunks until it ends or its reader disconnects."""
 
     async def write() -> None:
         writer.write(
@@ -344,9 +344,9 @@ async def _stream_until_left(
 
 
 async def serve(count: int, *, with_watch: bool) -> None:
-    """Print the port, and serve so many invocations."""
+    """Print the port, and serve a number of invocations."""
     server = Server(Invocations(count), with_watch=with_watch)
-    # Named as TCP, or asyncio leaves Nagle's algorithm on.
+    # The protocol is given, because asyncio else leaves Nagle's algorithm on.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         serving = await asyncio.start_server(server.serve_connection, sock=listener, backlog=4096)

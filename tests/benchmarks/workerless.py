@@ -1,8 +1,8 @@
-"""Invocations that start and end in the triggerer beside the same with workers: tasks a second, as a ratio.
+"""Compare tasks that start and end in the triggerer with tasks that use workers, in tasks per second.
 
-`python -m tests.benchmarks.workerless [--tasks 500] [--quick]`: `airflow standalone` with the LocalExecutor
-and SQLite, and the local server. One DAG run has so many unmapped tasks, each of which invokes an action
-that does nothing; first with workers (deferrable, so that a worker ends with it what is short), then
+`python -m tests.benchmarks.workerless [--tasks 500] [--quick]` uses `airflow standalone`, the LocalExecutor
+and SQLite, and the local server. One DAG run has `--tasks` unmapped tasks, each of which invokes an action
+that does nothing; first with workers (deferrable, so that a worker finishes short invocations), then
 without.
 """
 
@@ -24,15 +24,15 @@ from .figures import Figure, table
 
 ACTION = {"name": "nothing", "container_parameters": {"command": ["true"]}}
 
-#: At least so many times what workers manage.
+#: Required ratio to the rate with workers.
 BOUND = 1.0
 
-#: Seconds that one task may take, on a machine with other work.
+#: Longest duration of one task on a busy machine, in seconds.
 PATIENCE = 10.0
 
 
 def measure(tasks: int) -> Figure:
-    """Run both DAGs once, one after the other; tasks a second from each run's start to its end."""
+    """Run both DAGs in turn; return tasks per second from each run's start to its end."""
     os.environ["WORKERLESS_TASKS"] = str(tasks)
     with tempfile.TemporaryDirectory(prefix="workerless-benchmark-") as folder:
         dags, actions = Path(folder) / "dags", Path(folder) / "actions"
@@ -60,7 +60,7 @@ def measure(tasks: int) -> Figure:
 
 
 def rate(airflow: StandaloneAirflow, dag_id: str, tasks: int) -> float:
-    """Tasks a second of one DAG run. Raises AssertionError if any of them didn't succeed."""
+    """Return the tasks per second of one DAG run. Raises AssertionError if a task didn't succeed."""
     airflow.wait_for_dag(dag_id, timeout=120)
     run_id = airflow.trigger(dag_id)
     *_, instances = airflow.watch(dag_id, run_id, timeout=120 + PATIENCE * tasks)

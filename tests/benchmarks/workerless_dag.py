@@ -1,4 +1,4 @@
-"""Two DAGs of as many tasks as the environment says: the same invocations, with workers and without."""
+"""Two DAGs with the same invocations, with and without workers; the environment sets the number of tasks."""
 
 from __future__ import annotations
 
