@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..invocation_api import backoff as backoff
+from ..invocation_api import MAX_RETRY_AFTER, backoff
 from .errors import TransientError
 
 #: Seconds for which the platform may be unavailable before a wait is abandoned.
@@ -16,6 +16,8 @@ OUTAGE_LIMIT = 3600.0
 
 #: Longest pause between two attempts, in seconds.
 LONGEST_PAUSE = 30.0
+
+__all__ = ["LONGEST_PAUSE", "OUTAGE_LIMIT", "backoff", "pause_after", "retry_attempts", "retry_transient"]
 
 T = TypeVar("T")
 
@@ -44,3 +46,25 @@ async def retry_transient(operation: Callable[[], Awaitable[T]], limit: float) -
             pause = max(0.2 + backoff(attempt, base=1.0, cap=LONGEST_PAUSE), error.retry_after or 0.0)
             await asyncio.sleep(min(pause, remaining))
             attempt += 1
+
+
+async def retry_attempts(operation: Callable[[], Awaitable[T]], attempts: int) -> T:
+    """Return an operation's result, retrying a number of times after a TransientError.
+
+    For a single request; `retry_transient` is for operations that may take as long as a wait.
+
+    :param operation: an idempotent request.
+    :param attempts: attempts in all; 1 tries once.
+    :raises PlatformError: that of the last attempt.
+    """
+    for attempt in range(attempts - 1):
+        try:
+            return await operation()
+        except TransientError as error:
+            await asyncio.sleep(pause_after(error, attempt))
+    return await operation()
+
+
+def pause_after(error: TransientError, attempt: int) -> float:
+    """Return the seconds to wait after an attempt (from 0): the platform's Retry-After, else `backoff`."""
+    return backoff(attempt) if error.retry_after is None else min(error.retry_after, MAX_RETRY_AFTER)

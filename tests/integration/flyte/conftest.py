@@ -15,14 +15,8 @@ from airflow_invocations.models import (
     InvocationRecord,
     InvocationRequest,
 )
-from airflow_invocations.platforms.flyte import (
-    FlytePlatform,
-    FlyteSettings,
-    platform,
-)
-from airflow_invocations.platforms.flyte import (
-    client as connect,
-)
+from airflow_invocations.platforms import retry
+from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer, Pod, SimpleType, TaskError, literal
 from ...unit.platforms.conftest import Script, scripted_server
@@ -80,8 +74,7 @@ async def flyte(server: FlyteServer) -> AsyncIterator[FlytePlatform]:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow one another at once."""
-    for module in (connect, platform):
-        monkeypatch.setattr(module, "pause_after", lambda error, attempt: 0.0)
+    monkeypatch.setattr(retry, "pause_after", lambda error, attempt: 0.0)
 
 
 def request(key: str | None = "once", variables: Any = None, **parameters: Any) -> InvocationRequest:

@@ -13,7 +13,7 @@ from airflow_invocations.exceptions import RequestRefusedError
 from airflow_invocations.models import CaughtUp, EventFilter, InvocationEvent, InvocationStatus, cursor_at
 from airflow_invocations.platforms import InvalidRequestError
 from airflow_invocations.platforms import polling as polled_events
-from airflow_invocations.platforms.flyte import FlytePlatform, platform
+from airflow_invocations.platforms.flyte import FlytePlatform, platform, runs
 from airflow_invocations.tasks.completion import CompletionCriteria, check
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
@@ -93,7 +93,7 @@ async def test_it_hears_of_its_own_place_and_a_connection_without_one_of_all(
     ("action", "hint"),
     [
         ("a/b/c/d", "project/domain/name@version"),
-        (f"bags/{DOMAIN}/env.greet", f"a task of bags/{DOMAIN}, and this connection hears of {PROJECT}/"),
+        (f"bags/{DOMAIN}/env.greet", f"a task of bags/{DOMAIN}, and this connection watches {PROJECT}/"),
     ],
 )
 async def test_what_it_never_could_hear_of_is_refused(flyte: FlytePlatform, action: str, hint: str) -> None:
@@ -113,8 +113,8 @@ async def test_a_sensor_of_what_is_no_name_of_a_task_is_refused(server: FlyteSer
 async def test_no_run_is_left_out_between_pages(
     server: FlyteServer, flyte: FlytePlatform, began: datetime.datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(platform, "PAGE", 2)
-    monkeypatch.setattr(platform.FlytePlatform._pages, "__defaults__", (2,))
+    monkeypatch.setattr(runs, "PAGE", 2)
+    monkeypatch.setattr(runs.RunService.pages, "__defaults__", (2,))
     invoked = [await flyte.invoke("env.greet", request(str(number))) for number in range(5)]
     ids = [one.invocation_id for one in invoked]
     for one in ids:
@@ -126,9 +126,9 @@ async def test_no_run_is_left_out_between_pages(
 async def test_what_is_created_between_two_pages_hides_nothing_older(
     flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(platform.FlytePlatform._pages, "__defaults__", (2,))
+    monkeypatch.setattr(runs.RunService.pages, "__defaults__", (2,))
     ids = {(await flyte.invoke("env.greet", request(str(number)))).invocation_id for number in range(5)}
-    ask, asked = flyte._list, 0
+    ask, asked = flyte._runs.page, 0
 
     async def and_then_some_are_created(*args: Any, **named: Any) -> Any:
         nonlocal asked
@@ -140,7 +140,7 @@ async def test_what_is_created_between_two_pages_hides_nothing_older(
                 await flyte.invoke("env.greet", request(f"later {number}"))
         return answer
 
-    monkeypatch.setattr(flyte, "_list", and_then_some_are_created)
+    monkeypatch.setattr(flyte._runs, "page", and_then_some_are_created)
     found = await flyte.find("fleet", None, None, None)
     assert {one.invocation_id for one in found} == ids
 

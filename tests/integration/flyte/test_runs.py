@@ -33,7 +33,7 @@ from airflow_invocations.platforms import (
     UnavailableError,
     UnsupportedError,
 )
-from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, platform
+from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, platform, runs
 from airflow_invocations.tasks.idempotency import invoke_idempotent
 from airflow_invocations.waiters import cancel_and_confirm
 
@@ -189,7 +189,7 @@ class TestProvenance:
         self, server: FlyteServer, flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         deploy(server, project="bags")
-        monkeypatch.setattr(platform, "PAGE", 2)
+        monkeypatch.setattr(runs, "PAGE", 2)
         mine = [
             await flyte.invoke("env.greet", request(f"mine {number}", asked_by={"map_index": number}))
             for number in range(5)
@@ -255,7 +255,7 @@ class TestOnce:
     ) -> None:
         server.backend.faults.says_already_exists = True
         first = await flyte.invoke("env.greet", request())
-        details = flyte._details_if_any
+        details = flyte._runs.details_if_any
         looks = 0
 
         async def too_early(run: Any) -> Any:
@@ -264,7 +264,7 @@ class TestOnce:
             looks += 1
             return None if looks == 1 else await details(run)
 
-        monkeypatch.setattr(flyte, "_details_if_any", too_early)
+        monkeypatch.setattr(flyte._runs, "details_if_any", too_early)
         again = await flyte.invoke("env.greet", request())
         assert again.invocation_id == first.invocation_id
         assert len(server.calls("CreateRun")) == 2
@@ -443,7 +443,7 @@ class TestBatches:
         elsewhere = await flyte.invoke("bags/development/env.greet", request("there", trouble="fails"))
         await ended(flyte, elsewhere.invocation_id)
         asked = [*ids, elsewhere.invocation_id, f"{PROJECT}/{DOMAIN}/no-such-run", "garbage"]
-        monkeypatch.setattr(platform, "PAGE", 2)
+        monkeypatch.setattr(runs, "PAGE", 2)
         known = await flyte.statuses(asked)
         assert {one.invocation_id for one in known} == {*ids, elsewhere.invocation_id}
         assert await flyte.ended(asked) == [StatusSnapshot(elsewhere.invocation_id, S.Failed)]

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_invocations.models import InvocationStatus, LogProcess, NewLines
 from airflow_invocations.platforms import ConflictError, overdue
-from airflow_invocations.platforms.flyte import FlytePlatform, platform, watch
+from airflow_invocations.platforms.flyte import FlytePlatform, tasks, watch
 from airflow_invocations.platforms.flyte.client import RUNS, TASKS
 
 from ...platforms.flyte_server import FlyteServer
@@ -61,7 +61,7 @@ class TestAcceptedButNeverEnqueued:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr(watch, "LOOK_INTERVAL", 0.05)
+        monkeypatch.setattr(watch, "LIST_INTERVAL", 0.05)
         monkeypatch.setattr(overdue, "FIRST_LOOK", 0.2)
         caplog.set_level("INFO")
         run = await accepted_and_never_enqueued(server, flyte, who="eve", variables={"TEAM": "maps"})
@@ -80,7 +80,7 @@ class TestAcceptedButNeverEnqueued:
     async def test_a_run_that_is_queued_for_long_is_sent_again_and_started_once(
         self, server: FlyteServer, flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watch, "LOOK_INTERVAL", 0.02)
+        monkeypatch.setattr(watch, "LIST_INTERVAL", 0.02)
         monkeypatch.setattr(overdue, "FIRST_LOOK", 0.1)
         monkeypatch.setattr(overdue, "LONGEST_PAUSE", 0.4)
         server.backend.stop_workers()
@@ -130,7 +130,7 @@ class TestCosts:
     async def test_a_definition_is_kept_for_a_few_seconds_only(
         self, server: FlyteServer, flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(platform, "TASK_FRESH", 0.0)
+        monkeypatch.setattr(tasks, "TASK_FRESH", 0.0)
         await flyte.invoke("env.greet", request("first"))
         deploy(server, version="v2")
         record = await flyte.invoke("env.greet", request("second"))
@@ -148,7 +148,7 @@ class TestPods:
     async def test_what_a_pod_waits_for_is_in_the_log(
         self, server: FlyteServer, flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watch, "LOOK_INTERVAL", 0.05)
+        monkeypatch.setattr(watch, "LIST_INTERVAL", 0.05)
         server.backend.stop_workers()
         run = (await flyte.invoke("env.greet", request())).invocation_id
         (row,) = server.backend.runs.values()

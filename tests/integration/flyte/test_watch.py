@@ -32,12 +32,12 @@ S = InvocationStatus
 @pytest.fixture
 def rare_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the stream can be quick."""
-    monkeypatch.setattr(watch, "LOOK_INTERVAL", 60.0)
+    monkeypatch.setattr(watch, "LIST_INTERVAL", 60.0)
 
 
 @pytest.fixture
 def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK_INTERVAL", 0.2)
+    monkeypatch.setattr(watch, "LIST_INTERVAL", 0.2)
 
 
 async def told_until(
@@ -91,7 +91,7 @@ class TestStream:
     ) -> None:
         run = await hanging(flyte)
         asked, answered = asyncio.Event(), asyncio.Event()
-        statuses = flyte.statuses
+        statuses = flyte._runs.statuses
 
         async def slow(invocation_ids: Collection[str]) -> list[StatusSnapshot]:
             found = await statuses(invocation_ids)
@@ -99,7 +99,7 @@ class TestStream:
             await answered.wait()
             return found
 
-        monkeypatch.setattr(flyte, "statuses", slow)
+        monkeypatch.setattr(flyte._runs, "statuses", slow)
         async with flyte.watch([run], {}, None) as watching:
             told = aiter(watching)
             await asked.wait()
@@ -333,7 +333,7 @@ class TestLife:
         assert task.cancelled()
 
     async def test_too_many_projects_are_refused_on_entering_and_later(self, flyte: FlytePlatform) -> None:
-        many = [f"p{number}/{DOMAIN}/r" for number in range(watch.MAX_PLACES + 1)]
+        many = [f"p{number}/{DOMAIN}/r" for number in range(watch.MAX_SCOPES + 1)]
         with pytest.raises(UnsupportedError, match="allowed: 50"):
             async with flyte.watch(many, {}, None):
                 pass

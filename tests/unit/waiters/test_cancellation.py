@@ -34,7 +34,7 @@ async def never() -> Any:
 
 def flyte_look() -> Case:
     watch = flyte_watch()
-    return watch._look(), lambda: watch._look_at([])
+    return watch._list(), lambda: watch._list_soon([])
 
 
 def flyte_tail() -> Case:

@@ -1,19 +1,22 @@
-"""Speaks Connect's JSON over HTTP: calls and server streams, without protobuf (connectrpc.com, protocol)."""
+"""Client of Flyte's services over Connect's JSON protocol (connectrpc.com), without protobuf."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from ... import __version__
+<<<<<<< HEAD
 from ...invocation_api import parse_json, read_retry_after
 from ..clock import PlatformClock
+=======
+from ...invocation_api import json_of, retry_after_of
+>>>>>>> debef42 (Split the Flyte platform into run service and task catalog)
 from ..errors import (
     ConflictError,
     InvalidRequestError,
@@ -26,16 +29,8 @@ from ..errors import (
     UnavailableError,
     UnsupportedError,
 )
-from ..http import (
-    ACCEPT_ENCODING,
-    NO_ANSWER,
-    UNSENDABLE,
-    body_of,
-    cause_of,
-    request_error,
-    tls_for,
-)
-from ..retry import backoff
+from ..http import NO_ANSWER, HttpPool, body_of, cause_of, request_error
+from ..retry import retry_attempts
 from .auth import Authorization
 from .settings import FlyteSettings
 
@@ -43,19 +38,18 @@ RUNS = "flyteidl2.workflow.RunService"
 TASKS = "flyteidl2.task.TaskService"
 DATA = "flyteidl2.dataproxy.DataProxyService"
 
-#: How often a call that may be repeated is tried in all.
+T = TypeVar("T")
+
+#: Attempts of a call that may be repeated, the first one included.
 ATTEMPTS = 5
 
-#: Seconds that a Retry-After is honoured for at most within one call; waits have their own patience.
-MAX_RETRY_AFTER = 60.0
-
-#: The largest message of a stream, in bytes: what is larger is no message.
+#: Largest message of a stream, in bytes.
 MAX_MESSAGE = 64 * 1024 * 1024
 
-#: Connections at once: the streams of a watch, and calls beside them.
+#: Connections at the same time: the streams of a watch, and calls.
 MAX_CONNECTIONS = 200
 
-#: Flags of a stream's envelope, and its head: flags and length.
+#: Flags of a stream's envelope, and its header: flags and length.
 _COMPRESSED, _END = 1, 2
 _HEAD = struct.Struct(">BI")
 
@@ -77,9 +71,8 @@ _BY_CODE: dict[str, type[PlatformError]] = {
     "data_loss": PermanentError,
     "unauthenticated": UnauthorizedError,
 }
-#: Of an answer that isn't Connect's: something between us and Flyte sent it, or there is no Flyte 2. Only
-#: what no stand-in for a Flyte that is away says is about the address: ingresses answer 404 and 405 then, and
-#: pages about maintenance 200.
+#: For responses that aren't Connect's: a proxy sent them, or the address isn't Flyte 2's. Ingresses of an
+#: unavailable Flyte answer 404 and 405, and maintenance pages 200, so these say nothing about the address.
 _BY_FOREIGN_STATUS: dict[int, type[PlatformError]] = {
     401: UnauthorizedError,
     413: InvalidRequestError,
@@ -87,75 +80,41 @@ _BY_FOREIGN_STATUS: dict[int, type[PlatformError]] = {
     429: RateLimitedError,
     501: InvalidRequestError,
 }
-#: What gRPC's gateways, Flyte 1's for one, write as numbers: not_found and unimplemented, here of a method.
+#: The codes, as numbers, with which gRPC gateways such as Flyte 1's reject an unknown method.
 _GATEWAY_CODES = (5, 12)
 
 
 class SilentError(UnavailableError):
-    """A stream that says nothing, which may be all that there is to say."""
+    """A stream sent nothing, which may be because nothing happened."""
 
 
-class Connect:
-    """A client of Flyte's services: one connection pool, to be opened and closed.
+class ConnectClient:
+    """A client of Flyte's services with one connection pool.
 
-    Raises:
-        PlatformError: each method, one of the tree in `platforms.base`, by Connect's code.
+    :raises PlatformError: every method, by Connect's code.
     """
 
     def __init__(self, settings: FlyteSettings) -> None:
         self._settings = settings
         self._auth = Authorization(settings)
-        self._http: httpx.AsyncClient | None = None
-        #: Flyte's clock, as its answers tell it.
-        self.clock = PlatformClock(settings.endpoint)
-
-    async def open(self) -> None:
-        """Make the connection pool."""
-        # In a thread: CA bundles take long to read, and that would be felt in a triggerer's loop.
-        try:
-            self._http = await asyncio.to_thread(self._new_client)
-        except UNSENDABLE as error:
-            raise request_error(self._settings.endpoint, error) from cause_of(error)
-
-    async def close(self) -> None:
-        """Close the connection pool, and every stream that is open."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
-
-    def _new_client(self) -> httpx.AsyncClient:
-        settings = self._settings
-        return httpx.AsyncClient(
-            base_url=settings.endpoint,
-            headers={
-                "User-Agent": f"airflow-provider-invocations/{__version__}",
-                "Accept-Encoding": ACCEPT_ENCODING,
-            },
+        self.pool = HttpPool(
+            settings.endpoint,
+            {"User-Agent": f"airflow-provider-invocations/{__version__}"},
+            verify=settings.verify,
             timeout=settings.timeout,
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
-            verify=tls_for(settings.endpoint, settings.verify),
-            event_hooks=self.clock.hooks,
         )
 
-    async def call(
-        self, method: str, message: dict[str, Any], *, attempts: int | None = None
-    ) -> dict[str, Any]:
-        """Send a message to a `service/Method`; its answer.
+    async def call(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the response to a message to a `service/Method`, which is retried."""
+        return await self.retry(lambda: self.send(method, message))
 
-        After a TransientError it is sent again, `attempts` times in all: 1 for what isn't to be repeated,
-        None for ATTEMPTS.
-        """
-        attempts = ATTEMPTS if attempts is None else attempts
-        for attempt in range(attempts):
-            try:
-                return await self._send(method, message)
-            except TransientError as error:
-                if attempt == attempts - 1:
-                    raise
-                await asyncio.sleep(pause_after(error, attempt))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+    async def retry(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of requests that may be repeated together."""
+        return await retry_attempts(operation, ATTEMPTS)
 
-    async def _send(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
+    async def send(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the response to a message that is sent once."""
         headers = {"Content-Type": "application/json", "Connect-Protocol-Version": "1"}
         try:
             answer, content = await self._post(method, headers, json.dumps(message).encode())
@@ -173,7 +132,7 @@ class Connect:
     async def _post(
         self, method: str, headers: dict[str, str], content: bytes
     ) -> tuple[httpx.Response, bytes]:
-        http = self._opened()
+        http = self.pool.client
         headers = headers | await self._auth.headers(http)
         async with http.stream("POST", method, headers=headers, content=content) as answer:
             return answer, await body_of(answer)
@@ -182,11 +141,11 @@ class Connect:
     async def stream(
         self, method: str, message: dict[str, Any], silence: float
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """Open a server stream: its messages in order, to the end that the server gives it.
+        """Open a server stream; it yields messages until the server ends it.
 
-        Raises:
-            UnavailableError: also for one that breaks off.
-            SilentError: nothing came for so many seconds: there is no heartbeat on these streams.
+        :param silence: seconds without a message after which it counts as broken; it has no heartbeat.
+        :raises UnavailableError: the stream broke.
+        :raises SilentError: nothing came for `silence` seconds.
         """
         content = json.dumps(message).encode()
         envelope = _HEAD.pack(0, len(content)) + content
@@ -196,7 +155,7 @@ class Connect:
             "Connect-Protocol-Version": "1",
             "Accept-Encoding": "identity",
         }
-        http = self._opened()
+        http = self.pool.client
         try:
             for is_last in (False, True):
                 credentials = await self._auth.headers(http)
@@ -225,7 +184,7 @@ class Connect:
                 flags, size = _HEAD.unpack_from(received)
                 if flags & _COMPRESSED or size > MAX_MESSAGE:
                     raise UnavailableError(
-                        f"{self._settings.endpoint} sends {method} in no form we asked for"
+                        f"{self._settings.endpoint} sends {method} in a format that was not requested"
                     )
                 if len(received) < _HEAD.size + size:
                     break
@@ -242,11 +201,6 @@ class Connect:
                 else:
                     return
         raise UnavailableError(f"{self._settings.endpoint} has broken off the stream {method}")
-
-    def _opened(self) -> httpx.AsyncClient:
-        if self._http is None:
-            raise RuntimeError("the platform is used outside of 'async with'")
-        return self._http
 
     def _foreign(self, method: str, answer: httpx.Response) -> str:
         return (
@@ -268,13 +222,8 @@ class Connect:
         return error
 
 
-def pause_after(error: TransientError, attempt: int) -> float:
-    """Seconds until the next try: what the platform asks for, else a growing pause with full jitter."""
-    return backoff(attempt) if error.retry_after is None else min(error.retry_after, MAX_RETRY_AFTER)
-
-
 def _error_of(data: Any, method: str, answer: httpx.Response | None) -> PlatformError | None:
-    """The error in an answer; None if it isn't one of Connect's."""
+    """Return the error in a response; None if it isn't Connect's."""
     code = data.get("code") if isinstance(data, dict) else None
     if not isinstance(code, str):
         return None
@@ -285,7 +234,7 @@ def _error_of(data: Any, method: str, answer: httpx.Response | None) -> Platform
 
 
 def _is_a_gateway(data: Any) -> bool:
-    """Whether a server of gRPC's, but not of Connect, says that it has no such method."""
+    """Return whether a gRPC gateway, which doesn't speak Connect, rejects the method."""
     code = data.get("code") if isinstance(data, dict) else None
     return isinstance(code, int) and code in _GATEWAY_CODES
 

@@ -1,4 +1,4 @@
-"""Reads a run's log: Flyte streams what its pod has written, each time from the beginning."""
+"""Read a run's log. Flyte streams the lines of its pod, each time from the beginning."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 
 from ...models import LogPage, LogProcess, LogRecord
 from ..errors import InvalidRequestError, NotFoundError
-from .client import DATA, Connect
+from .client import DATA, ConnectClient
 from .ids import RunId
 from .records import attempts_of, cluster_events_of, ended_at, log_links_of, time_of
 from .shapes import objects_at, reads, text_at
 
-#: Lines of a page at least before it is handed over: each page makes the server begin anew.
+#: Minimum lines of a page that isn't the last: for each page the server begins again.
 PAGE_LINES = 10_000
 
-#: Seconds for which a log may say nothing until the page counts as its present end: at first, and later.
-FIRST_PATIENCE = 5.0
-PATIENCE = 0.5
+#: Seconds without a line after which a page ends: before the first line, and after it.
+FIRST_SILENCE = 5.0
+SILENCE = 0.5
 
 _PROCESSES = {"SYSTEM": LogProcess.Monitor}
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where to read on: behind a number of lines of one time, in an attempt's log.
+    """A position in an attempt's log: after a number of lines of one time.
 
-    Flyte has no offsets; lines of an attempt come in the same order each time. What the cluster reports of
-    the attempt's pod comes before its lines, and is counted beside them.
+    Flyte has no offsets; the lines of an attempt come in the same order each time. The cluster's events about
+    the attempt's pod come before its lines and are counted separately.
     """
 
     attempt: int = 1
@@ -42,7 +42,7 @@ class Cursor:
 
     @classmethod
     def of(cls, text: str | None) -> Cursor:
-        """Read what `str` wrote; None: the beginning. Raises InvalidRequestError."""
+        """Parse a cursor's text; None is the beginning. Raises InvalidRequestError."""
         if text is None:
             return cls()
         attempt, _, rest = text.partition("|")
@@ -58,20 +58,20 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """New lines, maybe none, and the place behind them."""
+    """New lines, maybe none, and the cursor after them."""
 
     records: list[LogRecord]
     cursor: Cursor
 
 
 async def follow(
-    connect: Connect, run: RunId, org: str | None, cursor: Cursor, silence: float
+    connect: ConnectClient, run: RunId, org: str | None, cursor: Cursor, silence: float
 ) -> AsyncGenerator[Batch, None]:
-    """Yield the lines of an attempt from `cursor` on, as they come, until its container has ended.
+    """Yield the lines of an attempt from a cursor on, as they come, until its container has ended.
 
-    Raises:
-        NotFoundError: there is no log (any more): the attempt hasn't begun, or its pod is gone.
-        UnavailableError: also after so many seconds of silence, as nothing tells that from a lost stream.
+    :param silence: seconds without a line after which the stream counts as lost.
+    :raises NotFoundError: there is no log: the attempt hasn't started, or its pod is gone.
+    :raises UnavailableError: the stream was lost.
     """
     message = {"actionId": run.action(org), "attempt": cursor.attempt}
     time, seen, is_new = "", 0, False
@@ -79,7 +79,7 @@ async def follow(
         async for answer in answers:
             records = []
             for line in (line for part in objects_at(answer, "logs") for line in objects_at(part, "lines")):
-                # A line without a time is of the time of the one before, and so is one out of order.
+                # A line without a time, or out of order, has the time of the one before it.
                 written = _nanoseconds(text_at(line, "timestamp"))
                 if written > time:
                     time, seen = written, 0
@@ -92,27 +92,30 @@ async def follow(
 
 
 async def page_of(
-    connect: Connect,
+    connect: ConnectClient,
     run: RunId,
     org: str | None,
     cursor: Cursor,
     details: Callable[[], Awaitable[Mapping[str, Any]]],
 ) -> LogPage:
-    """Return a page of a run's log. `details`: asks for the run's RunDetails."""
+    """Return a page of a run's log.
+
+    :param details: returns the run's RunDetails.
+    """
     records: list[LogRecord] = []
-    patience, has_next = FIRST_PATIENCE, False
+    silence, has_next = FIRST_SILENCE, False
     try:
-        async with aclosing(follow(connect, run, org, cursor, silence=2 * FIRST_PATIENCE)) as batches:
+        async with aclosing(follow(connect, run, org, cursor, silence=2 * FIRST_SILENCE)) as batches:
             while len(records) < PAGE_LINES:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(silence):
                     batch = await anext(batches)
                 records += batch.records
-                cursor, patience = batch.cursor, PATIENCE
+                cursor, silence = batch.cursor, SILENCE
             has_next = True
     except TimeoutError:
         pass
     except (StopAsyncIteration, NotFoundError):
-        # This attempt's log has come to its end, or there is none.
+        # The attempt's log ended, or there is none.
         present = await details()
         batch = behind_the_log(present, cursor)
         records += batch.records
@@ -121,19 +124,19 @@ async def page_of(
 
 
 def pod_events(details: Mapping[str, Any], cursor: Cursor) -> Batch:
-    """Return what the cluster has reported of the pod of the cursor's attempt since then."""
+    """Return the cluster's events about the attempt's pod after the cursor."""
     events = cluster_events_of(details, cursor.attempt)
     return Batch(events[cursor.events :], replace(cursor, events=max(cursor.events, len(events))))
 
 
 def behind_the_log(details: Mapping[str, Any], cursor: Cursor) -> Batch:
-    """Return what follows an attempt's log that has no more lines: the next attempt, or where it is kept."""
+    """Return what follows the last line of an attempt's log: the next attempt, or links to stored logs."""
     if attempts_of(details) > cursor.attempt:
         return Batch([], Cursor(cursor.attempt + 1))
     ended = ended_at(details)
     if cursor.time or ended is None:
         return Batch([], cursor)
-    # Nothing of this log was read. The run's end, as the cursor's time, says that the links were given.
+    # No line of this log was read. The run's end as the cursor's time says that the links were given.
     links = log_links_of(details, cursor.attempt)
     return Batch(links, replace(cursor, time=_nanoseconds(ended.isoformat())) if links else cursor)
 
@@ -148,7 +151,7 @@ def _record(line: Mapping[str, Any]) -> LogRecord:
 
 
 def _nanoseconds(timestamp: str) -> str:
-    """A Timestamp with nine digits after the point, whatever the number it came with."""
+    """Return a Timestamp with nine digits after the point."""
     if not timestamp:
         return ""
     seconds, _, fraction = timestamp.removesuffix("Z").removesuffix("+00:00").partition(".")

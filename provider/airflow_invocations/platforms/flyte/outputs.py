@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UnsupportedError
-from .packing import TAG, unpack
+from .literals import MSGPACK_TAG, unpack
 from .shapes import MISSHAPEN, reads
 
 #: In place of a value that isn't read: why not. Pickled ones are never, as that would run code of theirs.
@@ -85,7 +85,7 @@ def _binary(binary: Mapping[str, Any]) -> Any:
         packed = base64.b64decode(binary.get("value", ""), validate=True)
     except binascii.Error:
         packed = b""
-    if tag != TAG:
+    if tag != MSGPACK_TAG:
         return _not_loaded(f"binary of {len(packed)} bytes, tagged {tag!r}")
     try:
         return _json(unpack(packed))

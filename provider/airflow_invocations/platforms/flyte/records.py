@@ -33,8 +33,8 @@ from ...models import (
     digests_of,
 )
 from ...models.invocation import elapsed
-from .ids import Place, RunId, TaskId
-from .inputs import variables_of
+from .ids import ProjectDomain, RunId, TaskId
+from .literals import variables_of
 from .outputs import value_of
 from .phases import status_of, word_of
 from .shapes import MisshapenError, object_at, objects_at, reads, text_at
@@ -105,7 +105,7 @@ def run_id_of(action: Mapping[str, Any]) -> RunId:
     project, domain, name = (text_at(run, part) for part in ("project", "domain", "name"))
     if not (project and domain and name):
         raise MisshapenError("Flyte lists a run without the project, domain or name that identify it")
-    return RunId(Place(project, domain), name)
+    return RunId(ProjectDomain(project, domain), name)
 
 
 @reads
@@ -138,7 +138,7 @@ def runs_by_id(runs: Iterable[Json]) -> dict[RunId, Json]:
 
 
 @reads
-def record_of(details: Mapping[str, Any], run_id: RunId, org: str | None) -> InvocationRecord:
+def to_record(details: Mapping[str, Any], run_id: RunId, org: str | None) -> InvocationRecord:
     """Return the record of a run from its RunDetails."""
     action: Json = object_at(details, "action")
     spec: Json = object_at(details, "runSpec")
@@ -183,12 +183,12 @@ def _digests(text: str | None) -> dict[str, str] | None:
 def task_of(action: Mapping[str, Any]) -> TaskId:
     """Return which task an Action runs; with an empty name: it doesn't say."""
     task = object_at(action, "metadata", "task", "id") or object_at(action, "task", "taskTemplate", "id")
-    place = Place(text_at(task, "project"), text_at(task, "domain"))
+    place = ProjectDomain(text_at(task, "project"), text_at(task, "domain"))
     return TaskId(place, text_at(task, "name"), text_at(task, "version") or None)
 
 
 @reads
-def action_record_of(task: TaskId, details: Mapping[str, Any], org: str | None) -> ActionRecord:
+def to_action_record(task: TaskId, details: Mapping[str, Any], org: str | None) -> ActionRecord:
     """The record of a deployed task from its TaskDetails."""
     spec: Json = object_at(details, "spec")
     metadata: Json = object_at(details, "metadata")

@@ -1,4 +1,4 @@
-"""A watch over runs: Flyte's streams say at once what lists say for certain."""
+"""A watch over runs: Flyte's streams report changes at once, and lists make it complete."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ from ..errors import (
 )
 from ..overdue import Overdue
 from ..retry import backoff
-from .client import RUNS, Connect, SilentError
-from .ids import Place, RunId
+from .client import RUNS, ConnectClient, SilentError
+from .ids import ProjectDomain, RunId
 from .logs import Batch, Cursor, behind_the_log, follow, pod_events
 from .records import snapshots_of
 from .shapes import objects_at
 
-#: Seconds between two looks at all runs: a stream may lose what it should tell, and stay open.
-LOOK_INTERVAL = 10.0
+#: Seconds between two lists of all runs: a stream may lose a change and stay open.
+LIST_INTERVAL = 10.0
 
-#: Seconds of silence after which a stream is opened anew: there is no heartbeat on it.
+#: Seconds of silence after which a stream is reopened; it has no heartbeat.
 STREAM_SILENCE = 60.0
 LOG_SILENCE = 300.0
 
-#: Projects' domains that are watched at once; each costs a connection.
-MAX_PLACES = 50
+#: Projects and domains that are watched at the same time; each needs a connection.
+MAX_SCOPES = 50
 
-#: Logs that are followed at once; each costs a connection. Where more are wanted, each has its turn of so
-#: many seconds.
+#: Logs that are followed at the same time; each needs a connection. If there are more, they take turns of
+#: TURN seconds.
 MAX_LOGS = 64
 TURN = 20.0
 
-#: Longest pause, in seconds, between two tries at a log that isn't there yet.
+#: Longest pause, in seconds, between two attempts to read a log that doesn't exist yet.
 LOG_PAUSE = 10.0
 
-#: Seconds until a log whose stream broke is opened anew.
+#: Seconds until a log whose stream broke is reopened.
 BROKEN_LOG_PAUSE = 1.0
 
-#: Seconds that the last lines of a run have to arrive before its end is told.
+#: Seconds for which the last lines of a run may delay its terminal status.
 LAST_LINES = 5.0
 
-#: Runs of which one look asks what their pod waits for.
+#: Runs whose pod's events are read after each list.
 MAX_PODS = 20
 
-#: What may be told before somebody takes it.
+#: Messages that may wait for the reader.
 _AHEAD = 1000
 
 _log = logging.getLogger(__name__)
@@ -85,11 +85,11 @@ class Runs(Protocol):
 
 
 class FlyteWatch:
-    """What happens to some runs: a stream for each project's domain, lists beside them, and their logs.
+    """The status changes and logs of some runs, from a stream for each project and domain, and from lists.
 
-    There is no cursor to resume from; every watch begins with the present statuses.
+    It has no cursor; every watch begins with the present statuses.
 
-    :param runs: what is asked besides streams.
+    :param runs: sends the requests besides the streams.
     """
 
     cursor: int | None = None
@@ -97,7 +97,7 @@ class FlyteWatch:
     def __init__(
         self,
         runs: Runs,
-        connect: Connect,
+        connect: ConnectClient,
         org: str | None,
         invocation_ids: Collection[str],
         logs: Mapping[str, str | None],
@@ -105,29 +105,25 @@ class FlyteWatch:
         self._connect = connect
         self._org = org
         self._runs = runs
-        #: What was told last of each run that is watched; None: nothing yet.
+        #: The last reported status of each watched run; None: none yet.
         self._last: dict[str, InvocationStatus | None] = dict.fromkeys(invocation_ids)
         self._overdue = Overdue()
-        #: Runs to look at before the next look at all.
+        #: Runs to list before the next list of all.
         self._fresh: set[str] = set()
         self._is_fresh = asyncio.Event()
-        self._told: asyncio.Queue[WatchMessage | Exception] = asyncio.Queue(_AHEAD)
+        self._messages: asyncio.Queue[WatchMessage | Exception] = asyncio.Queue(_AHEAD)
         self._tasks: set[_Task] = set()
-        self._streams: dict[Place, _Task] = {}
+        self._streams: dict[ProjectDomain, _Task] = {}
         self._tails: dict[str, _Tail] = {}
         self._log_turns = asyncio.Semaphore(MAX_LOGS)
         self._follow_streams()
         self._follow_logs(logs)
-        self._start(self._look)
+        self._start(self._list)
 
     async def __aiter__(self) -> AsyncIterator[WatchMessage]:
-        """What is told, in order.
-
-        Raises:
-            PlatformError: the platform can't be asked (any more).
-        """
+        """Yield messages in order. Raises PlatformError when the watch fails."""
         while True:
-            told = await self._told.get()
+            told = await self._messages.get()
             if isinstance(told, Exception):
                 raise told
             yield told
@@ -135,7 +131,7 @@ class FlyteWatch:
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
     ) -> None:
-        """Watch more runs, or fewer. Raises UnsupportedError: of too many projects."""
+        """Add and remove runs. Raises UnsupportedError if they are in too many projects."""
         for invocation_id in remove:
             self._last.pop(invocation_id, None)
             if tail := self._tails.pop(invocation_id, None):
@@ -143,42 +139,42 @@ class FlyteWatch:
         self._last.update(dict.fromkeys(set(add) - self._last.keys()))
         self._follow_streams()
         self._follow_logs(logs)
-        self._look_at([*add, *logs])
+        self._list_soon([*add, *logs])
 
     async def close(self) -> None:
-        """End everything."""
+        """Close the streams."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # -- statuses ------------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
-        """Ask for all runs every few seconds, and in between for those that came or may have changed."""
+    async def _list(self) -> None:
+        """List all runs every few seconds, and in between those that were added or may have changed."""
         due, is_caught_up = 0.0, False
         while True:
             is_due = time.monotonic() >= due
             if is_due:
                 ids = set(self._last)
-                due = time.monotonic() + LOOK_INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311
+                due = time.monotonic() + LIST_INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311
             else:
                 ids = self._fresh & self._last.keys()
             self._fresh -= ids
             self._is_fresh.clear()
             if ids:
                 for snapshot in await self._runs.statuses(ids):
-                    await self._hear(snapshot)
+                    await self._report(snapshot)
             if is_due:
-                await self._look_at_queued()
-                await self._look_at_pods()
+                await self._check_queued()
+                await self._report_pods()
             if not is_caught_up:
                 is_caught_up = True
-                await self._told.put(CaughtUp(0))
+                await self._messages.put(CaughtUp(0))
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
                     await self._is_fresh.wait()
 
-    async def _look_at_queued(self) -> None:
+    async def _check_queued(self) -> None:
         """Enqueue runs that Flyte accepted a minute or longer ago and has not enqueued."""
         queued = {one for one, status in self._last.items() if status is InvocationStatus.Queued}
         for invocation_id in self._overdue.due(self._last, queued):
@@ -189,7 +185,7 @@ class FlyteWatch:
             except PlatformError as error:
                 _log.info("Could not check whether Flyte has enqueued %s: %s", invocation_id, error)
 
-    async def _look_at_pods(self) -> None:
+    async def _report_pods(self) -> None:
         """Report what the pods of runs wait for, as log lines, while the runs have no log yet."""
         waiting = [one for one, tail in self._tails.items() if not tail.begun.is_set()]
         for invocation_id in random.sample(waiting, min(len(waiting), MAX_PODS)):
@@ -201,30 +197,30 @@ class FlyteWatch:
             except UnauthorizedError:
                 raise
             except PlatformError as error:
-                _log.debug("what %s waits for can't be read: %s", run, error)
+                _log.debug("Could not read what %s waits for: %s", run, error)
                 continue
             if not tail.begun.is_set():
-                await self._tell_lines(run, tail, batch)
+                await self._report_lines(run, tail, batch)
 
-    def _look_at(self, invocation_ids: Iterable[str]) -> None:
+    def _list_soon(self, invocation_ids: Iterable[str]) -> None:
         self._fresh |= set(invocation_ids)
         self._is_fresh.set()
 
     def _follow_streams(self) -> None:
-        """Have a stream for each place that a run is at, and no other."""
-        places = {run.place for run in map(_run_of, self._last) if run is not None}
-        if len(places) > MAX_PLACES:
+        """Open a stream for each project and domain of the runs, and close the others."""
+        scopes = {run.scope for run in map(_run_of, self._last) if run is not None}
+        if len(scopes) > MAX_SCOPES:
             raise UnsupportedError(
-                f"{len(places)} projects' domains can't be watched at once; allowed: {MAX_PLACES}"
+                f"{len(scopes)} projects and domains can't be watched at the same time; allowed: {MAX_SCOPES}"
             )
-        for place in self._streams.keys() - places:
-            self._streams.pop(place).cancel()
-        for place in places - self._streams.keys():
-            self._streams[place] = self._start(self._stream, place)
+        for scope in self._streams.keys() - scopes:
+            self._streams.pop(scope).cancel()
+        for scope in scopes - self._streams.keys():
+            self._streams[scope] = self._start(self._stream, scope)
 
-    async def _stream(self, place: Place) -> None:
-        """Hear what the stream of a place says; whatever becomes of it, the lists go on."""
-        message = {"projectId": place.wire(self._org)}
+    async def _stream(self, scope: ProjectDomain) -> None:
+        """Report what a stream of runs yields; if it can't be opened, the lists continue."""
+        message = {"projectId": scope.wire(self._org)}
         failures, is_first = 0, True
         while True:
             try:
@@ -232,54 +228,54 @@ class FlyteWatch:
                     async for answer in answers:
                         failures = 0
                         if not is_first:
-                            # What happened while there was no stream need not be in anything that it says.
-                            self._look_at(one for one in self._last if _is_at(one, place))
+                            # The new stream need not report what happened while there was none.
+                            self._list_soon(one for one in self._last if _is_in(one, scope))
                             is_first = True
                         for snapshot in snapshots_of(objects_at(answer, "runs")):
-                            await self._hear(snapshot)
-                # Flyte ends none by itself; who does may end the next one as soon.
+                            await self._report(snapshot)
+                # Flyte doesn't end streams; whatever does may end the next one at once.
                 failures += 1
             except UnauthorizedError:
                 raise
             except PermanentError as error:
-                _log.info("no stream of runs, asking for them every %g s: %s", LOOK_INTERVAL, error)
+                _log.info("Flyte has no stream of runs; listing them every %g s: %s", LIST_INTERVAL, error)
                 return
             except SilentError:
                 failures = 0
             except TransientError as error:
-                _log.debug("the stream of %s is opened anew: %s", place, error)
+                _log.debug("Reopening the stream of %s: %s", scope, error)
                 failures += 1
             is_first = False
             if failures:
                 await asyncio.sleep(0.1 + backoff(failures, base=0.5, cap=15.0))
 
-    async def _hear(self, snapshot: StatusSnapshot) -> None:
-        """Tell a status that is another than the last one; an end, when the last lines have come."""
+    async def _report(self, snapshot: StatusSnapshot) -> None:
+        """Report a status that differs from the last one; a terminal one after the last log lines."""
         invocation_id = snapshot.invocation_id
         if invocation_id not in self._last:
             return
         last = self._last[invocation_id]
-        # A list may have been asked for before the stream told of an end, and be answered after it.
+        # A list may have been requested before the stream reported the end, and answered after it.
         if last == snapshot.status or (last is not None and last.is_terminal):
             return
         self._last[invocation_id] = snapshot.status
         tail = self._tails.get(invocation_id)
         if tail is None:
-            await self._told.put(snapshot)
+            await self._messages.put(snapshot)
             return
         if snapshot.status.is_running or snapshot.status.is_terminal:
             tail.begun.set()
         if snapshot.status.is_terminal:
             tail.ended.set()
-            self._start(self._tell_end, snapshot, tail)
+            self._start(self._report_end, snapshot, tail)
         else:
-            await self._told.put(snapshot)
+            await self._messages.put(snapshot)
 
-    async def _tell_end(self, snapshot: StatusSnapshot, tail: _Tail) -> None:
+    async def _report_end(self, snapshot: StatusSnapshot, tail: _Tail) -> None:
         await asyncio.wait({tail.task}, timeout=LAST_LINES)
         tail.task.cancel()
         if self._last.get(snapshot.invocation_id) == snapshot.status:
-            await self._told.put(snapshot)
+            await self._messages.put(snapshot)
 
     # -- logs ----------------------------------------------------------------------------------------
 
@@ -294,9 +290,9 @@ class FlyteWatch:
             self._last[invocation_id] = None
 
     async def _tail(self, run: RunId, cursor_text: str | None, tail: _Tail) -> None:
-        """Tell a run's lines as they come, attempt after attempt, until it has ended."""
+        """Report a run's lines as they come, attempt after attempt, until it has ended."""
         try:
-            tail.cursor, tail.told = Cursor.of(cursor_text), cursor_text
+            tail.cursor, tail.reported = Cursor.of(cursor_text), cursor_text
             await tail.begun.wait()
             pauses = 0
             while True:
@@ -305,7 +301,7 @@ class FlyteWatch:
                     async with self._log_turns:
                         await self._turn(run, tail)
                 except TransientError as error:
-                    _log.debug("the log of %s is opened anew: %s", run, error)
+                    _log.debug("Reopening the log of %s: %s", run, error)
                     await asyncio.sleep(BROKEN_LOG_PAUSE)
                     continue
                 if tail.cursor.attempt > before.attempt:
@@ -317,10 +313,10 @@ class FlyteWatch:
         except UnauthorizedError:
             raise
         except PermanentError as error:
-            await self._told.put(UnreadableLog(str(run), str(error)))
+            await self._messages.put(UnreadableLog(str(run), str(error)))
 
     async def _turn(self, run: RunId, tail: _Tail) -> None:
-        """Follow an attempt's log to its end, or for as long as a turn lasts."""
+        """Follow an attempt's log until it ends or the turn is over."""
         is_crowded = len(self._tails) > MAX_LOGS
         try:
             async with (
@@ -328,33 +324,33 @@ class FlyteWatch:
                 aclosing(follow(self._connect, run, self._org, tail.cursor, LOG_SILENCE)) as batches,
             ):
                 async for batch in batches:
-                    await self._tell_lines(run, tail, batch)
+                    await self._report_lines(run, tail, batch)
         except TimeoutError:
             return
         except NotFoundError:
             pass
-        await self._tell_lines(run, tail, behind_the_log(await self._runs.details(run), tail.cursor))
+        await self._report_lines(run, tail, behind_the_log(await self._runs.details(run), tail.cursor))
 
-    async def _tell_lines(self, run: RunId, tail: _Tail, batch: Batch) -> None:
+    async def _report_lines(self, run: RunId, tail: _Tail, batch: Batch) -> None:
         if batch.records:
             page = LogPage(items=batch.records, has_next=False, last_read=str(batch.cursor))
-            await self._told.put(NewLines(str(run), page, tail.told))
-            tail.told = page.last_read
+            await self._messages.put(NewLines(str(run), page, tail.reported))
+            tail.reported = page.last_read
         # These lines have been delivered, even if the stream fails now.
         tail.cursor = batch.cursor
 
     # -- tasks ---------------------------------------------------------------------------------------
 
     def _start(self, operation: Callable[P, Awaitable[None]], *args: P.args, **named: P.kwargs) -> _Task:
-        """Run it beside the others; what it fails with ends the watch."""
+        """Run an operation in the background; its error ends the watch."""
 
         async def run() -> None:
             try:
                 await operation(*args, **named)
             except Exception as error:
                 if not isinstance(error, PlatformError):
-                    _log.exception("the watch broke")
-                await self._told.put(error)
+                    _log.exception("The watch failed")
+                await self._messages.put(error)
 
         task = asyncio.create_task(run())
         self._tasks.add(task)
@@ -370,13 +366,13 @@ class _Tail:
     def __init__(self) -> None:
         self.cursor = Cursor()
         #: The cursor after the last lines that were delivered.
-        self.told: str | None = None
-        #: A status is known, so there may be a log; and the run has ended, so nothing more comes.
+        self.reported: str | None = None
+        #: The run has a status, so there may be a log; the run has ended, so there are no more lines.
         self.begun = asyncio.Event()
         self.ended = asyncio.Event()
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not longer than the run goes on."""
+        """Wait for a number of seconds, or until the run ends."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.ended.wait()
@@ -389,6 +385,6 @@ def _run_of(invocation_id: str) -> RunId | None:
         return None
 
 
-def _is_at(invocation_id: str, place: Place) -> bool:
+def _is_in(invocation_id: str, scope: ProjectDomain) -> bool:
     run = _run_of(invocation_id)
-    return run is not None and run.place == place
+    return run is not None and run.scope == scope

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
-from airflow_invocations.platforms.flyte.ids import Place, RunId, TaskId
+from airflow_invocations.platforms.flyte.ids import ProjectDomain, RunId, TaskId
 from airflow_invocations.platforms.flyte.records import (
-    action_record_of,
-    record_of,
     run_spec_of,
     task_of,
     time_of,
+    to_action_record,
+    to_record,
 )
 
 S = InvocationStatus
-RUN = RunId(Place("p", "d"), "r")
+RUN = RunId(ProjectDomain("p", "d"), "r")
 NOON = "2026-01-31T12:00:00Z"
 
 
@@ -36,14 +36,14 @@ def details(phase: str, *attempts: list[dict[str, str]], **status: Any) -> dict[
 
 
 def steps_of(answer: dict[str, Any]) -> list[str]:
-    record = record_of(answer, RUN, None)
+    record = to_record(answer, RUN, None)
     assert [one.timestamp for one in record.status] == sorted(one.timestamp for one in record.status)
     assert record.current == record.status[-1]
     return [one.platform_status or "" for one in record.status]
 
 
 def test_an_answer_that_says_nothing_is_a_record_of_it() -> None:
-    record = record_of({}, RUN, None)
+    record = to_record({}, RUN, None)
     assert (record.invocation_id, record.current.status) == ("p/d/r", S.Queued)
     assert (record.idempotency_id, record.provenance.source.source_id) == (None, "")
     assert record.provenance.action.name == "//"
@@ -69,7 +69,7 @@ def test_an_attempt_that_failed_before_is_no_end() -> None:
     answer = details("RUNNING", first, again)
     answer["action"]["attempts"][0]["errorInfo"] = {"message": "boom", "kind": "KIND_SYSTEM"}
     assert steps_of(answer) == ["RUNNING", "FAILED", "QUEUED", "RUNNING"]
-    record = record_of(answer, RUN, None)
+    record = to_record(answer, RUN, None)
     assert record.status[1].detail == "boom (system error)"
     # The last one's end is told by the row only.
     assert steps_of(details("RUNNING", first)) == ["RUNNING"]
@@ -85,7 +85,7 @@ def test_an_attempt_that_failed_before_is_no_end() -> None:
 def test_how_long_its_last_attempt_took(status: dict[str, Any], seconds: float) -> None:
     first = [step("RUNNING", "12:00:01"), step("FAILED", "12:00:02")]
     again = [step("QUEUED", "12:00:02"), step("RUNNING", "12:00:05")]
-    record = record_of(details("SUCCEEDED", first, again, **status), RUN, None)
+    record = to_record(details("SUCCEEDED", first, again, **status), RUN, None)
     assert record.duration == record.ran_for == datetime.timedelta(seconds=seconds)
     assert record.queued_for == datetime.timedelta(seconds=5)
 
@@ -98,7 +98,7 @@ def test_times_are_read_to_the_microsecond() -> None:
 
 def test_the_task_of_a_run_is_found_where_it_is_said() -> None:
     named = {"project": "p", "domain": "d", "name": "f", "version": "v1"}
-    expected = TaskId(Place("p", "d"), "f", "v1")
+    expected = TaskId(ProjectDomain("p", "d"), "f", "v1")
     assert task_of({"metadata": {"task": {"id": named}}}) == expected
     assert task_of({"task": {"taskTemplate": {"id": named}}}) == expected
     assert task_of({}).name == ""
@@ -108,16 +108,18 @@ def test_the_task_of_a_run_is_found_where_it_is_said() -> None:
 def test_the_tasks_own_timeout(timeout: str | None, minutes: int) -> None:
     answer = details("RUNNING")
     answer["action"]["task"] = {"taskTemplate": {"metadata": {"timeout": timeout}}}
-    assert record_of(answer, RUN, None).timeout == minutes
+    assert to_record(answer, RUN, None).timeout == minutes
 
 
 def test_who_deployed_a_task_is_said_where_flyte_knows() -> None:
     who = {"user": {"id": {"subject": "ada"}}}
-    known = action_record_of(
-        TaskId(Place("p", "d"), "f", "v1"), {"metadata": {"deployedAt": NOON, "deployedBy": who}}, "acme"
+    known = to_action_record(
+        TaskId(ProjectDomain("p", "d"), "f", "v1"),
+        {"metadata": {"deployedAt": NOON, "deployedBy": who}},
+        "acme",
     )
     assert (known.created_by, known.org_id, known.digest) == ("ada", "acme", "v1")
-    assert action_record_of(TaskId(Place("p", "d"), "f"), {}, None).created_by == ""
+    assert to_action_record(TaskId(ProjectDomain("p", "d"), "f"), {}, None).created_by == ""
 
 
 def test_a_request_without_airflow_is_told_to_the_run_as_it_is() -> None:

@@ -15,16 +15,8 @@ from typing import Any
 import pytest
 
 from airflow_invocations.models import CaughtUp, EventFilter, InvocationRequest, InvocationSource
-from airflow_invocations.platforms import PlatformError, UnavailableError
-from airflow_invocations.platforms.flyte import (
-    FlytePlatform,
-    FlyteSettings,
-    platform,
-    watch,
-)
-from airflow_invocations.platforms.flyte import (
-    client as connect,
-)
+from airflow_invocations.platforms import PlatformError, UnavailableError, retry
+from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, platform, tasks, watch
 
 from ..conftest import Script, answer, raw
 
@@ -223,11 +215,10 @@ class Flyte:
 
 @pytest.fixture
 def flyte(script: Script, monkeypatch: pytest.MonkeyPatch) -> Flyte:
-    for module in (connect, platform):
-        monkeypatch.setattr(module, "pause_after", lambda error, attempt: 0.0)
+    monkeypatch.setattr(retry, "pause_after", lambda error, attempt: 0.0)
     monkeypatch.setattr(platform, "WHY_PAUSE", 0.0)
     # A task that was read must not be kept for the next case.
-    monkeypatch.setattr(platform, "TASK_FRESH", 0.0)
+    monkeypatch.setattr(tasks, "TASK_FRESH", 0.0)
     return Flyte(script)
 
 
@@ -264,8 +255,6 @@ METHODS: dict[str, tuple[Callable[[FlytePlatform], Awaitable[Any]], list[str]]] 
     "logs": (lambda one: one.logs(RUN), ["TailLogs", "GetRunDetails"]),
     "cancel": (lambda one: one.cancel(RUN), ["GetRunDetails"]),
     "outputs": (lambda one: one.outputs(RUN), ["GetActionData"]),
-    "enqueue_if_unscheduled": (lambda one: one.enqueue_if_unscheduled(RUN), ["GetRunDetails"]),
-    "details": (lambda one: one.details(platform.RunId.of(RUN)), ["GetRunDetails"]),
 }
 
 
@@ -328,7 +317,7 @@ async def test_a_watch_that_asks_ends_with_no_error_of_pythons(
                     async for one in told:
                         if isinstance(one, CaughtUp):
                             break
-    assert "the watch broke" not in caplog.text
+    assert "The watch failed" not in caplog.text
 
 
 @pytest.mark.parametrize("call", ["WatchRuns", "TailLogs"])

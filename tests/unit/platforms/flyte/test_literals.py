@@ -13,7 +13,7 @@ from flyteidl2.task import common_pb2
 from google.protobuf import json_format
 
 from airflow_invocations.platforms import InvalidRequestError, UnsupportedError
-from airflow_invocations.platforms.flyte.inputs import Variable, inputs_of, variables_of
+from airflow_invocations.platforms.flyte.literals import Variable, inputs_of, variables_of
 from airflow_invocations.platforms.flyte.outputs import value_of
 
 from .types import (

@@ -16,7 +16,7 @@ from airflow_invocations.models import (
 from airflow_invocations.platforms import InvalidRequestError, NotFoundError
 from airflow_invocations.platforms.flyte import FlyteSettings
 from airflow_invocations.platforms.flyte.ids import (
-    Place,
+    ProjectDomain,
     RunId,
     TaskId,
     name_begin,
@@ -24,7 +24,7 @@ from airflow_invocations.platforms.flyte.ids import (
     run_name,
 )
 
-HERE = Place("fleet", "development")
+HERE = ProjectDomain("fleet", "development")
 SETTINGS = FlyteSettings("http://h", project="fleet", domain="development")
 
 
@@ -44,8 +44,8 @@ def request(key: str | None = "once", **changes: Any) -> InvocationRequest:
     [
         ("env.f", TaskId(HERE, "env.f")),
         ("env.f@v1", TaskId(HERE, "env.f", "v1")),
-        ("production/env.f", TaskId(Place("fleet", "production"), "env.f")),
-        ("bags/production/env.f@v1", TaskId(Place("bags", "production"), "env.f", "v1")),
+        ("production/env.f", TaskId(ProjectDomain("fleet", "production"), "env.f")),
+        ("bags/production/env.f@v1", TaskId(ProjectDomain("bags", "production"), "env.f", "v1")),
     ],
 )
 def test_what_an_action_leaves_out_comes_from_the_connection(action: str, expected: TaskId) -> None:
@@ -61,14 +61,17 @@ def test_what_an_action_leaves_out_comes_from_the_connection(action: str, expect
             | {"env.f@v1", "development/env.f@v1", "fleet/development/env.f@v1"},
         ),
         (TaskId(HERE, "env.f"), {"env.f", "development/env.f", "fleet/development/env.f"}),
-        (TaskId(Place("fleet", "production"), "env.f"), {"production/env.f", "fleet/production/env.f"}),
-        (TaskId(Place("bags", "development"), "env.f"), {"bags/development/env.f"}),
+        (
+            TaskId(ProjectDomain("fleet", "production"), "env.f"),
+            {"production/env.f", "fleet/production/env.f"},
+        ),
+        (TaskId(ProjectDomain("bags", "development"), "env.f"), {"bags/development/env.f"}),
     ],
 )
 def test_a_task_has_every_name_that_stands_for_it_and_no_other(task: TaskId, expected: set[str]) -> None:
     assert task.names(SETTINGS) == expected
     for name in expected:
-        assert TaskId.of(name, SETTINGS) in (task, TaskId(task.place, task.name))
+        assert TaskId.of(name, SETTINGS) in (task, TaskId(task.scope, task.name))
 
 
 @pytest.mark.parametrize("action", ["", "/", "a//f", "a/b/c/f", "f@", "@v1", "/f"])
@@ -83,7 +86,7 @@ def test_what_nobody_says_is_named() -> None:
         TaskId.of("f", FlyteSettings("http://h", domain="d"))
     with pytest.raises(InvalidRequestError, match="names no domain"):
         TaskId.of("f", FlyteSettings("http://h", project="p"))
-    assert TaskId.of("p/d/f", nothing) == TaskId(Place("p", "d"), "f")
+    assert TaskId.of("p/d/f", nothing) == TaskId(ProjectDomain("p", "d"), "f")
 
 
 @pytest.mark.parametrize("invocation_id", ["", "a", "a/b", "a/b/", "a/b/c/d", "//"])
@@ -117,5 +120,5 @@ def test_names_can_be_searched_for_by_what_they_begin_with_and_have_in_the_middl
 
 
 def test_no_two_projects_have_a_run_of_the_same_name() -> None:
-    others = [Place("fleet", "production"), Place("bags", "development")]
+    others = [ProjectDomain("fleet", "production"), ProjectDomain("bags", "development")]
     assert len({run_name(place, request()) for place in [HERE, *others]}) == 3

@@ -1,4 +1,4 @@
-"""Runs as lists have them, for a stream of events that asks for them again and again."""
+"""Lists runs for a polled stream of events."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 class FlyteLister:
-    """What a PollingEventStream asks for: runs by the time of their creation, for which Flyte has an index.
+    """Lists runs by the time of their creation, for which Flyte has an index.
 
-    :param created: lists the Runs that were created then or later.
-    :param ended: lists those of some runs that have ended.
+    :param created: yields pages of the Runs that were created at a moment or later.
+    :param ended: returns those of some runs that are terminal.
     """
 
     lookback = LOOKBACK
@@ -40,21 +40,21 @@ class FlyteLister:
         self._settings = settings
 
     async def since(self, moment: datetime.datetime) -> AsyncIterator[ListedInvocation]:
-        """Everything that was created then or later."""
+        """Yield the runs that were created at a moment or later."""
         async for page in self._created(moment):
             for run in page:
                 if listed := listed_of(run, self._settings):
                     yield listed
 
     async def ended(self, invocation_ids: Collection[str]) -> AsyncIterator[ListedInvocation]:
-        """Those of up to 1,000 runs that have ended."""
+        """Yield those of up to 1,000 runs that are terminal."""
         for run in await self._ended(invocation_ids):
             if listed := listed_of(run, self._settings):
                 yield listed
 
 
 def listed_of(run: Mapping[str, Any], settings: FlyteSettings) -> ListedInvocation | None:
-    """Return a Run with the status that it has, or why that can't be read; None: it says of no run."""
+    """Return a Run with its status, or why that is unreadable; None if it names no run."""
     try:
         invocation_id = str(run_id_of(object_at(run, "action")))
     except MisshapenError as error:
@@ -74,10 +74,10 @@ def _listed(run: Mapping[str, Any], invocation_id: str, settings: FlyteSettings)
     entered = time_of(status.get("endTime")) or created
     if entered is None:
         return ListedInvocation(
-            invocation_id, None, UnreadableItem(f"{invocation_id}: Flyte doesn't say when it began")
+            invocation_id, None, UnreadableItem(f"{invocation_id}: Flyte doesn't say when it was created")
         )
     task: TaskId = task_of(action)
-    told = InvocationEvent(
+    event = InvocationEvent(
         invocation_id, status_of(status), task.path, entered, cursor_at(entered), task.names(settings)
     )
-    return ListedInvocation(invocation_id, created, told)
+    return ListedInvocation(invocation_id, created, event)

@@ -1,4 +1,4 @@
-"""What a Flyte task takes, and parameters as its inputs: checked strictly, before anything is sent."""
+"""Flyte's literals: the inputs that a task declares, and parameters converted to them, strictly."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidRequestError
-from .packing import TAG, pack
+from ..errors import InvalidRequestError, UnsupportedError
 from .shapes import MISSHAPEN, object_at, objects_at, reads, text_at
 
 Json = dict[str, Any]
@@ -21,13 +20,20 @@ _INTEGER = re.compile(r"[+-]?\d+")
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)s?")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://.+", re.IGNORECASE | re.DOTALL)
 
-#: How much of a value that doesn't fit is shown.
+#: How a binary literal says that it is MessagePack.
+MSGPACK_TAG = "msgpack"
+
+_NO_MSGPACK = (
+    "dicts and dataclasses of Flyte need an extra: pip install 'airflow-provider-invocations[flyte]'"
+)
+
+#: Characters of a rejected value that a message shows.
 _SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """An input that a task declares; `type` is a LiteralType, `default` a Literal (None: it has none)."""
+    """An input that a task declares; `type` is a LiteralType, `default` a Literal (None: no default)."""
 
     name: str
     type: Json
@@ -36,7 +42,7 @@ class Variable:
 
     @property
     def wanted(self) -> str:
-        """Its type for a person to read."""
+        """The type, in words."""
         return type_in_words(self.type)
 
 
@@ -66,13 +72,12 @@ def variables_of(task_spec: Mapping[str, Any]) -> list[Variable]:
 
 
 def inputs_of(task: str, variables: list[Variable], values: Mapping[str, Any]) -> Json:
-    """The Inputs message for these values; what isn't given, Flyte fills with the task's defaults.
+    """Return the Inputs message for parameters. Flyte fills in the task's defaults.
 
-    Texts stand for numbers and truth values where the task wants such: that is what templates render.
+    Texts are converted to numbers and booleans where the task declares these, because templates render texts.
 
-    Raises:
-        InvalidRequestError: everything that doesn't fit: which, what is wanted, what was given.
-        UnsupportedError: a dict or dataclass is wanted, and the extra `flyte` isn't installed.
+    :raises InvalidRequestError: parameters don't fit; the message has all problems.
+    :raises UnsupportedError: the task takes a dict or dataclass, and the extra `flyte` isn't installed.
     """
     known = {variable.name: variable for variable in variables}
     problems: list[str] = []
@@ -98,12 +103,12 @@ def inputs_of(task: str, variables: list[Variable], values: Mapping[str, Any]) -
     return {"literals": literals}
 
 
-#: In place of a type that isn't known, or no type at all.
+#: The words for an unknown type, or none.
 _UNKNOWN = "nothing that is known"
 
 
 def type_in_words(kind: Mapping[str, Any]) -> str:
-    """A LiteralType for a person to read."""
+    """Return a LiteralType, in words."""
     match kind:
         case {"simple": "STRUCT"}:
             metadata = kind.get("metadata")
@@ -138,7 +143,7 @@ _SIMPLE_IN_WORDS = {
 
 
 class _Mismatch(Exception):
-    """Values that don't fit."""
+    """Values don't fit a type."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -158,10 +163,10 @@ def _mismatch(where: str, kind: Mapping[str, Any], value: object, why: str = "")
 
 
 def _literal(value: Any, kind: Json, where: str, *, lenient: bool) -> Json:
-    """The Literal for a value. `lenient`: texts may stand for what they say, and integers for numbers.
+    """Return the Literal for a value.
 
-    Raises:
-        _Mismatch: it doesn't fit; nor does what the type has no room for, such as half a surrogate pair.
+    :param lenient: convert texts to what they say, and integers to numbers.
+    :raises _Mismatch: it doesn't fit, or the type can't hold it, such as half a surrogate pair.
     """
     match kind:
         case {"simple": str(simple)}:
@@ -195,7 +200,7 @@ def _literal(value: Any, kind: Json, where: str, *, lenient: bool) -> Json:
 
 
 def _all(items: list[tuple[Any, str]], kind: Json, lenient: bool) -> list[Json]:
-    """The literals of all items; raises for all of them that don't fit."""
+    """Return the literals of all items. Raises _Mismatch with the problems of all of them."""
     problems: list[str] = []
     literals: list[Json] = []
     for item, where in items:
@@ -209,7 +214,7 @@ def _all(items: list[tuple[Any, str]], kind: Json, lenient: bool) -> list[Json]:
 
 
 def _union(value: Any, kind: Json, variants: list[Json], where: str, *, lenient: bool) -> Json:
-    """The first variant that a value is of; else, the only one that it may stand for."""
+    """Return the first variant that a value is of, else the only one that it can be converted to."""
     for attempt in (False, True)[: 1 + lenient]:
         fitting = []
         for variant in variants:
@@ -243,7 +248,7 @@ def _integer(value: Any, kind: Json, where: str, lenient: bool) -> Json | None:
 def _float(value: Any, _: Json, __: str, lenient: bool) -> Json | None:
     if lenient and isinstance(value, str):
         if "_" in value:
-            return None  # Python's own way to write a number
+            return None  # only Python writes numbers like this
         try:
             value = float(value)
         except ValueError:
@@ -274,7 +279,7 @@ def _datetime(value: Any, _: Json, __: str, lenient: bool) -> Json | None:
             return None
     if not isinstance(value, datetime.datetime):
         return None
-    # Flyte's own SDK takes a time without a zone for UTC, too.
+    # Like Flyte's SDK, which treats a time without a zone as UTC.
     aware = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
     return _primitive("datetime", aware.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z"))
 
@@ -299,15 +304,15 @@ def _struct(value: Any, kind: Json, where: str, _: bool) -> Json | None:
         return None
     if problems := _violations(value, kind.get("metadata")):
         raise _Mismatch(*(f"{where + path!r}: {what}" for path, what in problems))
-    packed = base64.b64encode(pack(dict(value))).decode()
-    return {"scalar": {"binary": {"value": packed, "tag": TAG}}}
+    packed = base64.b64encode(_pack(dict(value))).decode()
+    return {"scalar": {"binary": {"value": packed, "tag": MSGPACK_TAG}}}
 
 
 def _violations(value: Mapping[str, Any], schema: Any) -> list[tuple[str, str]]:
-    """Where a dict isn't what the JSON schema of a dataclass says, and how; without one anything will do."""
+    """Return where a dict violates a dataclass's JSON schema, and how; without a schema, nothing."""
     if not isinstance(schema, Mapping) or "properties" not in schema:
         return []
-    # Airflow brings it, and reads its own schemas with it.
+    # Airflow depends on it.
     from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
     from referencing import Registry
     from referencing.exceptions import Unresolvable
@@ -331,3 +336,32 @@ _SIMPLE: dict[str, Callable[[Any, Json, str, bool], Json | None]] = {
     "DURATION": _duration,
     "STRUCT": _struct,
 }
+
+
+def _pack(value: object) -> bytes:
+    """Return a value of JSON types as MessagePack, in which Flyte stores dicts and dataclasses.
+
+    :raises UnsupportedError: the extra `flyte` isn't installed.
+    """
+    try:
+        import msgpack  # type: ignore[import-untyped]
+    except ImportError:
+        raise UnsupportedError(_NO_MSGPACK) from None
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def unpack(packed: bytes) -> Any:
+    """Return the value of a MessagePack.
+
+    :raises UnsupportedError: the extra `flyte` isn't installed.
+    :raises ValueError: it isn't MessagePack.
+    """
+    try:
+        import msgpack
+    except ImportError:
+        raise UnsupportedError(_NO_MSGPACK) from None
+    try:
+        return msgpack.unpackb(packed, strict_map_key=False)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
