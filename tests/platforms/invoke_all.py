@@ -7,7 +7,8 @@ import json
 import sys
 
 from airflow_invocations.models import InvocationRequest
-from airflow_invocations.platforms.pynenc.platform import PynencPlatform, PynencSettings
+from airflow_invocations.platforms.pynenc.platform import PynencPlatform
+from airflow_invocations.platforms.pynenc.settings import PynencSettings
 
 
 async def main(settings: str, asked: str) -> None:

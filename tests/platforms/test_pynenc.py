@@ -179,7 +179,7 @@ async def test_who_is_turned_away_by_concurrency_control_has_failed(
     record = await end_of(hook, second.invocation_id)
     assert record.current.status is S.Failed
     assert record.current.platform_status == "concurrency_controlled_final"
-    assert record.current.detail == "its concurrency control didn't let it run"
+    assert record.current.detail == "its concurrency control did not allow it to run"
     release(asking.folder)
     assert (await end_of(hook, first.invocation_id)).current.status is S.Completed
 
@@ -205,7 +205,7 @@ class TestCancel:
             await run_deferred(operator, ours)
         invocation_id = ours.pushed["invocation_id"]
         assert f"invocation {invocation_id}: timed out" in str(late.value)
-        assert "runs and can't be stopped from outside" in str(late.value)
+        assert "is running and can't be stopped from outside" in str(late.value)
         release(asking.folder)
         assert (await end_of(hook, invocation_id)).current.status is S.Completed
 
@@ -395,7 +395,7 @@ class TestEvents:
     async def test_the_history_is_read_in_pages_whatever_their_size(
         self, late: Late, asking: Asking, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airflow_invocations.platforms.pynenc.cluster.ROWS", 2)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.history.ROWS", 2)
         monkeypatch.setattr("airflow_invocations.platforms.pynenc.platform.BATCH", 2)
         began = datetime.datetime.now(datetime.UTC)
         async with await late.hook.connect() as platform:
@@ -436,7 +436,7 @@ class TestEvents:
             await asyncio.to_thread(app.orchestrator.route_call, Call(own, own.args()))
             ours = await platform.invoke(task("completes"), asking.request())
             assert isinstance(platform, PynencPlatform)
-            listed, following = await platform._call(lambda cluster: cluster.changes(None, began))
+            listed, following = await platform._call(lambda cluster: cluster.history.changes(None, began))
         assert ([one.invocation_id for one in listed], following) == ([ours.invocation_id], None)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from airflow.sdk import Connection
 
-from ..platforms.pynenc.platform import PynencSettings
+from ..platforms.pynenc.settings import PynencSettings
 from .fields import host_in_url
 from .invocation import InvocationHook
 

@@ -78,10 +78,10 @@ async def submit(
             if isinstance(error, PermanentError):
                 problems.append(str(error))
         else:
-            fitted, misfits = models.coerce_parameters(action, values.get("parameters") or {})
-            if misfits:
+            fitted, signature_errors = models.coerce_parameters(action, values.get("parameters") or {})
+            if signature_errors:
                 declared = f"the action declares: {action.declared_parameters}"
-                problems.append(f"argument 'parameters': {'; '.join([*misfits, declared])}")
+                problems.append(f"argument 'parameters': {'; '.join([*signature_errors, declared])}")
             elif fitted:
                 values["parameters"] = fitted
     if problems:

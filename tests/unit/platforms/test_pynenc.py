@@ -23,15 +23,12 @@ from airflow_invocations.platforms import (
     UnavailableError,
     UnsupportedError,
 )
-from airflow_invocations.platforms.pynenc import platform as ours
-from airflow_invocations.platforms.pynenc.platform import (
-    STATUSES,
-    PynencPlatform,
-    PynencSettings,
-    translated,
-)
+from airflow_invocations.platforms.pynenc import thread as ours
+from airflow_invocations.platforms.pynenc.platform import PynencPlatform
 from airflow_invocations.platforms.pynenc.serialization import message_in, plain
-from airflow_invocations.platforms.pynenc.signature import misfits, parameters_of
+from airflow_invocations.platforms.pynenc.settings import STATUSES, PynencSettings
+from airflow_invocations.platforms.pynenc.signature import parameters_of, signature_errors
+from airflow_invocations.platforms.pynenc.thread import translated
 
 from ...with_pynenc import with_pynenc
 
@@ -191,19 +188,19 @@ class TestSignature:
         ) -> None:
             raise AssertionError
 
-        assert misfits(task, given) == problems
+        assert signature_errors(task, given) == problems
 
     def test_what_is_not_declared_as_a_type_or_can_not_be_worked_out_takes_anything(self) -> None:
         def task(count, bag: NoSuchType) -> None:  # type: ignore[no-untyped-def, name-defined]  # noqa: F821
             raise AssertionError
 
-        assert misfits(task, {"count": "x", "bag": 1}) == []
+        assert signature_errors(task, {"count": "x", "bag": 1}) == []
 
     def test_who_takes_anything_by_name_gets_it(self) -> None:
         def task(count: int, **more: int) -> None:
             raise AssertionError
 
-        assert misfits(task, {"count": 1, "whatever": "x"}) == []
+        assert signature_errors(task, {"count": 1, "whatever": "x"}) == []
 
 
 MODULE = """
@@ -289,7 +286,7 @@ class TestApps:
         monkeypatch.delenv("PYNENC__SQLITE_DB_PATH")
         async with PynencPlatform(settings) as platform:
             assert await platform.check() == (
-                f"{settings.where}, by pynenc 0.3.1: no runner is alive, so nothing would be run; "
+                f"{settings.where}, by pynenc 0.3.1: no runner is alive, so nothing would run; "
                 "queued: 0 invocations"
             )
 

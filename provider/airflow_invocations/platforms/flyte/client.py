@@ -11,12 +11,7 @@ from typing import Any, TypeVar
 import httpx
 
 from ... import __version__
-<<<<<<< HEAD
 from ...invocation_api import parse_json, read_retry_after
-from ..clock import PlatformClock
-=======
-from ...invocation_api import json_of, retry_after_of
->>>>>>> debef42 (Split the Flyte platform into run service and task catalog)
 from ..errors import (
     ConflictError,
     InvalidRequestError,

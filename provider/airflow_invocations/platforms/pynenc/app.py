@@ -21,7 +21,7 @@ from pynenc.trigger.base_trigger import BaseTrigger
 from pynenc.util.subclasses import get_subclass
 
 from ..errors import InvalidRequestError, NotFoundError, UnavailableError
-from .platform import PynencSettings, require_version
+from .settings import PynencSettings, require_version
 
 #: What keeps an app's state: the setting that names its class, and what that is a kind of.
 _PARTS = {

@@ -1,4 +1,4 @@
-"""Reads what pynenc has stored as text, and never loads it: its serializers run code when they load."""
+"""Read values that pynenc stores as text, without its serializers, which run code."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from ..errors import UnsupportedError
 #: The serializers whose text is JSON.
 JSON_SERIALIZERS = frozenset({"JsonPickleSerializer", "JsonSerializer"})
 
-#: How the keys begin that stand for something which isn't JSON.
+#: Prefixes of keys that stand for a value that isn't JSON.
 _TAGS = ("py/", "__pynenc__")
 
-#: What of these is a list in all but name.
+#: Those of them that hold a list.
 _LISTS = ("py/tuple", "py/set")
 
-#: The longest message that is shown of an exception.
+#: Longest message of an exception, in characters.
 MAX_MESSAGE = 2000
 
 
 def plain(text: str) -> Any:
-    """A stored value as JSON types; tuples and sets become lists.
+    """Return a stored value as JSON types; tuples and sets become lists.
 
-    Raises:
-        UnsupportedError: it holds something else; what, and where in it.
+    :raises UnsupportedError: it contains another type; the message says which, and where.
     """
     try:
         value = json.loads(text, parse_constant=_no_number)
@@ -35,9 +34,9 @@ def plain(text: str) -> Any:
 
 
 def message_in(text: str, text_of: Callable[[str], str] = str) -> str:
-    """What an exception said, from its stored text: its name, and what it was made with where that is plain.
+    """Return the message of a stored exception: its name and its arguments that are JSON.
 
-    :param text_of: finds the text of a value that is kept elsewhere.
+    :param text_of: returns the text of a value that is stored elsewhere.
     """
     try:
         stored = json.loads(text)
@@ -68,7 +67,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _arguments_in(data: Any) -> list[Any]:
-    """The arguments that an exception was made with, where they are plain."""
+    """Return the arguments of an exception that are JSON."""
     if not isinstance(data, dict):
         return []
     for envelope in ("__pynenc__std_py_exc__", "__pynenc__client_exception__"):

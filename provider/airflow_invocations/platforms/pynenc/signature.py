@@ -1,4 +1,4 @@
-"""A Python function's signature: what it declares to those who invoke it, and what doesn't fit it."""
+"""A Python function's signature: its parameters, and the errors of arguments against it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from ...models import ActionParameter
 
 _Function = Callable[..., Any]
 
-#: Types that JSON has too. A parameter declared as any other is taken as it comes: who knows what its
-#: function makes of it.
+#: Types that JSON has too. Arguments of other types aren't checked, because the function may convert them.
 _JSON_TYPES = frozenset({bool, int, float, str, list, dict, type(None), Any, object})
 _JSON_ORIGINS = frozenset({list, dict, typing.Union, types.UnionType, typing.Literal, Mapping})
 
 
 def parameters_of(function: _Function) -> list[ActionParameter]:
-    """The parameters that can be given by name, with their defaults as text."""
+    """Return the parameters that can be passed by name, with their defaults as text."""
     return [
         ActionParameter(
             name=parameter.name,
@@ -34,8 +33,8 @@ def parameters_of(function: _Function) -> list[ActionParameter]:
     ]
 
 
-def misfits(function: _Function, given: Mapping[str, Any]) -> list[str]:
-    """All that doesn't fit: what is missing, what isn't declared, what is of another type."""
+def signature_errors(function: _Function, given: Mapping[str, Any]) -> list[str]:
+    """Return the problems of arguments: missing, undeclared, or of another type."""
     declared = {parameter.name: parameter for parameter in _named(function)}
     problems = [
         f"{name!r} is missing"
@@ -57,15 +56,15 @@ def _named(function: _Function) -> Iterator[inspect.Parameter]:
 
 
 def takes_any(function: _Function) -> bool:
-    """Whether it has **something."""
+    """Return whether a function has a parameter such as **kwargs."""
     return any(one.kind is one.VAR_KEYWORD for one in inspect.signature(function).parameters.values())
 
 
 def _types_of(function: _Function) -> dict[str, Any]:
-    """The declared types that JSON values can be compared with."""
+    """Return the declared types that JSON values can be checked against."""
     try:
         hints = typing.get_type_hints(function)
-    except Exception:  # whatever it takes to work out somebody's annotations
+    except Exception:  # evaluating annotations runs the user's code
         return {}
     return {one.name: hints[one.name] for one in _named(function) if _is_json(hints.get(one.name))}
 
