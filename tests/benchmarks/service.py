@@ -41,7 +41,7 @@ from airflow_invocations.server.db.tables import events, invocations
 from airflow_invocations.server.execution import processes
 from airflow_invocations.server.execution.logs import LogFiles
 from airflow_invocations.server.execution.workspace import Workspace
-from airflow_invocations.server.settings import ServiceSettings
+from airflow_invocations.server.settings import ServerSettings
 
 from ..integration.conftest import Service, eventually
 from ..unit.server.conftest import prepare, runner_of
@@ -437,7 +437,7 @@ async def time_launches(folder: Path, count: int) -> list[tuple[float, float]]:
 
     A launch lasts from the acknowledged invocation until its process is stored.
     """
-    settings = ServiceSettings(folder, slots=1)
+    settings = ServerSettings(folder, slots=1)
     store = Store(settings.database)
     claims = store.claims = _ObservedClaims(store.database)
     store.actions.create(action_of(["true"]), LOCAL_ORG, LOCAL_USER)

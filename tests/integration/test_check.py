@@ -36,7 +36,7 @@ def test_a_connection_that_works_says_as_whom_and_where(service: Service) -> Non
 @pytest.mark.parametrize(
     ("connection", "said"),
     [
-        ({"password": "wr0ng-t0ken"}, "the token isn't known here"),
+        ({"password": "wr0ng-t0ken"}, "the token is unknown to this server"),
         ({"host": "http://127.0.0.1:9"}, "http://127.0.0.1:9 can't be reached"),
         ({"password": ""}, "password is empty; it must be the platform's access token"),
         ({"extra": {"org_id": "og_elsewhere"}}, "this token has no organisation 'og_elsewhere'"),

@@ -23,7 +23,7 @@ from airflow_invocations.server.admin import add_token
 from airflow_invocations.server.db import LOCAL_ORG, Store
 from airflow_invocations.server.execution.log_format import configure_logging
 from airflow_invocations.server.secrets import Secrets
-from airflow_invocations.server.settings import ServiceSettings
+from airflow_invocations.server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ SERVER_COMMANDS = [
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     """A data folder of a service that isn't running."""
-    Store(ServiceSettings(tmp_path).database).close()
+    Store(ServerSettings(tmp_path).database).close()
     return tmp_path
 
 
@@ -197,7 +197,7 @@ class TestSecrets:
     ) -> None:
         command = [sys.executable, "-m", "airflow_invocations.cli", "secret", "set", "key"]
         subprocess.run([*command, "--data-dir", data_dir], input=given, check=True)
-        settings = ServiceSettings(data_dir)
+        settings = ServerSettings(data_dir)
         store = Store(settings.database)
         read = Secrets(store, settings.secrets_key, environment={}).reader(LOCAL_ORG)
         assert read("key", LOCAL_ORG) == stored

@@ -17,8 +17,8 @@ INSTALL_SERVER = "pip install 'airflow-provider-invocations[server]'"
 
 #: The modules of the extra [server].
 SERVER_MODULES = (
-    "cryptography", "fastapi", "h11", "jinja2", "lark", "prometheus_client", "psutil", "sqlalchemy",
-    "starlette", "structlog", "uvicorn",
+    "cryptography", "fastapi", "h11", "itsdangerous", "jinja2", "lark", "prometheus_client", "psutil",
+    "sqlalchemy", "starlette", "structlog", "uvicorn",
 )  # fmt: skip
 
 #: The default data folder of a local server.
@@ -126,7 +126,7 @@ def fail(options: argparse.Namespace, reason: str) -> int:
 
 def print_lines(options: argparse.Namespace, work: Callable[[], Iterable[str] | None]) -> int:
     """Print the lines that `work` returns; on a StartError, print its message and return exit code 1."""
-    from ..server.opening import StartError
+    from ..server.settings import StartError
 
     try:
         sys.stdout.writelines(f"{line}\n" for line in work() or ())

@@ -137,12 +137,11 @@ def add_demo(commands: Commands) -> None:
 
 @needs_server
 def _serve(options: argparse.Namespace) -> int:
-    from ..server.opening import StartError
     from ..server.serve import serve
-    from ..server.settings import ServiceSettings
+    from ..server.settings import ServerSettings, StartError
 
     chosen = {} if options.slots is None else {"slots": options.slots}
-    settings = ServiceSettings(
+    settings = ServerSettings(
         data_dir=options.data_dir.resolve(),
         host=options.host,
         port=options.port,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
+
+from ..server.execution.termination import ProcessSession, terminate_blocking
 
 
 class Session:
@@ -69,7 +68,7 @@ class Session:
         """End all processes: SIGTERM, then SIGKILL after `grace` seconds. Returns when they have ended."""
         if self._leader is None:
             return
-        _end(self._leader.pid, grace)
+        terminate_blocking(ProcessSession(self._leader.pid), grace)
         self._leader.wait()
         self._leader = None
         self._id_file.unlink(missing_ok=True)
@@ -84,35 +83,10 @@ class Session:
         except (FileNotFoundError, ValueError):
             return
         # The id may have been reused: only a session that runs in this folder is an earlier one of it.
-        if any(_runs_in(process, self._folder) for process in _members(session_id)):
-            _end(session_id, grace)
+        session = ProcessSession(session_id)
+        if any(_runs_in(process, self._folder) for process in session.members()):
+            terminate_blocking(session, grace)
         self._id_file.unlink(missing_ok=True)
-
-
-def _end(session_id: int, grace: float) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        signalled: set[psutil.Process] = set()
-        deadline = time.monotonic() + grace
-        # No system call waits for a session to be empty. Processes that start meanwhile are signalled too.
-        while members := _members(session_id):
-            for process in members - signalled:
-                _send(process, number)
-            signalled |= members
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-
-
-def _members(session_id: int) -> set[psutil.Process]:
-    return {process for process in psutil.process_iter() if _is_in(process, session_id)}
-
-
-def _is_in(process: psutil.Process, session_id: int) -> bool:
-    try:
-        # A zombie has ended, even if its parent never reads the exit code.
-        return os.getsid(process.pid) == session_id and process.status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, PermissionError, psutil.Error):
-        return False
 
 
 def _runs_in(process: psutil.Process, folder: Path) -> bool:
@@ -120,10 +94,3 @@ def _runs_in(process: psutil.Process, folder: Path) -> bool:
         return Path(process.cwd()) == folder
     except psutil.Error:
         return False
-
-
-def _send(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.Error:
-        return

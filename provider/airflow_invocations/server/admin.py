@@ -1,4 +1,4 @@
-"""What `invocations token`, `dataset` and `secret` do, beside a server that may be running on the folder."""
+"""Manage tokens, datasets and secrets of a data folder, while a server may run on it."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from urllib.parse import urlsplit
 from .api.errors import ApiError
 from .api.schemas import Role
 from .datasets import DatasetFiles
-from .db import LOCAL_ORG, LOCAL_USER, Store
-from .execution.left_out import summary
-from .opening import StartError, open_store
+from .db import LOCAL_ORG, LOCAL_USER, Store, open_store
 from .secrets import Secrets
-from .settings import ServiceSettings
+from .settings import ServerSettings, StartError
+from .skipped_entries import summarize
 from .timestamps import to_datetime
 
-#: One of several things that a command lists: its fields by their names, in the order of the columns.
+#: One row of a command's table: values by column name, in the order of the columns.
 Row = dict[str, str | None]
 
 
 def describe_tokens(data_dir: Path) -> list[Row]:
-    """Each token's name, organisation, role, and when it was made. Raises StartError."""
+    """Return each token's name, organisation, role and creation time. Raises StartError."""
     with _store(data_dir) as store:
         return [
             {
                 "name": token.name,
                 "org_id": token.org_id,
                 "role": token.role.name.lower(),
-                "created": _written(token.created),
+                "created": _format_time(token.created),
             }
             for token in store.tokens.list_all()
         ]
 
 
 def add_token(data_dir: Path, name: str, org_id: str, role: str) -> str:
-    """Make a token; this is the only time that it can be read. Raises StartError."""
+    """Create a token and return it; it can't be read again later. Raises StartError."""
     with _store(data_dir) as store:
         return store.tokens.add(name, org_id, Role.named(role))
 
@@ -59,7 +58,7 @@ def connection_of(data_dir: Path, conn_id: str, name: str, *, replace: bool) -> 
     :raises StartError: no server is running on the folder, or the token exists and `replace` is false.
     """
     try:
-        announced = json.loads(ServiceSettings(data_dir).announcement.read_text(encoding="utf-8"))
+        announced = json.loads(ServerSettings(data_dir).announcement.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StartError(f"no server is running on {data_dir}; start one first (invocations serve)") from None
     with _store(data_dir) as store:
@@ -71,14 +70,14 @@ def connection_of(data_dir: Path, conn_id: str, name: str, *, replace: bool) -> 
 
 
 def revoke_token(data_dir: Path, name: str) -> None:
-    """Make a token worthless, also for a server that is running. Raises StartError."""
+    """Revoke a token immediately, also for a running server. Raises StartError."""
     with _store(data_dir) as store:
         store.tokens.revoke(name)
 
 
 def describe_datasets(data_dir: Path, org_id: str) -> list[Row]:
-    """Each dataset's id, name and folder. Raises StartError."""
-    own = ServiceSettings(data_dir).datasets
+    """Return each dataset's id, name and folder. Raises StartError."""
+    own = ServerSettings(data_dir).datasets
     with _store(data_dir) as store:
         return [
             {
@@ -96,22 +95,22 @@ def add_dataset(
 ) -> str:
     """Create a dataset from an existing folder, without copying it; return its id.
 
-    :param notice: called with a sentence about the entries left out of the folder, if there are any.
+    :param notice: called with a message about skipped entries of the folder, if there are any.
     :raises StartError: the dataset can't be created.
     """
     with _store(data_dir) as store:
-        datasets = DatasetFiles(store, ServiceSettings(data_dir).datasets)
-        record, left_out = datasets.link(name, folder, org_id, LOCAL_USER)
-    if left_out and notice is not None:
-        notice(f"left out of {folder}: {summary(left_out)}")
+        datasets = DatasetFiles(store, ServerSettings(data_dir).datasets)
+        record, skipped = datasets.link(name, folder, org_id, LOCAL_USER)
+    if skipped and notice is not None:
+        notice(f"left out of {folder}: {summarize(skipped)}")
     return record.dataset_id
 
 
 def describe_secrets(data_dir: Path, org_id: str) -> list[Row]:
-    """Each secret's name and when it was set; never its value. Raises StartError."""
+    """Return each secret's name and when it was set, never its value. Raises StartError."""
     with _store(data_dir) as store:
         return [
-            {"name": name, "modified": _written(modified)}
+            {"name": name, "modified": _format_time(modified)}
             for name, modified in store.secrets.list_names(org_id)
         ]
 
@@ -119,26 +118,26 @@ def describe_secrets(data_dir: Path, org_id: str) -> list[Row]:
 def set_secret(data_dir: Path, name: str, value: str, org_id: str) -> None:
     """Store a secret, or its new value. Raises StartError."""
     with _store(data_dir) as store:
-        Secrets(store, ServiceSettings(data_dir).secrets_key).set(name, org_id, value)
+        Secrets(store, ServerSettings(data_dir).secrets_key).set(name, org_id, value)
 
 
 def remove_secret(data_dir: Path, name: str, org_id: str) -> None:
-    """Forget a secret. Raises StartError."""
+    """Delete a secret. Raises StartError."""
     with _store(data_dir) as store:
         store.secrets.remove(name, org_id)
 
 
-def _written(microseconds: int) -> str:
+def _format_time(microseconds: int) -> str:
     return f"{to_datetime(microseconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @contextmanager
 def _store(data_dir: Path) -> Iterator[Store]:
-    database = ServiceSettings(data_dir).database
+    database = ServerSettings(data_dir).database
     if not database.is_file():
         raise StartError(
-            f"{data_dir} is no data folder of a server; start one there first (invocations serve), or name "
-            "another with --data-dir"
+            f"{data_dir} is not a data folder of a server; start a server there first (invocations serve), "
+            "or choose another folder with --data-dir"
         )
     store = open_store(database)
     try:

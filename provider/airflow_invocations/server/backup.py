@@ -7,10 +7,9 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from .opening import StartError
-from .settings import ServiceSettings
+from .settings import ServerSettings, StartError
 
-#: What is copied beside the database, where it is there. Workspaces aren't: attempts make their own.
+#: Copied besides the database, if they exist. Workspaces aren't copied, as each attempt creates its own.
 _FILES = ("token", "secrets.key", "identity")
 _FOLDERS = ("logs", "datasets")
 
@@ -25,7 +24,7 @@ def back_up(data_dir: Path, destination: Path) -> None:
     :param destination: the folder to create, with mode 0700, as it will hold the token and the secrets key.
     :raises StartError: the data folder is missing, the destination exists, or a file can't be copied.
     """
-    settings = ServiceSettings(data_dir)
+    settings = ServerSettings(data_dir)
     if not settings.database.is_file():
         raise StartError(f"{data_dir} is not a data folder of a server; choose another with --data-dir")
     try:
@@ -47,7 +46,7 @@ def back_up(data_dir: Path, destination: Path) -> None:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """Copy a SQLite database that others may be writing to."""
+    """Copy a SQLite database that other processes may write to."""
     with (
         contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as reading,
         contextlib.closing(sqlite3.connect(target)) as writing,
@@ -57,6 +56,6 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _copy_unless_gone(source: str, target: str) -> str:
-    with contextlib.suppress(FileNotFoundError):  # it was removed since the folder was listed
+    with contextlib.suppress(FileNotFoundError):  # the file was removed since the folder was listed
         shutil.copy2(source, target, follow_symlinks=False)
     return target

@@ -1,4 +1,4 @@
-"""Where an invocation's inputs are looked up under the local server: its own datasets."""
+"""The input catalog of invocations on the local server: its datasets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .datasets import DatasetFiles, Notice
 
 
 class LocalCatalog:
-    """The runtime's InputCatalog over the datasets of one organisation.
+    """The runtime's InputCatalog of one organisation's datasets.
 
     :param datasets: the datasets.
-    :param org_id: the organisation that the invocation belongs to.
-    :param stop: called before each download; an exception of its ends the work.
-    :param notice: called with what the reader of the invocation's log should know of its input.
+    :param org_id: the invocation's organisation.
+    :param stop: called before each download; it raises an exception to stop.
+    :param notice: called with messages about the input, for the invocation's log.
     """
 
     def __init__(self, datasets: DatasetFiles, org_id: str, stop: Callable[[], None], notice: Notice) -> None:
@@ -28,46 +28,46 @@ class LocalCatalog:
         self._org_id = org_id
         self._stop = stop
         self._notice = notice
-        #: By dataset: it is looked up once, however many files are copied.
+        #: By dataset, as each is looked up only once.
         self._folders: dict[str, Folder] = {}
 
     def list_files(
         self, dataset_id: str, include_patterns: list[str], exclude_patterns: list[str]
     ) -> list[FileRecord]:
-        """A dataset's files whose paths match."""
-        with _refusals():
+        """Return a dataset's files whose paths match."""
+        with _translate_errors():
             return self._datasets.files(
                 dataset_id, self._org_id, include_patterns, exclude_patterns, self._notice
             )
 
     def get_file(self, file_id: str, version: int | None = None) -> FileRecord:
-        """A file by id."""
-        with _refusals():
+        """Return a file by id."""
+        with _translate_errors():
             return self._datasets.file(file_id, self._org_id, version)
 
     def find_files(self, query: str) -> list[FileRecord]:
-        """The files that a RoboQL query selects."""
-        with _refusals():
+        """Return the files that a RoboQL query selects."""
+        with _translate_errors():
             return self._datasets.find_files(query, self._org_id, self._notice)
 
     def get_topic(self, topic_id: str) -> TopicRecord:
-        """Refused."""
+        """Raise PlatformRefused."""
         _refuse("topic", topic_id)
 
     def find_topics(self, query: str) -> list[TopicRecord]:
-        """Refused."""
+        """Raise PlatformRefused."""
         _refuse("topics", query)
 
     def get_session(self, session_id: str) -> SessionRecord:
-        """Refused."""
+        """Raise PlatformRefused."""
         _refuse("session", session_id)
 
     def find_sessions(self, query: str) -> list[SessionRecord]:
-        """Refused."""
+        """Raise PlatformRefused."""
         _refuse("sessions", query)
 
     def download_file(self, file: FileRecord, destination: Path) -> None:
-        """Copy a file's content: never the original itself, which the action could write to."""
+        """Copy a file's content, because the action may change the copy."""
         self._stop()
         try:
             self._folder(file.association_id).copy_out(file.relative_path, destination)
@@ -76,13 +76,13 @@ class LocalCatalog:
 
     def _folder(self, dataset_id: str) -> Folder:
         if dataset_id not in self._folders:
-            with _refusals():
+            with _translate_errors():
                 self._folders[dataset_id] = self._datasets.folder(dataset_id, self._org_id)
         return self._folders[dataset_id]
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except NotFoundError as error:

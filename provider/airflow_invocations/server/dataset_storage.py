@@ -1,4 +1,4 @@
-"""A dataset's folder: which files are in it, and reading and writing them without ever leaving it."""
+"""Read and write the files of a dataset's folder, and nothing outside of it."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .execution.left_out import Kind, LeftOut, shown
+from .skipped_entries import EntryKind, SkippedEntry, quote_path
 
-#: Bytes that are read at once where the kernel can't copy by itself.
+#: Bytes that are copied at a time when the kernel can't copy between files itself.
 _CHUNK = 1024 * 1024
 
-#: What the kernel says where it can't copy between two files by itself.
+#: Errors of `copy_file_range` when the kernel can't copy between two files.
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 
-#: How the name of a file that is being written begins: it isn't a file of the dataset yet.
+#: Prefix of files that are being written; they aren't files of the dataset yet.
 _DRAFT = ".invocations-part-"
 _IS_DRAFT = re.compile(rf"{re.escape(_DRAFT)}[0-9a-f]{{16}}")
 
 #: Errors of a path whose parts have disappeared or changed their type.
-_HAS_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file as it lies in its folder."""
+    """A file in its folder."""
 
     #: Bytes.
     size: int
-    #: When it was last written: nanoseconds since 1970.
+    #: Modification time: nanoseconds since 1970.
     written: int
 
 
@@ -44,19 +44,19 @@ class FolderUnavailableError(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """What is in a folder."""
+class FolderScan:
+    """The content of a folder."""
 
-    #: Every file of the dataset, by its path.
+    #: Every file of the dataset, by path.
     files: dict[str, FoundFile] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
+    skipped: list[SkippedEntry] = field(default_factory=list)
 
 
 class Folder:
-    """A folder of files, by paths below it with `/`.
+    """A folder of files; paths are relative to it, with `/`.
 
-    Symbolic links are no files of a dataset, wherever they lead: none is followed, in no part of a path, so
-    that nothing outside is read or written, whoever can put links into the folder.
+    Symbolic links aren't files of a dataset and are never followed, in no part of a path. So nothing outside
+    of the folder is read or written, even if an action puts links into it.
 
     :param root: the folder.
     """
@@ -64,47 +64,41 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def scan(self) -> dict[str, FoundFile]:
-        """Return every file, by its path. Raises as `survey` does."""
-        return self.survey().files
+    def scan(self) -> FolderScan:
+        """Scan the folder; files that disappear during the scan are left out.
 
-    def survey(self) -> Survey:
-        """Scan the folder. Files that disappear meanwhile are skipped.
-
-        Raises:
-            FolderUnavailableError: the folder itself can't be opened.
-            OSError: something in it can't be read.
+        :raises FolderUnavailableError: the folder itself can't be opened.
+        :raises OSError: an entry can't be read.
         """
-        found = Survey()
+        found = FolderScan()
         with self._opened_root() as root:
-            below = [""]
-            while below:
-                _look_into(root, below.pop(), found, below)
+            pending = [""]
+            while pending:
+                _scan_folder(root, pending.pop(), found, pending)
         return found
 
     def find(self, path: str) -> FoundFile | None:
-        """Return one file, as `scan` would find it; None: there is none.
+        """Return one file, as `scan` would find it; None: it doesn't exist.
 
-        Raises:
-            FolderUnavailableError: the folder itself can't be opened.
-            OSError: something on the way can't be read.
-            ValueError: the path leads out of it.
+        :raises FolderUnavailableError: the folder itself can't be opened.
+        :raises OSError: a folder of the path can't be read.
+        :raises ValueError: the path leads out of the folder.
         """
         with self._opened_root() as root:
             try:
                 with _parent(root, path, create=False) as (parent, name):
-                    about = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             except OSError as error:
-                if error.errno in _HAS_GONE:
+                if error.errno in _GONE:
                     return None
                 raise
-        if _why_left_out(about.st_mode, path) is not None:
+        if _skip_reason(status.st_mode, path) is not None:
             return None
-        return FoundFile(about.st_size, about.st_mtime_ns)
+        return FoundFile(status.st_size, status.st_mtime_ns)
 
     @contextlib.contextmanager
     def opened(self, path: str) -> Iterator[int]:
-        """A file's descriptor, to be read. Raises OSError for what isn't a file, and ValueError for `..`."""
+        """Yield a descriptor to read a file. Raises OSError if it isn't a file, ValueError for `..`."""
         with self._opened_root() as root, _parent(root, path, create=False) as (parent, name):
             file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
         try:
@@ -115,7 +109,7 @@ class Folder:
             os.close(file)
 
     def copy_out(self, path: str, destination: Path) -> None:
-        """Write a file's content to a new one, which shares nothing with it. Raises OSError, ValueError."""
+        """Copy a file's content to a new file. Raises OSError, ValueError."""
         with self.opened(path) as source:
             target = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
             try:
@@ -124,11 +118,11 @@ class Folder:
                 os.close(target)
 
     def copy_in(self, source: Path, path: str) -> None:
-        """Put a file's content at a path, whole or not at all; what is there is replaced.
+        """Create or replace a file atomically.
 
-        Raises:
-            OSError: it can't be written, or there is a folder.
-            ValueError: the path leads out of the folder, or has a name that is none of a dataset's files.
+        :param source: the file whose content is copied.
+        :raises OSError: the file can't be written, or the path is a folder.
+        :raises ValueError: the path leads out of the folder, or has the name of an unfinished upload.
         """
         draft = f"{_DRAFT}{secrets.token_hex(8)}"
         with self._opened_root() as root, _parent(root, path, create=True) as (parent, name):
@@ -162,37 +156,37 @@ class Folder:
             os.close(root)
 
 
-def _look_into(root: int, prefix: str, found: Survey, below: list[str]) -> None:
-    """Add the entries of one folder to the survey, and its subfolders to the folders still to scan."""
+def _scan_folder(root: int, prefix: str, found: FolderScan, pending: list[str]) -> None:
+    """Add the entries of one folder to the scan, and its subfolders to the pending ones."""
     try:
         with _opened_below(root, prefix.split("/")[:-1]) as folder, os.scandir(folder) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # it has gone since it was listed
-                    _note(entry, prefix, found, below)
+                with contextlib.suppress(FileNotFoundError):  # it has disappeared since it was listed
+                    _add_entry(entry, prefix, found, pending)
     except OSError as error:
-        if error.errno not in _HAS_GONE:
+        if error.errno not in _GONE:
             raise
 
 
-def _note(entry: os.DirEntry[str], prefix: str, found: Survey, below: list[str]) -> None:
-    about = entry.stat(follow_symlinks=False)
+def _add_entry(entry: os.DirEntry[str], prefix: str, found: FolderScan, pending: list[str]) -> None:
+    status = entry.stat(follow_symlinks=False)
     path = prefix + entry.name
-    if stat.S_ISDIR(about.st_mode):
-        below.append(f"{path}/")
-    elif (kind := _why_left_out(about.st_mode, path)) is not None:
-        found.left_out.append(LeftOut(path, kind))
+    if stat.S_ISDIR(status.st_mode):
+        pending.append(f"{path}/")
+    elif (kind := _skip_reason(status.st_mode, path)) is not None:
+        found.skipped.append(SkippedEntry(path, kind))
     else:
-        found.files[path] = FoundFile(about.st_size, about.st_mtime_ns)
+        found.files[path] = FoundFile(status.st_size, status.st_mtime_ns)
 
 
-def _why_left_out(mode: int, path: str) -> Kind | None:
+def _skip_reason(mode: int, path: str) -> EntryKind | None:
     if stat.S_ISLNK(mode):
-        return Kind.Link
+        return EntryKind.Link
     if not stat.S_ISREG(mode):
-        return Kind.Special
+        return EntryKind.Special
     if not _is_text(path):
-        return Kind.NotUtf8
-    return Kind.Draft if _is_draft(path) else None
+        return EntryKind.NotUtf8
+    return EntryKind.Draft if _is_draft(path) else None
 
 
 @contextlib.contextmanager
@@ -205,7 +199,7 @@ def _parent(root: int, path: str, *, create: bool) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def _opened_below(root: int, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
-    """Yield a descriptor of a folder. Its parts are opened one by one, as none of them may be a link."""
+    """Yield a descriptor of a folder; its parts are opened one by one, because none may be a link."""
     folder = os.dup(root)
     try:
         for part in parts:
@@ -225,17 +219,17 @@ def _is_draft(path: str) -> bool:
 
 
 def parts_of(path: str) -> list[str]:
-    """The parts of a path below a folder. Raises ValueError for one that isn't."""
+    """Return the parts of a path below a folder. Raises ValueError for any other path."""
     parts = path.split("/")
     if not _is_text(path):
-        raise ValueError(f"{shown(path)} can't be a path in a dataset: its name isn't UTF-8")
+        raise ValueError(f"{quote_path(path)} can't be a path in a dataset: its name isn't UTF-8")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise ValueError(f"{path!r} is no path below a folder; allowed: names with / between, without '..'")
     return parts
 
 
 def _is_text(path: str) -> bool:
-    """Whether a path can be written as JSON: a name that isn't UTF-8 has halves of surrogate pairs."""
+    """Return whether a path can be written as JSON; a name that isn't UTF-8 has lone surrogates."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -244,34 +238,34 @@ def _is_text(path: str) -> bool:
 
 
 def _copy(source: int, target: int) -> None:
-    """Copy a file's content; what is a hole in it stays one, and costs neither time nor disk."""
+    """Copy a file's content; its holes stay holes, which take neither time nor disk space."""
     size = os.fstat(source).st_size
     os.truncate(target, size)
-    place = 0
-    while place < size:
+    position = 0
+    while position < size:
         try:
-            begin = os.lseek(source, place, os.SEEK_DATA)
+            begin = os.lseek(source, position, os.SEEK_DATA)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
-            return  # nothing but a hole is left
-        place = os.lseek(source, begin, os.SEEK_HOLE)
-        _copy_range(source, target, begin, place)
+            return  # only a hole is left
+        position = os.lseek(source, begin, os.SEEK_HOLE)
+        _copy_range(source, target, begin, position)
 
 
 def _copy_range(source: int, target: int, begin: int, end: int) -> None:
     while begin < end:
         copied = _copy_some(source, target, begin, end - begin)
-        if copied == 0:  # it was cut short in the meantime
+        if copied == 0:  # the file was truncated in the meantime
             return
         begin += copied
 
 
-def _copy_some(source: int, target: int, place: int, count: int) -> int:
+def _copy_some(source: int, target: int, position: int, count: int) -> int:
     if sys.platform == "linux":
         try:
-            return os.copy_file_range(source, target, count, place, place)
+            return os.copy_file_range(source, target, count, position, position)
         except OSError as error:
             if error.errno not in _NO_KERNEL_COPY:
                 raise
-    return os.pwrite(target, os.pread(source, min(count, _CHUNK), place), place)
+    return os.pwrite(target, os.pread(source, min(count, _CHUNK), position), position)

@@ -1,4 +1,4 @@
-"""Datasets with what lies in their folders: the folder decides which files there are, the store the rest."""
+"""Datasets and their files: the folder decides which files exist, the database holds their metadata."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..models.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileUpdat
 from .api.errors import InvalidRequestError, NotFoundError, UnavailableError
 from .dataset_storage import Folder, parts_of
 from .db import Store
-from .execution.left_out import Kind, LeftOut, summary
 from .outages import is_outage
 from .query.file_patterns import FilePatterns, PatternError
 from .query.roboql import read_roboql
+from .skipped_entries import EntryKind, SkippedEntry, summarize
 
-#: Seconds that a query for an invocation's input may take for each page of files: an action should not fail
+#: Seconds that a query for an invocation's input may take per page of files, so that an action doesn't fail
 #: because the machine is busy.
-FIND_WITHIN = 600.0
+FIND_TIMEOUT = 600.0
 
-#: Files in one page, unless it asks for fewer.
+#: Files in one page, at most.
 MAX_FILES = 1000
 
-#: Called with a sentence that the reader of an invocation's log should see.
+#: Called with a message for an invocation's log.
 Notice = Callable[[str], object]
 
 _T = TypeVar("_T")
@@ -38,26 +38,26 @@ _log = logging.getLogger(__name__)
 class DatasetFiles:
     """Reads and changes datasets and their files.
 
-    Before files are told of, the folder is looked at: what was added, changed or removed there by anybody is
-    so in the dataset. A file's content has one version only, the newest.
+    The folder of a dataset is scanned before its files are returned, so that the dataset has every change
+    that was made in the folder. Only the latest version of a file's content is kept.
 
     :param store: where datasets and files are recorded.
-    :param root: the folder of the folders of those datasets that aren't linked to one.
+    :param root: the folder that contains the folders of datasets without a linked folder.
     """
 
     def __init__(self, store: Store, root: Path) -> None:
         self._store = store
         self._root = root
         self._lock = threading.Lock()
-        #: By dataset, what was logged last about it.
+        #: The last warning that was logged, by dataset.
         self._warned: dict[str, str] = {}
 
     def create(self, request: NewDataset, org_id: str, user: str) -> DatasetRecord:
-        """Make an empty dataset. Raises InvalidRequestError."""
+        """Create an empty dataset. Raises InvalidRequestError."""
         return self._store.datasets.create(request, org_id, user)
 
-    def create_unless_there(self, query: str, request: NewDataset, org_id: str, user: str) -> DatasetRecord:
-        """The oldest dataset that a RoboQL query selects; a new one if there is none."""
+    def find_or_create(self, query: str, request: NewDataset, org_id: str, user: str) -> DatasetRecord:
+        """Return the oldest dataset that a RoboQL query selects; create one if there is none."""
         condition = read_roboql(query)
         oldest = QuerySpecification(condition=condition, limit=1, sort_direction=SortDirection.Ascending)
         found = self._store.datasets.query(oldest, org_id).items
@@ -65,49 +65,48 @@ class DatasetFiles:
 
     def link(
         self, name: str, folder: Path, org_id: str, user: str
-    ) -> tuple[DatasetRecord, Sequence[LeftOut]]:
-        """Create a dataset from an existing folder, without copying it; also return the entries left out.
+    ) -> tuple[DatasetRecord, Sequence[SkippedEntry]]:
+        """Create a dataset from an existing folder, without copying it.
 
-        Raises:
-            InvalidRequestError: there is no such folder.
-            ConflictError: the name is taken.
-            UnavailableError: the folder can't be read.
+        :return: the dataset, and the skipped entries of the folder.
+        :raises InvalidRequestError: there is no such folder.
+        :raises ConflictError: the name is taken.
+        :raises UnavailableError: the folder can't be read.
         """
         if not folder.is_dir():
             raise InvalidRequestError(f"there is no folder {folder}")
         with _readable(f"the folder {folder}"):
-            survey = Folder(folder.resolve()).survey()
+            found = Folder(folder.resolve()).scan()
         record = self._store.datasets.create(NewDataset(name=name), org_id, user, str(folder.resolve()))
-        self._store.files.record_scan(record.dataset_id, org_id, survey.files, user)
-        return record, survey.left_out
+        self._store.files.record_scan(record.dataset_id, org_id, found.files, user)
+        return record, found.skipped
 
-    def look_at(self, dataset_id: str, org_id: str, user: str = "local") -> Sequence[LeftOut]:
-        """Record the current content of a dataset's folder; return the entries left out.
+    def scan(self, dataset_id: str, org_id: str, user: str = "local") -> Sequence[SkippedEntry]:
+        """Record the current content of a dataset's folder; return the skipped entries.
 
-        Raises:
-            NotFoundError: no such dataset.
-            UnavailableError: its folder can't be read.
+        :raises NotFoundError: no such dataset.
+        :raises UnavailableError: its folder can't be read.
         """
-        survey = self._look(dataset_id, org_id, Folder.survey)
-        self._store.files.record_scan(dataset_id, org_id, survey.files, user)
-        # Unfinished uploads come and go.
-        left_out = summary(entry for entry in survey.left_out if entry.kind is not Kind.Draft)
-        self._warn(dataset_id, f"left out of dataset {dataset_id}: {left_out}" if left_out else None)
-        return survey.left_out
+        found = self._read_folder(dataset_id, org_id, Folder.scan)
+        self._store.files.record_scan(dataset_id, org_id, found.files, user)
+        # Unfinished uploads are temporary, so they aren't worth a warning.
+        skipped = summarize(entry for entry in found.skipped if entry.kind is not EntryKind.Draft)
+        self._warn(dataset_id, f"left out of dataset {dataset_id}: {skipped}" if skipped else None)
+        return found.skipped
 
-    def _look_at_file(self, dataset_id: str, path: str, org_id: str) -> None:
-        """Record what is at one path now; a whole folder may take long to look at."""
-        found = self._look(dataset_id, org_id, lambda folder: folder.find(path))
+    def _scan_file(self, dataset_id: str, path: str, org_id: str) -> None:
+        """Record the file at one path, as the scan of a whole folder may take long."""
+        found = self._read_folder(dataset_id, org_id, lambda folder: folder.find(path))
         self._store.files.record_scan(
             dataset_id, org_id, {} if found is None else {path: found}, "local", [path]
         )
 
-    def _look(self, dataset_id: str, org_id: str, look: Callable[[Folder], _T]) -> _T:
+    def _read_folder(self, dataset_id: str, org_id: str, read: Callable[[Folder], _T]) -> _T:
         with _readable(f"the folder of dataset {dataset_id!r}"):
-            return look(self.folder(dataset_id, org_id))
+            return read(self.folder(dataset_id, org_id))
 
     def _warn(self, dataset_id: str, warning: str | None) -> None:
-        """Log a warning about a dataset, unless it is the one that was logged last."""
+        """Log a warning about a dataset, unless it equals the last one."""
         with self._lock:
             last = self._warned.pop(dataset_id, None)
             if warning is not None:
@@ -116,7 +115,7 @@ class DatasetFiles:
             _log.warning("%s", warning)
 
     def folder(self, dataset_id: str, org_id: str) -> Folder:
-        """Where a dataset's files lie. Raises NotFoundError, OSError."""
+        """Return the folder of a dataset's files. Raises NotFoundError, OSError."""
         linked = self._store.datasets.linked_folder(dataset_id, org_id)
         if linked is not None:
             return Folder(Path(linked))
@@ -133,15 +132,18 @@ class DatasetFiles:
         after: str | None,
         limit: int,
     ) -> Page[FileRecord]:
-        """Files by path; the token of the next page is the last path.
+        """Return a page of a dataset's files, by path.
 
-        Raises:
-            NotFoundError: no such dataset.
-            InvalidRequestError: a pattern can't be read.
-            UnavailableError: the folder can't be read.
+        :param include: patterns of the files to return; empty: all files.
+        :param exclude: patterns of files to leave out.
+        :param after: the token of the previous page, which is its last path.
+        :param limit: files in the page, at most.
+        :raises NotFoundError: no such dataset.
+        :raises InvalidRequestError: a pattern is invalid.
+        :raises UnavailableError: the folder can't be read.
         """
         if after is None:
-            self.look_at(dataset_id, org_id)
+            self.scan(dataset_id, org_id)
         matching = self._matching(dataset_id, org_id, include, exclude, after)
         with contextlib.closing(matching):
             items = list(itertools.islice(matching, limit + 1))
@@ -151,54 +153,56 @@ class DatasetFiles:
     def files(
         self, dataset_id: str, org_id: str, include: Sequence[str], exclude: Sequence[str], notice: Notice
     ) -> list[FileRecord]:
-        """All files whose paths match, by path; `notice` is called if an entry that matches is left out.
+        """Return all files whose paths match, by path.
 
-        Raises:
-            NotFoundError: no such dataset.
-            InvalidRequestError: a pattern can't be read.
-            UnavailableError: the folder can't be read.
+        :param notice: called if an entry that matches is skipped.
+        :raises NotFoundError: no such dataset.
+        :raises InvalidRequestError: a pattern is invalid.
+        :raises UnavailableError: the folder can't be read.
         """
-        wanted = _wanted(include, exclude)
-        if left_out := [entry for entry in self.look_at(dataset_id, org_id) if wanted(entry.path)]:
-            notice(f"left out of the input from dataset {dataset_id}: {summary(left_out)}")
+        matches = _matcher(include, exclude)
+        if skipped := [entry for entry in self.scan(dataset_id, org_id) if matches(entry.path)]:
+            notice(f"left out of the input from dataset {dataset_id}: {summarize(skipped)}")
         return list(self._matching(dataset_id, org_id, include, exclude, None))
 
     def file(self, file_id: str, org_id: str, version: int | None = None) -> FileRecord:
-        """A file. Raises NotFoundError, also for a version that isn't the newest: no other is kept."""
+        """Return a file. Raises NotFoundError, also for a version that isn't the latest one."""
         record = self._store.files.get(file_id, org_id)
-        self._look_at_file(record.association_id, record.relative_path, org_id)
+        self._scan_file(record.association_id, record.relative_path, org_id)
         return _of_version(self._store.files.get(file_id, org_id), version)
 
     def file_by_path(self, dataset_id: str, path: str, org_id: str, version: int | None = None) -> FileRecord:
-        """A file by its path. Raises as `file` does, and InvalidRequestError for a path with `..`."""
+        """Return a file by path. Raises as `file` does, and InvalidRequestError for a path with `..`."""
         try:
             parts_of(path)
         except ValueError as error:
             raise InvalidRequestError(str(error)) from None
-        self._look_at_file(dataset_id, path, org_id)
+        self._scan_file(dataset_id, path, org_id)
         return _of_version(self._store.files.get_by_path(dataset_id, path, org_id), version)
 
     def query_files(self, spec: QuerySpecification, org_id: str) -> Page[FileRecord]:
-        """A page of files of any dataset. Raises InvalidRequestError."""
+        """Return a page of the files of all datasets. Raises InvalidRequestError."""
         if spec.after is None:
-            self._look_at_all(org_id)
+            self._scan_all(org_id)
         return self._store.files.query(spec, org_id)
 
     def find_files(self, query: str, org_id: str, notice: Notice) -> list[FileRecord]:
-        """All files that a RoboQL query selects, by path. Raises InvalidRequestError.
+        """Return all files that a RoboQL query selects, by path. Raises InvalidRequestError.
 
-        If a dataset's folder can't be read, the query uses its last known files; `notice` is called.
+        If a dataset's folder can't be read, the query uses its last known files.
+
+        :param notice: called if a folder can't be read.
         """
         condition = read_roboql(query)
-        for reason in self._look_at_all(org_id):
+        for reason in self._scan_all(org_id):
             notice(f"the query uses the last known files: {reason}")
-        return list(_every(lambda spec: self._store.files.query(spec, org_id, FIND_WITHIN), condition))
+        return list(_all_pages(lambda spec: self._store.files.query(spec, org_id, FIND_TIMEOUT), condition))
 
     def update_file(self, file_id: str, update: FileUpdate, org_id: str, user: str) -> FileRecord:
-        """Change what is said of a file. Raises NotFoundError, InvalidRequestError."""
+        """Change a file's metadata. Raises NotFoundError, InvalidRequestError."""
         return self._store.files.update(file_id, update, org_id, user)
 
-    def uploaded(
+    def record_upload(
         self,
         dataset_id: str,
         org_id: str,
@@ -206,28 +210,28 @@ class DatasetFiles:
         file_updates: Mapping[str, Sequence[FileUpdate]],
         dataset_updates: Sequence[DatasetUpdate],
     ) -> None:
-        """Record files that were put into a dataset's folder, and what is said of them and of it."""
-        self.look_at(dataset_id, org_id, user)
+        """Record files that were added to a dataset's folder, and metadata of them and of the dataset."""
+        self.scan(dataset_id, org_id, user)
         self._store.files.update_many(dataset_id, file_updates, org_id, user)
         if dataset_updates:
             self._store.datasets.update(dataset_id, dataset_updates, org_id, user)
 
     @contextlib.contextmanager
     def content(self, record: FileRecord) -> Iterator[int]:
-        """A file's descriptor, to be read. Raises NotFoundError if it has gone, OSError."""
+        """Yield a descriptor to read a file. Raises NotFoundError if it has disappeared, OSError."""
         try:
             with self.folder(record.association_id, record.org_id).opened(record.relative_path) as file:
                 yield file
         except FileNotFoundError:
-            raise NotFoundError(f"file {record.relative_path!r} isn't there any more") from None
+            raise NotFoundError(f"file {record.relative_path!r} no longer exists") from None
 
-    def _look_at_all(self, org_id: str) -> list[str]:
+    def _scan_all(self, org_id: str) -> list[str]:
         """Scan every dataset; return why some could not be scanned."""
         unreadable: list[str] = []
         for dataset in self._store.datasets.list_all(org_id):
             try:
-                self.look_at(dataset.dataset_id, org_id)
-            except NotFoundError:  # it was deleted in the meantime
+                self.scan(dataset.dataset_id, org_id)
+            except NotFoundError:  # the dataset was deleted in the meantime
                 continue
             except UnavailableError as error:
                 unreadable.append(error.message)
@@ -237,26 +241,26 @@ class DatasetFiles:
     def _matching(
         self, dataset_id: str, org_id: str, include: Sequence[str], exclude: Sequence[str], after: str | None
     ) -> Generator[FileRecord]:
-        wanted = _wanted(include, exclude)
+        matches = _matcher(include, exclude)
         with contextlib.closing(self._store.files.list_dataset(dataset_id, org_id, after)) as records:
             for record in records:
-                if wanted(record.relative_path):
+                if matches(record.relative_path):
                     yield record
 
 
-def _wanted(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a path matches. Raises InvalidRequestError for a pattern that can't be read."""
+def _matcher(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """Return a function that matches a path. Raises InvalidRequestError for an invalid pattern."""
     included, excluded = _patterns(include), _patterns(exclude)
 
-    def wanted(path: str) -> bool:
+    def matches(path: str) -> bool:
         return (included is None or included.match(path)) and (excluded is None or not excluded.match(path))
 
-    return wanted
+    return matches
 
 
 @contextlib.contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """Turn an OSError into UnavailableError, as it is an outage of the disk and not a wrong request."""
+    """Raise UnavailableError for an OSError of a folder, unless it is an outage of the server itself."""
     try:
         yield
     except OSError as error:
@@ -282,7 +286,7 @@ def _of_version(record: FileRecord, version: int | None) -> FileRecord:
     return record
 
 
-def _every(
+def _all_pages(
     page_of: Callable[[QuerySpecification], Page[FileRecord]], condition: Condition | ConditionGroup
 ) -> Iterator[FileRecord]:
     spec = QuerySpecification(

@@ -1,4 +1,4 @@
-"""What the server counts and measures, as Prometheus reads it."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..models import InvocationStatus
 from .db import StatusEvent
 
-#: Seconds; from an action that is a no-op to one that takes a night.
+#: Seconds, from an action that does nothing to one that takes a night.
 _BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 28800)
 
 
 class Metrics:
-    """The server's numbers. `committed` and `log_grew` may be called from any thread."""
+    """The server's metrics. `committed` and `log_grew` may be called from any thread."""
 
     def __init__(
         self, count_by_status: Callable[[], Mapping[InvocationStatus, int]], open_watches: Callable[[], int]
@@ -44,11 +44,11 @@ class Metrics:
             registry=self._registry,
         )
         self._log_bytes = Counter("invocations_log_bytes", "Log bytes kept.", registry=self._registry)
-        #: When what runs began to; of what an earlier life began nothing is known.
+        #: When each running invocation started; unknown for those that an earlier run of the server started.
         self._running: dict[str, int] = {}
 
     def committed(self, events: Sequence[StatusEvent]) -> None:
-        """Measure what a commit has begun and ended."""
+        """Measure the durations that the events of a commit end."""
         for event in events:
             if event.status is InvocationStatus.Scheduled and event.previous is not None:
                 self._queued.observe((event.timestamp - event.previous) / 1e6)
@@ -67,12 +67,12 @@ class Metrics:
         self._log_bytes.inc(size)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _Gauges(Collector):
-    """What is asked for at the moment of the scrape."""
+    """Metrics that are read at the time of the scrape."""
 
     def __init__(
         self, count_by_status: Callable[[], Mapping[InvocationStatus, int]], open_watches: Callable[[], int]
@@ -81,12 +81,12 @@ class _Gauges(Collector):
         self._open_watches = open_watches
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Names without numbers: registering must not ask the database."""
+        """Yield the metrics' names without values, as registration must not read the database."""
         yield GaugeMetricFamily("invocations_open_watches", "Open watch streams.")
         yield GaugeMetricFamily("invocations", "Invocations by status.", labels=["status"])
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The numbers now."""
+        """Yield the current values."""
         yield GaugeMetricFamily("invocations_open_watches", "Open watch streams.", value=self._open_watches())
         counts = self._count_by_status()
         family = GaugeMetricFamily("invocations", "Invocations by status.", labels=["status"])
@@ -96,9 +96,9 @@ class _Gauges(Collector):
 
 
 class CountRequests:
-    """ASGI application around another: counts answers by method, route and status.
+    """ASGI middleware that counts responses by method, route and status.
 
-    It has to be the outermost: what lies within the framework's own error handling sees no 500.
+    It has to be the outermost one, because middleware inside the framework's error handling sees no 500.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -113,7 +113,7 @@ class CountRequests:
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # The route's pattern, not the path: ids in labels would never end.
+                # The route's pattern, as paths have ids and would make an unlimited number of labels.
                 route = getattr(scope.get("route"), "path", "none")
                 self._metrics.requests.labels(scope["method"], route, message["status"]).inc()
             await send(message)

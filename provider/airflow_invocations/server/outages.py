@@ -1,7 +1,7 @@
-"""Distinguish the server's own outages from errors of an action or a request.
+"""Distinguish outages of the server itself from errors of an action or a request.
 
-A full disk or a lack of descriptors or memory says nothing about an action. An operation that meets one is
-repeated or queued again, and an invocation never ends because of it.
+A full disk or a lack of descriptors or memory says nothing about an action. The operation is repeated or the
+invocation is requeued; an outage never ends an invocation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_outage(error: BaseException | None) -> TypeGuard[BaseException]:
-    """Whether an error is an outage of the server itself."""
+    """Return whether an error is an outage of the server itself."""
     if isinstance(error, OSError):
         return error.errno in OUTAGE_ERRORS
     return isinstance(error, (SQLAlchemyError, MemoryError)) or (
@@ -48,12 +48,12 @@ def is_outage(error: BaseException | None) -> TypeGuard[BaseException]:
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait before the next attempt, after this many in a row have failed."""
+    """Return the seconds to wait after this number of failures in a row."""
     return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 16)))
 
 
 def log_failure(logger: logging.Logger, message: str, *arguments: object) -> None:
-    """Log the exception that is being handled; one whose traceback cannot be written is named only."""
+    """Log the current exception, without its traceback if that can't be written."""
     try:
         logger.exception(message, *arguments)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""The values of secrets: sealed in the database, or from the server's own environment."""
+"""Secret values: encrypted in the database, or from the server's environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..runtime.secrets import write_private
 from .api.errors import InvalidRequestError
 from .db import LOCAL_ORG, Store
 
-#: What the environment variable of a secret's value begins with; its name follows in upper case.
+#: Prefix of the environment variables with secret values; the secret's name follows in upper case.
 ENVIRONMENT_PREFIX = "INVOCATIONS_SECRET_"
 
 #: Characters that a secret's value may have.
@@ -25,14 +25,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 class Secrets:
-    """Seals secrets and reads them back.
+    """Encrypts and decrypts secrets.
 
     A variable INVOCATIONS_SECRET_NAME of the server's environment takes precedence over the stored value for
     the organisation LOCAL_ORG. No other organisation gets it, as a variable can't name its organisation.
 
-    :param store: where the sealed values are.
-    :param key_file: the key, of mode 0600; it is made when the first secret is set.
-    :param environment: the server's own.
+    :param store: has the encrypted values.
+    :param key_file: the key, of mode 0600; it is created with the first secret.
+    :param environment: the server's environment variables.
     """
 
     def __init__(self, store: Store, key_file: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -41,20 +41,20 @@ class Secrets:
         self._environment = environment
 
     def set(self, name: str, org_id: str, value: str) -> None:
-        """Store a secret, or its new value. Raises InvalidRequestError for what can't be one."""
+        """Store a secret, or its new value. Raises InvalidRequestError if name or value is invalid."""
         if not _NAME.fullmatch(name):
             raise InvalidRequestError(
                 f"{name!r} can't name a secret; allowed: letters, digits, _ . -, at most 128 characters"
             )
         if not 0 < len(value) <= MAX_VALUE:
             raise InvalidRequestError(f"a secret's value has 1 to {MAX_VALUE} characters, not {len(value)}")
-        self._store.secrets.put(name, org_id, self._cipher(make=True).encrypt(value.encode()))
+        self._store.secrets.put(name, org_id, self._cipher(create=True).encrypt(value.encode()))
 
     def reader(self, org_id: str) -> Callable[[str, str], str]:
         """Return a function that reads one organisation's secrets, by name and organisation.
 
         The function raises SecretNotSetError where there is no secret of that name, and PermissionError where
-        another organisation is named or the key isn't the one that sealed the value.
+        another organisation is named or the key isn't the one that encrypted the value.
         """
 
         def read(name: str, named_org_id: str) -> str:
@@ -65,23 +65,23 @@ class Secrets:
         return read
 
     def _read(self, name: str, org_id: str) -> str:
-        if org_id == LOCAL_ORG and (given := self._given(name)):
-            return given
-        sealed = self._store.secrets.get(name, org_id)
-        if sealed is None:
+        if org_id == LOCAL_ORG and (value := self._from_environment(name)):
+            return value
+        encrypted = self._store.secrets.get(name, org_id)
+        if encrypted is None:
             of_org = "" if org_id == LOCAL_ORG else f" --org {org_id}"
             raise SecretNotSetError(
                 f"secret {name!r} isn't set (set it with: invocations secret set {shlex.quote(name)}{of_org})"
             )
         try:
-            return self._cipher(make=False).decrypt(sealed).decode()
+            return self._cipher(create=False).decrypt(encrypted).decode()
         except (InvalidToken, FileNotFoundError):
             raise PermissionError(name) from None
 
-    def _given(self, name: str) -> str | None:
+    def _from_environment(self, name: str) -> str | None:
         return self._environment.get(ENVIRONMENT_PREFIX + re.sub(r"[^A-Z0-9]", "_", name.upper()))
 
-    def _cipher(self, *, make: bool) -> Fernet:
-        if make and not self._key_file.exists():
+    def _cipher(self, *, create: bool) -> Fernet:
+        if create and not self._key_file.exists():
             write_private(self._key_file, Fernet.generate_key().decode())
         return Fernet(self._key_file.read_text(encoding="ascii").strip())

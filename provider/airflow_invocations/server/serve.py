@@ -1,4 +1,4 @@
-"""Puts the server together and runs it in the foreground: `invocations serve`."""
+"""Run the server in the foreground (`invocations serve`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import gc
-import hmac
 import json
 import logging
 import os
@@ -25,41 +24,33 @@ from ..runtime.secrets import write_private
 from .api.app import create_app
 from .connections import BoundedConfig, RareReports, most_connections, raise_descriptor_limit
 from .datasets import DatasetFiles
-from .db import LOCAL_ORG, LOCAL_USER, Store
+from .db import LOCAL_ORG, LOCAL_USER, Store, open_store
 from .execution.action_files import read_action
 from .execution.log_format import configure_logging
 from .execution.logs import LogFiles
-from .execution.orphans import Orphans
 from .execution.runner import Runner, in_loop
+from .execution.subreaper import Subreaper
 from .metrics import CountRequests, Metrics
-from .opening import StartError, open_store
 from .secrets import Secrets
-from .settings import ServiceSettings
+from .settings import ServerSettings, StartError
 from .signed_urls import SignedUrls
 from .tokens import Tokens, token_of
 from .watch_hub import Watches
 
 _log = logging.getLogger(__name__)
 
-#: What the key of log cursors is made of, beside the data folder's token: they outlive restarts.
-_CURSORS = b"airflow-invocations log cursor 1"
-
-#: Threads for what isn't an action's: watches, probes, the database.
+#: Threads besides those of the actions: for watches, probes and the database.
 _THREADS = 16
 
-#: Seconds that open requests are given when the server stops.
-_LAST_REQUESTS = 3
 
-
-def serve(settings: ServiceSettings) -> None:
+def serve(settings: ServerSettings) -> None:
     """Run the server until SIGTERM or SIGINT.
 
-    Raises:
-        StartError: the data folder, its database or the port can't be had, or an action.json is wrong.
+    :raises StartError: the data folder, its database or the port can't be used, or an action.json is invalid.
     """
     configure_logging()
     with _private_files(), _data_folder(settings.data_dir), _listening(settings) as listener:
-        settings.announcement.unlink(missing_ok=True)  # of an earlier life that was killed
+        settings.announcement.unlink(missing_ok=True)  # of an earlier run that was killed
         store = open_store(settings.database)
         try:
             names = _register_actions(store, settings.actions_dir)
@@ -68,34 +59,34 @@ def serve(settings: ServiceSettings) -> None:
             store.close()
 
 
-async def _serve(settings: ServiceSettings, store: Store, listener: socket.socket, names: list[str]) -> None:
+async def _serve(settings: ServerSettings, store: Store, listener: socket.socket, names: list[str]) -> None:
     token = token_of(settings.data_dir)
-    logs = LogFiles(settings.logs, key=hmac.digest(token.encode(), _CURSORS, "sha256"))
+    logs = LogFiles(settings.logs, secret=token)
     tokens = Tokens(token, store)
     datasets = DatasetFiles(store, settings.datasets)
     secrets = Secrets(store, settings.secrets_key)
-    orphans = Orphans()
-    orphans.adopt()
-    runner = Runner(store, datasets, secrets, logs, tokens, settings, orphans)
+    subreaper = Subreaper()
+    subreaper.enable()
+    runner = Runner(store, datasets, secrets, logs, tokens, settings, subreaper)
     endpoint = _endpoint(listener)
     watches = Watches(store, logs, tokens.is_current)
     metrics = Metrics(store.invocations.count_by_status, watches.__len__)
-    answering = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
-    # The outermost middleware, so that it also counts the answers of a failed app.
-    app = CountRequests(answering, metrics)
+    api = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
+    # The outermost middleware, so that it also counts the responses of a failed app.
+    app = CountRequests(api, metrics)
     config = BoundedConfig(
         app,
         most_connections(raise_descriptor_limit(), settings.slots),
-        log_config=None,  # its messages go where ours go
+        log_config=None,  # uvicorn's messages go to this server's log
         access_log=False,  # requests are counted, see /metrics
         lifespan="off",
-        timeout_graceful_shutdown=_LAST_REQUESTS,
+        timeout_graceful_shutdown=settings.shutdown_timeout,
         server_header=False,
     )
     server = _Server(config, watches)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(RareReports())
-    # A slot may copy files for hours, so slots have their own threads.
+    # Each slot has a thread, as it may copy files for hours.
     loop.set_default_executor(ThreadPoolExecutor(max_workers=_THREADS + settings.slots))
     store.database.listen_to_events(in_loop(loop, watches.committed))
     store.states.listen(in_loop(loop, watches.state_updated))
@@ -110,7 +101,7 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    # What is loaded by now stays: looking through it for garbage took pauses of 50 ms.
+    # Loaded modules stay; collecting garbage among their objects caused pauses of 50 ms.
     gc.collect()
     gc.freeze()
     async with _running(runner, endpoint), _announced(settings, endpoint, token):
@@ -118,14 +109,14 @@ async def _serve(settings: ServiceSettings, store: Store, listener: socket.socke
         await server.serve(sockets=[listener])
 
 
-def _say_ready(settings: ServiceSettings, endpoint: str, names: list[str]) -> None:
+def _say_ready(settings: ServerSettings, endpoint: str, names: list[str]) -> None:
     where = f"data in {settings.data_dir}, {settings.slots} slots"
     sys.stderr.write(f"serving {endpoint}\n{where}, actions: {', '.join(names) or 'none yet'}\n")
     sys.stderr.flush()
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to us: uvicorn would raise them again once it has stopped."""
+    """A uvicorn server without signal handlers; uvicorn's raise the signals again after the shutdown."""
 
     def __init__(self, config: uvicorn.Config, watches: Watches) -> None:
         super().__init__(config)
@@ -150,10 +141,10 @@ async def _running(runner: Runner, endpoint: str) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _announced(settings: ServiceSettings, endpoint: str, token: str) -> AsyncIterator[None]:
-    """server.json is there while, and only while, the server accepts requests.
+async def _announced(settings: ServerSettings, endpoint: str, token: str) -> AsyncIterator[None]:
+    """Keep server.json while the server accepts requests.
 
-    The listener accepts connections before it is written, so whoever reads it finds somebody there.
+    The listener accepts connections before the file is written, so its readers can connect.
     """
     path = settings.announcement
     content = json.dumps({"endpoint": endpoint, "token": token, "pid": os.getpid()})
@@ -166,7 +157,7 @@ async def _announced(settings: ServiceSettings, endpoint: str, token: str) -> As
 
 @contextlib.contextmanager
 def _data_folder(folder: Path) -> Iterator[None]:
-    """The data folder, made if need be, and ours alone while the server runs."""
+    """Create the data folder if it doesn't exist, and lock it while the server runs."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_private(folder)
@@ -180,7 +171,7 @@ def _data_folder(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _private_files() -> Iterator[None]:
-    """Create all files of this process with access for its user only; actions get another umask."""
+    """Give only this process's user access to new files; actions get another umask."""
     former = os.umask(0o077)
     try:
         yield
@@ -214,9 +205,9 @@ def _lock(lock: IO[str], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _listening(settings: ServiceSettings) -> Iterator[socket.socket]:
+def _listening(settings: ServerSettings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+    # asyncio sets TCP_NODELAY only on sockets with an explicit protocol TCP.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -237,9 +228,9 @@ def _endpoint(listener: socket.socket) -> str:
 
 
 def _register_actions(store: Store, folder: Path | None) -> list[str]:
-    """Register every subfolder that holds an action.json; its names.
+    """Register the action of every subfolder that has an action.json; return the actions' names.
 
-    An action that names no working directory works in its own folder, as one in an image does.
+    An action without a working directory works in its own folder, as an action in an image does.
     """
     if folder is None:
         return []

@@ -1,4 +1,4 @@
-"""Who sends a request: by the data folder's own token, an added one, or a running action's."""
+"""Authenticate requests by token: the data folder's own, an added one, or a running action's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ OWNER_HEADER = "x-roboto-resource-owner-id"
 
 
 class Tokens:
-    """Who may do what.
+    """The tokens that the server accepts.
 
-    :param token: the data folder's own, which may do everything in LOCAL_ORG.
-    :param store: where the hashes of the others are.
+    :param token: the data folder's own token, which may do everything in LOCAL_ORG.
+    :param store: has the hashes of the added tokens.
     """
 
     def __init__(self, token: str, store: Store) -> None:
@@ -29,44 +29,45 @@ class Tokens:
         self._local = Caller(LOCAL_USER, LOCAL_ORG, Role.Admin, hash_of(token))
         self._listeners: list[Callable[[str], None]] = []
         self._store = store
-        #: Tokens of running actions: kept in memory only, so that none outlives its action.
+        #: Tokens of running actions, in memory only, so that none outlives its action.
         self._of_actions: dict[str, Caller] = {}
 
     def caller(self, authorization: str | None, headers: Mapping[str, str]) -> Caller:
-        """Who sends a request with this Authorization header.
+        """Return the caller of a request.
 
-        Raises:
-            UnauthorizedError: no bearer token, or an unknown one.
-            NotFoundError: the request names an organisation that isn't the token's.
+        :param authorization: the request's Authorization header.
+        :param headers: all headers of the request.
+        :raises UnauthorizedError: no bearer token, or an unknown one.
+        :raises NotFoundError: the request names an organisation that isn't the token's.
         """
         token = _bearer_token(authorization)
         if token is None:
-            raise UnauthorizedError("this needs the header 'Authorization: Bearer TOKEN'")
+            raise UnauthorizedError("the header 'Authorization: Bearer TOKEN' is missing")
         caller = self.holder(token)
         if caller is None:
-            raise UnauthorizedError("the token isn't known here")
+            raise UnauthorizedError("the token is unknown to this server")
         for header in (ORG_HEADER, OWNER_HEADER):
             if (org := headers.get(header)) not in (None, "", caller.org_id):
                 raise NotFoundError(f"this token has no organisation {org!r}, only {caller.org_id!r}")
         return caller
 
     def needs_look_up(self, authorization: str | None) -> bool:
-        """Whether `caller` has to read the database for this header, as for every token that was added.
+        """Return whether `caller` has to read the database for this header, as for every added token.
 
-        None of those is kept in memory: whoever revokes one may be another process.
+        Added tokens aren't cached, because another process may revoke them.
         """
         token = _bearer_token(authorization)
         return token is not None and self._in_memory(token) is None
 
     def holder(self, token: str) -> Caller | None:
-        """Whose token this is; None: nobody's."""
+        """Return the caller that has a token; None: the token is unknown."""
         if (caller := self._in_memory(token)) is not None:
             return caller
         found = self._store.tokens.find(token)
         return None if found is None else Caller(found.name, found.org_id, found.role, hash_of(token))
 
     def is_current(self, token_id: str) -> bool:
-        """Whether a caller's token (`Caller.token_id`) is still valid; this reads the database."""
+        """Return whether a caller's token (`Caller.token_id`) is still valid; this reads the database."""
         if token_id == self._local.token_id or any(
             caller.token_id == token_id for caller in tuple(self._of_actions.values())
         ):
@@ -88,15 +89,15 @@ class Tokens:
     def lend(self, own: Own, role: Role = Role.Action) -> str:
         """Create a token for an action's process, to be revoked when the process has ended.
 
-        :param own: what it is good for.
-        :param role: what it may do beside that.
+        :param own: the resources that the token gives access to.
+        :param role: the token's role for other resources.
         """
         token = secrets.token_urlsafe(32)
         self._of_actions[token] = Caller(own.invocation_id, own.org_id, role, hash_of(token), own)
         return token
 
-    def take_back(self, token: str) -> None:
-        """End a token that was lent."""
+    def end_loan(self, token: str) -> None:
+        """Revoke a token that was lent."""
         self._of_actions.pop(token, None)
         for listener in self._listeners:
             listener(hash_of(token))
@@ -108,7 +109,7 @@ def _bearer_token(authorization: str | None) -> str | None:
 
 
 def token_of(data_dir: Path) -> str:
-    """The token of a data folder; the first call makes it. It outlives restarts: connections hold it."""
+    """Return the token of a data folder; the first call creates it, and connections keep using it."""
     path = data_dir / "token"
     if path.exists() and (token := path.read_text(encoding="ascii").strip()):
         return token

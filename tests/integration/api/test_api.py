@@ -352,7 +352,7 @@ class TestTokens:
             check=False,
         )
         assert done.returncode == 1
-        assert done.stderr.startswith(f"invocations token: {tmp_path} is no data folder")
+        assert done.stderr.startswith(f"invocations token: {tmp_path} is not a data folder")
 
 
 def test_probes_and_metrics_need_no_token(service: Service, client: Any) -> None:

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute
 
 from airflow_invocations.server.admin import add_token, revoke_token
 from airflow_invocations.server.api.app import create_app
-from airflow_invocations.server.settings import ServiceSettings
+from airflow_invocations.server.settings import ServerSettings
 
 from ..conftest import Service, eventually
 
@@ -120,7 +120,7 @@ OPEN_ROUTES = {
 
 def routes_of_the_app() -> list[BaseRoute]:
     anything: Any = None
-    return create_app(*[anything] * 7, settings=ServiceSettings(Path("unused"))).routes
+    return create_app(*[anything] * 7, settings=ServerSettings(Path("unused"))).routes
 
 
 def test_every_route_has_a_decision() -> None:

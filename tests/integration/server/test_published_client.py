@@ -176,7 +176,9 @@ class TestErrors:
         assert list(published.Invocation.query(spec, roboto_client=client)) == []
 
     def test_a_wrong_token(self, service: Service) -> None:
-        with pytest.raises(exceptions.RobotoUnauthorizedException, match="the token isn't known here"):
+        with pytest.raises(
+            exceptions.RobotoUnauthorizedException, match="the token is unknown to this server"
+        ):
             published.Action.from_name("nope", roboto_client=client_of(service, token="wrong"))
 
     def test_a_name_that_is_taken(self, client: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -10,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+
+from airflow_invocations.server.execution.termination import ProcessSession
 
 #: Seconds between SIGTERM and SIGKILL when a component is stopped.
 GRACE = 20.0
@@ -107,8 +108,7 @@ class Component:
         if self._leader is None:
             return []
         self._leader.poll()  # reap the leader if it has ended
-        session = self._leader.pid
-        return [process for process in psutil.process_iter() if _is_in(process, session)]
+        return ProcessSession(self._leader.pid).members()
 
 
 def send(process: psutil.Process, number: signal.Signals) -> None:
@@ -117,13 +117,6 @@ def send(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
     except psutil.Error:
         return
-
-
-def _is_in(process: psutil.Process, session: int) -> bool:
-    try:
-        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, PermissionError, psutil.Error):
-        return False
 
 
 def _until(done: Callable[[], bool], patience: float) -> None:

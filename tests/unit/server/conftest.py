@@ -25,7 +25,7 @@ from airflow_invocations.server.execution.overrides import accept_overrides
 from airflow_invocations.server.execution.runner import Runner
 from airflow_invocations.server.execution.workspace import Workspace
 from airflow_invocations.server.secrets import Secrets
-from airflow_invocations.server.settings import ServiceSettings
+from airflow_invocations.server.settings import ServerSettings
 from airflow_invocations.server.tokens import Tokens
 
 ORG, USER = LOCAL_ORG, LOCAL_USER
@@ -44,7 +44,7 @@ def store(database: Path) -> Iterator[Store]:
     store.close()
 
 
-def runner_of(store: Store, logs: LogFiles, settings: ServiceSettings) -> Runner:
+def runner_of(store: Store, logs: LogFiles, settings: ServerSettings) -> Runner:
     """A runner with all that it needs, in the folders of `settings`."""
     datasets = DatasetFiles(store, settings.datasets)
     secrets = Secrets(store, settings.secrets_key, environment={})

@@ -10,8 +10,8 @@ import pytest
 
 from airflow_invocations.models import QuerySpecification, SortDirection
 from airflow_invocations.server.backup import back_up
-from airflow_invocations.server.db import Store
-from airflow_invocations.server.opening import StartError, open_store
+from airflow_invocations.server.db import Store, open_store
+from airflow_invocations.server.settings import StartError
 
 from .conftest import ORG, create, invoke
 

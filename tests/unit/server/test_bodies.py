@@ -8,12 +8,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from airflow_invocations.server.api.app import create_app
-from airflow_invocations.server.settings import ServiceSettings
+from airflow_invocations.server.settings import ServerSettings
 
 
 def app() -> FastAPI:
     anything: Any = None
-    return create_app(*[anything] * 7, settings=ServiceSettings(Path("unused")))
+    return create_app(*[anything] * 7, settings=ServerSettings(Path("unused")))
 
 
 def test_describing_every_body_warns_of_nothing() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from airflow_invocations.server.dataset_storage import Folder, FolderUnavailableError
-from airflow_invocations.server.execution.left_out import summary
+from airflow_invocations.server.skipped_entries import summarize
 
 GIBIBYTE = 1024**3
 
@@ -41,7 +41,7 @@ def test_only_files_are_found_and_no_link_is_followed(root: Path, outside: Path)
     (root / "a" / "loop").symlink_to(root)
     os.mkfifo(root / "pipe")
     (root / os.fsdecode(b"not-utf8-\xff")).write_text("")
-    assert {path: file.size for path, file in Folder(root).scan().items()} == {
+    assert {path: file.size for path, file in Folder(root).scan().files.items()} == {
         "a/b/\N{SNOWMAN} c": 3,
         ".hidden": 0,
     }
@@ -136,11 +136,11 @@ def test_what_is_being_written_is_not_found_yet(
     seen: list[dict[str, object]] = []
     folder = Folder(root)
     monkeypatch.setattr(
-        "airflow_invocations.server.dataset_storage._copy", lambda *_: seen.append(dict(folder.scan()))
+        "airflow_invocations.server.dataset_storage._copy", lambda *_: seen.append(dict(folder.scan().files))
     )
     folder.copy_in(Path(__file__), "file")
     assert seen == [{}]
-    assert list(folder.scan()) == ["file"]
+    assert list(folder.scan().files) == ["file"]
 
 
 def test_writers_of_one_file_do_not_mix(root: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_writers_of_one_file_do_not_mix(root: Path, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(set((root / "file").read_bytes())) == 1
-    assert list(Folder(root).scan()) == ["file"]
+    assert list(Folder(root).scan().files) == ["file"]
 
 
 def test_one_file_is_found_as_all_of_them_are(root: Path, outside: Path) -> None:
@@ -163,7 +163,7 @@ def test_one_file_is_found_as_all_of_them_are(root: Path, outside: Path) -> None
     (root / "folder-link").symlink_to(outside)
     os.mkfifo(root / "pipe")
     folder = Folder(root)
-    found = folder.scan()
+    found = folder.scan().files
     for path in ("a/file", "a", "link", "folder-link/secret", "pipe", "none", "a/none", "a/file/none"):
         assert folder.find(path) == found.get(path), path
 
@@ -190,7 +190,7 @@ def test_what_is_made_and_removed_meanwhile_hides_nothing(root: Path, outside: P
     with ThreadPoolExecutor() as threads:
         disturbing = [threads.submit(disturb, name) for name in ("first", "second")]
         while not all(one.done() for one in disturbing):
-            found = Folder(root).scan()
+            found = Folder(root).scan().files
             assert sum(path.startswith("keep-") for path in found) == 300
             assert not any("secret" in path for path in found)
             scans += 1
@@ -203,7 +203,7 @@ def test_a_folder_that_is_away_is_no_file_that_has_gone(root: Path, tmp_path: Pa
     folder = Folder(tmp_path / "away")
     (tmp_path / "file").write_text("")
     for missing in (folder, Folder(tmp_path / "file"), Folder(tmp_path / "file" / "below")):
-        for look in (missing.survey, lambda: missing.find("a"), lambda: missing.copy_out("a", root / "a")):  # noqa: B023
+        for look in (missing.scan, lambda: missing.find("a"), lambda: missing.copy_out("a", root / "a")):  # noqa: B023
             with pytest.raises(FolderUnavailableError):
                 look()
 
@@ -215,14 +215,14 @@ def test_what_is_left_out_is_counted_by_kind_with_the_first_of_each(root: Path, 
     os.mkfifo(root / "pipe")
     (root / os.fsdecode(b"M\xfcnchen.csv")).write_text("")
     (root / ".invocations-part-0123456789abcdef").write_text("")
-    survey = Folder(root).survey()
-    assert list(survey.files) == ["file"]
-    assert summary(survey.left_out) == (
+    scan = Folder(root).scan()
+    assert list(scan.files) == ["file"]
+    assert summarize(scan.skipped) == (
         "2 symbolic links (the first: 'a'), 1 name that isn't UTF-8 ('M\\xfcnchen.csv'), "
         "1 entry that is neither file nor folder ('pipe'), "
         "1 unfinished upload ('.invocations-part-0123456789abcdef')"
     )
-    assert summary([]) == ""
+    assert summarize([]) == ""
 
 
 def test_a_file_whose_name_only_looks_like_an_unfinished_upload_is_a_file(root: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_file_whose_name_only_looks_like_an_unfinished_upload_is_a_file(root: 
     source.write_text("new")
     folder = Folder(root)
     folder.copy_in(source, ".invocations-part-of-mine")
-    assert list(folder.scan()) == [".invocations-part-of-mine"]
+    assert list(folder.scan().files) == [".invocations-part-of-mine"]
     assert folder.find(".invocations-part-of-mine") is not None
     with pytest.raises(ValueError, match="has the name of an unfinished upload"):
         folder.copy_in(source, "a/.invocations-part-0123456789abcdef")

@@ -442,10 +442,10 @@ class TestPages:
         writer.close()
         end = files.read(INVOCATION).last_read
         assert files.read(INVOCATION, end).last_read == end
-        for reader, invocation in ((files, other), (LogFiles(tmp_path / "logs", b"another"), INVOCATION)):
+        for reader, invocation in ((files, other), (LogFiles(tmp_path / "logs", "another"), INVOCATION)):
             with pytest.raises(InvalidCursorError):
                 reader.read(invocation, end)
-        same = LogFiles(tmp_path / "same", b"key"), LogFiles(tmp_path / "same", b"key")
+        same = LogFiles(tmp_path / "same", "secret"), LogFiles(tmp_path / "same", "secret")
         write(same[0], b"one\n")
         assert same[1].read(INVOCATION, same[0].read(INVOCATION).last_read).items == []
 

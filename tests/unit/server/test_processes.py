@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from airflow_invocations.server import outages
-from airflow_invocations.server.execution import processes
+from airflow_invocations.server.execution import processes, termination
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
 
     yield start
     for process in started:
-        processes.send(process.pid, signal.SIGKILL)
+        termination.send_to_group(process.pid, signal.SIGKILL)
         await process.last_output(5)
 
 
@@ -152,7 +152,7 @@ async def test_the_end_is_known_though_a_child_holds_the_pipes(
     assert time.monotonic() - began < 5
     child = int(await line(tmp_path / "child"))
     assert lives(child)
-    await processes.end(process.pid, grace=5)
+    await termination.terminate(termination.ProcessGroup(process.pid), grace=5)
     assert not lives(child)
     await process.last_output(5)
 
@@ -163,7 +163,7 @@ async def test_output_of_what_has_left_the_group_is_waited_for_only_so_long(
     process = await start("setsid sh -c 'echo $$ > escaped; exec sleep 60' & sleep 0.2")
     await exit_code(process)
     escaped = int(await line(tmp_path / "escaped"))
-    await processes.end(process.pid, grace=5)
+    await termination.terminate(termination.ProcessGroup(process.pid), grace=5)
     began = time.monotonic()
     await process.last_output(0.1)
     assert time.monotonic() - began < 30
@@ -174,7 +174,7 @@ async def test_output_of_what_has_left_the_group_is_waited_for_only_so_long(
 async def test_a_group_that_takes_the_hint_is_not_killed(start: Callable[..., Any], tmp_path: Path) -> None:
     process = await start("trap 'echo bye > bye; exit 0' TERM; echo up > up; while :; do sleep 0.05; done")
     await line(tmp_path / "up")
-    await processes.end(process.pid, grace=20)
+    await termination.terminate(termination.ProcessGroup(process.pid), grace=20)
     assert await exit_code(process) == 0
     assert await line(tmp_path / "bye") == "bye"
     await process.last_output(5)
@@ -187,7 +187,7 @@ async def test_a_group_that_does_not_is_killed_whole_after_the_grace(
     await line(tmp_path / "up")
     child = psutil.Process(process.pid).children()[0].pid
     began = time.monotonic()
-    await processes.end(process.pid, grace=0.3)
+    await termination.terminate(termination.ProcessGroup(process.pid), grace=0.3)
     assert time.monotonic() - began >= 0.3
     assert await exit_code(process) == -signal.SIGKILL
     assert not lives(child)
@@ -198,7 +198,7 @@ async def test_ending_a_group_that_is_gone_returns_at_once(start: Callable[..., 
     process = await start("true")
     await exit_code(process)
     async with asyncio.timeout(5):
-        await processes.end(process.pid, grace=60)
+        await termination.terminate(termination.ProcessGroup(process.pid), grace=60)
     await process.last_output(5)
 
 
@@ -257,37 +257,37 @@ class TestLeftOvers:
 
         yield leave
         for process in left:
-            processes.send(process.pid, signal.SIGKILL)
+            termination.send_to_group(process.pid, signal.SIGKILL)
             process.wait()
 
     async def test_a_group_is_killed_by_its_number_and_when_it_began(
         self, leave: Callable[..., subprocess.Popen[bytes]]
     ) -> None:
         process = leave("trap '' TERM; sleep 60 & wait")
-        began = processes.began(process.pid)
+        began = termination.started_at(process.pid)
         assert began is not None
         async with asyncio.timeout(10):
-            await processes.end_left_over(process.pid, began)
+            await termination.kill_orphaned_group(process.pid, began)
         assert process.wait(30) == -signal.SIGKILL
 
     async def test_a_group_whose_leader_is_gone_is_killed_too(
         self, leave: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
     ) -> None:
         process = leave("sleep 60 & echo $! > child")
-        began = processes.began(process.pid)
+        began = termination.started_at(process.pid)
         child = int(await line(tmp_path / "child"))
         process.wait()
         async with asyncio.timeout(10):
-            await processes.end_left_over(process.pid, began or 0.0)
+            await termination.kill_orphaned_group(process.pid, began or 0.0)
         assert not lives(child)
 
     async def test_a_number_that_was_given_out_again_is_left_alone(
         self, leave: Callable[..., subprocess.Popen[bytes]]
     ) -> None:
         process = leave("sleep 60")
-        began = processes.began(process.pid)
+        began = termination.started_at(process.pid)
         assert began is not None
-        await processes.end_left_over(process.pid, began - 3600)
+        await termination.kill_orphaned_group(process.pid, began - 3600)
         assert process.poll() is None
 
     async def test_a_group_that_is_gone_is_no_error(
@@ -296,7 +296,7 @@ class TestLeftOvers:
         process = leave("true")
         process.wait()
         async with asyncio.timeout(5):
-            await processes.end_left_over(process.pid, time.time())
+            await termination.kill_orphaned_group(process.pid, time.time())
 
     async def test_what_no_group_leads_to_is_found_by_its_environment(
         self, leave: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
@@ -306,10 +306,10 @@ class TestLeftOvers:
         nobodys = leave("exec sleep 60")
         escaped = int(await line(tmp_path / "escaped"))
         async with asyncio.timeout(10):
-            await processes.end_marked("BELONGS_TO", {"iv_mine", "iv_gone"})
+            await termination.kill_marked("BELONGS_TO", {"iv_mine", "iv_gone"})
         assert mine.wait(30) == -signal.SIGKILL
         assert not lives(escaped)
         assert other.poll() is None
         assert nobodys.poll() is None
-        await processes.end_marked("BELONGS_TO", set())
+        await termination.kill_marked("BELONGS_TO", set())
         assert other.poll() is None

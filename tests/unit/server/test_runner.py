@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.server import outages
 from airflow_invocations.server.db import CheckedInvocation, Store
-from airflow_invocations.server.execution import processes, reconciler, runner
+from airflow_invocations.server.execution import attempt, processes, runner, termination
 from airflow_invocations.server.execution.logs import LogFiles, LogWriter
 from airflow_invocations.server.execution.runner import Runner, in_loop
 from airflow_invocations.server.execution.workspace import Workspace
-from airflow_invocations.server.settings import ServiceSettings
+from airflow_invocations.server.settings import ServerSettings
 
 from .conftest import ORG, create, invoke, runner_of
 
@@ -44,22 +45,22 @@ TERMINAL = [status for status in S if status.is_terminal]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> ServiceSettings:
-    return ServiceSettings(data_dir=tmp_path, slots=2, grace=0.5)
+def settings(tmp_path: Path) -> ServerSettings:
+    return ServerSettings(data_dir=tmp_path, slots=2, grace=0.5)
 
 
 @pytest.fixture
-def logs(settings: ServiceSettings) -> LogFiles:
+def logs(settings: ServerSettings) -> LogFiles:
     return LogFiles(settings.logs)
 
 
 @pytest.fixture
-def run(store: Store, logs: LogFiles, settings: ServiceSettings) -> Callable[[], Any]:
-    """`async with run()`: a runner works."""
+def run(store: Store, logs: LogFiles, settings: ServerSettings) -> Callable[..., Any]:
+    """`async with run()`: a runner works, with other settings if some are given."""
 
     @asynccontextmanager
-    async def run() -> AsyncIterator[Runner]:
-        one = runner_of(store, logs, settings)
+    async def run(**changed: Any) -> AsyncIterator[Runner]:
+        one = runner_of(store, logs, replace(settings, **changed))
         await one.start(ENDPOINT)
         try:
             yield one
@@ -131,7 +132,7 @@ def steps(record: InvocationRecord) -> list[InvocationStatus]:
 
 
 def running(invocation_id: str) -> list[psutil.Process]:
-    return processes._marked("ROBOTO_INVOCATION_ID", {invocation_id})
+    return termination.marked_processes("ROBOTO_INVOCATION_ID", {invocation_id})
 
 
 async def test_an_action_runs_through_all_statuses(store: Store, logs: LogFiles, run: Any) -> None:
@@ -185,7 +186,7 @@ async def test_a_progress_bar_is_seen_while_it_is_drawn(store: Store, logs: LogF
 
 async def test_no_slots_run_nothing(store: Store, logs: LogFiles, tmp_path: Path) -> None:
     one = script(store, "true")
-    none = runner_of(store, logs, ServiceSettings(data_dir=tmp_path, slots=0))
+    none = runner_of(store, logs, ServerSettings(data_dir=tmp_path, slots=0))
     await none.start(ENDPOINT)
     two = script(store, "true")
     await asyncio.sleep(0.1)  # nothing is to happen, so there is nothing to wait for
@@ -209,7 +210,7 @@ async def test_no_more_run_at_once_than_there_are_slots(store: Store, run: Any, 
 async def test_a_timeout_ends_the_whole_group_and_says_so(
     store: Store, logs: LogFiles, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "MINUTE", 0.01)
+    monkeypatch.setattr(attempt, "MINUTE", 0.01)
     one = script(store, "trap '' TERM; sleep 60 & echo up; while :; do sleep 0.05; done", timeout=30)
     async with run():
         record = await reached(store, one, *TERMINAL)
@@ -322,7 +323,7 @@ class TestOutages:
         assert running(one) == []
 
     async def test_a_log_that_cannot_be_opened_has_the_invocation_wait(
-        self, store: Store, settings: ServiceSettings, run: Any
+        self, store: Store, settings: ServerSettings, run: Any
     ) -> None:
         settings.logs.write_text("not a folder")
         one = script(store, "true")
@@ -452,13 +453,12 @@ class TestWhatNobodyExpected:
     async def test_what_the_runner_owns_and_does_not_work_on_runs_again(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(reconciler, "INTERVAL", 0.02)
         failing = Failing(store.claims.requeue, ZeroDivisionError())
         monkeypatch.setattr(store.claims, "requeue", failing)
         unprepared = Failing(Workspace.prepare, ZeroDivisionError())
         monkeypatch.setattr(Workspace, "prepare", lambda *given: unprepared(*given))
         one = script(store, "true")
-        async with run():
+        async with run(reconcile_interval=0.02):
             await failing.until_it_fails()
             failing.works = unprepared.works = True
             record = await reached(store, one, *TERMINAL)
@@ -468,13 +468,12 @@ class TestWhatNobodyExpected:
     async def test_a_cancel_of_what_nobody_works_on_is_carried_out(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(reconciler, "INTERVAL", 0.02)
         failing = Failing(store.claims.requeue, ZeroDivisionError())
         monkeypatch.setattr(store.claims, "requeue", failing)
         unprepared = Failing(Workspace.prepare, ZeroDivisionError())
         monkeypatch.setattr(Workspace, "prepare", lambda *given: unprepared(*given))
         one = script(store, "true")
-        async with run():
+        async with run(reconcile_interval=0.02):
             await failing.until_it_fails()
             store.aborts.request(one, "cancelled by ada", ORG)
             failing.works = True
@@ -666,7 +665,7 @@ class TestRecovery:
         one = self.claimed_by_the_dead(store)
         left = self.left_running(one)
         if recorded:
-            store.claims.set_processing(one, "runner-dead", left.pid, processes.began(left.pid))
+            store.claims.set_processing(one, "runner-dead", left.pid, termination.started_at(left.pid))
         async with run():
             assert left.wait(30) == -signal.SIGKILL
             record = await reached(store, one, S.Completed)
@@ -697,5 +696,5 @@ class TestRecovery:
         async with run():
             assert other.poll() is None
             assert store.invocations.get(driven).last_status is S.Processing
-        processes.send(other.pid, signal.SIGKILL)
+        termination.send_to_group(other.pid, signal.SIGKILL)
         other.wait()

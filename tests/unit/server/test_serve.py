@@ -13,9 +13,8 @@ import pytest
 
 from airflow_invocations.cli.main import main
 from airflow_invocations.server.db import LOCAL_ORG, Store
-from airflow_invocations.server.opening import StartError
 from airflow_invocations.server.serve import _endpoint, _make_private, _register_actions, serve
-from airflow_invocations.server.settings import ServiceSettings
+from airflow_invocations.server.settings import ServerSettings, StartError
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def described(folder: Path, place: str, content: Any) -> Path:
 def refusal(tmp_path: Path, **options: Any) -> str:
     """Why a server doesn't start."""
     with pytest.raises(StartError) as refused:
-        serve(ServiceSettings(**{"data_dir": tmp_path / "data", **options}))
+        serve(ServerSettings(**{"data_dir": tmp_path / "data", **options}))
     message = str(refused.value)
     assert "\n" not in message
     return message
@@ -177,7 +176,7 @@ class TestActionsOfAFolder:
             ),
             (
                 {"image_uri": "registry/image:1"},
-                ["it needs the container image 'registry/image:1', but this service runs no containers"],
+                ["it needs the container image 'registry/image:1', but this server runs no containers"],
             ),
             ({}, ["it has nothing to run: set container_parameters.command or .entry_point"]),
         ],
@@ -226,7 +225,7 @@ class TestCommand:
         assert options[0] in capsys.readouterr().err
 
     def test_options_are_settings(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        asked: list[ServiceSettings] = []
+        asked: list[ServerSettings] = []
         monkeypatch.setattr("airflow_invocations.server.serve.serve", asked.append)
         monkeypatch.chdir(tmp_path)
         assert main(["serve"]) == 0

@@ -35,7 +35,7 @@ from airflow_invocations.server.db import CheckedInvocation, Store
 from airflow_invocations.server.execution.logs import LogFiles
 from airflow_invocations.server.execution.process_limits import MAX_TOTAL, size_of_all
 from airflow_invocations.server.execution.runner import Runner
-from airflow_invocations.server.settings import ServiceSettings
+from airflow_invocations.server.settings import ServerSettings
 
 from .conftest import ORG, USER, create, invoke, runner_of
 from .test_runner import reached
@@ -46,17 +46,17 @@ TERMINAL = [status for status in InvocationStatus if status.is_terminal]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> ServiceSettings:
-    return ServiceSettings(data_dir=tmp_path / "data", slots=1, grace=0.5)
+def settings(tmp_path: Path) -> ServerSettings:
+    return ServerSettings(data_dir=tmp_path / "data", slots=1, grace=0.5)
 
 
 @pytest.fixture
-def logs(settings: ServiceSettings) -> LogFiles:
+def logs(settings: ServerSettings) -> LogFiles:
     return LogFiles(settings.logs)
 
 
 @pytest.fixture
-async def runner(store: Store, logs: LogFiles, settings: ServiceSettings) -> AsyncIterator[Runner]:
+async def runner(store: Store, logs: LogFiles, settings: ServerSettings) -> AsyncIterator[Runner]:
     """A runner at work."""
     one = runner_of(store, logs, settings)
     await one.start("http://127.0.0.1:1")
@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def dataset_id(store: Store, settings: ServiceSettings, folder: Path) -> str:
+def dataset_id(store: Store, settings: ServerSettings, folder: Path) -> str:
     create(store, container_parameters=ContainerParameters(command=["ls", "-R", "../input"]))
     record, _ = DatasetFiles(store, settings.datasets).link("drive", folder, ORG, USER)
     return record.dataset_id

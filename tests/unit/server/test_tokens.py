@@ -97,7 +97,7 @@ def test_a_lent_token_opens_until_it_is_taken_back(tokens: Tokens) -> None:
     caller = tokens.caller(f"Bearer {token}", {})
     assert (caller.user, caller.org_id, caller.role) == ("iv_1", LOCAL_ORG, Role.Action)
     assert tokens.lend(own("iv_2")) != token
-    tokens.take_back(token)
+    tokens.end_loan(token)
     with pytest.raises(UnauthorizedError):
         tokens.caller(f"Bearer {token}", {})
-    tokens.take_back(token)
+    tokens.end_loan(token)

@@ -26,7 +26,7 @@ from ..execution.overrides import accept_overrides, require_as_registered
 from ..metrics import Metrics
 from ..outages import is_outage
 from ..query.roboql_queries import RoboqlQueries
-from ..settings import MAX_BODY, ServiceSettings
+from ..settings import MAX_BODY, ServerSettings
 from ..signed_urls import SignedUrls
 from ..timestamps import microseconds
 from ..tokens import Tokens
@@ -90,7 +90,7 @@ def create_app(
     urls: SignedUrls,
     watches: Watches,
     metrics: Metrics,
-    settings: ServiceSettings,
+    settings: ServerSettings,
 ) -> FastAPI:
     """The API over a store, its datasets and log files.
 
@@ -139,7 +139,7 @@ def create_app(
     return app
 
 
-def _action_routes(store: Store, settings: ServiceSettings, allows: Allows) -> APIRouter:
+def _action_routes(store: Store, settings: ServerSettings, allows: Allows) -> APIRouter:
     router = APIRouter(tags=["actions"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
     OwnReader = Annotated[Caller, allows(Role.Read, own_action)]  # noqa: N806
@@ -184,7 +184,7 @@ def _action_routes(store: Store, settings: ServiceSettings, allows: Allows) -> A
     return router
 
 
-def _invocation_routes(store: Store, logs: LogFiles, settings: ServiceSettings, allows: Allows) -> APIRouter:
+def _invocation_routes(store: Store, logs: LogFiles, settings: ServerSettings, allows: Allows) -> APIRouter:
     router = APIRouter(tags=["invocations"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
     OwnReader = Annotated[Caller, allows(Role.Read, own_invocation)]  # noqa: N806

@@ -59,7 +59,7 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
     @router.post("/create_if_not_exists")
     def create_unless_there(request: NewDatasetUnlessThereRequest, who: Invoker) -> Response:
         wanted = request.match_roboql_query
-        return answered(datasets.create_unless_there(wanted, request.create_request, who.org_id, who.user))
+        return answered(datasets.find_or_create(wanted, request.create_request, who.org_id, who.user))
 
     @router.post("/query")
     def query(spec: QueryBody, who: Reader) -> Response:

@@ -7,6 +7,9 @@ synchronous and may be called from any thread. Writers take turns, and writers t
 
 from pathlib import Path
 
+from sqlalchemy.exc import DBAPIError
+
+from ..settings import StartError
 from .aborts import AbortRepository, PendingAbort
 from .actions import ActionRepository
 from .claims import RUNNER_PREFIX, ClaimRepository, OrphanedInvocation
@@ -49,6 +52,14 @@ class Store:
         self.database.close()
 
 
+def open_store(path: Path) -> Store:
+    """Open the database of a data folder. Raises StartError."""
+    try:
+        return Store(path)
+    except DBAPIError as error:
+        raise StartError(f"can't use the database {path}: {error.orig}") from None
+
+
 __all__ = [
     "ID_PREFIX",
     "INVOCATION_ID",
@@ -62,4 +73,5 @@ __all__ = [
     "StatusReport",
     "Store",
     "TokenRecord",
+    "open_store",
 ]

@@ -13,7 +13,7 @@ import pydantic
 from ...models import ActionParameter, ActionReference, ComputeRequirements, ContainerParameters
 from ...models.base import problems_of
 from ..api.schemas import NamedAction
-from ..opening import StartError
+from ..settings import StartError
 
 #: Fields that the published client's command writes and that mean nothing here, or are read as another one.
 _ALSO_KNOWN = {"docker_config", "image_uri"}

@@ -1,13 +1,13 @@
-"""Append-only log files, one an invocation, and the cursors that read on where a reader stopped.
+"""Append-only log files, one per invocation, and the cursors with which a reader continues.
 
-A file is a row of frames: a header, then whole lines as the action wrote them, or one part of a long line.
-Lines are split when they are read, so that keeping up with an action costs a write a chunk, not one a line.
+A file is a sequence of frames: a header, then whole lines as the action wrote them, or one part of a long
+line. Lines are split when they are read, so writing costs one write per chunk and not one per line.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hmac
+import hashlib
 import logging
 import os
 import re
@@ -21,36 +21,37 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from itsdangerous import BadSignature, Signer
+
 from ...models import LogPage, LogProcess, LogRecord
 from ..db import INVOCATION_ID, CheckedInvocation
 from .redaction import Redaction
 
-#: Lines longer than this many bytes are kept in parts.
+#: Lines longer than this many bytes are stored in parts.
 MAX_LINE = 64 * 1024
 
-#: Seconds in which at most one state of a line is kept that is redrawn, as progress bars are.
+#: Seconds between two stored states of a line that is redrawn, such as a progress bar.
 REDRAW_INTERVAL = 1.0
 
-#: A page holds at most so many lines, and about so many bytes.
+#: Lines in a page, at most, and bytes, approximately.
 PAGE_LINES = 1000
 PAGE_BYTES = 1024 * 1024
 
-#: Mark; payload length; time (microseconds); process; the long line that this is a part of (0: none).
+#: Mark; payload length; time (microseconds); process; number of the long line that has this part (0: none).
 _HEADER = struct.Struct(">HIqBQ")
 _MARK = 0xA10F
 _MAX_PAYLOAD = 3 * MAX_LINE
 _PROCESSES = tuple(LogProcess)
-#: A carriage return at the end may be half of a line's end: what follows decides.
+#: A carriage return at the end may be the first half of a line's end; the next byte decides.
 _LINE_END = re.compile(rb"\r?\n|\r(?=[^\n])")
 #: Terminal sequences that move the cursor, erase, or colour.
 _CLEARS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
-_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})\.([0-9a-f]{16})")
 
 _log = logging.getLogger(__name__)
 
 
 class InvalidCursorError(ValueError):
-    """A cursor that this server did not hand out."""
+    """A cursor that isn't one of the log's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,51 +66,54 @@ class Cursor:
 
 
 class CursorSigner:
-    """Sign and verify the cursors given to readers, so that they can't be forged.
+    """Signs and verifies the cursors given to readers, so that they can't be forged.
 
-    An action decides what is in its log, so it could write there what looks like a frame of the server's
-    own; a cursor that leads into the middle of a frame would read that.
+    An action decides the content of its log, so it could write data that looks like a frame of the server;
+    a forged cursor into the middle of a frame would read that data.
 
-    :param key: what they are signed with; cursors are good as long as it is the same.
+    :param secret: the secret of the signatures; cursors are valid as long as it stays the same.
     """
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
 
     def sign(self, invocation_id: str, cursor: Cursor) -> str:
-        """Write a cursor of an invocation's log."""
-        said = f"{invocation_id}:{cursor}".encode()
-        return f"{cursor}.{hmac.digest(self._key, said, 'sha256').hex()[:16]}"
+        """Return a cursor of an invocation's log as text."""
+        return self._signer(invocation_id).sign(str(cursor)).decode()
 
     def read(self, invocation_id: str, text: str | None) -> Cursor:
-        """Read what `sign` wrote; None is the beginning. Raises InvalidCursorError."""
+        """Read the text of a cursor; None is the beginning. Raises InvalidCursorError."""
         if text is None:
             return Cursor()
-        match = _CURSOR.fullmatch(text)
-        cursor = Cursor() if match is None else Cursor(int(match[1]), int(match[2]))
-        if not hmac.compare_digest(self.sign(invocation_id, cursor).encode(), text.encode(errors="replace")):
-            raise InvalidCursorError(f"not a cursor of this log: {text[:40]!r}")
-        return cursor
+        try:
+            offset, line = self._signer(invocation_id).unsign(text.encode(errors="replace")).split(b".")
+        except BadSignature:
+            raise InvalidCursorError(f"not a cursor of this log: {text[:40]!r}") from None
+        return Cursor(int(offset), int(line))
+
+    def _signer(self, invocation_id: str) -> Signer:
+        salt = f"airflow-invocations log cursor {invocation_id}"
+        return Signer(self._secret, salt, key_derivation="hmac", digest_method=hashlib.sha256)
 
 
 class LogFiles:
     """The log files in one folder.
 
-    :param folder: where they are.
-    :param key: what cursors are signed with; without one they are good for this object only.
+    :param folder: the folder.
+    :param secret: the secret of the cursors; None: cursors are valid for this object only.
     """
 
-    def __init__(self, folder: Path, key: bytes | None = None) -> None:
+    def __init__(self, folder: Path, secret: str | None = None) -> None:
         self._folder = folder
-        self.cursors = CursorSigner(key or secrets.token_bytes(32))
+        self.cursors = CursorSigner(secret or secrets.token_urlsafe())
         self._listeners: list[Callable[[str, int], None]] = []
 
     def listen(self, listener: Callable[[str, int], None]) -> None:
-        """Have `listener` called with an invocation's id and a number of bytes whenever its log has grown."""
+        """Call `listener` whenever a log has grown, with the invocation's id and the number of bytes."""
         self._listeners.append(listener)
 
     def writer(self, invocation_id: str) -> LogWriter:
-        """Open an invocation's log to append to it; what a crash left half-written is cut off first."""
+        """Open an invocation's log to append to it; an incomplete frame of a crashed server is removed."""
         self._folder.mkdir(parents=True, exist_ok=True)
 
         def grew(size: int) -> None:
@@ -121,27 +125,25 @@ class LogFiles:
     def read(
         self, invocation: CheckedInvocation, cursor: str | None = None, limit: int = PAGE_LINES
     ) -> LogPage:
-        """The next lines from `cursor` on, at most `limit` of them.
+        """Return the next lines.
 
-        `has_next` tells whether more is there now, `last_read` where to read on; it is the cursor that was
-        given (or None) while there is nothing.
-
-        Raises:
-            InvalidCursorError: for a cursor that isn't one of this log's.
+        :param cursor: where to continue; None: at the beginning.
+        :param limit: lines at most.
+        :return: a page whose `has_next` says whether more lines exist now, and whose `last_read` is the next
+            cursor. That is `cursor` itself if there are no more lines.
+        :raises InvalidCursorError: the cursor isn't one of this log's.
         """
-        place = self.cursors.read(invocation.invocation_id, cursor)
+        position = self.cursors.read(invocation.invocation_id, cursor)
         try:
             file = self._path(invocation.invocation_id).open("rb")
         except FileNotFoundError:
-            if place != Cursor():
-                raise InvalidCursorError(f"the log has no place {place}") from None
+            if position != Cursor():
+                raise InvalidCursorError(f"the log has no position {position}") from None
             return LogPage(items=[], has_next=False, last_read=cursor)
         with file:
-            page = _read_page(file, place, limit)
-        following = (
-            cursor if page.following is None else self.cursors.sign(invocation.invocation_id, page.following)
-        )
-        return LogPage(items=page.items, has_next=page.has_next, last_read=following)
+            page = _read_page(file, position, limit)
+        last_read = cursor if page.next is None else self.cursors.sign(invocation.invocation_id, page.next)
+        return LogPage(items=page.items, has_next=page.has_next, last_read=last_read)
 
     def _path(self, invocation_id: str) -> Path:
         if not INVOCATION_ID.fullmatch(invocation_id):
@@ -153,28 +155,28 @@ class LogFiles:
 class _Page:
     items: list[LogRecord]
     has_next: bool
-    #: Where to read on; None: where this page was read from.
-    following: Cursor | None
+    #: Where to continue; None: the page has no lines.
+    next: Cursor | None
 
 
-def _read_page(file: BinaryIO, place: Cursor, limit: int) -> _Page:
+def _read_page(file: BinaryIO, position: Cursor, limit: int) -> _Page:
     items: list[LogRecord] = []
     size = 0
     end = file.seek(0, os.SEEK_END)
-    if place.offset > end or (place.offset == end and place.line):
-        raise InvalidCursorError(f"the log has no place {place}")
-    for frame in _frames(file, place.offset):
+    if position.offset > end or (position.offset == end and position.line):
+        raise InvalidCursorError(f"the log has no position {position}")
+    for frame in _frames(file, position.offset):
         lines = frame.lines()
-        first = place.line if frame.offset == place.offset else 0
+        first = position.line if frame.offset == position.offset else 0
         if first >= len(lines):
-            raise InvalidCursorError(f"the log has no place {place}")
+            raise InvalidCursorError(f"the log has no position {position}")
         for number in range(first, len(lines)):
             if len(items) >= limit or size >= PAGE_BYTES:
-                return _Page(items, has_next=True, following=Cursor(frame.offset, number))
+                return _Page(items, has_next=True, next=Cursor(frame.offset, number))
             items.append(frame.record(lines[number]))
             size += len(lines[number])
-        place = Cursor(frame.end)
-    return _Page(items, has_next=False, following=place if items else None)
+        position = Cursor(frame.end)
+    return _Page(items, has_next=False, next=position if items else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +203,12 @@ class _Frame:
 
 
 def _frames(file: BinaryIO, offset: int) -> Iterator[_Frame]:
-    """The whole frames from `offset` on; one that is still being written is left out."""
+    """Yield the complete frames from `offset` on."""
     file.seek(offset)
     while len(header := file.read(_HEADER.size)) == _HEADER.size:
         mark, length, microseconds, process, part_of = _HEADER.unpack(header)
         if mark != _MARK or length > _MAX_PAYLOAD or process >= len(_PROCESSES):
-            raise InvalidCursorError(f"the log has no place {Cursor(offset)}")
+            raise InvalidCursorError(f"the log has no position {Cursor(offset)}")
         payload = file.read(length)
         if len(payload) < length:
             return
@@ -216,10 +218,12 @@ def _frames(file: BinaryIO, offset: int) -> Iterator[_Frame]:
 
 
 class LogWriter:
-    """Appends to one log file. Use `stream` once for each pipe that lines come from, then `close`.
+    """Appends to one log file. Use `stream` once for each pipe, then `close`.
 
-    What the disk refuses waits in memory, in order, until `flush` finds room for it: nothing is left out, and
-    the caller that feeds the streams should stop until then.
+    Frames that can't be written, because the disk is full, wait in memory in order until `flush` can write
+    them. No line is lost; the caller should stop feeding the streams until then.
+
+    :param grew: called with the number of bytes after each write.
     """
 
     def __init__(self, path: Path, grew: Callable[[int], None] = lambda _: None) -> None:
@@ -227,25 +231,25 @@ class LogWriter:
         self._file = path.open("ab+", buffering=0)
         #: Frames that aren't written yet, each with the size of its lines.
         self._waiting: deque[tuple[bytes, int]] = deque()
-        self._refused = False
+        self._write_failed = False
         self._end = 0
-        with contextlib.suppress(InvalidCursorError):  # zeros, say, that a power cut left at the end
+        with contextlib.suppress(InvalidCursorError):  # a power cut may leave zeros at the end
             for frame in _frames(self._file, 0):
                 self._end = frame.end
         self._file.truncate(self._end)
 
     def stream(self, process: LogProcess, redaction: Redaction | None = None) -> LineStream:
-        """A pipe's end: feed it what was read, in any pieces."""
+        """Return a stream to feed with the output of one pipe, in pieces of any size."""
         return LineStream(self, process, redaction or Redaction(()))
 
     def say(self, process: LogProcess, text: str) -> None:
-        """Append lines of the server's own."""
+        """Append lines of the server itself."""
         stream = self.stream(process)
         stream.feed(text.encode(errors="replace"))
         stream.finish()
 
     def append(self, process: LogProcess, payload: bytes, part_of: int) -> None:
-        """Append one frame: whole lines, or a part of the long line that began at `part_of`."""
+        """Append one frame: whole lines, or a part of the long line with the number `part_of`."""
         now = time.time_ns() // 1000
         frame = _HEADER.pack(_MARK, len(payload), now, _PROCESSES.index(process), part_of) + payload
         self._waiting.append((frame, len(payload)))
@@ -256,11 +260,11 @@ class LogWriter:
         try:
             self.write_waiting()
         except OSError as error:
-            if not self._refused:
+            if not self._write_failed:
                 _log.warning("Could not write %s, retrying until it succeeds: %s", self._file.name, error)
-            self._refused = True
+            self._write_failed = True
             return False
-        self._refused = False
+        self._write_failed = False
         return True
 
     def write_waiting(self) -> None:
@@ -274,7 +278,7 @@ class LogWriter:
     def _write(self, frame: bytes) -> None:
         written = 0
         try:
-            while written < len(frame):  # a disk that is nearly full takes less than it is given
+            while written < len(frame):  # a nearly full disk takes only a part
                 written += self._file.write(frame[written:])
         except OSError:
             self._file.truncate(self._end)
@@ -282,20 +286,20 @@ class LogWriter:
         self._end += len(frame)
 
     def number_for_long_line(self) -> int:
-        """A number that no other long line of this log has: where its first part starts, plus one."""
+        """Return a number for a long line, unique in this log: the offset of its first part, plus one."""
         return self._end + sum(len(frame) for frame, _ in self._waiting) + 1
 
     def close(self) -> None:
-        """Close the file; the streams must have been finished, and what still waits is lost."""
+        """Close the file, after the streams were finished; frames that still wait are lost."""
         self._file.close()
 
 
 class LineStream:
     """Convert the data of a pipe, in pieces of any size, to frames of whole lines.
 
-    A line ends at a line feed, with or without a carriage return before it. Any other carriage return begins
-    the line again, as progress bars do: of what is overwritten one state a second is kept, and the last one
-    always. Nothing else is dropped.
+    A line ends at a line feed, with or without a carriage return before it. Any other carriage return starts
+    the line again, as progress bars do. Of the states of such a line, one per second and the last one are
+    stored. Nothing else is dropped.
     """
 
     def __init__(self, writer: LogWriter, process: LogProcess, redaction: Redaction) -> None:
@@ -304,26 +308,26 @@ class LineStream:
         self._redaction = redaction
         self._tail = b""
         self._part_of = 0
-        #: Of a line that is redrawn; None: the current one isn't.
+        #: The current line if it is redrawn.
         self._redrawn: _RedrawnLine | None = None
         self._next_redraw = 0.0
-        #: The last line that isn't blank, as far as it is known; at most MAX_LINE bytes of it.
+        #: The last line that isn't blank, at most MAX_LINE bytes of it.
         self.last_line = b""
 
     def feed(self, data: bytes) -> bool:
-        """Take the next piece; False if it waits in memory, as the disk takes no more for now.
+        """Take the next piece; return False if it waits in memory because the disk is full.
 
-        An empty piece only tries to write what waits.
+        An empty piece only retries to write the waiting frames.
         """
         for start in range(0, len(data), MAX_LINE):
             self._take(data[start : start + MAX_LINE])
         return self._writer.flush()
 
     def show_redrawn(self) -> None:
-        """Write the current state of a redrawn line, when no data has come for a while."""
+        """Write the current state of a redrawn line, after a while without data."""
         if self._redrawn is None:
             return
-        if not self._redaction.longest:  # else it may be the first half of a secret's value
+        if not self._redaction.longest:  # otherwise it may be the first half of a secret's value
             self._redrawn.overwrite(self._tail.removesuffix(b"\r"))
         self._keep_redrawn()
 
@@ -349,7 +353,7 @@ class LineStream:
             self._tail = self._tail[cut:]
 
     def finish(self) -> None:
-        """The pipe is closed: what it ended with is a line, with or without a line feed."""
+        """Write the last line, which may lack a line feed, because the pipe is closed."""
         tail, self._tail = self._tail, b""
         if self._part_of:
             self._append_part(tail.removesuffix(b"\r"))
@@ -357,7 +361,7 @@ class LineStream:
             self._append_lines(self._final_states(tail.removesuffix(b"\r")))
 
     def _final_states(self, lines: bytes) -> bytes:
-        """What whole lines look like in the end; the first of them may be one that was redrawn before."""
+        """Return whole lines in their final states; the first one may have been redrawn before."""
         if self._redrawn is None and b"\r" not in lines:
             return lines + b"\n"
         final: list[bytes] = []
@@ -365,13 +369,13 @@ class LineStream:
             redrawn, self._redrawn = self._redrawn or _RedrawnLine(), None
             for state in line.split(b"\r"):
                 redrawn.overwrite(state)
-            if not redrawn.is_kept:
+            if not redrawn.is_stored:
                 final.append(redrawn.state + b"\n")
         return b"".join(final)
 
     def _overwrite(self) -> None:
-        """Note what the line that isn't whole yet was before its last carriage return."""
-        # The last byte may be half of a line's end.
+        """Record the states of the incomplete line before its last carriage return."""
+        # The last byte may be the first half of a line's end.
         *overwritten, rest = self._tail[:-1].split(b"\r")
         if not overwritten:
             return
@@ -383,10 +387,10 @@ class LineStream:
 
     def _keep_redrawn(self) -> None:
         redrawn, now = self._redrawn, time.monotonic()
-        if redrawn is not None and redrawn.state and not redrawn.is_kept and now >= self._next_redraw:
+        if redrawn is not None and redrawn.state and not redrawn.is_stored and now >= self._next_redraw:
             self._next_redraw = now + REDRAW_INTERVAL
             self._append_lines(redrawn.state + b"\n")
-            redrawn.is_kept = True
+            redrawn.is_stored = True
 
     def _append_lines(self, lines: bytes) -> None:
         lines = self._redaction.applied_to(lines)
@@ -407,26 +411,26 @@ class LineStream:
 
 @dataclass(slots=True)
 class _RedrawnLine:
-    """A line that is written again and again."""
+    """A line that is overwritten repeatedly."""
 
-    #: What it was last that isn't blank.
+    #: The last state that isn't blank.
     state: bytes = b""
-    #: Whether that is in the log already.
-    is_kept: bool = False
+    #: Whether that state is in the log already.
+    is_stored: bool = False
 
     def overwrite(self, state: bytes) -> None:
-        """Take another state; one that shows nothing only clears the line."""
+        """Take another state; a blank one only clears the line."""
         if state != self.state and _CLEARS.sub(b"", state).strip():
-            self.state, self.is_kept = state, False
+            self.state, self.is_stored = state, False
 
 
 def _end_of_characters(data: bytes) -> int:
-    """Where to cut so that no UTF-8 character and no line's end is cut in two; other bytes, anywhere."""
+    """Return where to cut so that no UTF-8 character and no line's end is split."""
     if data.endswith(b"\r"):
         return len(data) - 1
     for back in range(1, 4):
         byte = data[-back]
-        if byte & 0b1100_0000 == 0b1000_0000:  # a continuation: the character began further left
+        if byte & 0b1100_0000 == 0b1000_0000:  # a continuation byte
             continue
         length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
         return len(data) - back if length > back else len(data)

@@ -79,7 +79,7 @@ def upload(
             path: changes for path, changes in noted.items() if path in files
         }
         of_it = [] if of_dataset is None else [DatasetUpdate(metadata_changeset=of_dataset)]
-        datasets.uploaded(dataset_id, record.org_id, record.invocation_id, updates, of_it)
+        datasets.record_upload(dataset_id, record.org_id, record.invocation_id, updates, of_it)
     except ApiError as error:
         raise UploadError(error.message) from None
     if files:

@@ -1,4 +1,4 @@
-"""Processes, each in a group of its own: started, followed, and ended whole, also by a later life."""
+"""Start a process in a new session, and follow its output and its end."""
 
 from __future__ import annotations
 
@@ -8,26 +8,20 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
-import psutil
+from ..outages import pause_after
+from .termination import send_to_group
 
-from ..outages import is_outage, pause_after
-
-#: Takes what a process wrote; answers False while it can keep no more.
+#: Takes output of a process; returns False while it can't store more.
 Feed = Callable[[bytes], bool]
 
-_T = TypeVar("_T")
-
-#: Processes that `start` has started and that have not been waited for.
+#: Process ids that `start` has started and that have not been waited for.
 _started: set[int] = set()
 
-#: Seconds by which two readings of one process's start may differ.
-_SAME_START = 1.0
-
-#: What others may not do with the files that an action makes: the usual. Its workspace is closed to them.
+#: The usual umask for an action's files; its workspace is closed to other users.
 _UMASK = 0o022
 
 #: Bytes that are read from a pipe at a time.
@@ -35,21 +29,21 @@ _CHUNK = 256 * 1024
 
 
 class Process:
-    """A process that was started with `start`, and what it writes.
+    """A process that was started with `start`, and its output.
 
-    asyncio has such a thing too, which takes half as long again to start one, and whose `wait` returns when
-    the last pipe is closed: a child that the process leaves behind in the background holds them open.
+    asyncio's own Process takes half as long again to start, and its `wait` returns only when the last pipe is
+    closed; a child that the process leaves in the background holds the pipes open.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], out: Feed, err: Feed) -> None:
         self._loop = asyncio.get_running_loop()
-        #: Negative: the signal that ended it.
+        #: The exit code; negative: the signal that ended the process.
         self.exit_code: asyncio.Future[int] = self._loop.create_future()
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._pipes_closed: asyncio.Future[None] = self._loop.create_future()
         self._process = process
         self._pipes: set[IO[bytes]] = set()
-        #: Pipes that aren't read for now, as nothing more can be kept.
+        #: Pipes that aren't read now, because their feed can't store more.
         self._held: set[IO[bytes]] = set()
         for pipe, feed in ((process.stdout, out), (process.stderr, err)):
             if pipe is not None:
@@ -57,32 +51,34 @@ class Process:
                 os.set_blocking(pipe.fileno(), False)
                 self._loop.add_reader(pipe, self._read, pipe, feed)
         try:
-            end = os.pidfd_open(process.pid)
-        except (AttributeError, OSError):  # not Linux, or an old one
+            descriptor = os.pidfd_open(process.pid)
+        except (AttributeError, OSError):  # not Linux, or an old kernel
             threading.Thread(target=self._wait, daemon=True).start()
         else:
-            self._loop.add_reader(end, self._ended_by, end)
+            self._loop.add_reader(descriptor, self._exit_readable, descriptor)
 
     @property
     def pid(self) -> int:
-        """Its process id, and its group's."""
+        """Process id, which is also the id of the process's group and session."""
         return self._process.pid
 
-    async def last_output(self, patience: float, give_up: asyncio.Event | None = None) -> None:
-        """Once its group is gone: wait until its pipes are closed, at most `patience` seconds.
+    async def last_output(self, limit: float, give_up: asyncio.Event | None = None) -> None:
+        """Wait until the pipes are closed, after the process's group has ended.
 
-        While what it wrote cannot be kept, the wait goes on until it can, or until `give_up` is set.
+        :param limit: seconds, because a process outside the group may hold a pipe. While a feed can't store
+            output, the wait continues.
+        :param give_up: ends the wait for the feeds when it is set.
         """
-        await asyncio.wait({self._pipes_closed}, timeout=patience)
+        await asyncio.wait({self._pipes_closed}, timeout=limit)
         while self._held and not (give_up is not None and give_up.is_set()):
-            await asyncio.wait({self._pipes_closed}, timeout=patience)
+            await asyncio.wait({self._pipes_closed}, timeout=limit)
         await self._exited
         for pipe in tuple(self._pipes):
             self._close(pipe)
 
-    def _ended_by(self, end: int) -> None:
-        self._loop.remove_reader(end)
-        os.close(end)
+    def _exit_readable(self, descriptor: int) -> None:
+        self._loop.remove_reader(descriptor)
+        os.close(descriptor)
         self._ended(self._process.wait())
 
     def _wait(self) -> None:
@@ -104,7 +100,7 @@ class Process:
             self._close(pipe)
             return
         if not feed(data):
-            # The process waits at its full pipe, as at a disk that is full for itself.
+            # The process blocks when its pipe is full, as if its own disk were full.
             self._loop.remove_reader(pipe)
             self._held.add(pipe)
             self._loop.call_later(pause_after(1), self._feed_again, pipe, feed, 1)
@@ -135,15 +131,14 @@ def start(
     out: Feed,
     err: Feed,
 ) -> Process:
-    """Start a process in `folder`, with nothing but `environment`; `out` and `err` are fed what it writes.
+    """Start a process that the running event loop follows.
 
-    A feed that answers False is given no more until it takes an empty piece and answers True.
-
-    The running event loop follows it.
-
-    Raises:
-        OSError: it can't be started.
-        ValueError: the command or the environment has something in it that no process can be given.
+    :param environment: the process's whole environment.
+    :param out: gets the standard output. After it returns False it gets no more output until it returns True
+        for an empty piece.
+    :param err: gets the standard error in the same way.
+    :raises OSError: the process can't be started.
+    :raises ValueError: the command or the environment contains a null byte or other invalid text.
     """
     process = subprocess.Popen(
         command,
@@ -159,7 +154,7 @@ def start(
     try:
         return Process(process, out, err)
     except BaseException:
-        send(process.pid, signal.SIGKILL)
+        send_to_group(process.pid, signal.SIGKILL)
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 asyncio.get_running_loop().remove_reader(pipe)
@@ -170,112 +165,5 @@ def start(
 
 
 def started() -> frozenset[int]:
-    """The processes that `start` has started and whose end isn't known yet."""
+    """Return the ids of the processes that `start` has started and whose end isn't known yet."""
     return frozenset(_started)
-
-
-def began(pid: int) -> float | None:
-    """When a process started, in seconds since 1970; with its pid it names a process for good."""
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return None
-
-
-def send(group: int, number: int) -> bool:
-    """Send a signal (0: none) to a whole process group; False if nothing is left of it."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-        return False
-    return True
-
-
-async def end(group: int, grace: float) -> None:
-    """End a process group: SIGTERM, SIGKILL after `grace` seconds; returns when all of it is gone."""
-    send(group, signal.SIGTERM)
-    try:
-        async with asyncio.timeout(grace):
-            await _gone(group)
-    except TimeoutError:
-        send(group, signal.SIGKILL)
-        await _gone(group)
-
-
-async def end_left_over(group: int, leader_began: float) -> None:
-    """Kill what an earlier life left running; a group number that was given out again is left alone."""
-    leader = began(group)
-    if leader is not None and abs(leader - leader_began) > _SAME_START:
-        return
-    send(group, signal.SIGKILL)
-    await _gone(group)
-
-
-async def end_marked(variable: str, values: Collection[str]) -> None:
-    """Kill every process in whose environment `variable` has one of these values.
-
-    That finds what no group leads to: what was started in the instant before its group was recorded, and
-    what has left its group.
-    """
-    while strays := await _repeated(lambda: asyncio.to_thread(_marked, variable, values)):
-        for stray in strays:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                stray.kill()
-        await asyncio.sleep(0.01)
-
-
-def _marked(variable: str, values: Collection[str]) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if _environment(process).get(variable) in values]
-
-
-def _environment(process: psutil.Process) -> Mapping[str, str]:
-    try:
-        return process.environ() if _is_running(process) else {}
-    except psutil.Error:  # gone, or another user's
-        return {}
-    except OSError as error:
-        if is_outage(error):  # it may be marked, and could not be looked at
-            raise
-        return {}
-
-
-async def _gone(group: int) -> None:
-    # No system call waits for a process group to be empty, so this looks, a little less often each time.
-    pause = 0.01
-    while await _repeated(lambda: _lives(group)):
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 0.25)
-
-
-async def _repeated(look: Callable[[], Awaitable[_T]]) -> _T:
-    """What `look` answers, once there are descriptors and memory to look with."""
-    failures = 0
-    while True:
-        try:
-            return await look()
-        except (OSError, MemoryError, RuntimeError) as error:
-            if not is_outage(error):
-                raise
-            failures += 1
-            await asyncio.sleep(pause_after(failures))
-
-
-async def _lives(group: int) -> bool:
-    if not send(group, 0):
-        return False
-    # Zombies take signals too, so what is left must be looked at.
-    return any(_is_running(process) for process in psutil.process_iter() if _group_of(process.pid) == group)
-
-
-def _is_running(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _group_of(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except (ProcessLookupError, PermissionError):
-        return None

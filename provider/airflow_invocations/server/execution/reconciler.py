@@ -1,4 +1,4 @@
-"""What must end up true: what a dead runner owned runs again, and what was aborted comes to its end."""
+"""Requeue the invocations of dead runners, retry aborts, and remove old workspaces."""
 
 from __future__ import annotations
 
@@ -13,26 +13,13 @@ from ...models import MAX_PAGE_SIZE
 from ..api.errors import ConditionError, NotFoundError
 from ..db import ID_PREFIX, OrphanedInvocation, Store
 from ..outages import log_failure
-from ..settings import ServiceSettings
+from ..settings import ServerSettings
 from ..timestamps import now
-from . import processes
+from .termination import kill_marked, kill_orphaned_group
 from .workspace import INVOCATION_VARIABLE, SERVER_VARIABLE, Workspace
-
-#: Seconds between two rounds.
-INTERVAL = 5.0
-
-#: Seconds without a sign of life after which a runner is dead.
-DEAD_AFTER = 30.0
-
-#: Seconds between two looks at which workspaces are old enough to go.
-CLEANING_INTERVAL = 600.0
 
 #: Seconds in a day.
 DAY = 86400.0
-
-#: Seconds until an abort is tried again: full jitter up to BASE * 2**n, at most CAP.
-ABORT_BASE = 1.0
-ABORT_CAP = 300.0
 
 _SECOND = 1_000_000
 
@@ -40,13 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Goes round again and again; every round alone would do, so one that fails costs nothing but time.
+    """Runs periodically. Each pass is complete in itself, so a failed pass only causes a delay.
 
-    :param store: the repository.
-    :param runner: the id of the one runner that is alive for certain: this process's own.
-    :param claims: the invocations that this runner works on now.
-    :param stop: asks that runner to look whether an invocation is to be stopped.
-    :param settings: where workspaces are, and how long they are kept.
+    :param store: the server's records.
+    :param runner: the id of this process's runner.
+    :param claims: returns the ids of the invocations that this runner works on now.
+    :param stop: makes this runner check whether an invocation has to be stopped.
+    :param settings: the folder of workspaces, and the intervals.
     """
 
     def __init__(
@@ -55,48 +42,49 @@ class Reconciler:
         runner: str,
         claims: Callable[[], Collection[str]],
         stop: Callable[[str], None],
-        settings: ServiceSettings,
+        settings: ServerSettings,
     ) -> None:
         self._store = store
         self._runner = runner
         self._claims = claims
         self._stop = stop
-        #: What the runner owned at the last round without working on it, as just before it begins.
+        #: Invocations that the runner owned at the last pass without working on them.
         self._idle: set[str] = set()
         self._settings = settings
-        self._next_cleaning = 0.0
+        self._next_cleanup = 0.0
 
     async def recover(self) -> None:
-        """Take over all invocations of other runners: the server has just started, so none of them is alive.
+        """Requeue the invocations of all other runners, which are dead because the server has just started.
 
-        So do processes of invocations that the database doesn't know, having been restored from a backup.
+        It also kills processes of invocations that the database doesn't have, as after restoring a backup.
         """
-        await processes.end_marked(SERVER_VARIABLE, {self._settings.identity})
+        await kill_marked(SERVER_VARIABLE, {self._settings.identity})
         await asyncio.to_thread(self._remove_secrets)
-        await self._take(await asyncio.to_thread(self._store.claims.orphaned, [self._runner]))
+        await self._requeue(await asyncio.to_thread(self._store.claims.orphaned, [self._runner]))
 
     async def run(self) -> None:
-        """Go round until cancelled."""
+        """Run passes until cancelled."""
         while True:
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(self._settings.reconcile_interval)
             try:
-                await self.round()
+                await self.reconcile()
             except Exception:
-                log_failure(_log, "a round of the reconciler failed; the next one is in %s s", INTERVAL)
+                interval = self._settings.reconcile_interval
+                log_failure(_log, "the reconciler failed; it runs again in %s s", interval)
 
-    async def round(self) -> None:
-        """Take what runners without a heartbeat own, and try the aborts that are due."""
-        dead_since = now() - int(DEAD_AFTER * _SECOND)
-        await self._take(await asyncio.to_thread(self._store.claims.orphaned, [self._runner], dead_since))
-        await self._take(await self._lost())
+    async def reconcile(self) -> None:
+        """Requeue the invocations of runners without a heartbeat, and retry the aborts that are due."""
+        dead_since = now() - int(self._settings.heartbeat_timeout * _SECOND)
+        await self._requeue(await asyncio.to_thread(self._store.claims.orphaned, [self._runner], dead_since))
+        await self._requeue(await self._lost())
         for pending in await asyncio.to_thread(self._store.aborts.pending, now()):
-            longest = min(ABORT_CAP, ABORT_BASE * 2 ** min(pending.attempts, 30))
-            again_at = now() + int(random.uniform(0, longest) * _SECOND)  # noqa: S311
-            await asyncio.to_thread(self._store.aborts.record_attempt, pending.invocation_id, again_at)
+            longest = min(self._settings.abort_retry_max, 2.0 ** min(pending.attempts, 30))
+            next_attempt_at = now() + int(random.uniform(0, longest) * _SECOND)  # noqa: S311
+            await asyncio.to_thread(self._store.aborts.record_attempt, pending.invocation_id, next_attempt_at)
             self._stop(pending.invocation_id)
-        if time.monotonic() >= self._next_cleaning:
-            self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
-            await asyncio.to_thread(self._clean)
+        if time.monotonic() >= self._next_cleanup:
+            self._next_cleanup = time.monotonic() + self._settings.cleanup_interval
+            await asyncio.to_thread(self._remove_old_workspaces)
 
     def _remove_secrets(self) -> None:
         """Remove the secrets of attempts that were interrupted before they removed them."""
@@ -104,16 +92,16 @@ class Reconciler:
             Workspace(folder).remove_secrets()
 
     async def _lost(self) -> list[OrphanedInvocation]:
-        """Return what this process's runner owns and hasn't worked on for a whole round."""
+        """Return the invocations that this runner owns and hasn't worked on since the last pass."""
         owned = await asyncio.to_thread(self._store.claims.owned_by, self._runner)
         claims = self._claims()
-        idle = [left for left in owned if left.invocation_id not in claims]
-        lost = [left for left in idle if left.invocation_id in self._idle]
-        self._idle = {left.invocation_id for left in idle}
+        idle = [each for each in owned if each.invocation_id not in claims]
+        lost = [each for each in idle if each.invocation_id in self._idle]
+        self._idle = {each.invocation_id for each in idle}
         return lost
 
-    def _clean(self) -> None:
-        """Remove the workspaces of invocations that ended long enough ago; any other folder is left alone."""
+    def _remove_old_workspaces(self) -> None:
+        """Remove workspaces of invocations that ended long enough ago, and no other folder."""
         kept_since = now() - int(self._settings.keep_workspaces * DAY * _SECOND)
         folders = [path.name for path in self._settings.workspaces.glob(f"{ID_PREFIX}*")]
         for first in range(0, len(folders), MAX_PAGE_SIZE):
@@ -122,22 +110,22 @@ class Reconciler:
             ):
                 shutil.rmtree(self._settings.workspaces / name, ignore_errors=True)
 
-    async def _take(self, left_over: Sequence[OrphanedInvocation]) -> None:
-        if not left_over:
+    async def _requeue(self, orphaned: Sequence[OrphanedInvocation]) -> None:
+        if not orphaned:
             return
-        for left in left_over:
-            if left.process_group is not None and left.process_started is not None:
-                await processes.end_left_over(left.process_group, left.process_started)
-        await processes.end_marked(INVOCATION_VARIABLE, {left.invocation_id for left in left_over})
-        for left in left_over:
+        for each in orphaned:
+            if each.process_group is not None and each.process_started is not None:
+                await kill_orphaned_group(each.process_group, each.process_started)
+        await kill_marked(INVOCATION_VARIABLE, {each.invocation_id for each in orphaned})
+        for each in orphaned:
             detail = (
                 "the server lost track of this"
-                if left.owner == self._runner
+                if each.owner == self._runner
                 else "the server ended while this ran"
             )
             try:
                 await asyncio.to_thread(
-                    self._store.claims.requeue, left.invocation_id, left.owner, detail, lost=True
+                    self._store.claims.requeue, each.invocation_id, each.owner, detail, lost=True
                 )
             except (ConditionError, NotFoundError):
-                _log.info("%s was taken by somebody else", left.invocation_id)
+                _log.info("%s was changed by another request", each.invocation_id)

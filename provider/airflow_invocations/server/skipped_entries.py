@@ -1,4 +1,4 @@
-"""Describe the entries of a folder that are left out of its dataset."""
+"""Entries of a folder that aren't files of its dataset."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Kind(Enum):
-    """The kind of an entry that is left out, in the singular and in the plural."""
+class EntryKind(Enum):
+    """Why an entry is skipped, in the singular and in the plural."""
 
     Link = ("symbolic link", "symbolic links")
     NotUtf8 = ("name that isn't UTF-8", "names that aren't UTF-8")
@@ -18,23 +18,23 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """An entry that is left out."""
+class SkippedEntry:
+    """An entry that is skipped."""
 
-    #: Below the folder, with `/`; as `os.fsdecode` reads a name that isn't UTF-8.
+    #: Relative to the folder, with `/`; a name that isn't UTF-8 is decoded as `os.fsdecode` does.
     path: str
-    kind: Kind
+    kind: EntryKind
 
 
-def summary(entries: Iterable[LeftOut]) -> str:
-    """Describe how many entries of each kind are left out, with the first of each; at least one."""
-    by_kind: dict[Kind, list[str]] = {}
+def summarize(entries: Iterable[SkippedEntry]) -> str:
+    """Return the number of skipped entries of each kind, with the first path of each."""
+    by_kind: dict[EntryKind, list[str]] = {}
     for entry in entries:
         by_kind.setdefault(entry.kind, []).append(entry.path)
-    return ", ".join(_counted(kind, by_kind[kind]) for kind in Kind if kind in by_kind)
+    return ", ".join(_counted(kind, by_kind[kind]) for kind in EntryKind if kind in by_kind)
 
 
-def shown(path: str) -> str:
+def quote_path(path: str) -> str:
     r"""Return a path in quotes; bytes that aren't UTF-8 are written as \xfc."""
     try:
         path.encode()
@@ -43,8 +43,8 @@ def shown(path: str) -> str:
     return repr(path)
 
 
-def _counted(kind: Kind, paths: Sequence[str]) -> str:
+def _counted(kind: EntryKind, paths: Sequence[str]) -> str:
     one, several = kind.value
     if len(paths) == 1:
-        return f"1 {one} ({shown(paths[0])})"
-    return f"{len(paths)} {several} (the first: {shown(min(paths))})"
+        return f"1 {one} ({quote_path(paths[0])})"
+    return f"{len(paths)} {several} (the first: {quote_path(min(paths))})"

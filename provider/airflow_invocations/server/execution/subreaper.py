@@ -1,8 +1,8 @@
 """End processes of an action that can't be found by their process group or their environment.
 
-`setsid env -i COMMAND` is such a process. On Linux the server asks to be the parent of every descendant that
-has lost its own (PR_SET_CHILD_SUBREAPER, https://man7.org/linux/man-pages/man2/prctl.2.html), so that it can
-see them.
+`setsid env -i COMMAND` is such a process. On Linux the server finds it, because the server becomes the parent
+of every descendant whose own parent has ended: it sets PR_SET_CHILD_SUBREAPER,
+https://man7.org/linux/man-pages/man2/prctl.2.html.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from . import processes
+from .processes import started
 
 _SET_CHILD_SUBREAPER = 36
 
@@ -25,50 +25,50 @@ _SET_CHILD_SUBREAPER = 36
 _START = 19
 
 
-class Orphans:
-    """The orphans that this process has adopted.
+class Subreaper:
+    """Ends the descendants that this process has become the parent of.
 
-    The action of an orphan isn't always known. It is one of those that were running when the orphan started.
-    So the orphan is ended when all of those have ended, or earlier if its working directory is the action's.
+    The action of such a process isn't always known. It is one of those that ran when the process started. So
+    the process is killed when all of them have ended, or earlier if its working directory is the action's.
     """
 
     def __init__(self) -> None:
-        self._adopts = False
+        self._enabled = False
         #: The start time of each running action's process.
-        self._began: dict[str, int] = {}
+        self._started_at: dict[str, int] = {}
 
-    def adopt(self) -> None:
-        """Become the parent of all orphans among this process's descendants, if the system supports it."""
+    def enable(self) -> None:
+        """Become the parent of descendants whose parents have ended, if the system supports it."""
         if sys.platform == "linux":
-            self._adopts = ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+            self._enabled = ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
-    def action_began(self, invocation_id: str, pid: int) -> None:
+    def action_started(self, invocation_id: str, pid: int) -> None:
         """Record the start time of an action's process."""
-        if self._adopts:
-            self._began[invocation_id] = _start_of(pid) or 0
+        if self._enabled:
+            self._started_at[invocation_id] = _started_at(pid) or 0
 
     async def action_ended(self, invocation_id: str, workspace: Path) -> None:
-        """Kill the orphans that belong to an action, once its process group has ended."""
-        if not self._adopts:
+        """Kill the processes that belong to an action, once its process group has ended."""
+        if not self._enabled:
             return
-        self._began.pop(invocation_id, None)
-        while strays := [pid for pid in _orphans() if self._is_without_action(pid, workspace)]:
-            for pid in strays:
+        self._started_at.pop(invocation_id, None)
+        while remaining := [pid for pid in _adopted() if self._is_without_action(pid, workspace)]:
+            for pid in remaining:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.01)
 
     def _is_without_action(self, pid: int, workspace: Path) -> bool:
-        began = _start_of(pid)
-        if began is None:
+        started_at = _started_at(pid)
+        if started_at is None:
             return False
-        return all(began < other for other in self._began.values()) or _works_in(pid, workspace)
+        return all(started_at < other for other in self._started_at.values()) or _works_in(pid, workspace)
 
 
-def _orphans() -> list[int]:
-    """Return the living children of this process that no runner has started."""
+def _adopted() -> list[int]:
+    """Return the running children of this process that no runner has started."""
     living = []
-    for pid in _children() - processes.started():
+    for pid in _children() - started():
         with contextlib.suppress(ChildProcessError):
             ended, _ = os.waitpid(pid, os.WNOHANG)
             if not ended:
@@ -84,8 +84,8 @@ def _children() -> set[int]:
     return {int(pid) for children in lists for pid in children.split()}
 
 
-def _start_of(pid: int) -> int | None:
-    """Return when a process started; None if it has ended."""
+def _started_at(pid: int) -> int | None:
+    """Return when a process started (ticks since boot); None if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[_START])
     except (FileNotFoundError, ProcessLookupError):
