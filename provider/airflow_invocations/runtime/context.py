@@ -52,7 +52,7 @@ class InvocationContext:
         secrets_file: JSON file with the secrets' values; None makes `get_secret_parameter` raise.
         roboto_client: client of the platform; None: configured from the environment. Without a platform,
             only `dataset`, `invocation`, `org` and the methods of inputs that call it fail.
-        dry_run: whether the action must have no effect outside of its own process.
+        dry_run: whether the action must have no effect outside of its process.
         log_level: DEBUG, INFO (default), WARNING or ERROR.
     """
 
@@ -165,7 +165,7 @@ class InvocationContext:
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether the action must have no effect outside of its own process, such as uploads or changes."""
+        """Whether the action must have no effect outside of its process, such as uploads or changes."""
         return self._dry_run
 
     @property

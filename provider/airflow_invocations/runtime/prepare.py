@@ -40,7 +40,7 @@ class InvocationPaths:
 
     @classmethod
     def within(cls, folder: Path) -> InvocationPaths:
-        """Return the paths of an invocation within a folder of its own."""
+        """Return the paths of an invocation within its folder."""
         return cls(
             input_dir=folder / "input",
             output_dir=folder / "output",
