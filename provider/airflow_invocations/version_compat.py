@@ -84,6 +84,17 @@ def starts_tasks_in_triggerer() -> bool:
     return False
 
 
+def ends_tasks_in_triggerer() -> bool:
+    """Return whether a trigger can store XComs and end its task (since 3.3)."""
+    if VERSION >= (3, 3):
+        return True
+    _warn_once(
+        "can't end tasks in the triggerer (3.3 can): with end_from_trigger, a worker ends the task, as with "
+        "deferrable=True"
+    )
+    return False
+
+
 def asset_states_of(trigger: object) -> AssetStateStoreAccessors | None:
     """Return the states of an event trigger's assets (since 3.3); None if there are none."""
     store: AssetStateStoreAccessors | None = getattr(trigger, "asset_state_store", None)

@@ -15,6 +15,7 @@ from ..tasks.validation import (
     task_label,
 )
 from ..version_compat import known_arguments
+from ._end_from_trigger import check_end_from_trigger
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -86,6 +87,8 @@ def check_mapped(mapping: OperatorPartial, names: Collection[str], checks: Mappi
                 f"{place}: argument 'start_from_trigger': a mapped task can't start in the triggerer, as "
                 "Airflow doesn't hand it its own arguments there; use deferrable=True"
             )
+        if mapping.kwargs.get("end_from_trigger"):
+            check_end_from_trigger(place, mapping.kwargs)
         check_given(place, mapping.kwargs, names, checks)
     except ValueError:
         mapping._expand_called = True  # it never will be, and shouldn't complain of that as well

@@ -1,4 +1,4 @@
-"""Tells the assets among a task's outlets which invocation has written their data."""
+"""Add the invocation that wrote a dataset to the asset events of a task's outlets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from ..tasks.xcom import storable, storable_name, storable_token
 
 
 def check_outlets(place: str, outlets: Iterable[object], conn_id: str, destination: object) -> None:
-    """Refuse, when the DAG is parsed, an outlet for a dataset that the action doesn't write into.
+    """Check, when the DAG is parsed, that the action writes into the datasets of the outlets.
 
-    Raises:
-        ValueError: which DAG and task, which outlet, what is allowed.
+    :raises ValueError: names the task, the outlet, and what is allowed.
     """
     if is_templated(conn_id) or is_templated(destination):
         return
@@ -33,13 +32,12 @@ def check_outlets(place: str, outlets: Iterable[object], conn_id: str, destinati
             )
 
 
-def tell_outlets(
+def notify_outlets(
     context: Context, outlets: Iterable[object], conn_id: str, record: InvocationRecord, url: str
 ) -> None:
-    """Have the outlet event of the dataset that an invocation has written name that invocation.
+    """Add an invocation to the event of the outlet with its dataset's URI, and to every alias.
 
-    It is told to the outlet with the dataset's URI, and to every alias: where the dataset is known only when
-    the task runs, an alias stands for it.
+    An alias stands for a dataset that is known only when the task runs.
     """
     dataset_id = record.upload_destination.destination_id if record.upload_destination else None
     if not dataset_id:

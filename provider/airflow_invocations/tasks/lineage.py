@@ -1,6 +1,6 @@
-"""OpenLineage: the run that an invocation belongs to, and which datasets it reads and writes.
+"""OpenLineage: the run that an invocation belongs to, and the datasets that it reads and writes.
 
-Nothing of OpenLineage is imported unless its provider is installed and switched on.
+OpenLineage is imported only if its provider is installed and enabled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_switched_on() -> bool:
-    """Whether this Airflow emits lineage."""
+    """Return whether this Airflow emits lineage."""
     if not has_openlineage():
         return False
     from airflow.providers.openlineage import conf
@@ -28,7 +28,7 @@ def is_switched_on() -> bool:
 
 
 def parent_and_root_of(task_instance: Any) -> tuple[str, str] | None:
-    """The runs of a task and of its DAG, each as `namespace/job/run id`; None: no lineage is emitted."""
+    """Return the runs of a task and of its DAG, each as `namespace/job/run id`; None without lineage."""
     if not is_switched_on():
         return None
     try:
@@ -36,36 +36,34 @@ def parent_and_root_of(task_instance: Any) -> tuple[str, str] | None:
 
         return lineage_parent_id(task_instance), lineage_root_parent_id(task_instance)
     except Exception as error:
-        # No task fails for the sake of its lineage.
-        _log.warning("the action isn't told which lineage run it belongs to: %s", error)
+        # A task must not fail because of its lineage.
+        _log.warning("Could not read the lineage run of the task; the action does not get it: %s", error)
         return None
 
 
 def lineage_of(
-    conn_id: str,
-    inputs: list[str],
-    outputs: list[str],
-    record: InvocationRecord | None,
-    where: str,
+    inputs: list[str], outputs: list[str], record: InvocationRecord | None, where: str
 ) -> OperatorLineage[Any, Any]:
-    """What a task has to say: the datasets by their ids, and the invocation, if it is known.
+    """Return the lineage of a task.
 
-    A dataset has the name that its asset has: namespace `invocation-dataset://CONN_ID`, name its id.
+    :param inputs: the asset URIs of the datasets that the action has read. A dataset is named as its asset:
+        namespace `invocation-dataset://CONN_ID`, name its id.
+    :param outputs: the asset URIs of the datasets that it has written.
+    :param record: the invocation; None if it is not known.
+    :param where: the platform's address.
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset, ExternalQueryRunFacet
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from ..assets.dataset import dataset_uri
-
-    def dataset(dataset_id: str) -> Dataset:
-        namespace, _, name = dataset_uri(conn_id, dataset_id).rpartition("/")
+    def dataset(uri: str) -> Dataset:
+        namespace, _, name = uri.rpartition("/")
         return Dataset(namespace=namespace, name=name)
 
     facets = {}
     if record is not None:
         facets["externalQuery"] = ExternalQueryRunFacet(externalQueryId=record.invocation_id, source=where)
     return OperatorLineage(
-        inputs=[dataset(one) for one in inputs],
-        outputs=[dataset(one) for one in outputs],
+        inputs=[dataset(uri) for uri in inputs],
+        outputs=[dataset(uri) for uri in outputs],
         run_facets=facets,
     )

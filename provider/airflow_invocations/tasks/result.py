@@ -1,4 +1,4 @@
-"""What a task leaves of an invocation: a small dict that fits an XCom."""
+"""The result of a task and its other XComs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from .xcom import DEPTH_LIMIT, OUTPUTS_LIMIT, is_too_large, storable, storable_n
 if TYPE_CHECKING:
     from ..models import DagRunProvenance, InvocationRecord
 
-#: The XCom that holds the invocation's id from the moment it exists.
+#: The XCom with the invocation's id, from the moment it exists.
 INVOCATION_ID_KEY = "invocation_id"
 
 #: The XCom with the number of the last try that handled the invocation.
 TRY_KEY = "invocation_try"
+
+#: The XComs from which Airflow's API reads the links to an invocation and to its log.
+URL_KEY = "_link_InvocationLink"
+LOGS_URL_KEY = "_link_InvocationLogsLink"
 
 _log = logging.getLogger(__name__)
 
@@ -30,13 +34,14 @@ def invoked_line(action: str, record: InvocationRecord, try_number: int, url: st
 def result_of(
     record: InvocationRecord, url: str, provenance: DagRunProvenance | None, outputs: Any = None
 ) -> dict[str, Any]:
-    """An invocation as a task's result.
+    """Return the result of a task with an invocation, which fits an XCom.
 
-    invocation_id, action, digest, status, created, started (its last attempt), ended (ISO 8601, UTC; None:
-    never), duration (seconds from started to ended; None: it is active or never started), queued (seconds
-    from created to started; None: it never started), outputs (None: the platform keeps none), url, provenance
-    (None: not started by Airflow). Values that Airflow can't store are replaced; see
-    `airflow_invocations.tasks.xcom`.
+    `started` is when the last attempt began to run. Times are in ISO 8601 and UTC, None if there is none yet.
+    `duration` is in seconds from started to ended, `queued` in seconds from created to started. `tasks.xcom`
+    replaces values that Airflow can't store.
+
+    :param provenance: None if Airflow did not start the invocation.
+    :param outputs: what the action returned; None if the platform keeps no outputs.
     """
     step = record.current
     started, ended = record.started_at, record.ended_at
@@ -61,8 +66,8 @@ def _outputs_that_fit(record: InvocationRecord, outputs: Any) -> Any:
     if not is_too_large(outputs):
         return outputs
     _log.warning(
-        "invocation %s: its outputs are left out of the result: they have more than %s characters and "
-        "values, or more than %s levels; write them to a file or a dataset",
+        "The result does not contain the outputs of invocation %s: they have more than %s characters and "
+        "values, or more than %s levels. Write them to a file or a dataset",
         storable_name(record.invocation_id), f"{OUTPUTS_LIMIT:,}", DEPTH_LIMIT,
     )  # fmt: skip
     return None

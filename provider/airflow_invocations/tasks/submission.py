@@ -1,10 +1,11 @@
-"""Sends what a task asks for: first all that is wrong with it, at once; then once, whoever sends it again."""
+"""Validate a task's arguments, report all problems in one error, then submit the invocation idempotently."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .. import models
 from ..exceptions import InvocationError, RequestRefusedError, platform_task_error
@@ -19,92 +20,151 @@ from ..platforms import (
 )
 from ..platforms.retry import retry_transient
 from ..waiters import cancel_and_confirm
-from .idempotency import invoke_idempotent
-from .validation import read_arguments, request_of
+from .idempotency import TaskInvocationKey, invoke_idempotent
+from .validation import REQUEST_ARGUMENTS, read_arguments, request_of
 
 if TYPE_CHECKING:
-    from ..models import DagRunProvenance, InvocationRecord
+    from ..models import DagRunProvenance, InvocationRecord, InvocationRequest
 
-#: Seconds for which a request that invokes is repeated while the platform is out of reach. After that the
-#: task fails, and its retry sends the same request.
-SUBMIT_PATIENCE = 120.0
+#: Seconds to repeat the request that invokes while the platform is unavailable. After that the task fails,
+#: and its retry sends the same request.
+_SUBMIT_TIMEOUT = 120.0
 
-#: Seconds that a cleared task waits for the end of what it had invoked before.
-_EARLIER_PATIENCE = 15.0
+#: Seconds that a cleared task waits for the cancel of its earlier invocation.
+_EARLIER_TIMEOUT = 15.0
+
+
+class InvokingTask(Protocol):
+    """An operator or trigger that invokes; its attributes are documented in `InvokeActionOperator`.
+
+    It also has an attribute for each of `REQUEST_ARGUMENTS`.
+    """
+
+    action: str
+    wait: bool
+    durable: bool
+    cancel_on_kill: bool
+    outage_limit: float
+    volatile_parameters: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class InvocationSubmission:
-    """What one try of a task asks for, and under which identity."""
+    """The request of one try of a task, and the ids that make it idempotent.
 
-    #: The task, for messages.
-    place: str
-    #: The operator's arguments about the request, rendered.
+    :param task_label: the task, for messages.
+    :param arguments: the operator's arguments that make up the request, rendered.
+    :param idempotency_ids: the ids that this try's invocation may have, in order (`invoke_idempotent`).
+    :param earlier_ids: the ids of invocations from before the task was cleared; active ones are cancelled.
+    :param volatile_parameters: names of parameters that may change from one try to the next.
+    :param outage_limit: seconds for which the platform may be unavailable.
+    :param warn: writes a warning into the task's log.
+    """
+
+    task_label: str
     arguments: Mapping[str, object]
     provenance: DagRunProvenance
-    #: What this try's invocation may be known as, in order (`invoke_idempotent`).
     idempotency_ids: Sequence[str]
-    #: What the task invoked before it was cleared is known as; what of it still goes on is cancelled.
-    earlier_ids: Sequence[str] = ()
-    #: Names of parameters that may change from one try to the next.
-    volatile_parameters: Collection[str] = ()
-    #: Seconds for which the platform may be out of reach.
-    patience: float = SUBMIT_PATIENCE
-    #: Hears what the task's log should say.
-    warn: Callable[[str], object] = lambda _: None
+    earlier_ids: Sequence[str]
+    volatile_parameters: Collection[str]
+    outage_limit: float
+    warn: Callable[[str], object]
+
+    @classmethod
+    def of(
+        cls,
+        task: InvokingTask,
+        task_label: str,
+        provenance: DagRunProvenance,
+        key: TaskInvocationKey,
+        instance_id: object,
+        warn: Callable[[str], object],
+    ) -> InvocationSubmission:
+        """Return the submission of a task's try.
+
+        :param key: identifies the task instance over its retries.
+        :param instance_id: Airflow's id of this try.
+        """
+        tries = provenance.try_number
+        cancels_earlier = task.wait and task.durable and task.cancel_on_kill and tries > 0
+        return cls(
+            task_label=task_label,
+            arguments={name: getattr(task, name) for name in REQUEST_ARGUMENTS},
+            provenance=provenance,
+            idempotency_ids=idempotency_ids(key, tries, instance_id, is_durable=task.durable),
+            earlier_ids=key.earlier_ids(tries) if cancels_earlier else (),
+            volatile_parameters=task.volatile_parameters,
+            outage_limit=min(_SUBMIT_TIMEOUT, task.outage_limit),
+            warn=warn,
+        )
+
+    @property
+    def action(self) -> str | None:
+        """The action's name, for messages; None if it is not a string."""
+        action = self.arguments.get("action")
+        return action if isinstance(action, str) else None
 
 
-async def submit(
-    platform: Platform,
-    submission: InvocationSubmission,
-    tell: Callable[[str], object] = lambda _: None,
-) -> InvocationRecord:
-    """Find this try's invocation, or start it; `tell` hears its id at once.
+def idempotency_ids(
+    key: TaskInvocationKey, try_number: int, instance_id: object, *, is_durable: bool
+) -> list[str]:
+    """Return the ids that the invocation of a task's try may have, in order.
 
-    Raises:
-        RequestRefusedError: all that is wrong with the arguments; nothing was sent.
-        PlatformError: as the platform's methods do.
+    :param try_number: 0 for `airflow tasks test`, which must not adopt, and then cancel, the invocation of a
+        real try.
+    :param is_durable: whether retries continue with the invocation of the previous try.
     """
-    provenance, patience = submission.provenance, submission.patience
+    if try_number == 0:
+        return [f"airflow-test-{uuid.uuid4()}"]
+    return key.idempotency_ids(try_number) if is_durable else [str(instance_id)]
+
+
+async def submit(platform: Platform, submission: InvocationSubmission) -> InvocationRecord:
+    """Return this try's invocation; start it if there is none.
+
+    :raises RequestRefusedError: the arguments are invalid; the message has all problems. Nothing was sent.
+    :raises PlatformError: as the platform's methods do.
+    """
+    request = await _checked_request(platform, submission)
+    await _cancel_earlier(platform, submission)
+    return await retry_transient(
+        lambda: invoke_idempotent(
+            platform,
+            str(submission.action),
+            request,
+            submission.idempotency_ids,
+            submission.provenance.try_number,
+            submission.volatile_parameters,
+        ),
+        submission.outage_limit,
+    )
+
+
+async def _checked_request(platform: Platform, submission: InvocationSubmission) -> InvocationRequest:
+    """Return the request, with the parameters as the action declares them. Raises as `submit` does."""
     values, problems = read_arguments(submission.arguments)
-    problems += run_id_problems(provenance.run_id)
-    if "action" in values:
-        name = values["action"]
+    problems += run_id_problems(submission.provenance.run_id)
+    if name := values.get("action"):
         try:
-            action = await retry_transient(lambda: platform.get_action(name), patience)
+            action = await retry_transient(lambda: platform.get_action(name), submission.outage_limit)
         except PlatformError as error:
             if not problems:
                 raise
             if isinstance(error, PermanentError):
                 problems.append(str(error))
         else:
-            fitted, signature_errors = models.coerce_parameters(action, values.get("parameters") or {})
+            coerced, signature_errors = models.coerce_parameters(action, values.get("parameters") or {})
             if signature_errors:
                 declared = f"the action declares: {action.declared_parameters}"
                 problems.append(f"argument 'parameters': {'; '.join([*signature_errors, declared])}")
-            elif fitted:
-                values["parameters"] = fitted
+            elif coerced:
+                values["parameters"] = coerced
     if problems:
-        shown = submission.arguments.get("action")
+        what = f"action {submission.arguments.get('action')!r} was not invoked"
         raise RequestRefusedError(
-            f"action {shown!r} was not invoked: {submission.place}: {'; '.join(problems)}",
-            action=shown if isinstance(shown, str) else None,
+            f"{what}: {submission.task_label}: {'; '.join(problems)}", action=submission.action
         )
-    request = request_of(values, provenance)
-    await _cancel_earlier(platform, submission)
-    record = await retry_transient(
-        lambda: invoke_idempotent(
-            platform,
-            values["action"],
-            request,
-            submission.idempotency_ids,
-            provenance.try_number,
-            submission.volatile_parameters,
-        ),
-        patience,
-    )
-    tell(record.invocation_id)
-    return record
+    return request_of(values, submission.provenance)
 
 
 def run_id_problems(run_id: str) -> list[str]:
@@ -142,17 +202,17 @@ def submission_task_error(error: PlatformError, action: str, where: str) -> Invo
 
 
 async def _cancel_earlier(platform: Platform, submission: InvocationSubmission) -> None:
-    """Cancel what this task had invoked before it was cleared, if that still goes on.
+    """Cancel the active invocations of this task from before it was cleared.
 
-    The trigger that waited for it can't be relied on for that: Airflow drops one that no triggerer has
-    begun, and runs the cleared task before it tells the old trigger.
+    Their triggers may not do so: Airflow deletes a trigger that no triggerer has started, and runs the
+    cleared task before it notifies the old trigger.
     """
     if not submission.earlier_ids:
         return
     try:
         for earlier in await platform.active(submission.earlier_ids[-MAX_PAGE_SIZE:]):
-            submission.warn(f"the task was cleared, cancelling invocation {earlier.invocation_id}")
-            await cancel_and_confirm(platform, earlier.invocation_id, _EARLIER_PATIENCE)
+            submission.warn(f"The task was cleared; cancelling invocation {earlier.invocation_id}")
+            await cancel_and_confirm(platform, earlier.invocation_id, _EARLIER_TIMEOUT)
     except (PlatformError, TimeoutError) as error:
-        why = str(error) or "its cancel isn't confirmed"
-        submission.warn(f"an earlier invocation may still go on: {why}")
+        why = str(error) or "the platform did not confirm its cancel"
+        submission.warn(f"An earlier invocation may still be running: {why}")

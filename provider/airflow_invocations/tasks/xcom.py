@@ -4,7 +4,7 @@ Airflow's metadata database refuses some values: PostgreSQL's `jsonb` holds neit
 surrogates nor NaN (https://www.postgresql.org/docs/current/datatype-json.html), and the Task SDK sends no
 integer of more than 64 bits. A refused event ends the triggerer, with every other task that waits in it. So
 each value that an action or a platform may have written goes through `storable`, in one of the functions
-here or in `triggers._task_instance.push_xcom`. `tests/unit/tasks/test_xcom.py` finds code that bypasses them.
+here or in `triggers._base.push_xcom`. `tests/unit/tasks/test_xcom.py` finds code that bypasses them.
 """
 
 from __future__ import annotations

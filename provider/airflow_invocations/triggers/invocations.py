@@ -20,18 +20,19 @@ from airflow.triggers.base import (
 
 from ..exceptions import InvocationError, task_error
 from ..hooks import InvocationHook
-from ..links.invocation import LOGS_URL_KEY, URL_KEY
 from ..models import InvocationStatus
 from ..platforms import UnauthorizedError
 from ..platforms.retry import OUTAGE_LIMIT
 from ..tasks.completion import CompletionCriteria, check, criteria_of, format_ids, wait_for_change
+from ..tasks.result import LOGS_URL_KEY, URL_KEY
 from ..tasks.xcom import storable_detail, trigger_event
 from ..version_compat import AirflowFailException
 from ..waiters import WaitAbandoned, client_of
-from ._task_instance import announced, flush_task_log, has_retries, push_xcom
+from ._base import SerializedFields, announced, flush_task_log, has_retries, push_xcom
 
 
-class InvocationsTrigger(BaseTrigger):
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
+class InvocationsTrigger(SerializedFields, BaseTrigger):
     """Wait until enough of several invocations have completed, or can't complete any more.
 
     Its event is {"reason", "detail"}: both None, or why the wait was abandoned. The event contains no
@@ -49,46 +50,15 @@ class InvocationsTrigger(BaseTrigger):
         counts as an outage for a minute.
     """
 
-    def __init__(
-        self,
-        *,
-        conn_id: str,
-        invocation_ids: Sequence[str] = (),
-        required: int = 1,
-        action: str | None = None,
-        since: str | None = None,
-        poll_interval: float,
-        outage_limit: float = OUTAGE_LIMIT,
-        not_before: float = 0.0,
-        accepted: bool = False,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.conn_id = conn_id
-        self.invocation_ids = list(invocation_ids)
-        self.required = required
-        self.action = action
-        self.since = since
-        self.poll_interval = poll_interval
-        self.outage_limit = outage_limit
-        self.not_before = not_before
-        self.accepted = accepted
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments from which Airflow recreates the trigger."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "conn_id": self.conn_id,
-                "invocation_ids": self.invocation_ids,
-                "required": self.required,
-                "action": self.action,
-                "since": self.since,
-                "poll_interval": self.poll_interval,
-                "outage_limit": self.outage_limit,
-                "not_before": self.not_before,
-                "accepted": self.accepted,
-            },
-        )
+    conn_id: str
+    invocation_ids: Sequence[str] = ()
+    required: int = 1
+    action: str | None = None
+    since: str | None = None
+    poll_interval: float
+    outage_limit: float = OUTAGE_LIMIT
+    not_before: float = 0.0
+    accepted: bool = False
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then fire once."""
@@ -117,7 +87,8 @@ class InvocationsTrigger(BaseTrigger):
         return dataclasses.replace(criteria, since=datetime.datetime.fromisoformat(self.since))
 
 
-class SensorTrigger(BaseTrigger):
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
+class SensorTrigger(SerializedFields, BaseTrigger):
     """Run a sensor in the triggerer from its start to its end.
 
     A worker is used only for an error that must not be retried, if the task has retries: Airflow retries
@@ -135,49 +106,16 @@ class SensorTrigger(BaseTrigger):
     :param push_result: push the ids of completed invocations as the task's result.
     """
 
-    def __init__(
-        self,
-        *,
-        conn_id: str,
-        invocation_id: str | None = None,
-        invocation_ids: Any = None,
-        action: str | None = None,
-        since: str | None = None,
-        wait_for: str | int = "all",
-        poll_interval: float = 5.0,
-        outage_limit: float = OUTAGE_LIMIT,
-        soft_fail: bool = False,
-        push_result: bool = True,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.conn_id = conn_id
-        self.invocation_id = invocation_id
-        self.invocation_ids = invocation_ids
-        self.action = action
-        self.since = since
-        self.wait_for = wait_for
-        self.poll_interval = poll_interval
-        self.outage_limit = outage_limit
-        self.soft_fail = soft_fail
-        self.push_result = push_result
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments from which Airflow recreates the trigger."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "conn_id": self.conn_id,
-                "invocation_id": self.invocation_id,
-                "invocation_ids": self.invocation_ids,
-                "action": self.action,
-                "since": self.since,
-                "wait_for": self.wait_for,
-                "poll_interval": self.poll_interval,
-                "outage_limit": self.outage_limit,
-                "soft_fail": self.soft_fail,
-                "push_result": self.push_result,
-            },
-        )
+    conn_id: str
+    invocation_id: str | None = None
+    invocation_ids: Any = None
+    action: str | None = None
+    since: str | None = None
+    wait_for: str | int = "all"
+    poll_interval: float = 5.0
+    outage_limit: float = OUTAGE_LIMIT
+    soft_fail: bool = False
+    push_result: bool = True
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then end the task as the sensor would."""

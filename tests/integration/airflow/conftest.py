@@ -17,9 +17,9 @@ from airflow_invocations import action_log as action_log_module
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import ContainerParameters, CreateActionRequest, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator, invoke_action
-from airflow_invocations.operators.invoke_action import INVOCATION_ID_KEY
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import invocation
+from airflow_invocations.tasks.result import INVOCATION_ID_KEY
 from airflow_invocations.waiters import WaitOptions, fetch_record, wait_until_terminal
 
 from ...airflow_version import TaskDeferred
@@ -55,7 +55,7 @@ def script(hook: RobotoHook, command: str, **fields: Any) -> str:
     )
 
     async def create(platform: RobotoPlatform) -> None:
-        await platform._call("POST", "v1/actions", body=request.wire(), idempotent=False)
+        await platform._client.call("POST", "v1/actions", body=request.wire(), idempotent=False)
 
     hook.call(create)
     return name

@@ -20,8 +20,8 @@ from airflow_invocations.exceptions import (
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators.invoke_action import TRY_KEY
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
+from airflow_invocations.tasks.result import TRY_KEY
 
 from ...airflow_version import AirflowException, TaskDeferred
 from ..conftest import eventually
@@ -78,7 +78,7 @@ def count(hook: RobotoHook, action: str) -> int:
     async def query(platform: RobotoPlatform) -> int:
         condition = {"field": "provenance.action.name", "comparator": "EQUALS", "value": action}
         body = {"condition": condition}
-        data = await platform._call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
+        data = await platform._client.call("POST", "v1/actions/invocations/query", body=body, idempotent=True)
         return len(data["items"])
 
     return hook.call(query)
@@ -151,7 +151,7 @@ def test_another_action_under_the_same_identity_is_refused_and_says_what_to_do(h
     instance.arguments["action"] = script(hook, "true")
     _, error = instance.run()
     assert type(error) is InvocationConflictError
-    assert "Clear the task to invoke the action with the new request" in str(error)
+    assert "clear the task to invoke the action with the new request" in str(error)
     assert error.detail.startswith("action (")
     assert count(hook, instance.arguments["action"]) == 0
 
@@ -203,7 +203,7 @@ def test_a_kill_before_the_platform_has_answered_cancels_what_it_answers(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance = Instance(script(hook, "sleep 60"))
-    monkeypatch.setattr("airflow_invocations.operators.invoke_action._ID_PATIENCE", 0.1)
+    monkeypatch.setattr("airflow_invocations.operators.invoke_action._ID_TIMEOUT", 0.1)
     arrived, go_on = threading.Event(), threading.Event()
     real = RobotoPlatform.invoke
 

@@ -44,7 +44,7 @@ def register(hook: RobotoHook, name: str, command: str) -> None:
     )
 
     async def create(platform: RobotoPlatform) -> None:
-        await platform._call("POST", "v1/actions", body=request.wire(), idempotent=False)
+        await platform._client.call("POST", "v1/actions", body=request.wire(), idempotent=False)
 
     hook.call(create)
 

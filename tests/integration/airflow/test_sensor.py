@@ -27,7 +27,7 @@ from airflow_invocations.models import InvocationRequest, InvocationSource
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.tasks.completion import CompletionCriteria
 from airflow_invocations.triggers import SensorTrigger, invocations
-from airflow_invocations.triggers._task_instance import announced
+from airflow_invocations.triggers._base import announced
 from airflow_invocations.waiters import refusal, watcher
 
 from ...airflow_version import (
@@ -404,7 +404,7 @@ async def test_a_sensor_says_what_it_waits_for_at_the_start_and_now_and_then(
     assert [one["event"] for one in said].count(f"Waiting for invocation {started}") == 1
     await anyio.to_thread.run_sync(hook.cancel, started)
 
-    monkeypatch.setattr("airflow_invocations.triggers._task_instance.ANNOUNCEMENT_INTERVAL", 0.01)
+    monkeypatch.setattr("airflow_invocations.triggers._base.ANNOUNCEMENT_INTERVAL", 0.01)
     trigger = SensorTrigger(conn_id="roboto_default", action="a", since="2026-01-31T12:00:00Z")
     with capture_logs() as said:
         async with announced(trigger, "the newest invocation of 'a'"), asyncio.timeout(20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import subprocess
 import sys
 import time
@@ -20,19 +21,19 @@ import pytest
 from airflow_invocations import action_log
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
-from airflow_invocations.operators import _wait_in_worker
 from airflow_invocations.platforms.roboto import client as roboto
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
+from airflow_invocations.tasks import lifecycle
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiters import (
     LOG_SETTINGS,
     LogEnd,
-    LogQueue,
     LogSettings,
     WaitOptions,
     log_pages,
 )
 
+from ...unit.airflow.conftest import PROVENANCE
 from .conftest import connect_to, script
 
 pytestmark = pytest.mark.anyio
@@ -244,16 +245,17 @@ async def test_a_worker_keeps_no_flood_in_memory_and_ends_with_its_last_lines(
     counting = Counting()
     monkeypatch.setattr(action_log, "structlog", SimpleNamespace(get_logger=lambda _: counting))
     monkeypatch.setattr(
-        _wait_in_worker, "LOG_SETTINGS", LogSettings(worker_end=LogEnd(lines=1000, size=10**6, seconds=60))
+        lifecycle, "LOG_SETTINGS", LogSettings(worker_end=LogEnd(lines=1000, size=10**6, seconds=60))
     )
     (flood,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, "seq 1 300000; sleep 1", 1))
     said: list[str] = []
-    log = action_log.ActionLog("http://platform/log")
-    waiting = WaitOptions(flood, poll_interval=1.0, lines=LogQueue())
+    log = lifecycle.WorkerLog("http://platform/log", said.append)
+    waiting = WaitOptions(flood, poll_interval=1.0)
+    steps = lifecycle.InvocationLifecycle(hook.conn_id, hook.connect, waiting, logging.getLogger("task"))
     process = psutil.Process()
     before = process.memory_info().rss
-    record = await _wait_in_worker.wait_for_end(hook, waiting, log, said.append)
-    assert record.current.status is S.Completed
+    result = await steps.finish(log, PROVENANCE, may_have_ended=True)
+    assert result["status"] == "Completed"
     assert process.memory_info().rss - before < 100e6
     assert (counting.first, counting.last) == ("1", "300000")
     assert counting.count < 300_000

@@ -63,7 +63,8 @@ class Triggerer:
         async def is_named(trigger: Any, __: Any) -> bool:
             return bool(self.xcoms.get("invocation_id") == trigger._named)
 
-        monkeypatch.setattr(invoke_action, "push_xcom", push)
+        for module in (_base, invoke_action):
+            monkeypatch.setattr(module, "push_xcom", push)
         monkeypatch.setattr(invoke_action, "pull_xcom", pull)
         monkeypatch.setattr(_base.BaseInvocationTrigger, "_task_states", states)
         monkeypatch.setattr(_base.BaseInvocationTrigger, "_is_named_by_xcom", is_named)

@@ -13,7 +13,7 @@ from airflow_invocations.assets import dataset_asset
 from airflow_invocations.assets.dataset import dataset_of, sanitize_uri
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
-from airflow_invocations.operators._outlets import tell_outlets
+from airflow_invocations.operators._outlets import notify_outlets
 
 from ...airflow_version import ProvidersManager
 from ..waiters.events_platform import NOON, record_of_end
@@ -86,7 +86,7 @@ def test_the_outlet_of_the_dataset_names_the_invocation_and_no_other_does() -> N
     others = [dataset_asset("fleet", "ds_2"), dataset_asset("elsewhere", "ds_1"), Asset("plain")]
     context: Any = {"outlet_events": OutletEventAccessors()}
     context["outlet_events"][mine].extra["rows"] = 3
-    tell_outlets(context, [mine, *others], "fleet", ended(), URL)
+    notify_outlets(context, [mine, *others], "fleet", ended(), URL)
     assert context["outlet_events"][mine].extra == {"rows": 3, **EXTRA}
     assert all(context["outlet_events"][other].extra == {} for other in others)
 
@@ -94,7 +94,7 @@ def test_the_outlet_of_the_dataset_names_the_invocation_and_no_other_does() -> N
 def test_an_alias_becomes_the_dataset_that_was_written() -> None:
     alias = AssetAlias("whatever it writes")
     context: Any = {"outlet_events": OutletEventAccessors()}
-    tell_outlets(context, [alias], "fleet", ended(), URL)
+    notify_outlets(context, [alias], "fleet", ended(), URL)
     (event,) = context["outlet_events"][alias].asset_alias_events
     assert event.dest_asset_key.uri == "invocation-dataset://fleet/ds_1"
     assert event.extra == EXTRA
@@ -103,7 +103,7 @@ def test_an_alias_becomes_the_dataset_that_was_written() -> None:
 def test_an_invocation_that_writes_nowhere_tells_nobody() -> None:
     context: Any = {}
     record = record_of_end("iv_1", InvocationStatus.Completed, NOON)
-    tell_outlets(context, [AssetAlias("a"), dataset_asset("fleet", "ds_1")], "fleet", record, URL)
+    notify_outlets(context, [AssetAlias("a"), dataset_asset("fleet", "ds_1")], "fleet", record, URL)
 
 
 @pytest.mark.parametrize(

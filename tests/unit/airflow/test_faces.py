@@ -159,7 +159,8 @@ def test_a_trigger_is_made_anew_from_what_is_stored_and_that_holds_no_secret() -
     assert set(arguments) == {
         "conn_id", "invocation_id", "poll_interval", "stream_logs", "not_before", "deferred_at",
         "cancel_on_kill", "outage_limit", "deadline", "queue_deadline", "logs_url", "in_loop",
-        "execution_timeout", "queue_timeout",
+        "execution_timeout", "queue_timeout", "url", "provenance", "action", "fail_in_worker", "push_result",
+        "multiple_outputs",
     }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ class Trigger(InvocationTrigger):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_base, "_LOOK_PAUSE", 0.0)
+    monkeypatch.setattr(_base, "_STATE_PAUSE", 0.0)
     monkeypatch.setattr(_base, "TELLS_OF_KILLS", True)
 
 
