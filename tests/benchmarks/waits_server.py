@@ -26,7 +26,8 @@ from airflow_invocations.server.api.schemas import WatchChange, WatchRequest
 from airflow_invocations.server.api.sse import server_sent_events
 from airflow_invocations.server.db import LOCAL_ORG, CheckedInvocation, StatusEvent, Store
 from airflow_invocations.server.execution.logs import LogFiles
-from airflow_invocations.server.watch_hub import Watch, Watches
+from airflow_invocations.server.watch import Watch
+from airflow_invocations.server.watch_hub import WatchHub
 
 INVOCATIONS = "/v1/actions/invocations/"
 WATCH = "/v1/actions/invocations/watch"
@@ -111,7 +112,7 @@ class Invocations:
                 return [each for each in self.ids if (completed if each in self.ended else running)]
         raise InvalidRequestError(f"this server doesn't speak {condition!r}")
 
-    # -- called by Watches, in its threads -------------------------------------------------------------
+    # -- called by WatchHub, in its threads -------------------------------------------------------------
 
     def last_event_number(self) -> int:
         return len(self._events)
@@ -155,7 +156,7 @@ class Server:
     def __init__(self, invocations: Invocations, *, with_watch: bool) -> None:
         self._invocations = invocations
         self._with_watch = with_watch
-        self._watches = Watches(cast(Store, invocations), cast(LogFiles, _NoLogs()), lambda _: True)
+        self._watches = WatchHub(cast(Store, invocations), cast(LogFiles, _NoLogs()), lambda _: True)
         self._requests = 0
         #: Invocations that have been requested at least once.
         self._asked: set[str] = set()

@@ -35,7 +35,7 @@ from .secrets import Secrets
 from .settings import ServerSettings, StartError
 from .signed_urls import SignedUrls
 from .tokens import Tokens, token_of
-from .watch_hub import Watches
+from .watch_hub import WatchHub
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     subreaper.enable()
     runner = Runner(store, datasets, secrets, logs, tokens, settings, subreaper)
     endpoint = _endpoint(listener)
-    watches = Watches(store, logs, tokens.is_current)
+    watches = WatchHub(store, logs, tokens.is_current)
     metrics = Metrics(store.invocations.count_by_status, watches.__len__)
     api = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
     # The outermost middleware, so that it also counts the responses of a failed app.
@@ -118,7 +118,7 @@ def _say_ready(settings: ServerSettings, endpoint: str, names: list[str]) -> Non
 class _Server(uvicorn.Server):
     """A uvicorn server without signal handlers; uvicorn's raise the signals again after the shutdown."""
 
-    def __init__(self, config: uvicorn.Config, watches: Watches) -> None:
+    def __init__(self, config: uvicorn.Config, watches: WatchHub) -> None:
         super().__init__(config)
         self._watches = watches
 

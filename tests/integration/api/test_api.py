@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
+from airflow_invocations.cli.main import main
+
 from ...published import actions as published
 from ...published import exceptions, http, query
 from ..conftest import Service, eventually
@@ -263,6 +265,81 @@ class TestInvocations:
         gate.touch()
         invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
         assert eventually(lambda: httpx.get(own, headers=headers).status_code == 401)
+
+
+class TestTrees:
+    @pytest.fixture
+    def tree(self, client: Any) -> list[Any]:
+        """A root, its child and its grandchild, all active."""
+        action = create(client, "sleep 60")
+        root = invoke(action)
+        child = invoke(action, invocation_source_id=root.id)
+        return [root, child, invoke(action, invocation_source_id=child.id)]
+
+    def test_tree_is_depth_first(self, service: Service, tree: list[Any]) -> None:
+        path = f"v1/actions/invocations/{tree[0].id}/tree"
+        items = service.request("GET", path).raise_for_status().json()["data"]["items"]
+        assert [(item["depth"], item["invocation"]["invocation_id"]) for item in items] == [
+            (depth, invocation.id) for depth, invocation in enumerate(tree)
+        ]
+        assert service.request("GET", "v1/actions/invocations/iv_unknown/tree").status_code == 404
+
+    def test_cancel_cascades_on_request_only(self, service: Service, tree: list[Any]) -> None:
+        root, child, grandchild = tree
+        child.cancel()
+        eventually(lambda: child.refresh().current_status is published.InvocationStatus.Cancelled)
+        assert not root.refresh().reached_terminal_status
+        assert not grandchild.refresh().reached_terminal_status
+        path = f"v1/actions/invocations/{root.id}/cancel"
+        service.request("POST", path, params={"cascade": "true"}).raise_for_status()
+        for invocation in (root, grandchild):
+            eventually(lambda one=invocation: one.refresh().reached_terminal_status)
+            assert invocation.current_status is published.InvocationStatus.Cancelled
+
+    def test_events_by_attempt(self, service: Service, client: Any) -> None:
+        invocation = invoke(create(client, "echo no; exit 3"))
+        invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
+        path = f"v1/actions/invocations/{invocation.id}/events"
+        events = service.request("GET", path).raise_for_status().json()["data"]["items"]
+        assert [event["status"] for event in events][:1] == [0]
+        last = events[-1]
+        assert (last["status"], last["attempt"], last["exit_code"]) == (998, 1, 3)
+        later = service.request("GET", path, params={"after": events[0]["number"]}).json()["data"]["items"]
+        assert later == events[1:]
+        for attempt, expected in ((1, events), (2, [])):
+            found = service.request("GET", path, params={"attempt": attempt}).json()["data"]["items"]
+            assert found == expected
+
+    def test_watch_of_a_tree_by_its_root(self, service: Service, client: Any, tree: list[Any]) -> None:
+        invoke(create(client))  # of another tree
+        url = f"{service.endpoint}/v1/actions/invocations/watch"
+        headers = {"Authorization": f"Bearer {service.token}", "Last-Event-ID": "0"}
+        with httpx.stream("GET", url, params={"root": tree[0].id}, headers=headers) as response:
+            seen: set[str] = set()
+            for line in response.iter_lines():
+                if line.startswith("data: {") and "invocation_id" in line:
+                    seen.add(json.loads(line[6:])["invocation_id"])
+                if line == "event: ready":
+                    break
+        assert seen == {invocation.id for invocation in tree}
+
+    def test_commands_show_events_and_tree(
+        self, service: Service, tree: list[Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def printed(*arguments: str) -> str:
+            assert main([*arguments, "--data-dir", str(service.data_dir)]) == 0
+            return capsys.readouterr().out
+
+        header, *lines = printed("tree", tree[0].id).splitlines()
+        assert header.split() == ["ACTION", "INVOCATION_ID", "STATUS", "CREATED", "DETAIL"]
+        assert [line.split()[1] for line in lines] == [invocation.id for invocation in tree]
+        assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4]
+        assert [item["depth"] for item in json.loads(printed("tree", tree[0].id, "--json"))] == [0, 1, 2]
+        header, first, *_ = printed("events", tree[0].id).splitlines()
+        assert header.split() == ["ATTEMPT", "STATUS", "TIMESTAMP", "EXIT_CODE", "DETAIL"]
+        assert first.split()[:2] == ["1", "Queued"]
+        assert main(["tree", "iv_unknown", "--data-dir", str(service.data_dir)]) == 1
+        assert "iv_unknown" in capsys.readouterr().err
 
 
 class TestTokens:

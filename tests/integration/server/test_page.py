@@ -140,7 +140,7 @@ class TestLogin:
     ) -> None:
         answer = visitor.post("/login", data=form)
         assert answer.status_code == 401
-        assert "That didn&#39;t work. Check the token, and try again." in answer.text
+        assert "The token was rejected. Check it, and try again." in answer.text
         assert "set-cookie" not in answer.headers
         assert "wrong" not in answer.text
 
@@ -391,6 +391,59 @@ class TestPage:
         assert evil not in text
         assert html.unescape(text).count(evil) == 6
 
+    def test_facts_show_the_caller_and_what_an_invocation_has_invoked(
+        self, service: Service, reader: httpx.Client
+    ) -> None:
+        name = new_action(service, "true")
+        root = invoke(service, name)
+        child = invoke(service, name, root)
+        grandchild = invoke(service, name, child)
+        shown = reader.get(f"/page/invocations/{root}").text
+        assert re.findall(r'<li class="depth-(\d)">.*?/invocations/(\w+)"', shown, re.S) == [
+            ("1", child), ("2", grandchild),
+        ]  # fmt: skip
+        assert f'Invoked by</dt><dd><a href="/actions/invocations/{child}">' in (
+            reader.get(f"/page/invocations/{grandchild}").text
+        )
+        assert "Attempts" not in shown
+
+    def test_facts_show_attempts_of_an_invocation_that_ran_again(
+        self, start_service: Callable[..., Service]
+    ) -> None:
+        service = start_service("--slots", "1", "--grace", "0.5")
+        invocation_id = invoke(service, new_action(service, "sleep 60"))
+        wait_for_status(service, invocation_id, 3)
+        service.kill()
+        service.start()
+        wait_for_status(service, invocation_id, 3)
+        with httpx.Client(base_url=service.endpoint, timeout=30) as viewer:
+            let_in(viewer, service.token)
+            shown = viewer.get(f"/page/invocations/{invocation_id}").text
+        assert re.findall(r"<b>(\d)</b>", shown) == ["1", "2"]
+
+    def test_cancel_needs_both_halves_of_a_session_and_the_role(
+        self, service: Service, reader: httpx.Client
+    ) -> None:
+        name = new_action(service, "sleep 60")
+        root = invoke(service, name)
+        child = invoke(service, name, root)
+        path = f"/page/invocations/{root}/cancel"
+        assert f'data-cancel="{root}"' in reader.get(f"/page/invocations/{root}").text
+        with httpx.Client(base_url=service.endpoint, cookies=reader.cookies, timeout=30) as cookie_only:
+            assert cookie_only.post(path).status_code == 401
+        elsewhere = {"Sec-Fetch-Site": "cross-site"}
+        assert reader.post(path, headers=elsewhere).status_code == 403
+        viewing = token_command(service, "add", f"viewer-{next(_numbers)}", "--role", "read")
+        with httpx.Client(base_url=service.endpoint, timeout=30) as viewer:
+            let_in(viewer, viewing)
+            assert "data-cancel" not in viewer.get(f"/page/invocations/{root}").text
+            assert viewer.post(path).status_code == 403
+        assert reader.post("/page/invocations/iv_unknown/cancel").status_code == 404
+        assert reader.post(path).status_code == 200
+        for invocation_id in (root, child):
+            wait_for_status(service, invocation_id, 997)
+        assert "data-cancel" not in reader.get(f"/page/invocations/{root}").text
+
     def test_long_values_are_cut(self, service: Service, reader: httpx.Client) -> None:
         invocation_id = invoke(
             service, new_action(service, "true"), "s" * 4_000,
@@ -557,6 +610,19 @@ class TestInABrowser:
         tab.go_back()
         tab.wait_for_selector("#log .line:has-text('by hand')")
         assert tab.url.endswith(ids[0])
+
+    def test_cancel_button_cancels_what_was_invoked_too(self, service: Service, tab: Any) -> None:
+        name = new_action(service, "sleep 60")
+        root = invoke(service, name)
+        child = invoke(service, name, root)
+        tab.on("dialog", lambda dialog: dialog.accept())
+        log_in(tab, service, f"/actions/invocations/{root}")
+        tab.click("#facts [data-cancel]")
+        tab.wait_for_selector("#facts .tree [data-status=Cancelled]")
+        tab.wait_for_selector("#facts h2 [data-status=Cancelled]")
+        tab.click("#facts .tree a")
+        tab.wait_for_selector(f"#facts .id:has-text('{child}')")
+        assert tab.url.endswith(child)
 
     def test_the_focus_stays_in_its_row_though_the_row_changes(
         self, service: Service, tab: Any, tmp_path: Path

@@ -1,4 +1,4 @@
-"""The page over a real database, a real auth manager, and the real service."""
+"""The page with a real database, a real auth manager and the real server."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ def invocations_in(shown: str) -> list[str]:
     return re.findall(r'data-id="(\w+)"', shown)
 
 
-class TestWhatAirflowKnows:
-    def test_runs_that_have_invoked_and_the_connections_that_they_named(
-        self, run_dag: RunDag, ask: Callable[..., Any]
-    ) -> None:
+class TestAirflowRecords:
+    def test_newest_runs_and_their_connections(self, run_dag: RunDag, ask: Callable[..., Any]) -> None:
         run = run_dag("true", conn_id="{{ 'roboto_' + 'default' }}")
         assert ask(runs.run_has_ended, run) is True
         assert ask(runs.run_has_ended, RunKey(run.dag_id, "none")) is None
@@ -42,7 +40,7 @@ class TestWhatAirflowKnows:
         assert ask(runs.named_connections, [run]) == {run: ["roboto_default"]}
         assert ask(runs.named_connections, []) == {}
 
-    def test_the_newest_come_first_and_no_more_than_fit(
+    def test_newest_runs_are_ordered_and_limited(
         self, run_dag: RunDag, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first, second = run_dag("true"), run_dag("true")
@@ -50,7 +48,7 @@ class TestWhatAirflowKnows:
         monkeypatch.setattr(runs, "MAX_RUNS", 1)
         assert list(ask(runs.newest_runs)) == [second]
 
-    def test_connections_that_can_be_listed(
+    def test_listed_connections_by_role(
         self,
         stored_connections: None,
         hook: RobotoHook,
@@ -65,7 +63,7 @@ class TestWhatAirflowKnows:
         assert ask(runs.listed_connections, role="ADMIN") == {**in_environment, "stored": "roboto"}
         assert ask(runs.listed_connections, role="VIEWER") == in_environment
 
-    def test_tries_of_a_task_that_was_cleared_too(self, run_dag: RunDag, ask: Callable[..., Any]) -> None:
+    def test_tries_of_a_cleared_task(self, run_dag: RunDag, ask: Callable[..., Any]) -> None:
         run = run_dag("true")
         key = TryKey(run.dag_id, run.run_id, "ask", -1)
         (first,) = ask(runs.task_instances, [key])[key].tries
@@ -90,8 +88,8 @@ class TestWhatAirflowKnows:
         assert [each.ended for each in tries] == [first.ended, None]
 
 
-class TestThePage:
-    def test_a_run_and_all_of_airflow_show_what_was_invoked(
+class TestPage:
+    def test_run_and_all_runs_list_invocation(
         self, run_dag: RunDag, viewer: TestClient, hook: RobotoHook
     ) -> None:
         run = run_dag("echo hello; sleep 0.3; echo bye")
@@ -125,21 +123,21 @@ class TestThePage:
                 assert secret not in answer.text
                 assert secret not in str(answer.headers)
 
-    def test_who_is_not_logged_in_sees_nothing(self, run_dag: RunDag, client: TestClient) -> None:
+    def test_viewer_without_login_is_rejected(self, run_dag: RunDag, client: TestClient) -> None:
         run = run_dag("true")
         for path in ("/run", "/run/rows"):
             answer = client.get(path, params=about(run))
             assert answer.status_code == 401
             assert "iv_" not in answer.text
 
-    def test_a_token_that_was_revoked_and_an_address_where_nobody_is(
+    def test_rejected_token_is_reported(
         self, run_dag: RunDag, viewer: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = run_dag("true")
         connect_to(service, monkeypatch, token="wr0ng-t0ken")
         assert "rejected the connection&#39;s token" in viewer.get("/run", params=about(run)).text
 
-    def test_a_service_that_is_gone_shows_as_such_and_soon(
+    def test_unavailable_server_is_reported_within_15_s(
         self,
         run_dag: RunDag,
         viewer: TestClient,
@@ -160,7 +158,7 @@ class TestThePage:
         viewer.get("/run", params=about(run))
         assert time.monotonic() - asked < 5  # it rests
 
-    def test_one_that_is_under_way_is_seen_to_end(
+    def test_active_invocation_is_updated_until_its_end(
         self, run_dag: RunDag, viewer: TestClient, hook: RobotoHook, tmp_path: Any
     ) -> None:
         go = tmp_path / "go"
@@ -177,9 +175,7 @@ class TestThePage:
         assert 'data-live="no"' in shown
 
 
-def test_an_action_of_nobody_in_airflow_is_in_no_list(
-    run_dag: RunDag, viewer: TestClient, hook: RobotoHook
-) -> None:
+def test_invocation_without_task_is_not_listed(run_dag: RunDag, viewer: TestClient, hook: RobotoHook) -> None:
     run = run_dag("true")
     stranger = script(hook, "true")
     assert stranger not in viewer.get("/run", params=about(run)).text

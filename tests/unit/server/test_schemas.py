@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from airflow_invocations.server.api.schemas import ChangedAction, NamedAction, NewInvocation
+from airflow_invocations.server.api.schemas import CreateActionBody, InvokeBody, UpdateActionBody
 
 NAN, INFINITY, HALF = float("nan"), float("inf"), "\ud800"
 
@@ -20,13 +20,13 @@ def nested(depth: int) -> Any:
     return value
 
 
-def invocation(**fields: Any) -> NewInvocation:
-    return NewInvocation.model_validate({"invocation_source": "Manual", **fields})
+def invocation(**fields: Any) -> InvokeBody:
+    return InvokeBody.model_validate({"invocation_source": "Manual", **fields})
 
 
 @pytest.mark.parametrize("name", ["a", "A.b-c_1", "0", "x" * 128, "Query", "invocations2"])
 def test_a_name_that_can_be_part_of_an_address_is_taken(name: str) -> None:
-    assert NamedAction(name=name).name == name
+    assert CreateActionBody(name=name).name == name
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_a_name_that_can_be_part_of_an_address_is_taken(name: str) -> None:
 )
 def test_any_other_is_not(name: str) -> None:
     with pytest.raises(pydantic.ValidationError, match="name"):
-        NamedAction(name=name)
+        CreateActionBody(name=name)
 
 
 @pytest.mark.parametrize("name", ["", "a=b", "=", "a\0"])
 def test_a_parameter_that_can_not_be_a_variable_is_refused(name: str) -> None:
     with pytest.raises(pydantic.ValidationError, match="can't name a variable"):
-        NamedAction.model_validate({"name": "act", "parameters": [{"name": name}]})
+        CreateActionBody.model_validate({"name": "act", "parameters": [{"name": name}]})
     with pytest.raises(pydantic.ValidationError, match="can't name a variable"):
         invocation(parameter_values={name: 1})
 
@@ -62,7 +62,7 @@ def test_a_value_that_could_not_be_written_again_is_refused(value: Any, message:
     with pytest.raises(pydantic.ValidationError, match=message):
         invocation(parameter_values={"v": value})
     with pytest.raises(pydantic.ValidationError, match=message):
-        NamedAction(name="act", metadata={"v": value})
+        CreateActionBody(name="act", metadata={"v": value})
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_a_value_that_could_not_be_written_again_is_refused(value: Any, message:
 )
 def test_every_other_is_taken_and_can(value: Any) -> None:
     assert invocation(parameter_values={"v": value}).parameter_values == {"v": value}
-    taken = NamedAction(name="act", metadata={"v": value})
+    taken = CreateActionBody(name="act", metadata={"v": value})
     assert json.loads(json.dumps(taken.model_dump(mode="json")).encode())["metadata"] == {"v": value}
 
 
 @pytest.mark.parametrize("minutes", [0, -1, 365 * 24 * 60 + 1, 10**400, 1.5, "soon"])
 def test_a_timeout_that_is_none_is_refused(minutes: Any) -> None:
-    for kind in (NamedAction, NewInvocation):
+    for kind in (CreateActionBody, InvokeBody):
         with pytest.raises(pydantic.ValidationError, match="timeout"):
             kind.model_validate({"name": "act", "invocation_source": "Manual", "timeout": minutes})
 
@@ -107,9 +107,9 @@ def test_what_no_process_can_be_given_is_refused(container: dict[str, Any], mess
     with pytest.raises(pydantic.ValidationError, match=message):
         invocation(container_parameter_overrides=container)
     with pytest.raises(pydantic.ValidationError, match=message):
-        NamedAction.model_validate({"name": "act", "container_parameters": container})
+        CreateActionBody.model_validate({"name": "act", "container_parameters": container})
     with pytest.raises(pydantic.ValidationError, match=message):
-        ChangedAction.model_validate({"container_parameters": container})
+        UpdateActionBody.model_validate({"container_parameters": container})
 
 
 def test_what_a_process_can_be_given_is_taken() -> None:
@@ -142,6 +142,6 @@ def test_a_nul_in_a_parameter_is_refused() -> None:
 def test_a_default_that_can_not_be_given_is_refused(parameter: dict[str, Any], message: str) -> None:
     declared = [{"name": "p", **parameter}]
     with pytest.raises(pydantic.ValidationError, match=message):
-        NamedAction.model_validate({"name": "act", "parameters": declared})
+        CreateActionBody.model_validate({"name": "act", "parameters": declared})
     with pytest.raises(pydantic.ValidationError, match=message):
-        ChangedAction.model_validate({"parameter_changeset": {"put_parameters": declared}})
+        UpdateActionBody.model_validate({"parameter_changeset": {"put_parameters": declared}})

@@ -1,4 +1,4 @@
-"""Watches without a network: bounded when nobody reads, told when they lost their place, and forgotten."""
+"""WatchHub without a network: bounded when nobody reads, told when they lost their place, and forgotten."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from airflow_invocations.models import (
     StreamOpened,
     UnreadableLog,
 )
+from airflow_invocations.server import watch as watch_module
 from airflow_invocations.server import watch_hub as watching
 from airflow_invocations.server.api.errors import InvalidRequestError, UnavailableError
 from airflow_invocations.server.db import Store
 from airflow_invocations.server.execution.logs import LogFiles
-from airflow_invocations.server.watch_hub import Watch, Watches
+from airflow_invocations.server.watch import Watch
+from airflow_invocations.server.watch_hub import WatchHub
 
 from .conftest import ORG, RUNNER, create, invoke
 
@@ -38,16 +40,16 @@ def logs(tmp_path: Path) -> LogFiles:
 
 
 @pytest.fixture
-def watches(store: Store, logs: LogFiles) -> Watches:
+def watches(store: Store, logs: LogFiles) -> WatchHub:
     create(store)
-    watches = Watches(store, logs, lambda _: True)
+    watches = WatchHub(store, logs, lambda _: True)
     store.database.listen_to_events(watches.committed)
     store.states.listen(watches.state_updated)
     logs.listen(watches.log_grew)
     return watches
 
 
-async def opened(watches: Watches, watch: Watch, since: int | None = None) -> AsyncIterator[Any]:
+async def opened(watches: WatchHub, watch: Watch, since: int | None = None) -> AsyncIterator[Any]:
     """A stream that is live: what comes before has been read."""
     stream = watches.stream(watch, since)
     assert isinstance(await anext(stream), StreamOpened)
@@ -56,7 +58,7 @@ async def opened(watches: Watches, watch: Watch, since: int | None = None) -> As
     return stream
 
 
-async def test_one_tree_or_the_roots_alone(store: Store, watches: Watches) -> None:
+async def test_one_tree_or_the_roots_alone(store: Store, watches: WatchHub) -> None:
     root = invoke(store).invocation_id
     tree = await opened(watches, Watch(ORG, root=root))
     roots = await opened(watches, Watch(ORG, roots_only=True))
@@ -67,14 +69,14 @@ async def test_one_tree_or_the_roots_alone(store: Store, watches: Watches) -> No
     assert (await anext(roots)).invocation_id == other
 
 
-async def test_updates_of_custom_state(store: Store, watches: Watches) -> None:
+async def test_updates_of_custom_state(store: Store, watches: WatchHub) -> None:
     invocation_id = invoke(store).invocation_id
     stream = await opened(watches, Watch(ORG, ids={invocation_id}, states=True))
     store.states.set(invocation_id, "half way", ORG)
     assert await anext(stream) == StateChanged(invocation_id, "half way")
 
 
-async def test_another_organisation_hears_nothing(store: Store, watches: Watches) -> None:
+async def test_another_organisation_hears_nothing(store: Store, watches: WatchHub) -> None:
     mine, theirs = Watch(ORG), Watch("og_other")
     stream = await opened(watches, mine)
     await opened(watches, theirs)
@@ -84,7 +86,7 @@ async def test_another_organisation_hears_nothing(store: Store, watches: Watches
 
 
 async def test_a_slow_reader_costs_bounded_memory_and_is_told_that_it_lost_its_place(
-    store: Store, watches: Watches, monkeypatch: pytest.MonkeyPatch
+    store: Store, watches: WatchHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "MAX_WAITING", 10)
     watch = Watch(ORG)
@@ -109,7 +111,7 @@ async def _until_caught(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
             return
 
 
-async def test_what_happens_while_the_past_is_read_is_told_once(store: Store, watches: Watches) -> None:
+async def test_what_happens_while_the_past_is_read_is_told_once(store: Store, watches: WatchHub) -> None:
     before = [invoke(store).invocation_id for _ in range(5)]
     stream = watches.stream(Watch(ORG), since=0)
     seen: list[InvocationEvent] = []
@@ -124,7 +126,7 @@ async def test_what_happens_while_the_past_is_read_is_told_once(store: Store, wa
     assert [event.invocation_id for event in seen] == [*before, *meanwhile]
 
 
-async def test_lines_come_before_the_end(store: Store, logs: LogFiles, watches: Watches) -> None:
+async def test_lines_come_before_the_end(store: Store, logs: LogFiles, watches: WatchHub) -> None:
     invocation_id = invoke(store).invocation_id
     store.claims.claim(RUNNER)
     stream = await opened(watches, Watch(ORG, ids={invocation_id}, cursors={invocation_id: None}))
@@ -139,7 +141,9 @@ async def test_lines_come_before_the_end(store: Store, logs: LogFiles, watches: 
     assert isinstance(second, InvocationEvent)
 
 
-async def test_a_log_without_end_holds_up_nobody_else(store: Store, logs: LogFiles, watches: Watches) -> None:
+async def test_a_log_without_end_holds_up_nobody_else(
+    store: Store, logs: LogFiles, watches: WatchHub
+) -> None:
     flooding = invoke(store).invocation_id
     stream = await opened(watches, Watch(ORG, cursors={flooding: None}))
     writer = logs.writer(flooding)
@@ -156,7 +160,7 @@ async def test_a_log_without_end_holds_up_nobody_else(store: Store, logs: LogFil
 
 
 async def test_a_cursor_that_is_none_ends_its_log_and_nothing_else(
-    store: Store, logs: LogFiles, watches: Watches
+    store: Store, logs: LogFiles, watches: WatchHub
 ) -> None:
     invocation_id = invoke(store).invocation_id
     stream = await opened(watches, Watch(ORG, cursors={invocation_id: "77.7"}))
@@ -165,7 +169,7 @@ async def test_a_cursor_that_is_none_ends_its_log_and_nothing_else(
     assert isinstance(await anext(stream), InvocationEvent)
 
 
-async def test_a_closed_stream_leaves_nothing_behind(store: Store, watches: Watches) -> None:
+async def test_a_closed_stream_leaves_nothing_behind(store: Store, watches: WatchHub) -> None:
     invocation_id = invoke(store).invocation_id
     watch = Watch(ORG, ids={invocation_id, "iv_2"}, cursors={invocation_id: None})
     stream = await opened(watches, watch)
@@ -177,7 +181,7 @@ async def test_a_closed_stream_leaves_nothing_behind(store: Store, watches: Watc
 
 
 async def test_logs_of_another_organisation_and_of_nothing_are_unreadable(
-    store: Store, logs: LogFiles, watches: Watches
+    store: Store, logs: LogFiles, watches: WatchHub
 ) -> None:
     theirs = invoke(store).invocation_id
     writer = logs.writer(theirs)
@@ -201,7 +205,7 @@ async def test_logs_of_another_organisation_and_of_nothing_are_unreadable(
 
 
 async def test_a_stream_that_is_closed_while_its_logs_are_looked_up_leaves_nothing_behind(
-    store: Store, watches: Watches
+    store: Store, watches: WatchHub
 ) -> None:
     invocation_id = invoke(store).invocation_id
     watch = Watch(ORG, ids=set())
@@ -223,15 +227,15 @@ class TestTokens:
     @pytest.fixture
     def watches(
         self, store: Store, logs: LogFiles, good: set[str], monkeypatch: pytest.MonkeyPatch
-    ) -> Watches:
+    ) -> WatchHub:
         create(store)
         monkeypatch.setattr(watching, "RECHECK", 0.0)
-        watches = Watches(store, logs, good.__contains__)
+        watches = WatchHub(store, logs, good.__contains__)
         store.database.listen_to_events(watches.committed)
         return watches
 
     async def test_one_that_was_revoked_is_told_nothing_more(
-        self, store: Store, watches: Watches, good: set[str]
+        self, store: Store, watches: WatchHub, good: set[str]
     ) -> None:
         one = await opened(watches, Watch(ORG, token_id="one"))
         two = await opened(watches, Watch(ORG, token_id="two"))
@@ -242,15 +246,15 @@ class TestTokens:
         assert len(watches) == 1
 
     async def test_one_that_was_revoked_ends_also_where_nothing_happens(
-        self, watches: Watches, good: set[str], monkeypatch: pytest.MonkeyPatch
+        self, watches: WatchHub, good: set[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(watching, "IDLE", 0.01)
+        monkeypatch.setattr(watch_module, "IDLE", 0.01)
         stream = await opened(watches, Watch(ORG, token_id="one"))
         good.remove("one")
         async with asyncio.timeout(20):
             assert [told async for told in stream] == []
 
-    async def test_one_that_is_taken_back_ends_at_once(self, watches: Watches) -> None:
+    async def test_one_that_is_taken_back_ends_at_once(self, watches: WatchHub) -> None:
         stream = await opened(watches, Watch(ORG, token_id="one"))
         watches.token_ended("one")
         async with asyncio.timeout(20):
@@ -262,20 +266,20 @@ class TestTokens:
         def fails(_: str) -> bool:
             raise OperationalError("SELECT", {}, Exception("database is locked"))
 
-        watches = Watches(store, logs, fails)
+        watches = WatchHub(store, logs, fails)
         create(store, "other")
         store.database.listen_to_events(watches.committed)
         stream = await opened(watches, Watch(ORG, token_id="one"))
         invoke(store, "other")
         assert isinstance(await anext(stream), InvocationEvent)
 
-    async def test_without_a_token_nothing_is_told(self, watches: Watches) -> None:
+    async def test_without_a_token_nothing_is_told(self, watches: WatchHub) -> None:
         assert [told async for told in watches.stream(Watch(ORG), since=None)] == []
 
 
 class TestLimits:
     async def test_watches_of_a_token_and_of_all(
-        self, store: Store, watches: Watches, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, watches: WatchHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(watching, "MAX_WATCHES_OF_TOKEN", 2)
         monkeypatch.setattr(watching, "MAX_WATCHES", 3)
@@ -292,7 +296,9 @@ class TestLimits:
         for stream in (second, third):
             await stream.aclose()  # type: ignore[attr-defined]
 
-    async def test_ids_of_a_token_and_of_all(self, watches: Watches, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_ids_of_a_token_and_of_all(
+        self, watches: WatchHub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(watching, "MAX_IDS_OF_TOKEN", 3)
         monkeypatch.setattr(watching, "MAX_IDS_OF_ALL", 4)
         watch = Watch(ORG, token_id="one", ids={"a", "b"})
@@ -308,7 +314,7 @@ class TestLimits:
         assert not watches._by_invocation
 
     async def test_many_slow_readers_share_what_may_wait(
-        self, store: Store, watches: Watches, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, watches: WatchHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(watching, "MAX_WAITING_OF_ALL", 30)
         monkeypatch.setattr(watching, "MIN_WAITING", 5)

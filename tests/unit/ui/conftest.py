@@ -1,4 +1,4 @@
-"""An Airflow and platforms that say what a test tells them to, around the real routes of the page."""
+"""A fake Airflow and fake platforms around the real routes of the page."""
 
 from __future__ import annotations
 

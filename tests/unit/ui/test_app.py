@@ -1,4 +1,4 @@
-"""The page's routes: who sees what, what is shown, and what can't be smuggled in."""
+"""Routes of the page in Airflow: permissions, content, and values from outside."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def one(world: World) -> World:
     return world
 
 
-class TestWhoIsLetIn:
+class TestPermissions:
     @pytest.mark.parametrize("path", ROUTES)
     @pytest.mark.parametrize(("token", "status"), [(None, 401), ("wrong", 403)])
-    def test_nobody_without_a_login(
+    def test_route_rejects_viewer_without_login(
         self, client: TestClient, one: World, path: str, token: str | None, status: int
     ) -> None:
         if token:
@@ -56,22 +56,24 @@ class TestWhoIsLetIn:
         assert "a line" not in answer.text
 
     @pytest.mark.parametrize("path", ROUTES)
-    def test_whoever_airflow_lets(self, ada: TestClient, one: World, path: str) -> None:
+    def test_route_shows_permitted_viewer(self, ada: TestClient, one: World, path: str) -> None:
         answer = ada.get(path, params=ROUTES[path])
         assert answer.status_code == 200
         assert ("a line" if path == "/log" else "find-anomalies") in answer.text
 
-    def test_a_token_in_the_header_does_too(self, client: TestClient, one: World) -> None:
+    def test_token_in_header_is_a_login(self, client: TestClient, one: World) -> None:
         assert client.get("/", headers={"Authorization": "Bearer ada"}).status_code == 200
 
     @pytest.mark.parametrize("path", [path for path in ROUTES if ROUTES[path]])
-    def test_not_whoever_may_not_read_the_dag(self, client: TestClient, one: World, path: str) -> None:
+    def test_route_rejects_viewer_who_may_not_read_the_dag(
+        self, client: TestClient, one: World, path: str
+    ) -> None:
         client.cookies.set("_token", "bob")
         answer = client.get(path, params=ROUTES[path])
         assert answer.status_code == 403
         assert "find-anomalies" not in answer.text
 
-    def test_the_list_of_all_is_of_the_dags_that_one_may_read(self, client: TestClient, one: World) -> None:
+    def test_list_of_all_has_readable_dags_only(self, client: TestClient, one: World) -> None:
         one.platforms["c"].records.append(record("iv_of_other", OTHER, action="secret-action"))
         one.named[OTHER] = ["c"]
         for token, sees, does_not in (("ada", "iv_1", "iv_of_other"), ("bob", "iv_of_other", "iv_1")):
@@ -80,7 +82,7 @@ class TestWhoIsLetIn:
             assert f'data-id="{sees}"' in shown
             assert f'data-id="{does_not}"' not in shown
 
-    def test_what_another_run_has_invoked_is_out_of_reach(self, client: TestClient, one: World) -> None:
+    def test_invocation_of_another_run_is_not_found(self, client: TestClient, one: World) -> None:
         client.cookies.set("_token", "bob")
         one.named[OTHER] = ["c"]
         for path in ("/facts", "/log"):
@@ -90,9 +92,7 @@ class TestWhoIsLetIn:
             assert "find-anomalies" not in answer.text
 
     @pytest.mark.parametrize("dag_ids", [["other", "fleet"], ["fleet", "other"], ["~"], [""], []])
-    def test_no_way_of_naming_the_dag_gets_around_it(
-        self, client: TestClient, one: World, dag_ids: list[str]
-    ) -> None:
+    def test_odd_dag_ids_grant_nothing(self, client: TestClient, one: World, dag_ids: list[str]) -> None:
         client.cookies.set("_token", "bob")
         for path in ("/run", "/run/rows", "/facts", "/log"):
             answer = client.get(path, params={**ROUTES[path], "dag_id": dag_ids})
@@ -107,16 +107,14 @@ class TestWhoIsLetIn:
             (DagAccessEntity.TASK_LOGS, {"/log"}),
         ],
     )
-    def test_what_airflow_withholds_of_a_dag_is_withheld_here(
+    def test_route_needs_each_permission_of_the_dag(
         self, ada: TestClient, auth: Auth, one: World, may_not: DagAccessEntity, paths: set[str]
     ) -> None:
         auth.people["ada"] = Person({"fleet"}, may_not=frozenset({may_not}))
         refused = {path for path in ROUTES if ada.get(path, params=ROUTES[path]).status_code == 403}
         assert refused == paths
 
-    def test_a_detail_holds_an_action_s_last_line_so_only_readers_of_logs_see_it(
-        self, ada: TestClient, auth: Auth, one: World
-    ) -> None:
+    def test_detail_is_shown_to_readers_of_logs_only(self, ada: TestClient, auth: Auth, one: World) -> None:
         steps = ((S.Queued, 1), (S.Processing, 3), (S.Failed, 63))
         one.platforms["c"].records = [record(steps=steps, detail="exit code 1: no such topic")]
         shown = ("/", "/rows", "/run", "/run/rows", "/facts")
@@ -129,7 +127,7 @@ class TestWhoIsLetIn:
             assert "Failed" in answer.text
             assert "no such topic" not in answer.text
 
-    def test_a_viewer_who_may_not_list_connections_sees_what_tasks_name(
+    def test_connection_that_no_task_names_needs_permission_to_list(
         self, ada: TestClient, one: World
     ) -> None:
         one.connect("of_a_hook", record("iv_2"))
@@ -146,31 +144,31 @@ class TestWhoIsLetIn:
         )
 
     @pytest.mark.parametrize("path", ROUTES)
-    def test_who_may_see_no_plugins_sees_nothing(
+    def test_route_needs_permission_to_see_plugins(
         self, ada: TestClient, auth: Auth, one: World, path: str
     ) -> None:
         auth.people["ada"] = Person({"fleet"}, may_see_plugins=False)
         assert ada.get(path, params=ROUTES[path]).status_code == 403
 
-    def test_a_connection_that_the_run_has_not_is_not_asked(self, ada: TestClient, one: World) -> None:
+    def test_connection_of_another_run_is_not_queried(self, ada: TestClient, one: World) -> None:
         foreign = one.connect("foreign", record())
         one.named[RUN] = ["c"]
         for path in ("/facts", "/log"):
             assert ada.get(path, params={**ONE, "conn_id": "foreign"}).status_code == 404
         assert foreign.asked == []
 
-    def test_it_tells_nobody_of_its_routes(self, client: TestClient) -> None:
+    def test_routes_are_not_documented(self, client: TestClient) -> None:
         for path in ("/docs", "/redoc", "/openapi.json"):
             assert client.get(path).status_code == 404
 
 
-class TestWhatIsShown:
-    def test_a_run_that_there_is_not(self, ada: TestClient, world: World) -> None:
+class TestContent:
+    def test_unknown_run_is_not_found(self, ada: TestClient, world: World) -> None:
         answer = ada.get("/run", params={**OF_RUN, "run_id": "none"})
         assert answer.status_code == 404
         assert "There is no such DAG run." in answer.text
 
-    def test_a_row(self, ada: TestClient, world: World) -> None:
+    def test_row_content(self, ada: TestClient, world: World) -> None:
         steps = ((S.Queued, 1), (S.Processing, 3), (S.Completed, 63))
         world.connect("c", record(steps=steps, map_index=4, task_id="the task"))
         key = TryKey(RUN.dag_id, RUN.run_id, "the task", 4)
@@ -187,7 +185,7 @@ class TestWhatIsShown:
         assert "Roboto (invocation API)" in shown
         assert 'data-live="no"' in shown
 
-    def test_a_row_names_the_iteration_of_a_loop(self, ada: TestClient, world: World) -> None:
+    def test_row_has_iteration_of_a_loop(self, ada: TestClient, world: World) -> None:
         region = {"iteration": 2, "region_id": "01999999-0000-7000-8000-00000000000a", "region_index": 2}
         world.connect(
             "c", record(asked_in=region, steps=((S.Queued, 1), (S.Processing, 3), (S.Completed, 63)))
@@ -201,7 +199,7 @@ class TestWhatIsShown:
         address = "/tasks/ask?region_id=01999999-0000-7000-8000-00000000000a&amp;region_index=2"
         assert address in shown
 
-    def test_a_retried_task_keeps_its_name_and_waited_from_its_first_try_on(
+    def test_row_of_retried_task_has_label_and_waiting_of_all_tries(
         self, ada: TestClient, world: World
     ) -> None:
         steps = ((S.Queued, 1), (S.Processing, 3), (S.Completed, 63))
@@ -213,9 +211,7 @@ class TestWhatIsShown:
             assert "rec-27.mcap" in shown
             assert re.findall(r'data-seconds="([\d.]+)"', shown) == ["60.0", "15.0"]
 
-    def test_a_platform_that_does_not_answer_is_named_where_the_rows_would_be(
-        self, ada: TestClient, world: World
-    ) -> None:
+    def test_empty_list_names_unavailable_platform(self, ada: TestClient, world: World) -> None:
         world.connect("down").error = UnavailableError("down")
         for path, about in (("/rows", {}), ("/run/rows", OF_RUN)):
             shown = ada.get(path, params=about).text
@@ -223,13 +219,13 @@ class TestWhatIsShown:
             assert "invoked nothing" not in shown
             assert "has invoked anything" not in shown
 
-    def test_one_that_goes_on_grows(self, ada: TestClient, world: World) -> None:
+    def test_duration_of_active_invocation_grows(self, ada: TestClient, world: World) -> None:
         world.connect("c", record())
         shown = ada.get("/run/rows", params=OF_RUN).text
         assert shown.count('class="duration going"') == 1
         assert 'data-live="yes"' in shown
 
-    def test_the_same_again_is_not_sent_again(self, ada: TestClient, world: World) -> None:
+    def test_unchanged_list_is_not_sent_again(self, ada: TestClient, world: World) -> None:
         world.connect("c", record())
         for path, about in (("/rows", {}), ("/run/rows", OF_RUN)):
             (version,) = re.findall(r'data-version="(\w+)"', ada.get(path, params=about).text)
@@ -238,7 +234,7 @@ class TestWhatIsShown:
             other = ada.get(path, params={**about, "seen": "0" * 64})
             assert (other.status_code, 'data-id="iv_1"' in other.text) == (200, True)
 
-    def test_the_newest_come_first_and_many_are_cut(
+    def test_list_is_newest_first_and_limited(
         self, ada: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(page_app, "MAX_ROWS", 3)
@@ -249,14 +245,12 @@ class TestWhatIsShown:
         assert "Only the newest 3 are shown." in shown
         assert [limit for _, _, _, limit in world.platforms["c"].asked] == [3]
 
-    def test_nothing_yet(self, ada: TestClient, world: World) -> None:
+    def test_empty_list(self, ada: TestClient, world: World) -> None:
         world.connect("c")
         assert "This DAG run has invoked nothing." in ada.get("/run/rows", params=OF_RUN).text
         assert "No DAG run that you may see has invoked anything." in ada.get("/rows").text
 
-    def test_connections_that_no_task_names_are_asked_but_mentioned_only_for_what_they_found(
-        self, ada: TestClient, world: World
-    ) -> None:
+    def test_unnamed_connection_is_listed_only_with_invocations(self, ada: TestClient, world: World) -> None:
         world.connect("named", record("iv_1"))
         world.connect("quiet").error = UnavailableError("down")
         world.connect("used_by_a_hook", record("iv_2"))
@@ -269,9 +263,7 @@ class TestWhatIsShown:
         shown = ada.get("/run/rows", params=OF_RUN).text
         assert "<b>quiet</b>: The platform is unavailable." in shown
 
-    def test_a_platform_out_of_reach_shows_beside_those_that_answer(
-        self, ada: TestClient, world: World
-    ) -> None:
+    def test_unavailable_platform_is_listed_beside_others(self, ada: TestClient, world: World) -> None:
         world.connect("good", record())
         world.connect("down").error = UnavailableError("https://secret-host.example: s3cret")
         for path, about in (("/run/rows", OF_RUN), ("/rows", {}), ("/run", OF_RUN)):
@@ -283,7 +275,7 @@ class TestWhatIsShown:
         assert facts.status_code == 503
         assert "The platform is unavailable." in facts.text
 
-    def test_no_more_is_asked_than_is_bounded(
+    def test_queries_are_limited(
         self, ada: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(page_app, "MAX_QUERIES", 4)
@@ -299,7 +291,7 @@ class TestWhatIsShown:
         assert ada.get("/run/rows", params=OF_RUN).status_code == 200
         assert sum(len(platform.asked) for platform in world.platforms.values()) == 2
 
-    def test_the_facts(self, ada: TestClient, world: World) -> None:
+    def test_facts_content(self, ada: TestClient, world: World) -> None:
         steps = ((S.Queued, 1), (S.Processing, 3), (S.Failed, 63))
         world.connect(
             "c", record(steps=steps, detail="exit code 3: no such topic", parameter_values={"file": "a.csv"})
@@ -327,7 +319,7 @@ class TestWhatIsShown:
         assert [line["text"] for line in (*first["lines"], *second["lines"])] == ["one", "two"]
         assert (second["more"], second["cursor"]) == (False, "p2")
 
-    def test_long_values_and_lines_are_cut(
+    def test_long_values_and_lines_are_shortened(
         self, ada: TestClient, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         long = "x" * 100_000
@@ -344,9 +336,9 @@ class TestWhatIsShown:
         assert log["cut"]
 
 
-class TestWhatCannotBeSmuggledIn:
+class TestHostileValues:
     @pytest.mark.parametrize("evil", EVIL)
-    def test_everything_that_comes_from_outside_is_text(
+    def test_values_from_outside_are_escaped(
         self, ada: TestClient, auth: Auth, world: World, evil: str
     ) -> None:
         run = RunKey("fleet", evil)
@@ -380,12 +372,12 @@ class TestWhatCannotBeSmuggledIn:
         assert log.headers["x-content-type-options"] == "nosniff"
         assert log.json()["lines"][0]["text"] == evil
 
-    def test_a_link_base_that_is_a_script_is_no_link(self, ada: TestClient, world: World) -> None:
+    def test_script_url_is_not_a_link(self, ada: TestClient, world: World) -> None:
         world.connect("c", record()).link_base = "javascript:alert(1)//"
         for path in ("/run/rows", "/facts"):
             assert "javascript" not in ada.get(path, params=ONE).text
 
-    def test_secrets_that_airflow_masks_are_masked_here(self, ada: TestClient, world: World) -> None:
+    def test_secrets_that_airflow_masks_are_masked(self, ada: TestClient, world: World) -> None:
         mask_secret("t0ken-0f-a-connection")
         platform = world.connect(
             "c",
@@ -404,7 +396,7 @@ class TestWhatCannotBeSmuggledIn:
             assert "unkn0wn" not in shown
         assert "line ***" in ada.get("/log", params=ONE).text
 
-    def test_what_every_answer_says_to_the_browser(self, ada: TestClient, one: World) -> None:
+    def test_security_headers(self, ada: TestClient, one: World) -> None:
         for path, about in ROUTES.items():
             headers = ada.get(path, params=about).headers
             assert headers["cache-control"] == "no-store"
@@ -422,7 +414,7 @@ class TestWhatCannotBeSmuggledIn:
         ],
         ids=json.dumps,
     )  # fmt: skip
-    def test_what_makes_no_sense_is_refused_in_words_of_ours(
+    def test_invalid_parameter_is_rejected_without_echo(
         self, ada: TestClient, one: World, params: dict[str, Any]
     ) -> None:
         answer = ada.get("/log", params={**ONE, **params})

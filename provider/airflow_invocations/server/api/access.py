@@ -1,7 +1,7 @@
-"""Decide who may call which route, before anything of the request's body is read.
+"""Access control of routes; it runs before the request's body is read.
 
-Every route of the app declares one decision: the role that it takes (`Guard`), or that it takes none
-(`open_to_all`). `GuardedRoute` refuses to be made without one.
+Every route declares the role that it requires (`Guard`) or that it requires no token (`open_to_all`). A
+`GuardedRoute` can't be created without one of these.
 """
 
 # No postponed annotations here: FastAPI reads those of a guard's call.
@@ -18,27 +18,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .errors import ForbiddenError
-from .json_bodies import JsonRequest
+from .request_body import JsonRequest
 from .schemas import Caller, Own, Role
 
-#: Whether what a request names is an action's own, see `Own`. Called in a thread of its own.
+#: Returns whether a request is about a resource in `Own`. Called in a thread.
 OwnCheck = Callable[[Request, Own], bool]
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def own_invocation(request: Request, own: Own) -> bool:
-    """Whether a request's path names the action's own invocation."""
+    """Return whether a request's path names the action's own invocation."""
     return bool(request.path_params["invocation_id"] == own.invocation_id)
 
 
 def own_action(request: Request, own: Own) -> bool:
-    """Whether a request's path names the action itself."""
+    """Return whether a request's path names the action itself."""
     return bool(request.path_params["name"] == own.action)
 
 
 def own_dataset(request: Request, own: Own) -> bool:
-    """Whether a request's path names a dataset of the action's invocation."""
+    """Return whether a request's path names a dataset of the action's invocation."""
     return request.path_params["dataset_id"] in own.datasets
 
 
@@ -48,14 +48,14 @@ def own_identity(_: Request, __: Own) -> bool:
 
 
 class Guard(SecurityBase):
-    """A dependency that returns the caller of a route, or refuses the request.
+    """A dependency that returns the caller of a route, or rejects the request.
 
-    A caller needs `role`. An action's own token has no such role: it passes only if `own` is given and
-    returns that the request is about a resource of its invocation.
+    The token of an action's process has none of the roles; it passes only for resources of its invocation.
 
     :param authenticate: returns the caller of a request. Raises UnauthorizedError and NotFoundError.
-    :param role: the role that the route takes.
-    :param own: whether a request is about a resource of the token's invocation; None: reject such tokens.
+    :param role: the role that the route requires.
+    :param own: returns whether a request is about a resource of the token's invocation; None rejects the
+        token of an action's process.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Guard(SecurityBase):
     async def __call__(self, request: Request) -> Caller:
         """Return the caller of a request.
 
-        :raises UnauthorizedError: no token, or one that isn't known.
-        :raises ForbiddenError: the token may not do this.
+        :raises UnauthorizedError: no token, or an unknown one.
+        :raises ForbiddenError: the token's role doesn't permit the request.
         """
         known: Caller | None = getattr(request.state, "caller", None)
-        if known is not None:  # GuardedRoute has asked before FastAPI does
+        if known is not None:  # GuardedRoute has run this before FastAPI does
             return known
         caller = await self._authenticate(request)
         await self._check(request, caller)
@@ -102,7 +102,7 @@ class Guard(SecurityBase):
 
 
 async def open_to_all() -> None:
-    """Declare that a route takes no token."""
+    """Declare that a route requires no token."""
 
 
 class GuardedRoute(APIRoute):
@@ -111,7 +111,7 @@ class GuardedRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         """Return a handler that runs the guard before the route.
 
-        :raises TypeError: the route declares neither a role nor that it is open.
+        :raises TypeError: the route declares neither a role nor `open_to_all`.
         """
         handle = super().get_route_handler()
         guard = self.guard
@@ -126,7 +126,7 @@ class GuardedRoute(APIRoute):
 
     @property
     def guard(self) -> Guard | None:
-        """The guard that this route declares; None: it is open to all."""
+        """The guard that this route declares; None: it requires no token."""
         for call in _calls(self.dependant):
             if isinstance(call, Guard):
                 return call

@@ -1,4 +1,4 @@
-"""The HTTP routes of datasets, files, queries over them, and organisations (the published client's paths)."""
+"""HTTP routes of datasets, files, queries and organisations, with the published client's paths."""
 
 # No postponed annotations here: the routes' types are made inside functions.
 
@@ -18,33 +18,33 @@ from ..signed_urls import SignedUrls
 from ..timestamps import to_datetime
 from .access import GuardedRoute, open_to_all, own_dataset, own_identity
 from .errors import NotFoundError
-from .responses import answered, answered_data
+from .responses import data_response, json_response
 from .schemas import (
     Caller,
-    ChangedDataset,
-    ChangedFile,
-    FilesQuery,
-    NewDatasetRequest,
-    NewDatasetUnlessThereRequest,
+    CreateDatasetBody,
+    CreateDatasetIfMissingBody,
     Own,
     QueryBody,
-    RoboqlQuery,
+    QueryFilesBody,
+    RoboqlBody,
     Role,
+    UpdateDatasetBody,
+    UpdateFileBody,
 )
 
 DatasetId = Annotated[str, Path(max_length=64)]
 FileId = Annotated[str, Path(max_length=64)]
 Version = Annotated[int | None, Query(ge=0, le=2**31)]
 Allows = Callable[..., Any]
-#: What may stand in a header.
-Plain = Annotated[str | None, Query(max_length=1000, pattern=r"^[\x20-\x7e]*$")]
+#: A value that is valid in a header.
+HeaderValue = Annotated[str | None, Query(max_length=1000, pattern=r"^[\x20-\x7e]*$")]
 
-#: Bytes of a file that are sent at once.
+#: Bytes of one chunk of a file's content.
 _CHUNK = 256 * 1024
 
 
 def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIRouter:
-    """Datasets: create, get, query, update, delete, and their files."""
+    """Return the routes of datasets: create, get, query, update, delete, and query files."""
     router = APIRouter(tags=["datasets"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
     OwnReader = Annotated[Caller, allows(Role.Read, own_dataset)]  # noqa: N806
@@ -53,35 +53,35 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
     Admin = Annotated[Caller, allows(Role.Admin)]  # noqa: N806
 
     @router.post("")
-    def create(request: NewDatasetRequest, who: Invoker) -> Response:
-        return answered(datasets.create(request, who.org_id, who.user))
+    def create(request: CreateDatasetBody, who: Invoker) -> Response:
+        return data_response(datasets.create(request, who.org_id, who.user))
 
     @router.post("/create_if_not_exists")
-    def create_unless_there(request: NewDatasetUnlessThereRequest, who: Invoker) -> Response:
+    def create_unless_there(request: CreateDatasetIfMissingBody, who: Invoker) -> Response:
         wanted = request.match_roboql_query
-        return answered(datasets.find_or_create(wanted, request.create_request, who.org_id, who.user))
+        return data_response(datasets.find_or_create(wanted, request.create_request, who.org_id, who.user))
 
     @router.post("/query")
     def query(spec: QueryBody, who: Reader) -> Response:
-        return answered(store.datasets.query(spec, who.org_id))
+        return data_response(store.datasets.query(spec, who.org_id))
 
     @router.get("/{dataset_id}")
     def get(dataset_id: DatasetId, who: OwnReader) -> Response:
-        return answered(store.datasets.get(dataset_id, who.org_id))
+        return data_response(store.datasets.get(dataset_id, who.org_id))
 
     @router.put("/{dataset_id}")
-    def update(dataset_id: DatasetId, request: ChangedDataset, who: OwnInvoker) -> Response:
-        return answered(store.datasets.update(dataset_id, [request], who.org_id, who.user))
+    def update(dataset_id: DatasetId, request: UpdateDatasetBody, who: OwnInvoker) -> Response:
+        return data_response(store.datasets.update(dataset_id, [request], who.org_id, who.user))
 
     @router.delete("/{dataset_id}", status_code=204)
     def delete(dataset_id: DatasetId, who: Admin) -> Response:
-        """Forget a dataset; its folder stays as it is."""
+        """Delete a dataset; its folder isn't changed."""
         store.datasets.delete(dataset_id, who.org_id)
         return Response(status_code=204)
 
     @router.post("/{dataset_id}/files/query")
-    def query_files(dataset_id: DatasetId, who: OwnReader, request: FilesQuery | None = None) -> Response:
-        wanted = request or FilesQuery()
+    def query_files(dataset_id: DatasetId, who: OwnReader, request: QueryFilesBody | None = None) -> Response:
+        wanted = request or QueryFilesBody()
         page = datasets.page_of_files(
             dataset_id,
             who.org_id,
@@ -90,17 +90,17 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
             wanted.page_token,
             wanted.limit or MAX_FILES,
         )
-        return answered(page)
+        return data_response(page)
 
     return router
 
 
 def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> APIRouter:
-    """Files: by id, by path, query, update, and their content behind signed addresses."""
+    """Return the routes of files: query, get by id or path, update, and content at signed URLs."""
     router = APIRouter(tags=["files"], route_class=GuardedRoute)
 
     def own_file(request: Request, own: Own) -> bool:
-        """Whether a request's path names a file of a dataset of the action's invocation."""
+        """Return whether a request's path names a file of a dataset of the action's invocation."""
         file = datasets.file(request.path_params["file_id"], own.org_id)
         return file.association_id in own.datasets
 
@@ -111,19 +111,19 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
 
     @router.post("/query")
     def query(spec: QueryBody, who: Reader) -> Response:
-        return answered(datasets.query_files(spec, who.org_id))
+        return data_response(datasets.query_files(spec, who.org_id))
 
     @router.get("/record/{file_id}")
     def get(file_id: FileId, who: OwnReader, version_id: Version = None) -> Response:
-        return answered(datasets.file(file_id, who.org_id, version_id))
+        return data_response(datasets.file(file_id, who.org_id, version_id))
 
     @router.put("/record/{file_id}")
-    def update(file_id: FileId, request: ChangedFile, who: OwnInvoker) -> Response:
-        return answered(datasets.update_file(file_id, request, who.org_id, who.user))
+    def update(file_id: FileId, request: UpdateFileBody, who: OwnInvoker) -> Response:
+        return data_response(datasets.update_file(file_id, request, who.org_id, who.user))
 
     @router.get("/record/path/{path:path}/association/{dataset_id}")
     def get_by_path(path: str, dataset_id: DatasetId, who: OwnPath, version_id: Version = None) -> Response:
-        return answered(datasets.file_by_path(dataset_id, path, who.org_id, version_id))
+        return data_response(datasets.file_by_path(dataset_id, path, who.org_id, version_id))
 
     @router.get("/{file_id}/signed-url")
     def sign(
@@ -131,22 +131,22 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
         who: OwnReader,
         request: Request,
         version_id: Version = None,
-        override_content_type: Plain = None,
-        override_content_disposition: Plain = None,
+        override_content_type: HeaderValue = None,
+        override_content_disposition: HeaderValue = None,
     ) -> Response:
-        """An address that anyone who has it can download the file from, for an hour."""
+        """Return a URL that downloads the file without a token for an hour."""
         record = datasets.file(file_id, who.org_id, version_id)
         headers = {"type": override_content_type, "disposition": override_content_disposition}
         path = urls.sign(file_id, who.org_id, headers)
-        return answered_data({"url": f"{str(request.base_url).rstrip('/')}{path}", "version": record.version})
+        return json_response({"url": f"{str(request.base_url).rstrip('/')}{path}", "version": record.version})
 
     @router.get("/{file_id}/content", dependencies=[Depends(open_to_all)])
     def download(file_id: FileId, request: Request) -> StreamingResponse:
-        """A file's content, for whoever has an address that `signed-url` gave."""
+        """Return the content of a file at a signed URL."""
         signed = urls.read(file_id, request.query_params)
         record = datasets.file(file_id, signed.org_id)
         guessed = mimetypes.guess_type(record.name)[0] or "application/octet-stream"
-        # Never shown as a page of this server's own, whatever is in it.
+        # Downloaded, never shown: HTML in it would have the origin of this server's page.
         disposition = signed.headers.get("disposition") or "attachment"
         return StreamingResponse(
             _content(datasets, record),
@@ -163,18 +163,18 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
 
 
 def query_routes(queries: RoboqlQueries, allows: Allows) -> APIRouter:
-    """RoboQL: submit a query, look at it, read its results."""
+    """Return the routes of RoboQL queries: submit one, get it, read its results."""
     router = APIRouter(tags=["queries"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
     QueryId = Annotated[str, Path(max_length=64)]  # noqa: N806
 
     @router.post("/submit/roboql")
-    def submit(request: RoboqlQuery, who: Reader) -> Response:
-        return answered_data(queries.submit(request.target, request.query, who.org_id, who.user))
+    def submit(request: RoboqlBody, who: Reader) -> Response:
+        return json_response(queries.submit(request.target, request.query, who.org_id, who.user))
 
     @router.get("/id/{query_id}")
     def get(query_id: QueryId, who: Reader) -> Response:
-        return answered_data(queries.get(query_id, who.org_id))
+        return json_response(queries.get(query_id, who.org_id))
 
     @router.get("/id/{query_id}/results")
     def results(
@@ -182,25 +182,25 @@ def query_routes(queries: RoboqlQueries, allows: Allows) -> APIRouter:
         who: Reader,
         next_page_token: Annotated[str | None, Query(max_length=1000)] = None,
     ) -> Response:
-        return answered(queries.results(query_id, who.org_id, next_page_token))
+        return data_response(queries.results(query_id, who.org_id, next_page_token))
 
     return router
 
 
 def org_routes(allows: Allows) -> APIRouter:
-    """The one organisation that a token belongs to."""
+    """Return the routes of the token's organisation."""
     router = APIRouter(tags=["organisations"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read, own_identity)]  # noqa: N806
 
     @router.get("/caller")
     def of_caller(who: Reader) -> Response:
-        return answered_data([_org(who.org_id).model_dump(mode="json")])
+        return json_response([_org(who.org_id).model_dump(mode="json")])
 
     @router.get("/id/{org_id}")
     def get(org_id: Annotated[str, Path(max_length=64)], who: Reader) -> Response:
         if org_id != who.org_id:
             raise NotFoundError(f"no organisation {org_id!r}")
-        return answered(_org(org_id))
+        return data_response(_org(org_id))
 
     return router
 

@@ -1,4 +1,4 @@
-"""The API's errors: one class an error code, each with its status."""
+"""Errors of the API: a class for each error code, with its HTTP status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 
 class ApiError(Exception):
-    """An answer that isn't the one asked for: `{"error": {"error_code": ..., "message": ...}}`."""
+    """An error response: `{"error": {"error_code": ..., "message": ...}}`."""
 
     code: ClassVar[str] = "RobotoInternalException"
     status: ClassVar[int] = 500
@@ -16,68 +16,68 @@ class ApiError(Exception):
         self.message = message
 
     def body(self) -> dict[str, Any]:
-        """The error envelope."""
+        """Return the error envelope."""
         return {"error": {"error_code": self.code, "message": self.message}}
 
 
 class UnauthorizedError(ApiError):
-    """No token, or one that isn't known."""
+    """No token, or an unknown one."""
 
     code = "RobotoUnauthorizedException"
     status = 401
 
 
 class ForbiddenError(ApiError):
-    """A token that is known and may not do this."""
+    """The token's role doesn't permit the request."""
 
     code = "RobotoUnauthorizedException"
     status = 403
 
 
 class NotFoundError(ApiError):
-    """Nothing of that name or id."""
+    """No resource of that name or id."""
 
     code = "RobotoNotFoundException"
     status = 404
 
 
 class InvalidRequestError(ApiError):
-    """A request that is malformed, or asks for something that can't be done."""
+    """The request is malformed or invalid."""
 
     code = "RobotoInvalidRequestException"
     status = 400
 
 
 class InvalidStateTransitionError(ApiError):
-    """A status that may not follow the current one."""
+    """The new status may not follow the current one."""
 
     code = "RobotoInvalidStateTransitionException"
     status = 400
 
 
 class ConflictError(ApiError):
-    """Something of that name or id is there already."""
+    """A resource of that name or id exists."""
 
     code = "RobotoConflictException"
     status = 409
 
 
 class ConditionError(ApiError):
-    """The invocation isn't the caller's to move."""
+    """The caller doesn't own the invocation."""
 
     code = "RobotoConditionException"
     status = 409
 
 
 class UnsupportedError(ApiError):
-    """Something that the platform does and this server doesn't."""
+    """A feature of the platform that this server doesn't support."""
 
     code = "RobotoNotImplementedException"
     status = 501
 
 
 class UnavailableError(ApiError):
-    """Something that the server needs cannot be had for now, such as a disk; it may work later."""
+    """The server is temporarily unavailable, for example because its disk is full; a retry may succeed."""
 
     code = "RobotoServiceUnavailableException"
     status = 503

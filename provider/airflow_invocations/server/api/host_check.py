@@ -15,11 +15,11 @@ from .errors import InvalidRequestError
 class HostCheck:
     """ASGI middleware: answer 400 to a request whose Host header is not a name of this server.
 
-    A web page may have its own name resolve to this machine (DNS rebinding), and its script would then read
-    answers as its own. It can't do so with an address, with `localhost`, or with this machine's name.
+    A web page can make its own name resolve to this machine (DNS rebinding); its script could then read the
+    server's responses. It can't do so with an IP address, with `localhost`, or with this machine's name.
 
-    :param app: what handles the other requests.
-    :param names: further names of this server.
+    :param app: handles the other requests.
+    :param names: other names of this server.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
@@ -50,7 +50,7 @@ class HostCheck:
 
 
 def _name_in(host: str) -> str:
-    """The name or address in a Host header, without port and brackets."""
+    """Return the name or address in a Host header, without port and brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower().removesuffix(".")

@@ -1,4 +1,4 @@
-"""The page for people: invocations live in a browser, and the sessions that its cookie stands for."""
+"""The page: live invocations in a browser, and the sessions of its viewers."""
 
 # No postponed annotations here: the routes' types are made inside functions.
 
@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -28,24 +28,27 @@ from ...models import (
     task_instance_of,
 )
 from ...ui.shared.renderer import PageRenderer
-from ..db import Store
-from ..timestamps import microseconds
+from ..db import ID_PREFIX, StatusEvent, Store
+from ..timestamps import microseconds, to_datetime
 from ..tokens import Tokens
 from .access import GuardedRoute, open_to_all
-from .errors import ApiError, NotFoundError, UnauthorizedError
+from .errors import ApiError, ForbiddenError, NotFoundError, UnauthorizedError
 from .schemas import Caller, Role
 
 #: Invocations that the page lists: the newest.
 MAX_ROWS = 200
 
-#: Sessions of one token, and of all; one more ends the oldest.
+#: Invocations of a tree that the page shows: the first in depth-first order.
+MAX_TREE = 100
+
+#: Sessions of one token, and of all; a further one ends the oldest.
 MAX_SESSIONS_OF_TOKEN = 16
 MAX_SESSIONS = 256
 
-#: Seconds that a session lasts, however much it is used.
+#: Seconds until a session ends, regardless of use.
 SESSION_AGE = 12 * 3600
 
-#: The header that the page's script sends the second half of its session in.
+#: The header in which the page's script sends its half of the session.
 SESSION_HEADER = "x-invocations-session"
 
 _ELSEWHERE = frozenset({"cross-site", "same-site"})
@@ -54,7 +57,7 @@ InvocationId = Annotated[str, PathPart(max_length=64)]
 
 
 class NewSession(NamedTuple):
-    """The two halves of a session, which only the browser keeps."""
+    """The two halves of a session; only the browser stores them."""
 
     session_id: str
     secret: str
@@ -62,36 +65,35 @@ class NewSession(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    #: Monotonic seconds.
+    #: Seconds of the monotonic clock.
     ends: float
     token: str
     secret: bytes
 
 
 class Sessions:
-    """The sessions, in memory only. The browser holds two random halves, never the token.
+    """Sessions of browsers, in memory only. A browser holds two random halves, never the token.
 
     One half is a cookie. Browsers send it to every port of the host, so a program on another port may see and
-    repeat it; alone it opens nothing. The other half is in the page's own storage, which knows ports, and is
-    sent as a header by the page's script.
+    repeat it; alone it grants nothing. The other half is in the page's own storage, which is separate for
+    each port. The page's script sends it as a header, which no page of another origin can do.
 
-    A session stands for its token in GET requests and nowhere else, so that no page of somebody else's can
-    have a browser change anything. What the token may do is looked up each time: a revoked one is worth
-    nothing, session or not.
+    A session replaces the token in GET requests of the API, and in the page's own request to cancel. The
+    token is looked up for each request, so revoking it ends its sessions.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: By the hash of their id, oldest first.
+        #: By the hash of the session's id, oldest first.
         self._open: dict[bytes, _Session] = {}
 
     def open(self, token: str) -> NewSession:
-        """Begin a session. The token must be known to be good."""
+        """Start a session of a valid token."""
         new = NewSession(secrets.token_urlsafe(32), secrets.token_urlsafe(32))
         session = _Session(time.monotonic() + SESSION_AGE, token, _hashed(new.secret))
         with self._lock:
-            theirs = [each for each, other in self._open.items() if other.token == token]
-            for oldest in theirs[: max(0, len(theirs) - MAX_SESSIONS_OF_TOKEN + 1)]:
+            of_token = [each for each, other in self._open.items() if other.token == token]
+            for oldest in of_token[: max(0, len(of_token) - MAX_SESSIONS_OF_TOKEN + 1)]:
                 del self._open[oldest]
             while len(self._open) >= MAX_SESSIONS:
                 del self._open[next(iter(self._open))]
@@ -99,15 +101,19 @@ class Sessions:
         return new
 
     def close(self, session_id: str) -> None:
-        """End a session, if there is such a one."""
+        """End a session; do nothing if there is none."""
         with self._lock:
             self._open.pop(_hashed(session_id), None)
 
     def authorization(self, request: Request) -> str | None:
-        """The Authorization that a request has: its own, or for a GET that of its session."""
+        """Return the Authorization of a request: its own, or for a GET that of its session."""
         own = request.headers.get("authorization")
         if own is not None or request.method != "GET":
             return own
+        return self.session_authorization(request)
+
+    def session_authorization(self, request: Request) -> str | None:
+        """Return the Authorization of a request's session, for any method; None without both its halves."""
         session = self._of(request)
         given = _hashed(request.headers.get(SESSION_HEADER, ""))
         if session is None or not hmac.compare_digest(given, session.secret):
@@ -115,7 +121,7 @@ class Sessions:
         return f"Bearer {session.token}"
 
     def token_of_cookie(self, request: Request) -> str | None:
-        """The token of the session that a request's cookie names; that alone must not open anything."""
+        """Return the token of a request's cookie. The cookie alone must not grant access to data."""
         session = self._of(request)
         return None if session is None else session.token
 
@@ -132,7 +138,7 @@ class Sessions:
 
 
 def cookie_name(request: Request) -> str:
-    """Cookies know hosts and no ports: two servers on one machine need names of their own."""
+    """Return the name of the cookie. Cookies are shared by all ports of a host, so it contains the port."""
     return f"invocations_session_{request.url.port or request.url.scheme}"
 
 
@@ -141,7 +147,7 @@ def _hashed(session_id: str) -> bytes:
 
 
 def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
-    """`/`, `/actions/invocations/{id}` (the same, with one selected), their parts, login and logout."""
+    """Return the routes of the page: the list, one invocation, their parts, cancel, login and logout."""
     router = APIRouter(include_in_schema=False, route_class=GuardedRoute, dependencies=[Depends(open_to_all)])
 
     def reader(request: Request) -> Caller | None:
@@ -157,17 +163,28 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
             token = sessions.token_of_cookie(request)
             if token is None or tokens.holder(token) is None:
                 return _login_form(request, invocation_id)
-            # A browser opens an address without the script's half of the session: the script asks for more.
+            # A browser opens a URL without the script's half of the session; the script then fetches the
+            # data.
             return _PAGES.response("page.html", who=None, rows=[], record=None, invocation_id=invocation_id)
-        selected, status = None, 200
+        selected, status = {"record": None}, 200
         if invocation_id is not None:
             try:
-                selected = store.invocations.get(invocation_id, who.org_id)
+                selected = details(invocation_id, who)
             except NotFoundError:
                 status = 404
         return _PAGES.response(
-            "page.html", status, who=who, rows=newest(who), record=selected, invocation_id=invocation_id
+            "page.html", status, who=who, rows=newest(who), invocation_id=invocation_id, **selected
         )
+
+    def details(invocation_id: str, who: Caller) -> dict[str, Any]:
+        tree = store.invocations.tree(invocation_id, who.org_id)
+        return {
+            "record": tree[0],
+            "invoked": depth_first(tree)[1 : MAX_TREE + 1],
+            "invoked_count": len(tree) - 1,
+            "attempts": _attempts(store.events.by_invocation(invocation_id, who.org_id)),
+            "may_cancel": who.role >= Role.Invoke,
+        }
 
     def newest(who: Caller) -> list[InvocationRecord]:
         return store.invocations.query(QuerySpecification(limit=MAX_ROWS), who.org_id).items
@@ -182,7 +199,7 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
 
     @router.get("/page/rows")
     def rows(request: Request, ids: Annotated[str | None, Query(max_length=8192)] = None) -> Response:
-        """Rows of the table: of these invocations, else the newest."""
+        """Return rows of the table: of these invocations, else of the newest."""
         who = reader(request)
         if who is None:
             return _session_ended()
@@ -191,19 +208,32 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
 
     @router.get("/page/invocations/{invocation_id}")
     def facts(request: Request, invocation_id: InvocationId) -> Response:
-        """What is known of one invocation, but for its log."""
+        """Return one invocation with its attempts and what it has invoked, without its log."""
         who = reader(request)
         if who is None:
             return _session_ended()
         try:
-            record = store.invocations.get(invocation_id, who.org_id)
+            return _PAGES.response("facts.html", **details(invocation_id, who))
         except ApiError as error:
-            return _PAGES.response("shared/message.html", error.status, text=error.message)
-        return _PAGES.response("facts.html", record=record)
+            return _error(error)
+
+    @router.post("/page/invocations/{invocation_id}/cancel")
+    def cancel(request: Request, invocation_id: InvocationId) -> Response:
+        """Cancel an invocation and all that it has invoked. Requires both halves of a session."""
+        try:
+            who = tokens.caller(sessions.session_authorization(request), request.headers)
+            if request.headers.get("sec-fetch-site") in _ELSEWHERE or who.role < Role.Invoke:
+                raise ForbiddenError("you may not cancel invocations")
+            store.aborts.request_tree(invocation_id, f"cancelled by {who.user}", who.org_id)
+            return _PAGES.response("facts.html", **details(invocation_id, who))
+        except UnauthorizedError:
+            return _session_ended()
+        except ApiError as error:
+            return _error(error)
 
     @router.get("/page/who")
     def who_is_logged_in(request: Request) -> Response:
-        """Who the page is shown to."""
+        """Return the viewer's name and organisation."""
         who = reader(request)
         if who is None:
             return _session_ended()
@@ -218,12 +248,12 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
     @router.post("/login")
     async def log_in(request: Request) -> Response:
         if request.headers.get("sec-fetch-site") in _ELSEWHERE:
-            return _login_form(request, None, "Log in here, not from another page.", 403)
+            return _login_form(request, None, "Log in on this page, not from another site.", 403)
         form = await _form_of(request)
         invocation_id = form.get("invocation_id")
         token = form.get("token", "").strip()
         if await asyncio.to_thread(tokens.holder, token) is None:
-            return _login_form(request, invocation_id, "That didn't work. Check the token, and try again.")
+            return _login_form(request, invocation_id, "The token was rejected. Check it, and try again.")
         sessions.close(request.cookies.get(cookie_name(request), ""))
         place = f"/actions/invocations/{quote(invocation_id, safe='')}" if invocation_id else "/"
         session = sessions.open(token)
@@ -257,12 +287,35 @@ def _named(store: Store, ids: list[str], org_id: str) -> list[InvocationRecord]:
 
 
 async def _form_of(request: Request) -> dict[str, str]:
-    """The fields of a form as browsers send it; of what isn't one, nothing."""
+    """Return the fields of a form; none if the body is not a form."""
     try:
         fields = parse_qs((await request.body()).decode(), max_num_fields=8)
     except ValueError:
         return {}
     return {name: values[-1] for name, values in fields.items()}
+
+
+def depth_first(tree: list[InvocationRecord]) -> list[tuple[int, InvocationRecord]]:
+    """Return a tree in depth-first order, each invocation with its depth; the first one is the root."""
+    below: dict[str, list[InvocationRecord]] = {}
+    for record in tree[1:]:
+        below.setdefault(record.provenance.source.source_id, []).append(record)
+    ordered: list[tuple[int, InvocationRecord]] = []
+    stack = [(0, tree[0])]
+    while stack:
+        depth, record = stack.pop()
+        ordered.append((depth, record))
+        stack += [(depth + 1, each) for each in reversed(below.get(record.invocation_id, []))]
+    return ordered
+
+
+def _attempts(events: list[StatusEvent]) -> list[StatusEvent]:
+    """Return the last event of each attempt, oldest first."""
+    return list({event.attempt: event for event in events}.values())
+
+
+def _error(error: ApiError) -> Response:
+    return _PAGES.response("shared/message.html", error.status, text=error.message)
 
 
 def _session_ended() -> Response:
@@ -272,8 +325,8 @@ def _session_ended() -> Response:
 def _login_form(
     request: Request, invocation_id: str | None, problem: str | None = None, status: int = 401
 ) -> Response:
-    # A link on somebody else's page (Airflow's, say) doesn't bring the cookie along: it is SameSite=Strict.
-    # The form asks once more by itself then, and that request is our own page's.
+    # A link on another site, such as Airflow, doesn't send the cookie, which is SameSite=Strict. The form
+    # then reloads itself once, and that request comes from this site.
     again = request.headers.get("sec-fetch-site") == "cross-site" and request.url.query != "again"
     answer = _PAGES.response("login.html", status, invocation_id=invocation_id, problem=problem, again=again)
     if status == UnauthorizedError.status:
@@ -282,8 +335,9 @@ def _login_form(
 
 
 _PAGES = PageRenderer(Path(__file__).with_name("templates"), form_action="self", frame_ancestors="none")
-_PAGES.templates.filters.update(microseconds=microseconds)
+_PAGES.templates.filters.update(microseconds=microseconds, to_datetime=to_datetime)
 _PAGES.templates.globals.update(
+    ID_PREFIX=ID_PREFIX,
     MAX_ROWS=MAX_ROWS,
     TERMINAL=[status.value for status in InvocationStatus if status.is_terminal],
     task_instance_of=task_instance_of,

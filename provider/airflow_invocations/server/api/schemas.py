@@ -1,8 +1,9 @@
-"""Request bodies, which this server checks more closely than the vocabulary does, and who sends them.
+"""Request bodies, which the server validates more strictly than the models, and callers with their roles.
 
-Each is built when it is defined (`defer_build=False`). Pydantic warns of the alias that FastAPI gives every
-body, and FastAPI silences that while a route is made (https://github.com/fastapi/fastapi/pull/14036). For a
-body that is built later, with the first request, the warning would be printed on the server's stderr.
+Each body is built when it is defined (`defer_build=False`). Pydantic warns about the alias that FastAPI gives
+every body, and FastAPI suppresses the warning only while it creates a route
+(https://github.com/fastapi/fastapi/pull/14036). A body that is built with the first request would print the
+warning on the server's stderr.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from ...models.status import KnownStatus
 from ..execution.process_limits import MAX_TEXT, size_of_text, size_of_variable
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-#: Names that would be taken for endpoints.
+#: Names of endpoints, which would hide an action of that name.
 _RESERVED = frozenset({"invocations", "query"})
 
 #: Invocations that one watch may name, and characters that an id or a cursor may have.
@@ -46,21 +47,21 @@ MAX_ID = 64
 #: Statuses that a watch may be restricted to.
 _MAX_STATUSES = 64
 
-#: Tags that a new dataset may have, and patterns that a look at its files may.
+#: Tags of a new dataset, and patterns of a query for its files.
 _MAX_TAGS = 1000
 _MAX_PATTERNS = 1000
 
-#: Characters of a description, of an id or name, of an address, and of a custom state.
+#: Characters of a description, of an id or name, of a URI, and of a custom state.
 _MAX_DESCRIPTION = 64 * 1024
 _MAX_NAME = 256
-_MAX_ADDRESS = 4096
+_MAX_URI = 4096
 _MAX_STATE = 1024 * 1024
 
-#: Parameters of an action, and words of its command line.
+#: Parameters of an action, and entries of its command line and environment.
 _MAX_PARAMETERS = 1000
 _MAX_WORDS = 10_000
 
-#: Patterns, ids and names that an invocation's input is selected by, and selectors.
+#: Patterns, ids or names of one selector of an invocation's input, and selectors.
 _MAX_SELECTED = 10_000
 _MAX_SELECTORS = 100
 
@@ -69,35 +70,33 @@ _MAX_TIMEOUT = 365 * 24 * 60
 
 
 class Role(IntEnum):
-    """What a token may do; each role may do what the ones before it may."""
+    """What a token may do; each role includes the ones before it."""
 
     #: The role of an action's own token, which can access only the resources of its invocation.
     Action = 0
-    #: Look at actions, invocations and logs.
+    #: View actions, invocations and logs.
     Read = 1
-    #: Invoke actions as they are registered, cancel, and change datasets.
+    #: Invoke actions as registered, cancel invocations, and change datasets.
     Invoke = 2
-    #: Create and change actions, invoke with overrides, report a status, and everything else.
+    #: Create and change actions, invoke with overrides, report statuses, and everything else.
     Admin = 3
 
     @classmethod
     def named(cls, name: str) -> Role:
-        """The role of this name, in lower case, that a token can be made with. Raises ValueError."""
+        """Return the role of a name in lower case, if a token can be created with it. Raises ValueError."""
         given = [role for role in cls if role is not cls.Action]
         for role in given:
             if role.name.lower() == name:
                 return role
-        raise ValueError(
-            f"{name!r} is not a role; allowed:  {', '.join(role.name.lower() for role in given)}"
-        )
+        raise ValueError(f"{name!r} is not a role; allowed: {', '.join(role.name.lower() for role in given)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The resources of one invocation, which are all that its process's token can access.
+    """The resources of one invocation; the token of its process can access nothing else.
 
-    `datasets` are those that its input is of and the one that its outputs go to. The ones that its selectors
-    lead to are added once the input is resolved.
+    `datasets` are those of its input and of its outputs. Those that its selectors match are added when the
+    input is resolved.
     """
 
     invocation_id: str
@@ -108,7 +107,7 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request: the user, and the organisation whose actions and invocations it is about."""
+    """The sender of a request, and the organisation that it belongs to."""
 
     user: str
     org_id: str
@@ -122,7 +121,7 @@ class Caller:
 def _require_variable(name: str) -> None:
     """Raise ValueError unless a process's environment can have a variable of this name."""
     if not name or {"=", "\0"} & set(name):
-        raise ValueError(f"{name!r} can't name a variable: a name is not empty and has no '=' in it")
+        raise ValueError(f"{name!r} can't name a variable: a name must not be empty or contain '='")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
-    """Check what actions declare: names of variables, and defaults that fit their types."""
+    """Check an action's parameters: names must be valid for variables, and defaults must fit their types."""
     for parameter in parameters:
         _require_variable(parameter.name)
         if (misfit := default_misfit(parameter)) is not None:
@@ -144,7 +143,7 @@ def _for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
 def _require_no_nul(what: str, value: object) -> None:
     """Raise ValueError for a string that can't be passed to a process; in lists, JSON escapes NUL."""
     if isinstance(value, str) and "\0" in value:
-        raise ValueError(f"{what} has a NUL character in it, which can't be passed to a process")
+        raise ValueError(f"{what} has a NUL character, which can't be passed to a process")
 
 
 def _for_a_process(container: ContainerParameters | None) -> ContainerParameters | None:
@@ -153,7 +152,7 @@ def _for_a_process(container: ContainerParameters | None) -> ContainerParameters
         return None
     for field in ("command", "entry_point", "env_vars"):
         if len(getattr(container, field) or ()) > _MAX_WORDS:
-            raise ValueError(f"{field}: it may have {_MAX_WORDS} entries")
+            raise ValueError(f"{field}: at most {_MAX_WORDS} entries are allowed")
     for field in ("entry_point", "command"):
         for part in getattr(container, field) or []:
             _require_no_nul(field, part)
@@ -168,7 +167,7 @@ def _for_a_process(container: ContainerParameters | None) -> ContainerParameters
 
 def _require_small(what: str, size: int) -> None:
     if size > MAX_TEXT:
-        raise ValueError(f"{what} has {size:,} bytes; a process can be given {MAX_TEXT:,} in one string")
+        raise ValueError(f"{what} has {size:,} bytes; a string for a process may have {MAX_TEXT:,}")
 
 
 _Container = Annotated[ContainerParameters | None, pydantic.AfterValidator(_for_a_process)]
@@ -187,8 +186,8 @@ _Tags = Annotated[
 _Changes = Annotated[MetadataChangeset | None, pydantic.AfterValidator(_plain_changes)]
 
 
-class NamedAction(CreateActionRequest, defer_build=False):
-    """A CreateActionRequest whose names can be part of an address and of an environment."""
+class CreateActionBody(CreateActionRequest, defer_build=False):
+    """A CreateActionRequest whose names are valid in a URL and in an environment."""
 
     name: Annotated[str, pydantic.Field(pattern=_NAME)]
     container_parameters: _Container = None
@@ -199,7 +198,7 @@ class NamedAction(CreateActionRequest, defer_build=False):
         pydantic.AfterValidator(_for_variables),
     ] = []
     tags: _Tags = []
-    uri: Annotated[str | None, pydantic.Field(max_length=_MAX_ADDRESS)] = None
+    uri: Annotated[str | None, pydantic.Field(max_length=_MAX_URI)] = None
     metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
 
@@ -211,12 +210,12 @@ class NamedAction(CreateActionRequest, defer_build=False):
         return name
 
 
-class NewInvocation(InvocationRequest, defer_build=False):
-    """An InvocationRequest whose parameters can be handed to a process."""
+class InvokeBody(InvocationRequest, defer_build=False):
+    """An InvocationRequest whose parameters can be passed to a process."""
 
     data_source_id: Annotated[str, pydantic.Field(max_length=_MAX_NAME)] = UNSPECIFIED_DATA_SOURCE
     input_data: Annotated[list[str], pydantic.Field(max_length=_MAX_SELECTED)] = []
-    invocation_source_id: Annotated[str | None, pydantic.Field(max_length=_MAX_ADDRESS)] = None
+    invocation_source_id: Annotated[str | None, pydantic.Field(max_length=_MAX_URI)] = None
     parameter_values: dict[str, Any] | None = None
     container_parameter_overrides: _Container = None
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
@@ -228,11 +227,11 @@ class NewInvocation(InvocationRequest, defer_build=False):
             selectors = getattr(wanted, kind, None) or []
             selectors = selectors if isinstance(selectors, list) else [selectors]
             if len(selectors) > _MAX_SELECTORS:
-                raise ValueError(f"{kind}: an input may have {_MAX_SELECTORS} selectors")
+                raise ValueError(f"{kind}: an input may have at most {_MAX_SELECTORS} selectors")
             for selector in selectors:
                 for field in ("ids", "names", "paths"):
                     if len(getattr(selector, field, None) or []) > _MAX_SELECTED:
-                        raise ValueError(f"{kind}.{field}: a selector may have {_MAX_SELECTED}")
+                        raise ValueError(f"{kind}.{field}: a selector may have at most {_MAX_SELECTED}")
         return wanted
 
     @pydantic.field_validator("parameter_values")
@@ -244,12 +243,12 @@ class NewInvocation(InvocationRequest, defer_build=False):
         return None if values is None else _plain(values)
 
 
-class ChangedAction(UpdateActionRequest, defer_build=False):
-    """An UpdateActionRequest whose parameters' names can be part of an environment."""
+class UpdateActionBody(UpdateActionRequest, defer_build=False):
+    """An UpdateActionRequest whose parameters have names that are valid in an environment."""
 
     container_parameters: _Container = None
     description: _Description = None
-    uri: Annotated[str | None, pydantic.Field(min_length=1, max_length=_MAX_ADDRESS)] = None
+    uri: Annotated[str | None, pydantic.Field(min_length=1, max_length=_MAX_URI)] = None
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
     metadata_changeset: _Changes = None
 
@@ -260,8 +259,8 @@ class ChangedAction(UpdateActionRequest, defer_build=False):
         return changes
 
 
-class NewDatasetRequest(NewDataset, defer_build=False):
-    """A NewDataset whose metadata can be written as JSON."""
+class CreateDatasetBody(NewDataset, defer_build=False):
+    """A NewDataset whose metadata is plain JSON."""
 
     metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
     tags: _Tags = []
@@ -269,30 +268,30 @@ class NewDatasetRequest(NewDataset, defer_build=False):
     device_id: _DeviceId = None
 
 
-class NewDatasetUnlessThereRequest(NewDatasetUnlessThere, defer_build=False):
-    """The same, unless there is one already."""
+class CreateDatasetIfMissingBody(NewDatasetUnlessThere, defer_build=False):
+    """A NewDatasetUnlessThere whose metadata is plain JSON."""
 
-    create_request: NewDatasetRequest
-
-
-class ChangedDataset(DatasetUpdate, defer_build=False):
-    """A DatasetUpdate whose metadata can be written as JSON."""
-
-    description: _Description = None
-    device_id: _DeviceId = None
-    metadata_changeset: _Changes = None
+    create_request: CreateDatasetBody
 
 
-class ChangedFile(FileUpdate, defer_build=False):
-    """A FileUpdate whose metadata can be written as JSON."""
+class UpdateDatasetBody(DatasetUpdate, defer_build=False):
+    """A DatasetUpdate whose metadata is plain JSON."""
 
     description: _Description = None
     device_id: _DeviceId = None
     metadata_changeset: _Changes = None
 
 
-class FilesQuery(WireModel, defer_build=False):
-    """Which files of a dataset are wanted: patterns as in a .gitignore; none means all, or none left out."""
+class UpdateFileBody(FileUpdate, defer_build=False):
+    """A FileUpdate whose metadata is plain JSON."""
+
+    description: _Description = None
+    device_id: _DeviceId = None
+    metadata_changeset: _Changes = None
+
+
+class QueryFilesBody(WireModel, defer_build=False):
+    """A query for files of a dataset by patterns as in a .gitignore; without patterns, for all files."""
 
     page_token: Annotated[str | None, pydantic.Field(max_length=10_000)] = None
     include_patterns: Annotated[list[str], pydantic.Field(max_length=_MAX_PATTERNS)] | None = None
@@ -300,8 +299,8 @@ class FilesQuery(WireModel, defer_build=False):
     limit: Annotated[int | None, pydantic.Field(ge=1, le=1000)] = None
 
 
-class RoboqlQuery(WireModel, defer_build=False):
-    """`POST v1/query/submit/roboql`."""
+class RoboqlBody(WireModel, defer_build=False):
+    """A query in RoboQL."""
 
     query: str | None = None
     target: str
@@ -312,14 +311,14 @@ _Ids = Annotated[list[_Id], pydantic.Field(max_length=MAX_IDS)]
 _Cursors = Annotated[dict[_Id, _Id | None], pydantic.Field(max_length=MAX_IDS)]
 
 
-class WatchRequest(WireModel, defer_build=False):
-    """What a new watch is about.
+class OpenWatchBody(WireModel, defer_build=False):
+    """The selection of a new watch.
 
-    Some invocations (`ids`), or all of the organisation; of one `action` in it, of one tree (`root` and what
-    it started), or only those that nothing else started (`roots_only`). `statuses`: only changes to one of
-    these. `states`: updates of custom state too. `logs` names those whose log lines are wanted, each with the
-    cursor to read on from (null: the beginning). `since` is the number of the last event that is known
-    already.
+    It selects some invocations (`ids`) or all of the organisation; of one `action`, of one tree (`root` and
+    all that it has invoked), or only those that no other one has invoked (`roots_only`). `statuses` selects
+    changes to these statuses, `states` adds updates of custom state. `logs` has the invocations whose log
+    lines are sent, each with a cursor (null: the beginning). `since` is the number of the last event that the
+    reader has.
     """
 
     ids: _Ids | None = None
@@ -332,35 +331,35 @@ class WatchRequest(WireModel, defer_build=False):
     since: Annotated[int, pydantic.Field(ge=0, le=2**62)] | None = None
 
 
-class WatchChange(WireModel, defer_build=False):
-    """What an open watch is about from now on: more invocations, or fewer."""
+class ChangeWatchBody(WireModel, defer_build=False):
+    """Invocations to add to an open watch, and to remove from it."""
 
     add: _Ids = []
     remove: _Ids = []
     logs: _Cursors = {}
 
 
-class StateUpdate(WireModel, defer_build=False):
+class SetStateBody(WireModel, defer_build=False):
     """An invocation's custom state."""
 
     state: Annotated[str, pydantic.Field(max_length=_MAX_STATE)]
 
 
 class QueryBody(QuerySpecification, defer_build=False):
-    """A QuerySpecification as it is."""
+    """A QuerySpecification."""
 
 
-class ChangedAccessibility(SetAccessibilityRequest, defer_build=False):
-    """A SetAccessibilityRequest as it is."""
+class SetAccessibilityBody(SetAccessibilityRequest, defer_build=False):
+    """A SetAccessibilityRequest."""
 
 
-class ReportedStatus(StatusUpdate, defer_build=False):
-    """A StatusUpdate as it is."""
+class ReportStatusBody(StatusUpdate, defer_build=False):
+    """A StatusUpdate."""
 
 
-class ReportedLogsLocation(LogsLocation, defer_build=False):
-    """A LogsLocation as it is."""
+class SetLogsLocationBody(LogsLocation, defer_build=False):
+    """A LogsLocation."""
 
 
-class ReportedContainer(ContainerInfo, defer_build=False):
-    """A ContainerInfo as it is."""
+class SetContainerBody(ContainerInfo, defer_build=False):
+    """A ContainerInfo."""

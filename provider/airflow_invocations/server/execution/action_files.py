@@ -12,7 +12,7 @@ import pydantic
 
 from ...models import ActionParameter, ActionReference, ComputeRequirements, ContainerParameters
 from ...models.base import problems_of
-from ..api.schemas import NamedAction
+from ..api.schemas import CreateActionBody
 from ..settings import StartError
 
 #: Fields that the published client's command writes and that mean nothing here, or are read as another one.
@@ -27,7 +27,7 @@ _PARTS: dict[str, type[pydantic.BaseModel]] = {
 }
 
 
-def read_action(path: Path) -> tuple[NamedAction, list[str]]:
+def read_action(path: Path) -> tuple[CreateActionBody, list[str]]:
     """Read an action; also return a sentence about each part of its file that has no effect.
 
     :raises StartError: the file is not a valid action; the message names the file and the field.
@@ -37,7 +37,7 @@ def read_action(path: Path) -> tuple[NamedAction, list[str]]:
         warnings = list(_unknown_fields(content))
         if isinstance(content, dict) and "image_uri" in content:
             content["uri"] = content.pop("image_uri")
-        action = NamedAction.model_validate(content)
+        action = CreateActionBody.model_validate(content)
     except pydantic.ValidationError as error:
         raise StartError(f"{path}: {problems_of(error.errors())}") from None
     except (OSError, ValueError) as error:
@@ -48,7 +48,7 @@ def read_action(path: Path) -> tuple[NamedAction, list[str]]:
 def _unknown_fields(content: object) -> Iterator[str]:
     if not isinstance(content, dict):
         return
-    yield from _unknown(content, {*_fields_of(NamedAction), *_ALSO_KNOWN}, "")
+    yield from _unknown(content, {*_fields_of(CreateActionBody), *_ALSO_KNOWN}, "")
     for name, kind in _PARTS.items():
         inside = content.get(name)
         for part in inside if isinstance(inside, list) else [inside]:
@@ -71,7 +71,7 @@ def _fields_of(kind: type[pydantic.BaseModel]) -> set[str]:
     return names
 
 
-def _what_can_not_run(action: NamedAction) -> Iterator[str]:
+def _what_can_not_run(action: CreateActionBody) -> Iterator[str]:
     container = action.container_parameters
     if action.uri:
         yield f"it needs the container image {action.uri!r}, but this server runs no containers"

@@ -85,8 +85,8 @@ const changed = new Set();
 let allChanged = false;
 let asking = false;
 
-async function ask(path) {
-  const answer = await fetch(path, { credentials: "same-origin", headers: headers() });
+async function ask(path, method = "GET") {
+  const answer = await fetch(path, { method, credentials: "same-origin", headers: headers() });
   if (answer.status === 401) sessionEnded();
   else if (!answer.ok && answer.status !== 404) throw new Error(`${path}: ${answer.status}`);
   else return answer.text();
@@ -106,7 +106,8 @@ async function refresh() {
       if (html === null) return;
       place(html, all);
       if (all && stream && stream.ready) say("live", "Live"); // not before: the list would be older than the stream
-      if (selected && (all || ids.includes(selected))) await showFacts();
+      // Facts also show what an invocation has invoked.
+      if (selected && (all || ids.includes(selected) || facts.querySelector(".tree, [data-ended=no]"))) await showFacts();
       await pause(PAUSE);
     }
   } catch {
@@ -173,6 +174,21 @@ async function showFacts() {
   if (name) document.title = `${name.textContent} · Invocations`;
   if (facts.querySelector("[data-ended=no]") && !logStream) readLog(); // it runs again
 }
+
+facts.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-cancel]");
+  const anchor = event.target.closest("a");
+  if (anchor && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)) {
+    event.preventDefault();
+    go(decodeURIComponent(anchor.pathname.split("/").pop()));
+  }
+  if (!button || !confirm("Cancel this invocation and all that it has invoked?")) return;
+  button.disabled = true;
+  const id = selected;
+  const html = await ask(`/page/invocations/${encodeURIComponent(id)}/cancel`, "POST").catch(() => null);
+  if (html !== null && id === selected) placeFacts(html);
+  else button.disabled = false;
+});
 
 rows.addEventListener("click", (event) => {
   const row = event.target.closest("tr");

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 
-from airflow_invocations.server.api.app import _http_error
-from airflow_invocations.server.api.body_limit import BodyLimit
+from airflow_invocations.server.api.request_body import BodyLimit
+from airflow_invocations.server.api.responses import add_error_handlers
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +26,7 @@ ENVELOPE = {
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     app.add_middleware(BodyLimit, limit=LIMIT)
-    app.add_exception_handler(HTTPException, _http_error)
+    add_error_handlers(app)
 
     @app.post("/")
     def length(body: list[int]) -> int:
