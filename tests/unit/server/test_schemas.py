@@ -98,7 +98,7 @@ def test_no_parameters_are_no_parameters() -> None:
         ({"env_vars": {"": ""}}, "can't name a variable"),
         (
             {"env_vars": {"A": "x" * 131_070}},
-            "env_vars 'A' has 131,072 bytes; a process can be given 131,071",
+            "env_vars 'A' has 131,072 bytes; a string for a process may have 131,071",
         ),
         ({"command": ["sh", "é" * 65_536]}, "a part of command has 131,072 bytes"),
     ],

@@ -183,7 +183,7 @@ def page_routes(store: Store, tokens: Tokens, sessions: Sessions) -> APIRouter:
             "invoked": depth_first(tree)[1 : MAX_TREE + 1],
             "invoked_count": len(tree) - 1,
             "attempts": _attempts(store.events.by_invocation(invocation_id, who.org_id)),
-            "may_cancel": who.role >= Role.Invoke,
+            "can_cancel": who.role >= Role.Invoke and any(not each.last_status.is_terminal for each in tree),
         }
 
     def newest(who: Caller) -> list[InvocationRecord]:
