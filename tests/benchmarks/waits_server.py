@@ -16,6 +16,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pydantic
@@ -114,20 +115,17 @@ class Invocations:
 
     # -- called by WatchHub, in its threads -------------------------------------------------------------
 
-    def last_event_number(self) -> int:
+    def last_number(self) -> int:
         return len(self._events)
 
-    def latest_events(self, ids: Iterable[str], _: str) -> list[StatusEvent]:
+    def latest(self, ids: Iterable[str], _: str) -> list[StatusEvent]:
         return [self._event(0, each) for each in ids if each in self.ids]
 
-    def events_since(self, number: int, _: str, limit: int) -> list[StatusEvent]:
+    def since(self, number: int, _: str, limit: int) -> list[StatusEvent]:
         return self._events[number : number + limit]
 
-    def check_invocations(self, ids: Iterable[str], org_id: str) -> dict[str, CheckedInvocation]:
+    def check_many(self, ids: Iterable[str], org_id: str) -> dict[str, CheckedInvocation]:
         return {each: CheckedInvocation(each, org_id) for each in ids if each in self.ids}
-
-    def get_state(self, *_: str) -> None:
-        return None
 
     def _event(self, number: int, invocation_id: str) -> StatusEvent:
         return StatusEvent(
@@ -156,7 +154,9 @@ class Server:
     def __init__(self, invocations: Invocations, *, with_watch: bool) -> None:
         self._invocations = invocations
         self._with_watch = with_watch
-        self._watches = WatchHub(cast(Store, invocations), cast(LogFiles, _NoLogs()), lambda _: True)
+        # No watch of the benchmark selects states.
+        store = cast(Store, SimpleNamespace(events=invocations, invocations=invocations))
+        self._watches = WatchHub(store, cast(LogFiles, _NoLogs()), lambda _: True)
         self._requests = 0
         #: Invocations that have been requested at least once.
         self._asked: set[str] = set()
