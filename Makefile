@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit compat kill-matrix benchmarks screenshots docs dist check format lock clean
 PYTEST := .venv/bin/python -m pytest
-# tests/hangs.py ends a test that hangs; this ends a run that hangs.
+# tests/support/hangs.py ends a test that hangs; this ends a run that hangs.
 BOUNDED := sh scripts/bounded
 # Most tests wait more than they work; those with a real Airflow run later, and two at once only.
 JOBS ?= 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .hangs import (
+from .support.hangs import (
     pytest_addoption,
     pytest_configure,
     pytest_runtest_call,

@@ -43,7 +43,8 @@ from airflow_invocations.server.execution.logs import LogFiles
 from airflow_invocations.server.execution.workspace import Workspace
 from airflow_invocations.server.settings import ServerSettings
 
-from ..integration.conftest import Service, eventually
+from ..integration.conftest import Service
+from ..support.waiting import until
 from ..unit.server.conftest import prepare, runner_of
 from .figures import Figure, Times, table
 from .load import Connection, post_many
@@ -192,7 +193,7 @@ def measure_logs(folder: Path, sizes: Sizes) -> list[Figure]:
     with serving(folder / "data", "--slots", "1") as service:
         create_action(service, ["cat", str(source)])
         record = invoke(service)
-        ended = eventually(lambda: ended_record(service, record["invocation_id"]), within=120)
+        ended = until(lambda: ended_record(service, record["invocation_id"]), within=120)
         assert ended is not None
         assert ended["last_status"] == InvocationStatus.Completed, ended
         kept = (service.data_dir / "logs" / f"{record['invocation_id']}.log").stat().st_size

@@ -34,7 +34,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.execution.workspace import INVOCATION_VARIABLE
 
-from ..integration.conftest import Service, eventually
+from ..integration.conftest import Service
+from ..support.waiting import until
 
 SLOTS = 6
 CLIENTS = 4
@@ -260,7 +261,7 @@ class Soak:
             return
         active = "SELECT invocation_id, last_status, owner FROM invocations WHERE last_status < 5"
         try:
-            eventually(lambda: not self._rows(active), within=LAST_ENDS)
+            until(lambda: not self._rows(active), within=LAST_ENDS)
         except AssertionError:
             for row in self._rows(active):
                 self._violate("never ended", f"{row}")

@@ -32,7 +32,8 @@ import httpx
 
 from airflow_invocations.models import InvocationRecord
 
-from ..integration.conftest import Service, eventually
+from ..integration.conftest import Service
+from ..support.waiting import until
 from .figures import Figure, Times, table
 from .load import Connection
 from .service import fill, serving
@@ -351,7 +352,7 @@ class InMemory(Server):
     def end(self, ids: Sequence[str], within: float) -> dict[str, float]:
         self._control("end", {"ids": ids, "seconds": within})
         time.sleep(within)
-        eventually(lambda: self._control("counts")["to_end"] == 0, within=60)
+        until(lambda: self._control("counts")["to_end"] == 0, within=60)
         ended: dict[str, float] = self._control("ended")["ended"]
         return ended
 
@@ -382,7 +383,7 @@ class Real(Server):
                 quiet_since, last = time.monotonic(), requests
             return time.monotonic() - quiet_since > 2
 
-        eventually(all_joined, within=120)
+        until(all_joined, within=120)
 
     def end(self, ids: Sequence[str], within: float) -> dict[str, float]:
         asyncio.run(self._cancel(ids, within))

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,17 +14,9 @@ import httpx
 import psutil
 import pytest
 
+from ..support.waiting import until
+
 T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T], within: float = 20.0) -> T:
-    """The first truthy answer of `look`; fails the test after `within` seconds of others."""
-    end = time.monotonic() + within
-    while not (answer := look()):
-        if time.monotonic() > end:
-            raise AssertionError(f"after {within:g} s still {answer!r}")
-        time.sleep(0.02)
-    return answer
 
 
 class Service:
@@ -50,7 +41,7 @@ class Service:
             if self.descriptors is not None:
                 command = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh", *command]
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        announced = eventually(self._announced, within=60.0)
+        announced = until(self._announced, within=60.0)
         self.endpoint, self.token = announced["endpoint"], announced["token"]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

@@ -67,7 +67,9 @@ SETUP = """
 def run(folder: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A run of pytest over one file, with short limits."""
     (folder / "test_it.py").write_text("import threading\nimport pytest\n" + textwrap.dedent(source))
-    plugins = [f"-p{name}" for name in ("pytest_timeout", "xdist.plugin", "tests.hangs", "no:cacheprovider")]
+    plugins = [
+        f"-p{name}" for name in ("pytest_timeout", "xdist.plugin", "tests.support.hangs", "no:cacheprovider")
+    ]
     limits = ["-otimeout=1", "-ohang_grace=1"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-c/dev/null", *plugins, *limits, *arguments, str(folder)],

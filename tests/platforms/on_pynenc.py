@@ -16,8 +16,8 @@ import pytest
 
 from airflow_invocations.models import InvocationStatus
 
-from ..integration.conftest import eventually
-from ..with_pynenc import why_no_pynenc
+from ..support.waiting import until
+from ..support.with_pynenc import why_no_pynenc
 from .deployment import Actions, Deployment
 
 APP = "tests.platforms.fleet_tasks:app"
@@ -147,7 +147,7 @@ class _Deployment:
         command = [sys.executable, "-m", "pynenc", "--app", self._app.replace(":", "."), "runner", "start"]
         with self._errors.open("wb") as errors:
             self._runner = subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=errors, stderr=errors)
-        eventually(self._is_ready, within=60.0)
+        until(self._is_ready, within=60.0)
 
     def stop_workers(self) -> None:
         """Stop the runner as a person would; a run that goes on is not waited for."""

@@ -31,7 +31,7 @@ from airflow_invocations.tasks.provenance import provenance_of
 from airflow_invocations.waiters import wait, watcher
 
 from ..integration.airflow.conftest import Task, run_deferred
-from ..integration.conftest import eventually
+from ..support.waiting import until
 from .conftest import CONN_ID, IDLE_CONN_ID, NOWHERE_CONN_ID, Asking
 from .deployment import PlatformUnderTest, executions, release
 
@@ -71,7 +71,7 @@ def when_begun(folder: Path, then: Callable[[], object]) -> threading.Thread:
     """Do something once an action has been begun with this folder."""
 
     def wait_and_do() -> None:
-        eventually(lambda: executions(folder) > 0)
+        until(lambda: executions(folder) > 0)
         then()
 
     thread = threading.Thread(target=wait_and_do)

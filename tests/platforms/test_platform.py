@@ -24,7 +24,7 @@ from airflow_invocations.tasks.idempotency import invoke_idempotent
 from airflow_invocations.tasks.result import result_of
 from airflow_invocations.waiters import cancel_and_confirm, log_pages
 
-from ..integration.conftest import eventually
+from ..support.waiting import until
 from .conftest import Asking, Late, end_of
 from .deployment import PlatformUnderTest, executions, release
 
@@ -34,7 +34,7 @@ S = InvocationStatus
 
 async def begun(folder: Path, times: int = 1) -> None:
     """Return once an action has been begun so often with this folder."""
-    await asyncio.to_thread(eventually, lambda: executions(folder) >= times)
+    await asyncio.to_thread(until, lambda: executions(folder) >= times)
 
 
 class TestConnection:

@@ -15,7 +15,7 @@ from airflow_invocations.hooks import PynencHook
 
 from ..integration.airflow.conftest import database, no_floor  # noqa: F401  these are fixtures
 from ..integration.airflow.dag_runs import results, run
-from ..with_pynenc import with_pynenc
+from ..support.with_pynenc import with_pynenc
 from .on_pynenc import OnSQLite
 
 DAGS = Path(__file__).parents[2] / "dags"

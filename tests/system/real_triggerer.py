@@ -8,7 +8,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 
 from airflow_invocations.action_log import ACTION_LOGGER
 
+from ..support import waiting
 from . import triggerer_rows
 from .kill_matrix.components import Component
 
@@ -105,14 +105,16 @@ class RealTriggerer:
         return list(self._lines(number))
 
     def until(self, what: str, look: Callable[[], Any], patience: float = PATIENCE) -> Any:
-        """Poll until a value is found."""
-        deadline = time.monotonic() + patience
-        while not (found := look()):
-            if time.monotonic() > deadline or not all(each.is_running for each in self._triggerers):
-                words = "\n".join(each.log_tail() for each in self._triggerers)
-                raise AssertionError(f"no {what} within {patience:g} s\n{words}")
-            time.sleep(0.1)
-        return found
+        """Poll until there is something, as long as the triggerers run."""
+
+        def checked() -> Any:
+            assert all(each.is_running for each in self._triggerers), last_words()
+            return look()
+
+        def last_words() -> str:
+            return "\n".join([f"no {what}", *(each.last_words() for each in self._triggerers)])
+
+        return waiting.until(checked, patience, every=0.1, what=last_words)
 
     def log_folder(self, number: int) -> Path:
         """Return the paths of a wait's log files."""

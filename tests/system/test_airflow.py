@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import pytest
 from airflow_invocations.demo.standalone import StandaloneAirflow
 from airflow_invocations.models import DagRunProvenance, InvocationStatus, task_instance_of
 
-from ..airflow_version import since
 from ..platforms.deployment import Deployment, executions
 from ..platforms.on_pynenc import OnSQLite
+from ..support import waiting
+from ..support.airflow_version import since
 from .conftest import Service
 
 #: Longest time for anything that Airflow does on two busy cores, in seconds.
@@ -24,12 +24,8 @@ PATIENCE = 90.0
 
 
 def until(what: str, found: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Poll until a value is found; Airflow's REST API has no notifications."""
-    deadline = time.monotonic() + patience
-    while not (thing := found()):
-        assert time.monotonic() < deadline, f"no {what} within {patience} s"
-        time.sleep(0.25)
-    return thing
+    """Poll until there is something: Airflow's REST API has no notifications."""
+    return waiting.until(found, patience, every=0.25, what=lambda: f"no {what}")
 
 
 def lines(

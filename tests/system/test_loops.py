@@ -21,7 +21,7 @@ from airflow_invocations.platforms.roboto.client import RobotoSettings
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.tasks.idempotency import TaskInvocationKey
 
-from ..airflow_version import since
+from ..support.airflow_version import since
 from .conftest import Service
 from .dags.loops import FIRST_ITERATION
 from .test_airflow import PATIENCE, until

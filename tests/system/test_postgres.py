@@ -7,8 +7,8 @@ from pathlib import Path
 
 from airflow_invocations.demo.standalone import StandaloneAirflow
 
-from ..airflow_version import since
-from ..metadata_database import empty_postgres
+from ..support.airflow_version import since
+from ..support.metadata_database import empty_postgres
 from .conftest import HERE, Service
 from .test_airflow import everything_said
 

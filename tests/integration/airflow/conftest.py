@@ -22,9 +22,11 @@ from airflow_invocations.sensors import invocation
 from airflow_invocations.tasks.result import INVOCATION_ID_KEY
 from airflow_invocations.waiters import WaitOptions, fetch_record, wait_until_terminal
 
-from ...airflow_version import TaskDeferred
-from ...metadata_database import DATABASES, metadata_database
-from ...unit.airflow.conftest import context as unit_context
+from ...support.airflow_version import TaskDeferred
+from ...support.metadata_database import DATABASES, metadata_database
+from ...support.task_context import (
+    context as unit_context,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import CURSOR_KEY
 
-from ...airflow_version import DagBag, sync_bag_to_db
+from ...support.airflow_version import DagBag, sync_bag_to_db
 from .watcher import State
 
 #: Finds the asset events that a DAG run has consumed, in an open session.

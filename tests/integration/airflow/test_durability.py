@@ -23,8 +23,8 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.tasks.result import TRY_KEY
 
-from ...airflow_version import AirflowException, TaskDeferred
-from ..conftest import eventually
+from ...support.airflow_version import AirflowException, TaskDeferred
+from ...support.waiting import until
 from .conftest import Task, connect_to, end_of, run_deferred, script
 
 S = InvocationStatus
@@ -362,7 +362,7 @@ def test_a_task_that_fails_right_after_it_has_invoked_leaves_nothing_behind(
         instance.operator().execute(task.context)
     invocation_id = str(failed.value).split()[5]
     waiting = {S.Queued, S.Scheduled, S.Downloading}
-    end = eventually(lambda: (one := hook.get(invocation_id).current.status) not in waiting and one)
+    end = until(lambda: (one := hook.get(invocation_id).current.status) not in waiting and one)
     assert end is status
     if retries:  # and the retry goes on with it
         _, again = instance.start()

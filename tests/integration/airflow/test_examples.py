@@ -21,7 +21,7 @@ from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import DeliverySettings
 
-from ...airflow_version import DagBag
+from ...support.airflow_version import DagBag
 from ..conftest import Service
 from .conftest import connect_to
 from .dag_runs import emitted_by, payload_of, results, run, states, watched

@@ -35,7 +35,7 @@ from airflow_invocations.tasks.provenance import provenance_of
 from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiters import LOG_SETTINGS
 
-from ...airflow_version import AirflowException, AirflowFailException, TaskDeferred
+from ...support.airflow_version import AirflowException, AirflowFailException, TaskDeferred
 from .conftest import Task, connect_to, end_of, run_deferred, script
 
 pytestmark = pytest.mark.anyio

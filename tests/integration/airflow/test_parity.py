@@ -29,7 +29,7 @@ from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationsTrigger, InvocationTrigger
 from airflow_invocations.waiters import refusal, watcher
 
-from ...airflow_version import AirflowException
+from ...support.airflow_version import AirflowException
 from .conftest import Task, end_of, script
 
 pytestmark = pytest.mark.anyio

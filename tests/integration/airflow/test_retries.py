@@ -14,7 +14,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retry_policy import invocation_retry_policy
 from airflow_invocations.version_compat import has_retry_policies
 
-from ...airflow_version import since
+from ...support.airflow_version import since
 from .conftest import connect_to, on_every_database, script
 from .dag_runs import run
 

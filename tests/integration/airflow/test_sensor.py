@@ -30,7 +30,7 @@ from airflow_invocations.triggers import SensorTrigger, invocations
 from airflow_invocations.triggers._base import announced
 from airflow_invocations.waiters import refusal, watcher
 
-from ...airflow_version import (
+from ...support.airflow_version import (
     AirflowException,
     AirflowRescheduleException,
     AirflowSensorTimeout,

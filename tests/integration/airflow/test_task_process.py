@@ -16,8 +16,8 @@ import pytest
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationStatus
 
-from ...airflow_version import since
-from ..conftest import eventually
+from ...support.airflow_version import since
+from ...support.waiting import until
 from .conftest import script
 
 ROOT = Path(__file__).parents[3]
@@ -84,9 +84,7 @@ def test_a_kill_while_the_channel_is_busy_still_cancels(service: Any, hook: Robo
         process.process.send_signal(signal.SIGTERM)
         (invocation,) = invocations_of(hook, action)
         # Airflow sends SIGKILL after 5 s; by then the platform must have been asked.
-        status = eventually(
-            lambda: (one := hook.get(invocation).current.status).is_terminal and one, within=5.0
-        )
+        status = until(lambda: (one := hook.get(invocation).current.status).is_terminal and one, within=5.0)
     assert status is InvocationStatus.Cancelled
 
 
@@ -94,7 +92,7 @@ def test_a_kill_asks_the_sdk_nothing_in_its_handler(service: Any, hook: RobotoHo
     action = script(hook, "echo begun; sleep 60")
     with started(service, action) as process:
         # Its process takes its time to import Airflow.
-        eventually(lambda: any(map(hook.logs, invocations_of(hook, action))), within=60.0)
+        until(lambda: any(map(hook.logs, invocations_of(hook, action))), within=60.0)
         process.process.send_signal(signal.SIGTERM)
         asked = process.next("asked")
     assert [one for one in asked if one["in_handler"]] == []

@@ -33,7 +33,7 @@ from airflow_invocations.waiters import (
     log_pages,
 )
 
-from ...unit.airflow.conftest import PROVENANCE
+from ...support.task_context import PROVENANCE
 from .conftest import connect_to, script
 
 pytestmark = pytest.mark.anyio

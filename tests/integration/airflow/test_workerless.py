@@ -31,7 +31,7 @@ from airflow_invocations.tasks.provenance import identity_of, provenance_of
 from airflow_invocations.triggers import InvokeActionTrigger, _base, invoke_action
 from airflow_invocations.waiters import LOG_SETTINGS
 
-from ...airflow_version import since
+from ...support.airflow_version import since
 from .conftest import Task, connect_to, run_deferred, script
 from .test_durability import Instance, count
 

@@ -20,9 +20,10 @@ import pytest
 
 from airflow_invocations.cli.main import main
 
-from ...published import actions as published
-from ...published import exceptions, http, query
-from ..conftest import Service, eventually
+from ...support.published import actions as published
+from ...support.published import exceptions, http, query
+from ...support.waiting import until
+from ..conftest import Service
 
 TOKEN = (sys.executable, "-m", "airflow_invocations.cli", "token")
 CONNECTION = (sys.executable, "-m", "airflow_invocations.cli", "connection")
@@ -253,7 +254,7 @@ class TestInvocations:
         gate = tmp_path / "gate"
         command = f"echo $ROBOTO_API_KEY; while [ ! -e {gate} ]; do sleep 0.05; done"
         invocation = invoke(create(client, command))
-        token = eventually(lambda: [log.log for log in invocation.get_logs()])[0]
+        token = until(lambda: [log.log for log in invocation.get_logs()])[0]
         headers = {"Authorization": f"Bearer {token}"}
         own = f"{service.endpoint}/v1/actions/invocations/{invocation.id}"
         assert token != service.token
@@ -264,7 +265,7 @@ class TestInvocations:
         )
         gate.touch()
         invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
-        assert eventually(lambda: httpx.get(own, headers=headers).status_code == 401)
+        assert until(lambda: httpx.get(own, headers=headers).status_code == 401)
 
 
 class TestTrees:
@@ -287,13 +288,13 @@ class TestTrees:
     def test_cancel_cascades_on_request_only(self, service: Service, tree: list[Any]) -> None:
         root, child, grandchild = tree
         child.cancel()
-        eventually(lambda: child.refresh().current_status is published.InvocationStatus.Cancelled)
+        until(lambda: child.refresh().current_status is published.InvocationStatus.Cancelled)
         assert not root.refresh().reached_terminal_status
         assert not grandchild.refresh().reached_terminal_status
         path = f"v1/actions/invocations/{root.id}/cancel"
         service.request("POST", path, params={"cascade": "true"}).raise_for_status()
         for invocation in (root, grandchild):
-            eventually(lambda one=invocation: one.refresh().reached_terminal_status)
+            until(lambda one=invocation: one.refresh().reached_terminal_status)
             assert invocation.current_status is published.InvocationStatus.Cancelled
 
     def test_events_by_attempt(self, service: Service, client: Any) -> None:

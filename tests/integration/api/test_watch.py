@@ -14,7 +14,8 @@ import pytest
 
 from airflow_invocations.server.admin import add_token, revoke_token
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 
 ENOUGH = httpx.Limits(max_connections=200)
 WATCH = "v1/actions/invocations/watch"
@@ -274,7 +275,7 @@ def test_a_stream_ends_with_the_token_that_opened_it(service: Service) -> None:
         stream = Stream(answer)
         stream.until("ready")
         revoke_token(service.data_dir, user)
-        eventually(lambda: invoke(service, name) and has_ended(stream))
+        until(lambda: invoke(service, name) and has_ended(stream))
 
 
 def test_a_stream_of_an_action_ends_with_the_action(service: Service, tmp_path: Path) -> None:
@@ -282,13 +283,13 @@ def test_a_stream_of_an_action_ends_with_the_action(service: Service, tmp_path: 
     say = f"echo $ROBOTO_API_KEY > {told}.new; mv {told}.new {told}"
     name = action(service, f"{say}; while [ ! -e {gate} ]; do sleep 0.05; done", may_invoke=True)
     invoke(service, name)
-    token = eventually(lambda: told.exists() and told.read_text().strip())
+    token = until(lambda: told.exists() and told.read_text().strip())
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.stream("GET", f"{service.endpoint}/{WATCH}", headers=headers, timeout=30) as answer:
         stream = Stream(answer)
         stream.until("ready")
         gate.touch()
-        eventually(lambda: has_ended(stream))
+        until(lambda: has_ended(stream))
 
 
 def test_watches_and_what_they_name_are_limited(service: Service) -> None:

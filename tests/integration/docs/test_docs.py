@@ -34,7 +34,7 @@ from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import DeliverySettings
 from airflow_invocations.version_compat import VERSION
 
-from ...airflow_version import DagBag
+from ...support.airflow_version import DagBag
 from ..airflow.conftest import Task, end_of
 from ..airflow.dag_runs import payload_of, results, run, watched
 from .blocks import ROOT, Block, blocks, pages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,11 @@ from airflow_invocations.platforms import retry
 from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer, Pod, SimpleType, TaskError, literal
-from ...unit.platforms.conftest import Script, scripted_server
+from ...support.scripted_server import (
+    Script,
+    scripted_server,
+)
+from ...support.waiting import until_async
 
 TASK = f"{PROJECT}/{DOMAIN}/env.greet"
 
@@ -101,20 +105,13 @@ def request(key: str | None = "once", variables: Any = None, **parameters: Any) 
     )
 
 
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Return once something holds; nothing of a server in another thread can be awaited."""
-    async with asyncio.timeout(20):
-        while not await holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
 async def ended(flyte: FlytePlatform, invocation_id: str) -> InvocationRecord:
     """The record of a run that has ended."""
 
     async def has_ended() -> bool:
         return (await flyte.get(invocation_id)).current.status.is_terminal
 
-    await until(has_ended)
+    await until_async(has_ended)
     return await flyte.get(invocation_id)
 
 
@@ -124,7 +121,7 @@ async def running(flyte: FlytePlatform, invocation_id: str) -> None:
     async def is_running() -> bool:
         return (await flyte.get(invocation_id)).current.status.is_running
 
-    await until(is_running)
+    await until_async(is_running)
 
 
 @pytest.fixture

@@ -29,7 +29,14 @@ from airflow_invocations.platforms import (
 from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, auth
 
 from ...platforms.flyte_server import Client, FlyteServer
-from ...unit.platforms.conftest import Answer, Script, answer, hang_up, raw, scripted_server
+from ...support.scripted_server import (
+    Answer,
+    Script,
+    answer,
+    hang_up,
+    raw,
+    scripted_server,
+)
 from .conftest import deploy, request, settings
 
 pytestmark = [

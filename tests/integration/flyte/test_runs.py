@@ -38,8 +38,9 @@ from airflow_invocations.tasks.idempotency import invoke_idempotent
 from airflow_invocations.waiters import cancel_and_confirm
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
+from ...support.waiting import until_async
 from ..airflow.conftest import Task, run_deferred
-from .conftest import TASK, deploy, ended, request, running, settings, until
+from .conftest import TASK, deploy, ended, request, running, settings
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
@@ -363,7 +364,7 @@ class TestEnds:
         async def has_ended() -> bool:
             return bool(await flyte.ended([failed.invocation_id]))
 
-        await until(has_ended)
+        await until_async(has_ended)
         monkeypatch.setattr(platform, "WHY_PAUSE", 0.01)
         record = await flyte.get(failed.invocation_id)
         assert (record.current.status, record.current.detail) == (S.Failed, None)
@@ -374,7 +375,7 @@ class TestEnds:
         async def has_asked() -> bool:
             return len(server.calls("GetRunDetails")) > before
 
-        await until(has_asked)
+        await until_async(has_asked)
         server.do(server.backend.send_late_events)
         assert (await asking).current.detail == "ValueError: no such topic"
 

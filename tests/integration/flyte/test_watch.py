@@ -23,7 +23,8 @@ from airflow_invocations.platforms.flyte import FlytePlatform, watch
 from airflow_invocations.platforms.flyte.watch import FlyteWatch
 
 from ...platforms.flyte_server import DOMAIN, PROJECT, FlyteServer
-from .conftest import deploy, ended, request, running, settings, until
+from ...support.waiting import until_async
+from .conftest import deploy, ended, request, running, settings
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
@@ -317,7 +318,7 @@ class TestLife:
         async def is_left_alone() -> bool:
             return server.connections == 0
 
-        await until(is_left_alone)
+        await until_async(is_left_alone)
 
     async def test_a_wait_that_is_cancelled_is_cancelled(self, flyte: FlytePlatform) -> None:
         run = await hanging(flyte)

@@ -8,9 +8,10 @@ from typing import Any
 import psutil
 import pytest
 
-from ...published import actions as published
-from ...published import http
-from ..conftest import Service, eventually
+from ...support.published import actions as published
+from ...support.published import http
+from ...support.waiting import until
+from ..conftest import Service
 
 
 def client_of(service: Service, token: str | None = None) -> Any:
@@ -54,7 +55,7 @@ def lines(invocation: Any) -> list[str]:
 
 def says(invocation: Any, line: str) -> None:
     """Wait until an invocation's action has said something."""
-    eventually(lambda: line in lines(invocation))
+    until(lambda: line in lines(invocation))
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -21,7 +21,8 @@ from airflow_invocations.server.admin import add_token, revoke_token
 from airflow_invocations.server.api.app import create_app
 from airflow_invocations.server.settings import ServerSettings
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 
 #: Statuses of a request that was let through.
 THROUGH = frozenset({200, 204, 400, 404, 409, 501})
@@ -205,7 +206,7 @@ class World:
         self._post("v1/actions", action)
         asked = {"data_source_id": self.dataset, "input_data": ["*.csv"], "invocation_source": "Manual"}
         self._post(f"v1/actions/{name}/invoke", asked)
-        return eventually(lambda: told.exists() and told.read_text(), within=60) or ""
+        return until(lambda: told.exists() and told.read_text(), within=60) or ""
 
     def _invocation(self, identity: str) -> str:
         headers = {"Authorization": f"Bearer {self.tokens[identity]}"}

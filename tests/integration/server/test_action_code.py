@@ -15,7 +15,8 @@ import pytest
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.admin import add_dataset, set_secret
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 
 #: Where each form has its names from; an action begins with one of these.
 FORMS = {
@@ -144,7 +145,7 @@ def run(service: Service, action: str, **request: Any) -> dict[str, Any]:
     answer = service.request("POST", f"v1/actions/{action}/invoke", json=body)
     assert answer.status_code == 200, answer.text
     path = f"v1/actions/invocations/{answer.json()['data']['invocation_id']}"
-    return eventually(
+    return until(
         lambda: (r := service.request("GET", path).json()["data"])["last_status"] >= 5 and r, within=60
     )
 

@@ -12,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from ...published import actions as published
-from ...published import exceptions
-from ..conftest import Service, eventually
+from ...support.published import actions as published
+from ...support.published import exceptions
+from ...support.waiting import until
+from ..conftest import Service
 from .conftest import end_of, ended, invoke, is_gone, lines, says, script
 
 
@@ -24,7 +25,7 @@ def process_of(invocation: Any, name: str = "pid") -> psutil.Process:
     def look() -> str | None:
         return next((line for line in lines(invocation) if line.startswith(f"{name}=")), None)
 
-    return psutil.Process(int(eventually(look).partition("=")[2]))
+    return psutil.Process(int(until(look).partition("=")[2]))
 
 
 def processes_of(service: Service, *invocations: Any) -> list[psutil.Process]:
@@ -236,7 +237,7 @@ def test_a_status_set_from_outside_ends_the_process(client: Any) -> None:
     invocation = invoke(script(client, "echo pid=$$; exec sleep 60"))
     process = process_of(invocation)
     invocation.refresh().update_status(published.InvocationStatus.Failed, "looks wrong")
-    assert eventually(lambda: is_gone(process))
+    assert until(lambda: is_gone(process))
     assert end_of(invocation) == ("Failed", "looks wrong")
 
 

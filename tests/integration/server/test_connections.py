@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 from .conftest import client_of, end_of, ended, invoke, says, script, steps
 
 #: What the server may have open; its own database, slots and folders take a good part of it.
@@ -62,7 +63,7 @@ def test_half_sent_requests_neither_end_invocations_nor_hold_up_whole_ones(servi
             assert end_of(invocation) == ("Completed", None)
             assert steps(invocation).count("Queued") == 1
         # Those that still wait are closed when their time for a request is over.
-        eventually(lambda: all(is_closed(one) for one in connections), within=30)
+        until(lambda: all(is_closed(one) for one in connections), within=30)
     assert len(service.errors) < 20_000
 
 
@@ -74,7 +75,7 @@ def test_headers_without_end_are_refused_and_take_no_memory(service: Service) ->
             one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
             for _ in range(200):
                 one.sendall(b"X: 1\r\n" * 20_000)
-        eventually(lambda: is_closed(one))
+        until(lambda: is_closed(one))
     assert process.memory_info().rss - before < 20_000_000
     assert service.request("GET", "healthz").status_code == 200
 
@@ -88,7 +89,7 @@ def test_no_descriptors_at_all_have_invocations_wait_and_never_fail(service: Ser
     waiting = [invoke(script(client, "true")) for _ in range(4)]
     # As many as it has: whatever it wants to open from now on is refused.
     process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds(), limits[1]))
-    eventually(lambda: "Too many open files" in service.errors)
+    until(lambda: "Too many open files" in service.errors)
     process.rlimit(psutil.RLIMIT_NOFILE, limits)
     for one in (invocation, *waiting):
         assert end_of(ended(one, within=60)) == ("Completed", None)

@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ...published import actions as published
-from ..conftest import Service, eventually
+from ...support.published import actions as published
+from ...support.waiting import until
+from ..conftest import Service
 from .conftest import client_of, end_of, invoke, lines, says, script
 
 
@@ -167,7 +168,7 @@ class TestStopping:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:5])
             service.process.send_signal(signal.SIGINT)
-            eventually(lambda: not accepts(host, int(port)))
+            until(lambda: not accepts(host, int(port)))
             connection.sendall(body[5:])
             answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 200 ")

@@ -20,7 +20,8 @@ from roboto.query import QueryClient, QuerySpecification, QueryTarget
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.admin import add_dataset
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 
 COMPLETED, FAILED = int(InvocationStatus.Completed), int(InvocationStatus.Failed)
 
@@ -64,7 +65,7 @@ def invoke(service: Service, script: str, **request: Any) -> dict[str, Any]:
     answer = service.request("POST", f"v1/actions/{name}/invoke", json=body)
     assert answer.status_code == 200, answer.text
     path = f"v1/actions/invocations/{answer.json()['data']['invocation_id']}"
-    return eventually(
+    return until(
         lambda: (r := service.request("GET", path).json()["data"])["last_status"] >= COMPLETED and r,
         within=60,
     )
@@ -405,6 +406,6 @@ def test_workspaces_go_when_they_are_old(start_service: Any, tmp_path: Path) -> 
     record = invoke(service, "echo done")
     assert record["last_status"] == COMPLETED
     (service.data_dir / "workspaces" / "somebody's").mkdir()
-    eventually(lambda: not workspace_of(service, record).exists(), within=30)
+    until(lambda: not workspace_of(service, record).exists(), within=30)
     assert (service.data_dir / "workspaces" / "somebody's").is_dir()
     assert [path.name for path in (service.data_dir / "workspaces").iterdir()] == ["somebody's"]

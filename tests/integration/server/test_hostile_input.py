@@ -13,7 +13,8 @@ import pytest
 
 from airflow_invocations.server.admin import add_dataset
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ class TestMetadata:
             record: dict[str, Any] = service.request("GET", path).json()["data"]
             return record if record["last_status"] >= 5 else None
 
-        last = eventually(ended)["status"][-1]
+        last = until(ended)["status"][-1]
         assert "the upload failed" in last["detail"]
         assert why in last["detail"]
         query = {"target": "datasets", "query": "metadata.speed > 1"}
@@ -237,4 +238,4 @@ class TestSlowQueries:
             status: int = record.json()["data"]["last_status"]
             return status if status >= 5 else None
 
-        assert eventually(ended) == 5
+        assert until(ended) == 5

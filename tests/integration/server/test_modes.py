@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_nothing_is_open_to_others(service: Service, tmp_path: Path) -> None:
     }
     asked = service.request("POST", "v1/actions/a/invoke", json=body).json()["data"]
     path = f"v1/actions/invocations/{asked['invocation_id']}"
-    eventually(lambda: service.request("GET", path).json()["data"]["last_status"] == 5)
+    until(lambda: service.request("GET", path).json()["data"]["last_status"] == 5)
     made = [service.data_dir, *service.data_dir.rglob("*")]
     theirs = service.data_dir / "workspaces" / asked["invocation_id"] / "output" / "result"
     assert {f"{each}: {mode(each):o}" for each in made if mode(each) & 0o077 and each != theirs} == set()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 from .conftest import client_of, end_of, invoke, lines, script, steps
 
 
@@ -52,11 +53,11 @@ def test_an_action_that_ends_while_the_disk_is_full_has_ended_once_there_is_room
     up, go, ran = tmp_path / "up", tmp_path / "go", tmp_path / "ran"
     text = f"touch {up}; until [ -e {go} ]; do sleep 0.02; done; {says}; echo ran >> {ran}"
     invocation = invoke(script(client_of(service), text))
-    eventually(up.exists)
+    until(up.exists)
     filling = fill(small_disk)
     go.touch()
-    eventually(ran.exists)
-    eventually(lambda: "cannot" in service.errors or "Could not write" in service.errors)
+    until(ran.exists)
+    until(lambda: "cannot" in service.errors or "Could not write" in service.errors)
     filling.unlink()
     assert end_of(invocation) == ("Completed", None)
     assert sorted(lines(invocation)) == ([] if says == ":" else ["err", "out"])
@@ -75,10 +76,10 @@ def test_an_action_that_prints_while_the_disk_is_full_waits_and_loses_no_line(
         "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done"
     )
     invocation = invoke(script(client_of(service), text))
-    eventually(up.exists)
+    until(up.exists)
     filling = fill(small_disk)
     go.touch()
-    eventually(lambda: "Could not write" in service.errors)
+    until(lambda: "Could not write" in service.errors)
     filling.unlink()
     assert end_of(invocation) == ("Completed", None)
     assert lines(invocation) == [str(number) for number in range(20000)]

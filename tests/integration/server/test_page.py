@@ -30,7 +30,8 @@ from airflow_invocations.server.api.page import (
     Sessions,
 )
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 
 #: What would set window.pwned, or be worked out to something else, if it were taken for anything but text.
 EVIL = (
@@ -63,7 +64,7 @@ def invoke(service: Service, name: str, source_id: str = "local", **fields: Any)
 
 def wait_for_status(service: Service, invocation_id: str, status: int) -> None:
     path = f"v1/actions/invocations/{invocation_id}"
-    eventually(lambda: service.request("GET", path).json()["data"]["last_status"] == status)
+    until(lambda: service.request("GET", path).json()["data"]["last_status"] == status)
 
 
 def token_command(service: Service, *arguments: str) -> str:

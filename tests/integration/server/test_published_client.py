@@ -10,8 +10,8 @@ import pytest
 
 from airflow_invocations.server.execution.logs import PAGE_LINES
 
-from ...published import actions as published
-from ...published import exceptions, query
+from ...support.published import actions as published
+from ...support.published import exceptions, query
 from ..conftest import Service
 from .conftest import client_of, end_of, ended, invoke, lines, says, script, steps
 

@@ -13,8 +13,9 @@ import pytest
 from airflow_invocations.cli.main import main
 from airflow_invocations.server.admin import set_secret
 
-from ...published import actions as published
-from ..conftest import Service, eventually
+from ...support.published import actions as published
+from ...support.waiting import until
+from ..conftest import Service
 from .conftest import client_of, end_of, invoke, is_gone, lines, says, script, steps
 
 #: Runs once as long as nobody stops it, and to its end when it is run again.
@@ -128,7 +129,7 @@ class TestOrphans:
         text = f"cd /; setsid env -i {sleeping} & echo up; until [ -e {go} ]; do sleep 0.02; done"
         client = client_of(service)
         first = invoke(script(client, text))
-        eventually(lambda: child.exists() and child.read_text().strip())
+        until(lambda: child.exists() and child.read_text().strip())
         orphan = psutil.Process(int(child.read_text()))
         assert end_of(invoke(script(client, "true"))) == ("Completed", None)
         assert orphan.status() != psutil.STATUS_ZOMBIE

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ..conftest import eventually
+from ...support.waiting import until
 
 #: What an action reads of its context, whichever package that is from, as one line of JSON.
 ACTION = """
@@ -62,7 +62,7 @@ def told_by(service: Any, action: str, module: str) -> dict[str, Any]:
     answer = service.request("POST", f"v1/actions/{action}/invoke", json=invocation)
     invocation_id = answer.json()["data"]["invocation_id"]
     path = f"v1/actions/invocations/{invocation_id}"
-    record = eventually(
+    record = until(
         lambda: (r := service.request("GET", path).json()["data"])["last_status"] >= 5 and r, within=60
     )
     lines = service.request("GET", f"{path}/logs").json()["data"]["items"]

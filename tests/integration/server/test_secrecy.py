@@ -19,7 +19,8 @@ import pytest
 
 from airflow_invocations.server.admin import add_token, set_secret
 
-from ..conftest import Service, eventually
+from ...support.waiting import until
+from ..conftest import Service
 
 SECRET = "S3cr3t/of-the-map+server"
 
@@ -53,7 +54,7 @@ class OnTerminal(Service):
         )
         os.close(terminal)
         threading.Thread(target=self._record, daemon=True).start()
-        announced = eventually(self._announced, within=60.0)
+        announced = until(self._announced, within=60.0)
         self.endpoint, self.token = announced["endpoint"], announced["token"]
 
     def _record(self) -> None:
@@ -84,7 +85,7 @@ def test_a_500_writes_no_token(kind: type[Service], tmp_path: Path) -> None:
             answer = service.request("GET", "v1/actions/broken", headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 500
             assert token not in answer.text
-        errors = eventually(
+        errors = until(
             lambda: service.errors if len(re.findall("Traceback|exc_type", service.errors)) > 1 else ""
         )
         assert "Traceback" in errors or "exc_type" in errors
@@ -109,7 +110,7 @@ def test_an_invocation_that_breaks_writes_no_secret(
     )  # fmt: skip
     break_table(service, "datasets")
     gate.touch()
-    eventually(lambda: "no such table" in service.errors)
+    until(lambda: "no such table" in service.errors)
     assert SECRET not in service.errors
     service.request("POST", f"v1/actions/invocations/{broken}/cancel")
 

@@ -29,7 +29,7 @@ from airflow_invocations.ui.airflow import app as page_app
 from airflow_invocations.ui.airflow.airflow_api import AirflowApi
 from airflow_invocations.ui.airflow.runs import RunKey
 
-from ...airflow_version import DagBag, sync_bag_to_db
+from ...support.airflow_version import DagBag, sync_bag_to_db
 from ..airflow.conftest import connect_to, script
 
 __all__ = ["script"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow_invocations.models import InvocationStatus
 
+from ...support import waiting
 from .components import send
 from .deployment import Airflow
 from .loop import BackgroundLoop
@@ -180,13 +181,8 @@ class Scene:
         return invocation
 
     def until(self, what: str, look: Callable[[], Any], within: float = PATIENCE) -> Any:
-        """Poll `look` until its result is truthy, and return it."""
-        deadline = time.monotonic() + within
-        while not (answer := look()):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"no {what} in {within:g} s: {self.story()}")
-            time.sleep(0.1)
-        return answer
+        """Return the first truthy value of `look`, which sends no notification."""
+        return waiting.until(look, within, every=0.1, what=lambda: f"no {what}: {self.story()}")
 
     # --- state
 

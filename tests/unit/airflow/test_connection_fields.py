@@ -17,7 +17,9 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms import PlatformError
 from airflow_invocations.sensors import InvocationSensor
 
-from .conftest import context
+from ...support.task_context import (
+    context,
+)
 
 #: The parts of the token that show in a message that quotes it, however it is escaped.
 PARTS = ("T0KEN", "s3cr")

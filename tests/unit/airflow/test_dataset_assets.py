@@ -15,8 +15,11 @@ from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.operators._outlets import notify_outlets
 
-from ...airflow_version import ProvidersManager
-from ..waiters.events_platform import NOON, record_of_end
+from ...support.airflow_version import ProvidersManager
+from ...support.events_platform import (
+    NOON,
+    record_of_end,
+)
 
 URL = "https://app.example/iv_1"
 EXTRA = {"invocation_id": "iv_1", "url": URL, "action": "count", "digest": "d"}

@@ -20,9 +20,15 @@ from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import CURSOR_KEY, DeliverySettings
 from airflow_invocations.waiters import event_stream
 
-from ...airflow_version import DagSerialization
-from ..waiters.events_platform import NOON, EventsPlatform
-from .conftest import PROVENANCE
+from ...support.airflow_version import DagSerialization
+from ...support.events_platform import (
+    NOON,
+    EventsPlatform,
+)
+from ...support.task_context import (
+    PROVENANCE,
+)
+from ...support.waiting import until_async
 from .event_scheduling import Dag, Run, Scheduling, State
 
 pytestmark = pytest.mark.anyio
@@ -80,15 +86,9 @@ def airflow(monkeypatch: pytest.MonkeyPatch, platform: EventsPlatform) -> Make:
     return make
 
 
-async def until(condition: Callable[[], object], within: float = 20.0) -> None:
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - of any kind: what is looked at tells nobody
-            await asyncio.sleep(0.002)
-
-
 async def begun(scheduling: Scheduling) -> None:
     """Wait until the watcher has noted where it begins."""
-    await until(lambda: CURSOR_KEY in scheduling.assets["watched"].values)
+    await until_async(lambda: CURSOR_KEY in scheduling.assets["watched"].values)
 
 
 def ids(count: int, begin: int = 0) -> list[str]:
@@ -103,7 +103,7 @@ async def test_a_burst_reaches_runs_whole_and_nothing_stays_behind(
         for one in ids(6):
             platform.end(one)
             await asyncio.sleep(0.004)
-        await until(lambda: len(scheduling.taken()) == 6)
+        await until_async(lambda: len(scheduling.taken()) == 6)
     assert scheduling.handed_over() == scheduling.taken() == ids(6)
 
 
@@ -120,9 +120,9 @@ async def test_without_waiting_for_runs_airflow_does_leave_events_behind(
         scheduling.dags["fleet"].max_active_runs = 0
         await begun(scheduling)
         platform.end(*ids(6))
-        await until(lambda: len(scheduling.events) == 6)
+        await until_async(lambda: len(scheduling.events) == 6)
         scheduling.dags["fleet"].max_active_runs = 16
-        await until(scheduling.taken)
+        await until_async(scheduling.taken)
         await asyncio.sleep(0.1)
     assert scheduling.handed_over() == ["iv_0"]
 
@@ -134,14 +134,14 @@ async def test_an_outage_and_a_backlog_of_ten_thousand_lose_nothing(
         await begun(scheduling)
         platform.down = UnavailableError("no route")
         platform.break_streams()
-        await until(lambda: platform.connects > 3)
+        await until_async(lambda: platform.connects > 3)
         platform.end(*ids(10_000))
         platform.down = None
-        await until(lambda: len(scheduling.taken()) >= 10_000)
+        await until_async(lambda: len(scheduling.taken()) >= 10_000)
         await scheduling.crash()
         scheduling.start()
         platform.end("last")
-        await until(lambda: "last" in scheduling.taken())
+        await until_async(lambda: "last" in scheduling.taken())
     assert scheduling.taken() == [*ids(10_000), "last"]
     assert all(len(run.taken) <= 1000 for run in scheduling.runs)
 
@@ -163,7 +163,7 @@ async def test_a_triggerer_that_dies_at_any_moment_loses_nothing_and_nothing_is_
             await asyncio.sleep(chance.random() * 0.05)
             await scheduling.crash()
             scheduling.start()
-        await until(lambda: set(scheduling.taken()) == set(ids(count)))
+        await until_async(lambda: set(scheduling.taken()) == set(ids(count)))
     assert sorted(scheduling.taken()) == sorted(ids(count))
 
 
@@ -175,7 +175,7 @@ async def test_a_dag_at_its_max_active_runs_is_waited_for(airflow: Make, platfor
         for begin in range(0, 20, 2):
             platform.end(*ids(2, begin=begin))
             await asyncio.sleep(0.02)
-        await until(lambda: len(scheduling.taken()) == 20)
+        await until_async(lambda: len(scheduling.taken()) == 20)
     assert scheduling.taken() == ids(20)
     assert all(len(run.taken) <= 5 for run in scheduling.runs)
 
@@ -189,7 +189,7 @@ async def test_a_dag_that_reads_its_payloads_by_itself_gets_everything_too(
         for one in ids(12):
             platform.end(one)
             await asyncio.sleep(0.01)
-        await until(lambda: len(scheduling.taken()) == 12)
+        await until_async(lambda: len(scheduling.taken()) == 12)
     assert scheduling.taken() == ids(12)
 
 
@@ -200,14 +200,14 @@ async def test_a_dag_that_stops_taking_over_does_not_stop_the_others_and_is_forg
         scheduling.dags["gone"] = Dag()
         await begun(scheduling)
         platform.end("iv_0")
-        await until(lambda: scheduling.taken() == scheduling.taken("gone") == ["iv_0"])
+        await until_async(lambda: scheduling.taken() == scheduling.taken("gone") == ["iv_0"])
         scheduling.dags["gone"].work = lambda _: []
         for number in range(1, 4):
             platform.end(f"iv_{number}")
-            await until(lambda number=number: f"iv_{number}" in scheduling.taken())
+            await until_async(lambda number=number: f"iv_{number}" in scheduling.taken())
         acknowledged = scheduling.assets["watched"].values[ACKNOWLEDGED_KEY]
         assert set(acknowledged) == {"fleet", "gone"}
-        await until(lambda: set(scheduling.assets["watched"].values[ACKNOWLEDGED_KEY]) == {"fleet"})
+        await until_async(lambda: set(scheduling.assets["watched"].values[ACKNOWLEDGED_KEY]) == {"fleet"})
         await asyncio.sleep(0.3)
     # Empty events make Airflow deliver what it may have left behind; their number is limited.
     empty = sum(run.payloads == [] for run in scheduling.runs if run.dag_id == "fleet")
@@ -221,13 +221,13 @@ async def test_a_paused_dag_holds_up_the_others_for_a_moment_only(
         scheduling.dags["paused"] = Dag()
         await begun(scheduling)
         platform.end("iv_0")
-        await until(lambda: scheduling.taken() == scheduling.taken("paused") == ["iv_0"])
+        await until_async(lambda: scheduling.taken() == scheduling.taken("paused") == ["iv_0"])
         scheduling.dags["paused"].max_active_runs = 0
         for number in range(1, 4):
             platform.end(f"iv_{number}")
-            await until(lambda number=number: f"iv_{number}" in scheduling.taken(), within=10)
+            await until_async(lambda number=number: f"iv_{number}" in scheduling.taken(), within=10)
         scheduling.dags["paused"].max_active_runs = 16
-        await until(lambda: set(scheduling.taken("paused")) == set(ids(4)))
+        await until_async(lambda: set(scheduling.taken("paused")) == set(ids(4)))
 
 
 @pytest.mark.parametrize("asset", ["watched", "x" * 300])
@@ -237,16 +237,16 @@ async def test_an_asset_that_lost_its_state_while_its_dag_was_away_resumes_where
     scheduling = airflow()
     scheduling.assets = {asset: State()}
     async with scheduling:
-        await until(lambda: CURSOR_KEY in scheduling.assets[asset].values)
+        await until_async(lambda: CURSOR_KEY in scheduling.assets[asset].values)
         platform.end("iv_0")
-        await until(lambda: scheduling.taken() == ["iv_0"])
-        await until(lambda: scheduling.assets[asset].values[CURSOR_KEY] == 1)
+        await until_async(lambda: scheduling.taken() == ["iv_0"])
+        await until_async(lambda: scheduling.assets[asset].values[CURSOR_KEY] == 1)
         await scheduling.crash()
         scheduling.assets[asset] = State()
         platform.end("iv_1", "iv_2")
         scheduling.start()
         platform.end("iv_3")
-        await until(lambda: set(scheduling.taken()) == set(ids(4)))
+        await until_async(lambda: set(scheduling.taken()) == set(ids(4)))
     assert scheduling.taken() == ids(4)
 
 
@@ -266,18 +266,18 @@ async def test_what_was_left_behind_is_taken_along_as_soon_as_there_is_a_run(
     async with airflow(timeout=0.1) as scheduling:
         await begun(scheduling)
         platform.end("iv_0")
-        await until(lambda: scheduling.taken() == ["iv_0"])
+        await until_async(lambda: scheduling.taken() == ["iv_0"])
         fleet = scheduling.dags["fleet"]
         fleet.max_active_runs = 0  # everything busy, for much longer than the trigger waits
         platform.end("iv_1")
-        await until(lambda: len(scheduling.events) == 2)
+        await until_async(lambda: len(scheduling.events) == 2)
         platform.end("iv_2")
         # Empty events that are in vain, as nothing takes them: a few, and then no more.
-        await until(lambda: len(scheduling.events) == 3 + InvocationEventTrigger.settings.empty_events)
+        await until_async(lambda: len(scheduling.events) == 3 + InvocationEventTrigger.settings.empty_events)
         await asyncio.sleep(0.3)
         assert len(scheduling.events) == 3 + InvocationEventTrigger.settings.empty_events
         fleet.max_active_runs = 16
-        await until(lambda: scheduling.taken() == ids(3))
+        await until_async(lambda: scheduling.taken() == ids(3))
     assert scheduling.runs[1].payloads == ["iv_1"]
     assert [run.payloads for run in scheduling.runs[2:]] == [["iv_2"]]
 
@@ -292,7 +292,7 @@ async def test_what_cannot_be_read_is_passed_over_logged_and_counted(
         del platform.by_id["gone"]
         platform.tell_rubbish()
         platform.end("iv_2")
-        await until(lambda: len(scheduling.taken()) == 3)
+        await until_async(lambda: len(scheduling.taken()) == 3)
     assert scheduling.taken() == ids(3)
     assert scheduling.events[-1].extra["payload"]["unreadable"] == 2
     assert "created: it is no time" in caplog.text
@@ -304,7 +304,7 @@ async def test_the_payload_says_what_has_ended_and_is_json(airflow: Make, platfo
         await begun(scheduling)
         destination = {"destination_type": "Dataset", "destination_id": "ds_9"}
         platform.end("iv_1", status=S.Failed, upload_destination=destination)
-        await until(scheduling.taken)
+        await until_async(scheduling.taken)
     (payload,) = [event.extra["payload"] for event in scheduling.events]
     assert json.loads(json.dumps(payload)) == payload
     assert payload["invocations"] == [
@@ -353,7 +353,7 @@ async def test_only_what_matches_is_handed_over(
             "triggered", source_type="Trigger", source_id="airflow:dags/upstream/runs/r/tasks/t?try_number=1"
         )
         last = len(platform.log)
-        await until(lambda: scheduling.trigger is not None and set(scheduling.taken()) == expected)
+        await until_async(lambda: scheduling.trigger is not None and set(scheduling.taken()) == expected)
         await asyncio.sleep(0.02)
     assert set(scheduling.taken()) == expected
     assert last == 5
@@ -377,17 +377,17 @@ async def test_a_dag_does_not_start_itself(airflow: Make, platform: EventsPlatfo
         await begun(scheduling)
         platform.end("by a run that this asset started", **asked_by("somebody", ["other", "watched"]))
         platform.end("by another", **asked_by("somebody", ["other"]))
-        await until(lambda: scheduling.taken() == ["by another"])
+        await until_async(lambda: scheduling.taken() == ["by another"])
         platform.end("by hand, of the dag that takes over", **asked_by("fleet", []))
         platform.end("by yet another", **asked_by("somebody", []))
-        await until(lambda: scheduling.taken() == ["by another", "by yet another"])
+        await until_async(lambda: scheduling.taken() == ["by another", "by yet another"])
 
 
 async def test_a_dag_may_start_itself_if_it_says_so(airflow: Make, platform: EventsPlatform) -> None:
     async with airflow(include_own_runs=True) as scheduling:
         await begun(scheduling)
         platform.end("own", **asked_by("fleet", ["watched"]))
-        await until(lambda: scheduling.taken() == ["own"])
+        await until_async(lambda: scheduling.taken() == ["own"])
 
 
 async def test_a_state_that_is_away_for_a_while_only_takes_longer(
@@ -401,12 +401,12 @@ async def test_a_state_that_is_away_for_a_while_only_takes_longer(
         state.broken = False
         await begun(scheduling)
         platform.end("iv_0")
-        await until(lambda: len(scheduling.events) == 1)
+        await until_async(lambda: len(scheduling.events) == 1)
         state.broken = True
         platform.end("iv_1")
         await asyncio.sleep(0.05)
         state.broken = False
-        await until(lambda: scheduling.taken() == ids(2))
+        await until_async(lambda: scheduling.taken() == ids(2))
 
 
 async def test_assets_with_equal_triggers_share_one_and_each_keeps_its_place(
@@ -415,10 +415,10 @@ async def test_assets_with_equal_triggers_share_one_and_each_keeps_its_place(
     scheduling = airflow()
     scheduling.assets["second"] = State()
     async with scheduling:
-        await until(lambda: all(CURSOR_KEY in state.values for state in scheduling.assets.values()))
+        await until_async(lambda: all(CURSOR_KEY in state.values for state in scheduling.assets.values()))
         platform.end("iv_0")
-        await until(lambda: all(state.values[CURSOR_KEY] == 1 for state in scheduling.assets.values()))
-        await until(scheduling.taken)  # the place is noted after a while whether or not a run has begun
+        await until_async(lambda: all(state.values[CURSOR_KEY] == 1 for state in scheduling.assets.values()))
+        await until_async(scheduling.taken)  # the place is noted after a while whether or not a run has begun
     assert scheduling.taken() == ["iv_0"]
 
 
@@ -430,7 +430,7 @@ async def test_an_airflow_without_asset_state_is_told_so_and_works(
     trigger.asset_state_store = None
     steps = trigger.run()
     first = asyncio.ensure_future(anext(steps))
-    await until(lambda: platform.opened)
+    await until_async(lambda: platform.opened)
     await asyncio.sleep(0.01)
     platform.end("iv_0")
     event = await first
@@ -450,7 +450,7 @@ async def test_a_run_that_is_retried_or_cleared_gets_the_same_again(
         await begun(scheduling)
         for number in range(3):
             platform.end(f"iv_{number}")
-            await until(lambda number=number: len(scheduling.taken()) == number + 1)
+            await until_async(lambda number=number: len(scheduling.taken()) == number + 1)
         again: Callable[[Run], Any] = lambda run: triggering_invocations(context_of(run))  # noqa: E731
         assert [again(run) for run in scheduling.runs] == [run.taken for run in scheduling.runs]
         acknowledged = scheduling.assets["watched"].values[ACKNOWLEDGED_KEY]

@@ -37,8 +37,12 @@ from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.version_compat import AirflowFailException
 from airflow_invocations.waiters import AbandonReason, WaitAbandoned
 
-from ..platforms.test_roboto import INVOCATION
-from .conftest import context
+from ...support.records import (
+    INVOCATION,
+)
+from ...support.task_context import (
+    context,
+)
 
 URL = "http://h/actions/invocations/iv_1"
 

@@ -24,7 +24,10 @@ from airflow_invocations.platforms.registry import PLATFORMS
 from airflow_invocations.tasks.provenance import provenance_of
 from airflow_invocations.triggers import InvocationTrigger
 
-from .conftest import NOON, context
+from ...support.task_context import (
+    NOON,
+    context,
+)
 
 
 def test_the_provider_info_is_what_airflow_accepts() -> None:

@@ -12,7 +12,9 @@ from airflow.sdk.api.datamodels import _generated as datamodels
 from airflow_invocations.models import SourceFilter, TaskInstanceReference, task_instance_of
 from airflow_invocations.tasks.provenance import identity_of, provenance_of
 
-from .conftest import context
+from ...support.task_context import (
+    context,
+)
 
 NO_REGION = uuid.UUID(int=0)
 LOOP = uuid.UUID("01999999-0000-7000-8000-00000000000a")

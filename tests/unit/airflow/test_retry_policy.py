@@ -18,7 +18,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retry_policy import invocation_retry_policy
 from airflow_invocations.version_compat import VERSION, AirflowTaskTimeout
 
-from ...airflow_version import since
+from ...support.airflow_version import since
 
 pytestmark = since("3.3", "retry policies")
 

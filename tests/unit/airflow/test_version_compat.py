@@ -27,8 +27,11 @@ from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.triggers import InvocationTrigger, _base
 from airflow_invocations.triggers._event_delivery import Acknowledgements, WatchedAssets
 
-from ...airflow_version import since
-from .conftest import NOON, PROVENANCE
+from ...support.airflow_version import since
+from ...support.task_context import (
+    NOON,
+    PROVENANCE,
+)
 
 HOUSE = Path(airflow_invocations.__file__).parent
 

@@ -14,7 +14,7 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.retry_policy import invocation_retry_policy
 from airflow_invocations.sensors import InvocationSensor
 
-from ...airflow_version import DagSerialization, since
+from ...support.airflow_version import DagSerialization, since
 
 starts_in_triggerer = since("3.3", "tasks that start in the triggerer")
 

@@ -13,7 +13,7 @@ from airflow_invocations.models import (
     validate_transition,
 )
 
-from ...published import actions as published
+from ...support.published import actions as published
 
 each_status = pytest.mark.parametrize("status", InvocationStatus)
 

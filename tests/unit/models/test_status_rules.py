@@ -22,7 +22,7 @@ from airflow_invocations.models import (
     validate_transition,
 )
 
-from ...with_pynenc import with_pynenc
+from ...support.with_pynenc import with_pynenc
 
 S = InvocationStatus
 

@@ -15,8 +15,8 @@ from pydantic_core import PydanticSerializationError
 from airflow_invocations import models
 from airflow_invocations.models.invocation import elapsed
 
-from ...published import actions as published
-from ...published import query as published_query
+from ...support.published import actions as published
+from ...support.published import query as published_query
 
 ACTION = {
     "created": "2026-01-31T12:00:00.000001Z",

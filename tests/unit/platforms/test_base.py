@@ -20,7 +20,9 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.platforms import Capabilities, NotFoundError, Platform, UnsupportedError
 
-from .test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,13 @@ import pytest
 
 from airflow_invocations.platforms.clock import PlatformClock
 
-from .conftest import Script, answer
-from .test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
+from ...support.scripted_server import (
+    Script,
+    answer,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -29,8 +29,16 @@ from airflow_invocations.platforms.roboto import server_sent_events
 from airflow_invocations.platforms.roboto.client import RobotoSettings
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 
-from .conftest import Answer, Script, answer, data, raw
-from .test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
+from ...support.scripted_server import (
+    Answer,
+    Script,
+    answer,
+    data,
+    raw,
+)
 
 pytestmark = pytest.mark.anyio
 

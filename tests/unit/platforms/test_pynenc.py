@@ -30,7 +30,7 @@ from airflow_invocations.platforms.pynenc.settings import STATUSES, PynencSettin
 from airflow_invocations.platforms.pynenc.signature import parameters_of, signature_errors
 from airflow_invocations.platforms.pynenc.thread import translated
 
-from ...with_pynenc import with_pynenc
+from ...support.with_pynenc import with_pynenc
 
 S = InvocationStatus
 

@@ -21,8 +21,16 @@ from airflow_invocations.models import (
 from airflow_invocations.platforms import UnavailableError
 from airflow_invocations.platforms.roboto.events import RobotoLister
 
-from .conftest import Script, answer, data, error, raw
-from .test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
+from ...support.scripted_server import (
+    Script,
+    answer,
+    data,
+    error,
+    raw,
+)
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus

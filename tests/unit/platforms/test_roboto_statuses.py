@@ -29,7 +29,15 @@ from airflow_invocations.platforms import (
     UnsupportedError,
 )
 
-from .conftest import Answer, Script, answer, data, error, hang_up, raw
+from ...support.scripted_server import (
+    Answer,
+    Script,
+    answer,
+    data,
+    error,
+    hang_up,
+    raw,
+)
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus

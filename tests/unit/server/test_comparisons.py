@@ -24,7 +24,7 @@ from airflow_invocations.server.dataset_storage import FoundFile
 from airflow_invocations.server.db import Store
 from airflow_invocations.server.query.roboql import read_roboql
 
-from ...published import query as published
+from ...support.published import query as published
 from .conftest import ORG, USER, create, invoke
 
 NUMBERS: list[Any] = [

@@ -26,7 +26,7 @@ from airflow_invocations.server.api.errors import InvalidRequestError
 from airflow_invocations.server.db import Store
 from airflow_invocations.server.query.statements import MAX_CONDITIONS, MAX_DEPTH, MAX_PATTERN
 
-from ...published import query as published
+from ...support.published import query as published
 from .conftest import ORG, RUNNER, create, invoke
 
 NAMES = ["find", "Find", "find_anomalies", "100%", "a_b", "a*b", "[x]", "a?b", "back\\slash"]

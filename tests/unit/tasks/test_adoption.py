@@ -20,7 +20,9 @@ from airflow_invocations.models import (
 from airflow_invocations.platforms import Capabilities, RepeatedIdError, RequestConflictError
 from airflow_invocations.tasks.adoption import check_adopted, invoke_once
 
-from ..platforms.test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
 
 SECRET = "roboto-secret://token"
 

@@ -30,7 +30,9 @@ from airflow_invocations.tasks.idempotency import (
     was_cancelled_by_clear,
 )
 
-from ..platforms.test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
 
 S = InvocationStatus
 STARTED = datetime.datetime(2026, 1, 31, 12, 0, 0, 123456, datetime.UTC)

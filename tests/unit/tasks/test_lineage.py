@@ -21,7 +21,10 @@ from airflow_invocations.models import (
 from airflow_invocations.tasks import lineage
 from airflow_invocations.tasks.provenance import provenance_of
 
-from ..airflow.conftest import PROVENANCE, context
+from ...support.task_context import (
+    PROVENANCE,
+    context,
+)
 
 
 def without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,10 @@ from airflow_invocations.operators import FetchInvocationLogsOperator, InvokeAct
 from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.tasks.validation import ids_of, is_templated, read_arguments, request_of
 
-from ..airflow.conftest import NOON, PROVENANCE
+from ...support.task_context import (
+    NOON,
+    PROVENANCE,
+)
 
 BAD = [
     ("action", "", "allowed: a name"),
@@ -95,9 +98,9 @@ def test_a_sensor_says_so_too() -> None:
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ({"invocation_id": "iv_1", "wait_for": 3}, "'wait_for': it says nothing about 'invocation_id'"),
-        ({"action": "a", "wait_for": 2}, "'wait_for': it says nothing about 'action'"),
-        ({"invocation_ids": ["iv_1"], "since": NOON}, "'since': it says nothing about 'invocation_ids'"),
+        ({"invocation_id": "iv_1", "wait_for": 3}, "'wait_for': it can't be used with 'invocation_id'"),
+        ({"action": "a", "wait_for": 2}, "'wait_for': it can't be used with 'action'"),
+        ({"invocation_ids": ["iv_1"], "since": NOON}, "'since': it can't be used with 'invocation_ids'"),
         (
             {"action": "a", "since": "yesterday"},
             "'since': it is 'yesterday'; allowed: a time with its offset",

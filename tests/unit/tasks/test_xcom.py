@@ -38,8 +38,12 @@ from airflow_invocations.tasks.xcom import (
 )
 from airflow_invocations.waiters import AbandonReason, WaitAbandoned
 
-from ..airflow.conftest import PROVENANCE
-from ..platforms.test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
+from ...support.task_context import (
+    PROVENANCE,
+)
 
 PACKAGE = Path(airflow_invocations.__file__).parent
 

@@ -32,7 +32,9 @@ from airflow_invocations.ui.airflow.queries import PlatformQueries
 from airflow_invocations.ui.airflow.runs import Instance, RunKey, Try, TryKey
 from airflow_invocations.version_compat import VERSION
 
-from ..platforms.test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
 
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
 RUN = RunKey("fleet", "manual__2026-01-31T12:00:00+00:00")

@@ -27,7 +27,9 @@ from airflow_invocations.platforms import (
 )
 from airflow_invocations.waiters import availability, refusal, wait, watcher
 
-from ..platforms.test_roboto import INVOCATION
+from ...support.records import (
+    INVOCATION,
+)
 
 S = InvocationStatus
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,7 +14,10 @@ from airflow_invocations.platforms import Capabilities, UnauthorizedError, Unava
 from airflow_invocations.waiters import event_stream
 from airflow_invocations.waiters.event_stream import StreamRegistry, Subscription, fetch_records
 
-from .events_platform import EventsPlatform
+from ...support.events_platform import (
+    EventsPlatform,
+)
+from ...support.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 S = InvocationStatus
@@ -25,12 +28,6 @@ EVERYTHING = EventFilter()
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "COLLECTING", 0.001)
     monkeypatch.setattr(event_stream, "backoff", lambda attempt, base=0.5, cap=30.0: -0.199)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - of any kind: what is looked at tells nobody
-            await asyncio.sleep(0.002)
 
 
 class Listener:
@@ -64,7 +61,7 @@ async def platform() -> AsyncIterator[EventsPlatform]:
     for one in list(StreamRegistry.current()._streams.values()):
         for subscription in list(one._subscriptions):
             one.leave(subscription)
-    await until(lambda: not StreamRegistry.current()._streams)
+    await until_async(lambda: not StreamRegistry.current()._streams)
 
 
 def ids(count: int, begin: int = 0) -> list[str]:
@@ -76,11 +73,11 @@ async def test_fifty_listeners_are_one_client_and_one_stream(platform: EventsPla
     for listener in listeners:
         await listener.subscription.start_cursor()
     platform.end(*ids(20))
-    await until(lambda: all(listener.heard == ids(20) for listener in listeners))
+    await until_async(lambda: all(listener.heard == ids(20) for listener in listeners))
     assert platform.connects == len(platform.opened) == 1
     for listener in listeners:
         listener.leave()
-    await until(lambda: platform.closed == 1)
+    await until_async(lambda: platform.closed == 1)
 
 
 async def test_who_begins_now_hears_nothing_of_the_past(platform: EventsPlatform) -> None:
@@ -88,11 +85,11 @@ async def test_who_begins_now_hears_nothing_of_the_past(platform: EventsPlatform
     first = Listener(platform)
     assert await first.subscription.start_cursor() == 3
     platform.end("new")
-    await until(lambda: first.heard == ["new"])
+    await until_async(lambda: first.heard == ["new"])
     later = Listener(platform)
     assert await later.subscription.start_cursor() == 4
     platform.end("newer")
-    await until(lambda: later.heard == ["newer"])
+    await until_async(lambda: later.heard == ["newer"])
     assert len(platform.opened) == 1
 
 
@@ -101,11 +98,11 @@ async def test_who_comes_with_an_older_place_hears_what_it_missed_and_nobody_hea
 ) -> None:
     platform.end(*ids(10))
     first = Listener(platform, cursor=8)
-    await until(lambda: first.heard == ["iv_8", "iv_9"])
+    await until_async(lambda: first.heard == ["iv_8", "iv_9"])
     second = Listener(platform, cursor=5)
-    await until(lambda: second.heard == ["iv_5", "iv_6", "iv_7", "iv_8", "iv_9"])
+    await until_async(lambda: second.heard == ["iv_5", "iv_6", "iv_7", "iv_8", "iv_9"])
     platform.end("iv_10")
-    await until(lambda: first.heard[-1] == second.heard[-1] == "iv_10")
+    await until_async(lambda: first.heard[-1] == second.heard[-1] == "iv_10")
     assert first.heard == ["iv_8", "iv_9", "iv_10"]
 
 
@@ -119,7 +116,7 @@ async def test_the_stream_tells_what_anybody_wants_and_each_hears_only_what_it_w
     platform.end("iv_1")
     platform.end("iv_2", status=S.Failed, action="other")
     platform.end("iv_3", status=S.Failed)
-    await until(lambda: fails.heard == ["iv_2", "iv_3"])
+    await until_async(lambda: fails.heard == ["iv_2", "iv_3"])
     assert counts.heard == ["iv_1"]
     assert platform.opened[0][0] == EventFilter("count", frozenset({S.Completed}))
     assert platform.opened[-1][0] == EventFilter(None, frozenset({S.Completed, S.Failed}))
@@ -131,13 +128,13 @@ async def test_an_outage_loses_nothing_and_is_said_once(
     listener = Listener(platform)
     await listener.subscription.start_cursor()
     platform.end("iv_0")
-    await until(lambda: listener.heard == ["iv_0"])
+    await until_async(lambda: listener.heard == ["iv_0"])
     platform.down = UnavailableError("no route")
     platform.break_streams()
-    await until(lambda: platform.connects >= 4)
+    await until_async(lambda: platform.connects >= 4)
     platform.end(*ids(5, begin=1))
     platform.down = None
-    await until(lambda: listener.heard == ids(6))
+    await until_async(lambda: listener.heard == ids(6))
     assert [entry.levelno for entry in caplog.records if "cannot read events" in entry.message] == [
         logging.WARNING
     ]
@@ -146,10 +143,10 @@ async def test_an_outage_loses_nothing_and_is_said_once(
 async def test_a_token_that_is_refused_is_read_anew_from_the_connection(platform: EventsPlatform) -> None:
     platform.down = UnauthorizedError("not known")
     listener = Listener(platform, cursor=0)
-    await until(lambda: platform.connects >= 3)
+    await until_async(lambda: platform.connects >= 3)
     platform.down = None
     platform.end("iv_0")
-    await until(lambda: listener.heard == ["iv_0"])
+    await until_async(lambda: listener.heard == ["iv_0"])
 
 
 async def test_a_platform_without_events_says_so_and_what_to_do_instead(
@@ -157,7 +154,7 @@ async def test_a_platform_without_events_says_so_and_what_to_do_instead(
 ) -> None:
     platform.capabilities = Capabilities()
     Listener(platform)
-    await until(lambda: any(entry.levelno == logging.ERROR for entry in caplog.records))
+    await until_async(lambda: any(entry.levelno == logging.ERROR for entry in caplog.records))
     (said,) = {entry.message for entry in caplog.records if entry.levelno == logging.ERROR}
     assert "https://api.example has no stream of events" in said
     assert platform.opened == []
@@ -171,7 +168,7 @@ async def test_what_cannot_be_read_is_logged_counted_and_passed_over(
     platform.tell_rubbish()
     platform.tell_rubbish()
     platform.end("iv_1")
-    await until(lambda: listener.heard == ["iv_0", "iv_1"])
+    await until_async(lambda: listener.heard == ["iv_0", "iv_1"])
     assert listener.stream.unreadable == 2
     assert "skipped an unreadable event (2 so far): timestamp" in caplog.text
 
@@ -180,10 +177,10 @@ async def test_ten_thousand_events_pass_one_who_is_slow_without_being_kept(platf
     slow, quick = Listener(platform, cursor=0), Listener(platform, cursor=0)
     slow.runs.clear()
     platform.end(*ids(10_000))
-    await until(lambda: len(quick.heard) == 10_000)
+    await until_async(lambda: len(quick.heard) == 10_000)
     assert len(slow.subscription._queue) <= event_stream.QUEUE_LIMIT
     slow.runs.set()
-    await until(lambda: len(slow.heard) == 10_000)
+    await until_async(lambda: len(slow.heard) == 10_000)
     assert slow.heard == quick.heard == ids(10_000)
 
 
@@ -191,27 +188,27 @@ async def test_nothing_is_read_while_nobody_has_room(platform: EventsPlatform) -
     slow = Listener(platform, cursor=0)
     slow.runs.clear()
     platform.end(*ids(10_000))
-    await until(lambda: slow.subscription.is_behind)
+    await until_async(lambda: slow.subscription.is_behind)
     assert platform.told <= event_stream.QUEUE_LIMIT + event_stream.STRETCH
     slow.runs.set()
-    await until(lambda: slow.heard == ids(10_000))
+    await until_async(lambda: slow.heard == ids(10_000))
 
 
 async def test_a_platform_that_counts_anew_is_read_from_its_beginning(platform: EventsPlatform) -> None:
     platform.end(*ids(2))
     listener = Listener(platform, cursor=40)
-    await until(lambda: listener.heard == ids(2))
+    await until_async(lambda: listener.heard == ids(2))
 
 
 async def test_what_is_told_again_where_places_are_times_is_heard_once(platform: EventsPlatform) -> None:
     platform.overlap = 5
     listener = Listener(platform, cursor=0)
     platform.end(*ids(3))
-    await until(lambda: listener.heard == ids(3))
+    await until_async(lambda: listener.heard == ids(3))
     platform.break_streams()
-    await until(lambda: len(platform.opened) == 2)
+    await until_async(lambda: len(platform.opened) == 2)
     platform.end("iv_3")
-    await until(lambda: "iv_3" in listener.heard)
+    await until_async(lambda: "iv_3" in listener.heard)
     assert listener.heard == ids(4)
 
 
@@ -238,7 +235,7 @@ async def test_whatever_breaks_whenever_each_hears_everything_once(platform: Eve
     begins = [0] + [int(one.heard[0][3:]) if one.heard else None for one in listeners[1:]]  # type: ignore[list-item]
     for one in listeners:
         one.runs.set()
-    await until(lambda: all(one.heard and one.heard[-1] == f"iv_{count - 1}" for one in listeners))
+    await until_async(lambda: all(one.heard and one.heard[-1] == f"iv_{count - 1}" for one in listeners))
     for begin, one in zip(begins, listeners, strict=True):
         first = int(one.heard[0][3:]) if begin is None else begin
         assert one.heard == ids(count - first, begin=first)
@@ -247,9 +244,9 @@ async def test_whatever_breaks_whenever_each_hears_everything_once(platform: Eve
 async def test_the_last_to_leave_closes_the_stream_also_during_an_outage(platform: EventsPlatform) -> None:
     platform.down = UnavailableError("no route")
     listener = Listener(platform, cursor=0)
-    await until(lambda: platform.connects)
+    await until_async(lambda: platform.connects)
     listener.leave()
-    await until(lambda: not StreamRegistry.current()._streams)
+    await until_async(lambda: not StreamRegistry.current()._streams)
 
 
 async def test_places_that_are_times_never_share_a_stream_with_numbers(platform: EventsPlatform) -> None:
@@ -264,7 +261,7 @@ async def test_records_are_asked_for_until_there_is_an_answer_and_singly_where_b
     platform.end("iv_0", "iv_1")
     platform.down = UnavailableError("no route")
     asking = asyncio.create_task(fetch_records("c", platform.connect, ["iv_0", "iv_1", "gone"]))
-    await until(lambda: platform.connects >= 2)
+    await until_async(lambda: platform.connects >= 2)
     platform.batches = False
     platform.down = None
     found = await asking

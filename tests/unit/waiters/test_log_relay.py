@@ -18,8 +18,11 @@ from airflow_invocations.waiters import (
 )
 from airflow_invocations.waiters.log_relay import BurstBudget
 
+from ...support.virtual_time import (
+    VirtualLoop,
+    run,
+)
 from .conftest import page
-from .virtual_time import VirtualLoop, run
 
 SETTINGS = LogSettings()
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ from airflow_invocations.waiters import (
 )
 from airflow_invocations.waiters.watcher import WatcherRegistry
 
+from ...support.waiting import until_async
 from .conftest import Platform, Stream, broken, lines_of, page
 
 pytestmark = pytest.mark.anyio
@@ -71,16 +72,9 @@ class One:
         return given_up.value.reason
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until something holds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - of any kind: what is looked at tells nobody
-            await asyncio.sleep(0.002)
-
-
 async def opened(platform: Platform, count: int = 1) -> Any:
     """The stream that was opened last, once there were so many."""
-    await until(lambda: len(platform.streams) >= count)
+    await until_async(lambda: len(platform.streams) >= count)
     return platform.streams[-1]
 
 
@@ -103,11 +97,11 @@ async def test_a_thousand_waits_are_one_stream_and_no_request() -> None:
     platform = Platform(**dict.fromkeys(ids, S.Processing))
     async with waits(platform, *ids) as ones:
         stream = await opened(platform)
-        await until(lambda: stream.ids == set(ids))
+        await until_async(lambda: stream.ids == set(ids))
         for invocation_id in ids:
             platform.set(invocation_id, S.Completed)
         await asyncio.gather(*(one.end() for one in ones))
-    await until(lambda: platform.closed)
+    await until_async(lambda: platform.closed)
     assert len(platform.streams) == platform.connects == platform.closed == 1
     assert platform.asked == []
     assert len(platform.changes) <= 1
@@ -120,7 +114,7 @@ async def test_every_terminal_status_ends_a_wait_and_no_other_does(status: Invoc
         stream = await opened(platform)
         for before in (S.Scheduled, S.Downloading, S.Processing, S.Uploading):
             platform.set("iv_1", before)
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         assert not one.task.done()
         platform.set("iv_1", status)
         await one.end()
@@ -143,9 +137,9 @@ async def test_who_comes_back_for_what_has_ended_in_the_meantime_is_told() -> No
     async with waits(platform, "iv_1"):
         async with waits(platform, "iv_2"):
             stream = await opened(platform)
-            await until(lambda: "iv_2" in stream.ids)
+            await until_async(lambda: "iv_2" in stream.ids)
         platform.set("iv_2", S.Completed)
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         async with waits(platform, "iv_2") as (again,):
             await again.end()
     assert platform.changes[-1] == ({"iv_2"}, {"iv_2"}, {})
@@ -163,7 +157,7 @@ async def test_an_outage_has_one_line_in_a_tasks_log_and_its_end_another(
         platform.down = broken()
         stream.tell(broken())
         connects = platform.connects
-        await until(lambda: platform.connects > connects + 3)
+        await until_async(lambda: platform.connects > connects + 3)
         platform.by_id["iv_1"] = S.Completed
         platform.down = None
         await one.end()
@@ -181,7 +175,7 @@ async def test_a_stream_that_breaks_is_resumed_where_it_was_and_nothing_is_misse
         stream = await opened(platform)
         stream.tell(CaughtUp(7), 7)
         platform.set("iv_1", S.Processing, 8)
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         stream.tell(broken())
         async with waits(platform, "iv_2") as (second,):
             again = await opened(platform, 2)
@@ -212,11 +206,11 @@ async def test_who_came_while_the_stream_broke_is_named_by_the_next_one(
     async with waits(platform, "iv_1"):
         stream = await opened(platform)
         stream.tell(CaughtUp(7), 7)
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         await asyncio.sleep(0.05)  # the watcher has looked who has come, and found nobody
         async with waits(platform, "iv_2") as (second,):
             again = await opened(platform, 2)
-            await until(lambda: "iv_2" in again.ids)
+            await until_async(lambda: "iv_2" in again.ids)
             platform.set("iv_2", S.Completed, 8)
             await second.end()
 
@@ -225,9 +219,9 @@ async def test_who_comes_in_the_moment_of_the_end_is_told_too() -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
     async with waits(platform, "iv_1", "iv_2") as (first, _):
         stream = await opened(platform)
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         platform.set("iv_1", S.Completed)
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         async with waits(platform, "iv_1") as (second,):
             await first.end()
             await second.end()
@@ -238,7 +232,7 @@ async def test_a_platform_that_has_lost_its_events_is_asked_for_everything() -> 
     async with waits(platform, "iv_1") as (one,):
         stream = await opened(platform)
         stream.tell(CaughtUp(100), 100)
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         stream.tell(broken())
         again = await opened(platform, 2)
         assert again.opened_at == 100
@@ -252,7 +246,7 @@ async def test_the_last_to_leave_closes_it_and_who_comes_then_gets_a_new_one() -
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1"):
         await opened(platform)
-    await until(lambda: platform.closed == 1)
+    await until_async(lambda: platform.closed == 1)
     assert WatcherRegistry.current()._watchers == {}
     async with waits(platform, "iv_1") as (one,):
         await opened(platform, 2)
@@ -265,7 +259,7 @@ async def test_streams_that_break_before_they_tell_anything_are_given_up_for_pol
     async with waits(platform, "iv_1") as (one,):
         for count in range(1, watcher.BROKEN_STREAMS + 2):
             (await opened(platform, count)).tell(broken())
-        await until(lambda: platform.asked_for("ended") > watcher.BROKEN_STREAMS + 1)
+        await until_async(lambda: platform.asked_for("ended") > watcher.BROKEN_STREAMS + 1)
         platform.by_id["iv_1"] = S.Completed
         await one.end()
 
@@ -281,7 +275,7 @@ async def test_a_stream_that_never_opens_does_not_hide_what_a_query_tells() -> N
 
     platform = Silent(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
-        await until(lambda: platform.asked_for("ended"))
+        await until_async(lambda: platform.asked_for("ended"))
         platform.by_id["iv_1"] = S.Completed
         await one.end()
     assert one.notices == []
@@ -311,7 +305,7 @@ async def test_without_a_stream_one_query_a_tick_asks_for_all() -> None:
     ids = [f"iv_{number}" for number in range(2500)]
     platform = polled(**dict.fromkeys(ids, S.Processing))
     async with waits(platform, *ids, poll_interval=0.2) as ones:
-        await until(lambda: platform.asked_for("ended") >= 3)
+        await until_async(lambda: platform.asked_for("ended") >= 3)
         assert [len(batch) for _, batch in platform.asked[:3]] == [1000, 1000, 500]
         platform.by_id = dict.fromkeys(ids, S.Completed)
         await asyncio.gather(*(one.end() for one in ones))
@@ -323,7 +317,7 @@ async def test_batches_that_are_refused_become_a_few_single_requests_at_a_time()
     platform = polled(**dict.fromkeys(ids, S.Processing))
     platform.batches = False
     async with waits(platform, *ids) as ones:
-        await until(lambda: platform.asked_for("get") > 100)
+        await until_async(lambda: platform.asked_for("get") > 100)
         platform.by_id = dict.fromkeys(ids, S.Completed)
         await asyncio.gather(*(one.end() for one in ones))
     assert platform.asked_for("ended") == 1
@@ -333,7 +327,7 @@ async def test_batches_that_are_refused_become_a_few_single_requests_at_a_time()
 async def test_the_most_impatient_wait_sets_the_pace() -> None:
     platform = polled(iv_1=S.Processing, iv_2=S.Processing)
     async with waits(platform, "iv_1", poll_interval=3600):
-        await until(lambda: platform.asked_for("ended") == 1)
+        await until_async(lambda: platform.asked_for("ended") == 1)
         async with waits(platform, "iv_2", poll_interval=0.01):
             await asyncio.sleep(0.05)
     # The tick that began with the patient wait alone goes on; the next one is quick. A wait that comes looks
@@ -351,7 +345,7 @@ async def test_a_failed_poll_is_no_verdict(pushes: bool, error: Exception) -> No
     platform.pushes = pushes
     platform.down = error
     async with waits(platform, "iv_1") as (one,):
-        await until(lambda: one.notices)
+        await until_async(lambda: one.notices)
         assert "the invocation may still be running" in one.notices[0]
         platform.down = None
         platform.by_id["iv_1"] = S.Completed
@@ -398,7 +392,7 @@ async def test_a_refused_token_is_read_anew_once_and_then_believed(pushes: bool)
     platform = Platform(iv_1=S.Processing)
     platform.pushes = pushes
     async with waits(platform, "iv_1") as (one,):
-        await until(lambda: platform.streams or platform.asked)
+        await until_async(lambda: platform.streams or platform.asked)
         platform.next_token_works = True
         platform.by_id["iv_1"] = S.Completed
         platform.down = UnauthorizedError("the token isn't known")
@@ -423,7 +417,7 @@ async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
     platform.down = UnauthorizedError("the token isn't known here")
 
     async def let_in_again() -> None:
-        await until(lambda: platform.connects > 3)
+        await until_async(lambda: platform.connects > 3)
         platform.by_id["iv_1"] = S.Completed
         platform.down = None
 
@@ -458,10 +452,10 @@ async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
     async with waits(platform, "iv_1", "iv_2", lines=LogQueue()) as ones:
         stream = await opened(platform)
         stream.tell(lines_of("iv_1", ["a"], "1"))
-        await until(lambda: ones[0].lines)
+        await until_async(lambda: ones[0].lines)
         stream.tell(KeyError("a bug"))
         again = await opened(platform, 2)
-        await until(lambda: again.ids == {"iv_1", "iv_2"})
+        await until_async(lambda: again.ids == {"iv_1", "iv_2"})
         assert again.logs["iv_1"] == "1"
         for invocation_id in ("iv_1", "iv_2"):
             platform.set(invocation_id, S.Completed)
@@ -488,7 +482,7 @@ async def test_what_the_platform_does_not_know_any_more_is_lost_once_that_is_cer
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
     platform.pushes = pushes
     async with waits(platform, "iv_1", "iv_2") as (one, other):
-        await until(lambda: platform.asked_for("statuses"))
+        await until_async(lambda: platform.asked_for("statuses"))
         del platform.by_id["iv_1"]
         assert await one.reason() is AbandonReason.Lost
         assert platform.asked_for("get") >= watcher.LOST_AFTER
@@ -509,17 +503,17 @@ async def test_without_a_stream_only_logs_of_what_runs_are_asked_for() -> None:
     wanted = waits(platform, "iv_1", "iv_2", lines=LogQueue())
     async with wanted as (queued, running), waits(platform, "iv_3"):
         platform.log_pages = [page(["a"], "1")]
-        await until(lambda: running.lines == ["a"])
+        await until_async(lambda: running.lines == ["a"])
         assert platform.asked_for("logs") == 1
         asked = platform.asked_for("statuses")
-        await until(lambda: platform.asked_for("statuses") > asked + 2)
+        await until_async(lambda: platform.asked_for("statuses") > asked + 2)
         # What is known to run, or whose lines aren't wanted, is asked for with all that may have ended.
         assert all("iv_1" in ids for kind, ids in platform.asked[-6:] if kind == "statuses")
         assert all("iv_1" not in ids for kind, ids in platform.asked[-6:] if kind == "ended")
         assert queued.lines == []
         platform.log_pages = [page(["b"], "1")] * 2
         platform.by_id["iv_1"] = S.Processing
-        await until(lambda: queued.lines == ["b"])
+        await until_async(lambda: queued.lines == ["b"])
 
 
 async def test_single_requests_find_what_is_lost() -> None:
@@ -556,21 +550,21 @@ async def test_a_log_without_room_is_stopped_and_read_on_from_where_it_was(
     async with waits(platform, "iv_1", lines=queue) as (one,):
         stream = await opened(platform)
         stream.tell(lines_of("iv_1", ["a", "b", "c"], "3"))
-        await until(lambda: one.cursor == "3")
+        await until_async(lambda: one.cursor == "3")
         queue.put(page(["a", "b", "c"], "3").items, "3")
         stream.tell(lines_of("iv_1", ["no", "room"], "5", begins_at="3"))
-        await until(lambda: platform.changes)
+        await until_async(lambda: platform.changes)
         assert platform.changes == [({"iv_1"}, {"iv_1"}, {})]
         # What was on its way is passed over.
         stream.tell(lines_of("iv_1", ["on its way"], "6", begins_at="5"))
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         while len(queue):
             queue.write_next()
-        await until(lambda: len(platform.changes) == 2)
+        await until_async(lambda: len(platform.changes) == 2)
         assert platform.changes[1] == (set(), set(), {"iv_1": "3"})
         stream.tell(lines_of("iv_1", ["late on its way"], "6", begins_at="5"))
         stream.tell(NewLines("iv_1", page(["no", "room"], "5", has_next=True), "3"))
-        await until(lambda: one.cursor == "5")
+        await until_async(lambda: one.cursor == "5")
         assert one.lines == ["a", "b", "c", "no", "room"]
         assert one.notices == ["behind"]
         # An end doesn't wait for lines: whoever resumes reads on from the cursor.
@@ -598,11 +592,11 @@ async def test_lines_that_nobody_takes_are_not_read_without_end() -> None:
     for number in range(20):
         begins_at = None if number == 0 else str(number)
         stream.tell(lines_of("iv_1", [f"{number}"] * 100, str(number + 1), begins_at=begins_at))
-        await until(stream.queue.empty)
+        await until_async(stream.queue.empty)
         await asyncio.sleep(0)
-    await until(lambda: platform.changes)
+    await until_async(lambda: platform.changes)
     is_free.set()
-    await until(lambda: len(platform.changes) == 2)
+    await until_async(lambda: len(platform.changes) == 2)
     (cursor,) = platform.changes[1][2].values()
     assert len(taken) == 100 * int(cursor or 0) <= 100 + wait_handle.LOG_SETTINGS.queue_lines
     platform.set("iv_1", S.Completed)
@@ -627,7 +621,7 @@ async def test_a_log_that_can_not_be_read_is_said_and_ends_nothing() -> None:
     async with waits(platform, "iv_1", lines=LogQueue()) as (one,):
         stream = await opened(platform)
         stream.tell(UnreadableLog("iv_1", "the cursor is none of ours"))
-        await until(lambda: one.notices)
+        await until_async(lambda: one.notices)
         assert not one.task.done()
         platform.set("iv_1", S.Completed)
         await one.end()
@@ -642,9 +636,9 @@ async def test_without_a_stream_logs_are_asked_for_from_the_cursor_on(
     platform = polled(iv_1=S.Processing)
     platform.log_pages = [page(["a"], "1", has_next=True), UnavailableError("later"), page(["b"], "2")]
     async with waits(platform, "iv_1", lines=LogQueue()) as (one,):
-        await until(lambda: one.cursor == "2")
+        await until_async(lambda: one.cursor == "2")
         platform.log_pages = [NotFoundError("no log is kept")]
-        await until(lambda: one.notices)
+        await until_async(lambda: one.notices)
         asked = platform.asked_for("logs")
         await asyncio.sleep(0.05)
         assert platform.asked_for("logs") == asked
@@ -787,4 +781,4 @@ async def test_whatever_happens_each_wait_ends_once_and_with_its_invocation(
         for one in (*ones, *left):
             one.task.cancel()
         await asyncio.gather(*(one.task for one in (*ones, *left)), return_exceptions=True)
-    await until(lambda: not WatcherRegistry.current()._watchers)
+    await until_async(lambda: not WatcherRegistry.current()._watchers)

@@ -18,7 +18,11 @@ from airflow_invocations.models import CaughtUp, EventFilter, InvocationRequest,
 from airflow_invocations.platforms import PlatformError, UnavailableError, retry
 from airflow_invocations.platforms.flyte import FlytePlatform, FlyteSettings, platform, tasks, watch
 
-from ..conftest import Script, answer, raw
+from ....support.scripted_server import (
+    Script,
+    answer,
+    raw,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -25,7 +25,9 @@ from airflow_invocations.platforms import (
     UnsupportedError,
 )
 
-from ..platforms.test_roboto import INVOCATION
+from .records import (
+    INVOCATION,
+)
 
 S = InvocationStatus
 NOON = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
