@@ -22,7 +22,7 @@ import uvicorn
 
 from ..runtime.secrets import write_private
 from .api.app import create_app
-from .connections import BoundedConfig, RareReports, most_connections, raise_descriptor_limit
+from .connections import BoundedConfig, RareReports, max_connections, raise_descriptor_limit
 from .datasets import DatasetFiles
 from .db import LOCAL_ORG, LOCAL_USER, Store, open_store
 from .execution.action_files import read_action
@@ -76,7 +76,7 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     app = CountRequests(api, metrics)
     config = BoundedConfig(
         app,
-        most_connections(raise_descriptor_limit(), settings.slots),
+        max_connections(raise_descriptor_limit(), settings.slots),
         log_config=None,  # uvicorn's messages go to this server's log
         access_log=False,  # requests are counted, see /metrics
         lifespan="off",

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from airflow_invocations.server import connections
-from airflow_invocations.server.connections import BoundedConfig, RareReports, most_connections
+from airflow_invocations.server.connections import BoundedConfig, RareReports, max_connections
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +79,7 @@ async def closed(reader: asyncio.StreamReader) -> bool:
 async def test_a_request_whose_headers_do_not_arrive_in_time_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEADERS_WITHIN", 0.2)
+    monkeypatch.setattr(connections, "HEADERS_TIMEOUT", 0.2)
     address = await serve()
     for sent in (b"", HALF):
         async with opened(address) as (reader, writer):
@@ -90,7 +90,7 @@ async def test_a_request_whose_headers_do_not_arrive_in_time_is_given_up(
 async def test_a_body_that_does_not_arrive_in_time_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "BODY_WITHIN", 0.2)
+    monkeypatch.setattr(connections, "BODY_TIMEOUT", 0.2)
     async with opened(await serve()) as (reader, writer):
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
         assert await closed(reader)
@@ -99,7 +99,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_given_up(
 async def test_requests_one_after_another_and_at_once_are_answered_on_one_connection(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEADERS_WITHIN", 0.3)
+    monkeypatch.setattr(connections, "HEADERS_TIMEOUT", 0.3)
     async with opened(await serve()) as (reader, writer):
         for _ in range(4):  # longer in all than one request's headers may take
             await asyncio.sleep(0.1)
@@ -122,9 +122,9 @@ async def test_the_connection_that_has_waited_longest_makes_room(serve: Serve) -
 
 
 def test_connections_leave_descriptors_to_the_runner() -> None:
-    assert most_connections(1024, slots=8) == 400
-    assert most_connections(64, slots=8) == 16
-    assert 2 * most_connections(4096, slots=64) < 4096 - 12 * 64
+    assert max_connections(1024, slots=8) == 400
+    assert max_connections(64, slots=8) == 16
+    assert 2 * max_connections(4096, slots=64) < 4096 - 12 * 64
 
 
 async def test_connections_that_cannot_be_accepted_are_reported_once(

@@ -1,4 +1,4 @@
-"""Read the action.json of an action's folder, and say what in it has no effect."""
+"""Read the action.json of an action's folder, and warn of parts without effect."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ...models.base import problems_of
 from ..api.schemas import CreateActionBody
 from ..settings import StartError
 
-#: Fields that the published client's command writes and that mean nothing here, or are read as another one.
+#: Fields that the published client's command writes and that have no effect here or another name.
 _ALSO_KNOWN = {"docker_config", "image_uri"}
 
-#: The objects inside of an action, by their fields.
+#: The objects within an action, by field.
 _PARTS: dict[str, type[pydantic.BaseModel]] = {
     "compute_requirements": ComputeRequirements,
     "container_parameters": ContainerParameters,
@@ -33,7 +33,7 @@ def read_action(path: Path) -> tuple[CreateActionBody, list[str]]:
     :raises StartError: the file is not a valid action; the message names the file and the field.
     """
     try:
-        content = json.loads(path.read_bytes())  # bytes, so that a byte order mark is taken for one
+        content = json.loads(path.read_bytes())  # bytes, so that json handles a byte order mark
         warnings = list(_unknown_fields(content))
         if isinstance(content, dict) and "image_uri" in content:
             content["uri"] = content.pop("image_uri")

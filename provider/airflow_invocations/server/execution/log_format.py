@@ -1,4 +1,4 @@
-"""The server's own log: one JSON object a line, or readable lines where a person is looking."""
+"""Format the server's log: one JSON object per line, or readable lines in a terminal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 
 import structlog
 
-#: Whose messages are ours, and from which level on the others' are shown.
-_OURS = "airflow_invocations"
+#: The logger of this package; its messages are shown from INFO on, others from WARNING on.
+_PACKAGE = "airflow_invocations"
 
 
 def configure_logging() -> None:
-    """Have everything that is logged in this process go to stderr, structured."""
+    """Write all log records of this process to stderr, structured."""
     stamped: list[structlog.typing.Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
@@ -21,7 +21,7 @@ def configure_logging() -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     handler = logging.StreamHandler(sys.stderr)
-    rendered = _for_people() if sys.stderr.isatty() else _for_programs()
+    rendered = _console_renderers() if sys.stderr.isatty() else _json_renderers()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=stamped,
@@ -31,19 +31,19 @@ def configure_logging() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger(_OURS).setLevel(logging.INFO)
-    # It warns of each request that is no HTTP: anyone who reaches the port could fill the log.
+    logging.getLogger(_PACKAGE).setLevel(logging.INFO)
+    # uvicorn warns of each request that isn't HTTP, so any client could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
-# Tracebacks have no frames' locals: those of a request hold its token, those of a runner secrets' values.
+# Tracebacks don't show local variables, because those may be tokens and secret values.
 
 
-def _for_people() -> list[structlog.typing.Processor]:
+def _console_renderers() -> list[structlog.typing.Processor]:
     colours = not os.environ.get("NO_COLOR")  # https://no-color.org
     return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)]
 
 
-def _for_programs() -> list[structlog.typing.Processor]:
+def _json_renderers() -> list[structlog.typing.Processor]:
     without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]

@@ -1,4 +1,4 @@
-"""What an action leaves in its output folder, put into a dataset with what it noted about it."""
+"""Upload an action's outputs to a dataset, with the metadata that the action set."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..outages import is_outage
 
 
 class UploadError(Exception):
-    """The outputs can't be uploaded; the message says which and why. The workspace has them still."""
+    """An output can't be uploaded; the message says which and why. The workspace keeps all outputs."""
 
 
 def destination_of(record: InvocationRecord) -> str | None:
-    """The dataset that an invocation's outputs go to: the one it names, else the one that its input is of."""
-    wanted = record.upload_destination
-    if wanted is not None and wanted.destination_type is UploadDestinationType.Dataset:
-        return wanted.destination_id
+    """Return the dataset of an invocation's outputs: its upload destination, or its input dataset."""
+    destination = record.upload_destination
+    if destination is not None and destination.destination_type is UploadDestinationType.Dataset:
+        return destination.destination_id
     return None if record.data_source.is_unspecified else record.data_source.data_source_id
 
 
@@ -36,26 +36,24 @@ def upload(
     say: Callable[[str], object],
     stop: Callable[[], None],
 ) -> None:
-    """Put the output folder's files into the dataset they go to, and apply what was noted of them and of it.
+    """Upload the files of the output folder, then apply the changesets of files and dataset.
 
-    A file that is there already under its path gets another version. Files are put there one by one, so an
-    upload that is broken off may have left some; the next attempt puts all of them there.
+    A file that exists in the dataset gets a new version. Files are uploaded one by one, so an interrupted
+    upload may leave some of them; the next attempt uploads all again.
 
-    Args:
-        datasets: where the dataset is.
-        record: the invocation.
-        paths: its folders and files.
-        say: told, for the invocation's log, what is left out.
-        stop: called before each file; an exception of its ends the upload.
-
-    Raises:
-        UploadError: something can't be read or written; nothing that was noted is applied then.
-        OSError, SQLAlchemyError: an outage; the whole upload may be repeated.
+    :param datasets: has the dataset.
+    :param record: the invocation.
+    :param paths: its folders and files.
+    :param say: called with messages for the invocation's log.
+    :param stop: called before each file; it raises an exception to stop.
+    :raises UploadError: a file can't be read or written; no changeset is applied then.
+    :raises OSError: an outage; the whole upload may be repeated.
+    :raises SQLAlchemyError: an outage; the whole upload may be repeated.
     """
     try:
         files = _outputs(paths.output_dir)
-        noted = read_file_changesets(paths.file_changeset_file)
-        of_dataset = read_dataset_changeset(paths.dataset_changeset_file)
+        file_changes = read_file_changesets(paths.file_changeset_file)
+        dataset_changes = read_dataset_changeset(paths.dataset_changeset_file)
     except ActionRuntimeException as error:
         if is_outage(error.__cause__):
             raise error.__cause__ from None
@@ -68,7 +66,7 @@ def upload(
                 "the invocation names no upload_destination"
             )
         return
-    for path in noted.keys() - files.keys():
+    for path in file_changes.keys() - files.keys():
         say(f"changes of {path!r} are forgotten: there is no such output")
     try:
         folder = datasets.folder(dataset_id, record.org_id)
@@ -76,10 +74,12 @@ def upload(
             stop()
             _put(lambda: folder.copy_in(source, path), path)  # noqa: B023
         updates: Mapping[str, Sequence[FileUpdate]] = {
-            path: changes for path, changes in noted.items() if path in files
+            path: changes for path, changes in file_changes.items() if path in files
         }
-        of_it = [] if of_dataset is None else [DatasetUpdate(metadata_changeset=of_dataset)]
-        datasets.record_upload(dataset_id, record.org_id, record.invocation_id, updates, of_it)
+        dataset_updates = (
+            [] if dataset_changes is None else [DatasetUpdate(metadata_changeset=dataset_changes)]
+        )
+        datasets.record_upload(dataset_id, record.org_id, record.invocation_id, updates, dataset_updates)
     except ApiError as error:
         raise UploadError(error.message) from None
     if files:
@@ -98,10 +98,9 @@ def _put(write: Callable[[], None], path: str) -> None:
 
 
 def _outputs(folder: Path) -> dict[str, Path]:
-    """Each output's path in the dataset, and where it lies. A link counts as what it leads to, in the folder.
+    """Return the outputs by their paths in the dataset; a link within the folder counts as its target.
 
-    Raises:
-        UploadError: the folder isn't one any more, or something in it is no file of its own.
+    :raises UploadError: the output folder was replaced, or an entry isn't a file in the folder.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise UploadError(f"the output folder {folder} is no folder any more: the action has replaced it")

@@ -1,4 +1,4 @@
-"""Decide what an invocation may change of how its action is registered."""
+"""Check which settings of an action an invocation may override."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..api.errors import ForbiddenError
 #: Checks an action's container parameters against an invocation's overrides of them.
 OverrideCheck = Callable[[ContainerParameters, ContainerParameters | None], None]
 
-#: Variables that say who asked, and which trace and lineage run an invocation belongs to. They change
-#: nothing of what runs. OpenLineage's others (OPENLINEAGE_URL, OPENLINEAGE__TRANSPORT__TYPE, ...) do.
+#: Variables with provenance, trace and lineage of an invocation. They don't change what runs. Other variables
+#: of OpenLineage (OPENLINEAGE_URL, OPENLINEAGE__TRANSPORT__TYPE, ...) do.
 _PROVENANCE = re.compile(
     r"AIRFLOW_CTX_[A-Z0-9_]+|OPENLINEAGE_(ROOT_)?PARENT_[A-Z_]+|TRACEPARENT|TRACESTATE|BAGGAGE"
 )
 
-#: Variables that decide which program runs, or what an interpreter, a loader or this server's runtime does.
+#: Variables that change which program runs, or the behaviour of an interpreter, a loader or the runtime.
 _SENSITIVE = re.compile(
     r"PATH|HOME|TMPDIR|SHELL|IFS|ENV|BASH_.*|LD_.*|DYLD_.*|GCONV_PATH|GLIBC_TUNABLES|PYTHON.*|PERL.*|RUBY.*"
     r"|NODE_.*|JAVA_TOOL_OPTIONS|_JAVA_OPTIONS|JDK_JAVA_OPTIONS|CLASSPATH|BROWSER|EDITOR|PAGER|GIT_.*|SSL_.*"
@@ -26,15 +26,14 @@ _SENSITIVE = re.compile(
 
 
 def require_as_registered(action: ContainerParameters, overrides: ContainerParameters | None) -> None:
-    """Check that an invocation runs what is registered.
+    """Check that an invocation runs the action as registered.
 
-    It may set the variables that the action declares in its own `env_vars`, but for those that decide what
-    runs (PATH, LD_PRELOAD, PYTHONPATH, ...), and those that say who asked. Repeating what is registered is no
-    override.
+    The invocation may set variables that the action declares in its `env_vars`, except those that change what
+    runs (PATH, LD_PRELOAD, PYTHONPATH, ...), and variables with provenance. It may repeat registered values.
 
-    :param action: how the action is registered.
-    :param overrides: what the invocation asks for.
-    :raises ForbiddenError: it asks for more.
+    :param action: the registered container parameters.
+    :param overrides: the invocation's overrides.
+    :raises ForbiddenError: the overrides change more.
     """
     if overrides is None:
         return

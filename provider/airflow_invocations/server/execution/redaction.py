@@ -1,4 +1,4 @@
-"""Takes secrets' values out of the lines that an action writes."""
+"""Remove secret values from the lines that an action writes."""
 
 from __future__ import annotations
 
@@ -6,55 +6,53 @@ import json
 import re
 from collections.abc import Iterable
 
-#: What stands in a log where a secret's value would.
+#: Replaces a secret value in a log.
 REDACTED = b"***"
 
-#: Characters that a value has at least to be looked for in logs: a shorter one is in every other word.
+#: Characters of the shortest value that is replaced; a shorter one would occur in many words.
 SHORTEST_REDACTED = 4
 
 
 class Redaction:
-    """Replaces secrets' values in lines of a log, as they are and as JSON writes them, also JSON within JSON.
+    """Replaces secret values in lines of a log, also where they are escaped as JSON, or as JSON within JSON.
 
-    Writers of JSON differ in what they escape: Python every character beyond ASCII, Go `<`, `>` and `&`, PHP
-    the slash. Values that are encoded in another way (URL, HTML, base64, UTF-16), or written half to standard
-    output and half to standard error, are not recognised.
+    JSON writers differ in what they escape: Python every character beyond ASCII, Go `<`, `>` and `&`, PHP the
+    slash. Values in another encoding (URL, HTML, base64, UTF-16), or split between standard output and
+    standard error, are not recognised.
 
-    A value of several lines is looked for line by line; lines and values of fewer than SHORTEST_REDACTED
-    characters are left alone.
+    Each line of a value is replaced by itself; lines of fewer than SHORTEST_REDACTED characters are not.
 
     :param values: the secrets' values.
     """
 
     def __init__(self, values: Iterable[str]) -> None:
         lines = {line.strip() for value in values for line in value.splitlines()}
-        written = {form for line in lines for form in _forms(line)}
-        wanted = sorted((form for form in written if len(form) >= SHORTEST_REDACTED), key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(re.escape(form.encode()) for form in wanted)) if wanted else None
-        #: Bytes of the longest value that is looked for; 0: none is.
-        self.longest = max((len(form.encode()) for form in wanted), default=0)
+        all_forms = {form for line in lines for form in _forms(line)}
+        forms = sorted((form for form in all_forms if len(form) >= SHORTEST_REDACTED), key=len, reverse=True)
+        self._pattern = re.compile(b"|".join(re.escape(form.encode()) for form in forms)) if forms else None
+        #: Bytes of the longest form of a value; 0: there is no value.
+        self.longest = max((len(form.encode()) for form in forms), default=0)
 
     def applied_to(self, text: bytes) -> bytes:
-        """The text without the values."""
+        """Return the text without the values."""
         return text if self._pattern is None else self._pattern.sub(REDACTED, text)
 
     def held_back(self, text: bytes) -> int:
-        """How many bytes at the text's end may be the beginning of a value: wait for what follows them."""
+        """Return the number of bytes at the end of a text that may be the beginning of a value."""
         if self._pattern is None:
             return 0
         return min(len(text), self.longest - 1)
 
 
-#: Characters that some writers of JSON escape though they need not: Go and .NET, and PHP. Each set is taken
-#: whole, as a writer does.
+#: Sets of characters that some JSON writers escape although JSON doesn't require it: Go, .NET, and PHP.
 _ESCAPED = ("", "<>&", "<>&'+`", "/", "<>&/", "<>&'/")
 
-#: What some write with hexadecimal digits in upper case: nothing, ASCII characters only, or every character.
+#: Escapes that some JSON writers write in upper case: none, those of ASCII characters, or all.
 _UPPER = (re.compile(r"(?!)"), re.compile(r"\\u00[0-7][0-9a-f]"), re.compile(r"\\u[0-9a-f]{4}"))
 
 
 def _forms(line: str) -> set[str]:
-    """A value as it is, as writers of JSON write it, and as they write what they wrote."""
+    """Return a value as it is, escaped as JSON, and escaped twice."""
     once = _as_json(line)
     return {line, *once, *(twice for form in once for twice in _as_json(form))}
 

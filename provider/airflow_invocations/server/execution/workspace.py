@@ -1,4 +1,4 @@
-"""The folder an action runs in, and the environment that its process finds there."""
+"""The folder in which an action runs, and the environment of its process."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from ...runtime.prepare import (
 from ...runtime.resolver import InputCatalog
 from .process_limits import MAX_TEXT, MAX_TOTAL, fit_environment
 
-#: Which invocation a process belongs to.
+#: Environment variable with the invocation that a process belongs to.
 INVOCATION_VARIABLE = str(Variable.InvocationId)
 
-#: Which server, on which data folder, has started a process.
+#: Environment variable with the server and data folder that started a process.
 SERVER_VARIABLE = "INVOCATIONS_SERVICE"
 
-#: What the variable of a parameter's value begins with; its name follows.
+#: Prefix of the environment variables with parameter values; the parameter's name follows.
 _PARAMETER = "ROBOTO_PARAM_"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where an action reaches this server, and the token that it may use while it runs."""
+    """The address of this server, and the token that an action may use while it runs."""
 
     endpoint: str
     token: str
-    #: What names the server and its data folder.
+    #: Identifies the server and its data folder.
     server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folder of one invocation: input, output, and the files that its environment names."""
+    """The folder of one invocation: inputs, outputs, and the files that environment variables name."""
 
     folder: Path
 
     @property
     def paths(self) -> InvocationPaths:
-        """Where everything in it is."""
+        """Paths of the files and folders in the workspace."""
         return InvocationPaths.within(self.folder)
 
     @property
     def work(self) -> Path:
-        """The action's working directory, unless it names one."""
+        """The action's working directory, unless the action sets one."""
         return self.folder / "work"
 
     def prepare(
@@ -66,13 +66,15 @@ class Workspace:
         wants_downloads: Callable[[], bool],
         notice: Callable[[str], object],
     ) -> PreparedEnvironment:
-        """Make the workspace, after removing the one of an earlier attempt.
+        """Create the workspace, after removing the one of an earlier attempt.
 
-        `wants_downloads` is asked only where there is an input; `notice` is called with what the reader of
-        the invocation's log should know.
-
-        Raises:
-            PrepareEnvException: it can't be made; its exit code says whose fault that is.
+        :param record: the invocation.
+        :param catalog: finds and downloads the inputs.
+        :param read_secret: reads a secret by name and organisation.
+        :param wants_downloads: returns whether the action needs its input files; called only for an
+            invocation with an input.
+        :param notice: called with messages for the invocation's log.
+        :raises PrepareEnvException: the workspace can't be created; the exit code gives the cause.
         """
         if self.folder.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -80,7 +82,7 @@ class Workspace:
         input_data = input_of(record)
         return prepare_invocation_environment(
             self.paths,
-            action_parameters=(),  # their defaults were filled in when it was invoked
+            action_parameters=(),  # the record has the default values already
             parameter_values=record.parameter_values,
             org_id=record.org_id,
             read_secret=read_secret,
@@ -108,7 +110,7 @@ class Workspace:
         """Return the environment of the action's process; of the server's own it has only PATH.
 
         :param command: the process's command line.
-        :param notice: called with a sentence about parameters that a process can't be given as variables.
+        :param notice: called with a message about parameters that are too large for an environment variable.
         """
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         own = {
@@ -129,12 +131,12 @@ class Workspace:
         }
         variables = {f"{_PARAMETER}{name}": _text(value) for name, value in record.parameter_values.items()}
         chosen = record.container_parameters.env_vars or {}
-        # An action must not override the variables by which its processes are found.
+        # An action must not override the variables that identify its processes.
         marks = {INVOCATION_VARIABLE: record.invocation_id, SERVER_VARIABLE: access.server}
         given = {**own, **variables, **chosen, **marks}
         fitted = fit_environment(command, given, variables.keys() - chosen.keys())
-        if fitted.left_out:
-            names = ", ".join(repr(name.removeprefix(_PARAMETER)) for name in fitted.left_out)
+        if fitted.omitted:
+            names = ", ".join(repr(name.removeprefix(_PARAMETER)) for name in fitted.omitted)
             notice(
                 f"too large for the environment, so only in the file that {Variable.ActionParametersFile} "
                 f"names: parameter {names} (a variable may have {MAX_TEXT:,} bytes with its name, and all "

@@ -1,8 +1,8 @@
-"""Compare a record's field to a value in SQL, with the result that the published client's `matches` has.
+"""Compare a field with a value in SQL, with the same result as `matches` of the published client.
 
-Types are never mixed silently. A text beside a number is read as a number, if it is one; LIKE and BEGINS_WITH
-look at texts only; CONTAINS looks into a text, an array's elements and an object's keys. Whatever the client
-can't compare, and whatever has no value, matches nothing.
+Types are never mixed silently. A text that is compared with a number is converted, if it is a number. LIKE
+and BEGINS_WITH match only texts. CONTAINS searches a text, an array's elements and an object's keys. Values
+that the client can't compare, and missing values, match nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from ...models import Comparator
 
-#: A value that a field is compared to. A boolean is a number, as in Python: true equals 1.
+#: A value that a field is compared with. A boolean is a number, as in Python: true equals 1.
 Value = str | int | float
 
 _ORDERED: dict[Comparator, Callable[[Any, Any], Any]] = {
@@ -31,36 +31,36 @@ _ORDERED: dict[Comparator, Callable[[Any, Any], Any]] = {
     Comparator.LessThanOrEqual: operator.le,
 }
 
-#: What SQLite calls the JSON types that are numbers.
+#: SQLite's names of the JSON types that are numbers.
 _NUMBERS = ("integer", "real", "true", "false")
 
-#: Characters of a text that is read as a number.
+#: Characters of a text that is converted to a number, at most.
 _LONGEST_NUMBER = 10_000
 
-#: The SQL function that reads a text as a number; see `add_functions`.
-_READ_AND_COMPARE = "invocations_read_and_compare"
+#: The SQL function that compares a text as a number; see `add_functions`.
+_COMPARE_AS_NUMBER = "invocations_compare_as_number"
 
 
 class Field(Protocol):
-    """A field of a record, by the types that its values may have.
+    """A field of a record.
 
-    Each method returns an SQL condition, which is NULL or false where the field has no value.
+    Each method returns an SQL condition, which is NULL or false for a field without a value.
     """
 
     def ordered(self, comparator: Comparator, value: Value) -> sa.ColumnElement[bool]:
-        """Compare by one of = != < <= > >=."""
+        """Compare with one of = != < <= > >=."""
 
     def equals_any(self, values: Sequence[Value]) -> sa.ColumnElement[bool]:
-        """Compare to each of several values; the condition stays small however many there are."""
+        """Compare with each of several values; the condition is small also for many values."""
 
     def contains(self, value: Value) -> sa.ColumnElement[bool]:
-        """Hold where the field is a text, array or object with the value in it."""
+        """Match a text, array or object that contains the value."""
 
     def lacks(self, value: Value) -> sa.ColumnElement[bool]:
-        """Hold where the field is a text, array or object without the value in it."""
+        """Match a text, array or object that doesn't contain the value."""
 
     def text(self) -> sa.ColumnElement[str]:
-        """Return the field's value where that is a text, else NULL."""
+        """Return the field's value if it is a text, else NULL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,15 @@ class TextField:
         """See Field."""
         if isinstance(value, str):
             return _compared(self.column, comparator, value)
-        return _read_and_compared("text", self.column, comparator, [value])
+        return _text_as_number("text", self.column, comparator, [value])
 
     def equals_any(self, values: Sequence[Value]) -> sa.ColumnElement[bool]:
         """See Field."""
         texts, numbers = _texts_and_numbers(values)
-        if not numbers:  # the usual case, which an index answers
+        if not numbers:  # the usual case, for which SQLite can use an index
             return self.column.in_(texts)
         return sa.or_(
-            self.column.in_(texts), _read_and_compared("text", self.column, Comparator.Equals, numbers)
+            self.column.in_(texts), _text_as_number("text", self.column, Comparator.Equals, numbers)
         )
 
     def contains(self, value: Value) -> sa.ColumnElement[bool]:
@@ -131,7 +131,7 @@ class JsonField:
     """A value inside a JSON document, of any type.
 
     :param document: the column of the document.
-    :param path: where the value is, as SQLite writes it: $."metadata"."speed".
+    :param path: the value's path in SQLite's notation: $."metadata"."speed".
     """
 
     document: sa.ColumnElement[Any]
@@ -139,7 +139,7 @@ class JsonField:
 
     @property
     def value(self) -> sa.ColumnElement[Any]:
-        """The value as SQLite has it; arrays and objects are texts there, true and false numbers."""
+        """The value in SQLite, where arrays and objects are texts, and true and false are numbers."""
         return sa.func.json_extract(self.document, self.path)
 
     def ordered(self, comparator: Comparator, value: Value) -> sa.ColumnElement[bool]:
@@ -149,7 +149,7 @@ class JsonField:
             if isinstance(value, str)
             else self._as_numbers(comparator, [value], _compared(self.value, comparator, value))
         )
-        # Of another type: it can't be ordered, and it isn't equal.
+        # A value of another type can't be ordered and isn't equal.
         return sa.case(
             (self.value.is_(None), sa.false()),
             *comparable,
@@ -185,19 +185,19 @@ class JsonField:
 
     @property
     def _kind(self) -> sa.ColumnElement[str]:
-        """What the value is in the JSON; NULL: there is none."""
+        """The value's JSON type; NULL: there is no value."""
         return sa.func.json_type(self.document, self.path)
 
     def _as_numbers(
         self, comparator: Comparator, values: Sequence[int | float], plain: sa.ColumnElement[bool]
     ) -> list[tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]]:
-        """The cases in which the value is a number; `plain` compares what SQLite has as one."""
-        # SQLite makes a real of an integer of more than 64 bits, and two of those may then be equal.
+        """Return the cases in which the value is a number; `plain` compares numbers of SQLite."""
+        # SQLite converts an integer of more than 64 bits to a real, and two different ones may become equal.
         is_large = sa.and_(self._kind == "integer", sa.func.typeof(self.value) == "real")
         digits = self.document.op("->")(self.path)
         return [
-            (self._kind == "text", _read_and_compared("text", self.value, comparator, values)),
-            (is_large, _read_and_compared("integer", digits, comparator, values)),
+            (self._kind == "text", _text_as_number("text", self.value, comparator, values)),
+            (is_large, _text_as_number("integer", digits, comparator, values)),
             (self._kind.in_(_NUMBERS), plain),
         ]
 
@@ -212,8 +212,8 @@ class JsonField:
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Give a connection the SQL functions that the conditions of this module call."""
-    connection.create_function(_READ_AND_COMPARE, 4, _read_and_compare, deterministic=True)
+    """Add the SQL functions that the conditions of this module call to a connection."""
+    connection.create_function(_COMPARE_AS_NUMBER, 4, _compare_as_number, deterministic=True)
 
 
 def _texts_and_numbers(values: Sequence[Value]) -> tuple[list[str], list[int | float]]:
@@ -230,25 +230,25 @@ def _is_in(part: str, whole: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     return sa.func.instr(whole, part) > 0
 
 
-def _read_and_compared(
+def _text_as_number(
     kind: str, text: sa.ColumnElement[Any], comparator: Comparator, values: Sequence[int | float]
 ) -> sa.ColumnElement[bool]:
-    """Hold where the text, read as a number, compares so to one of the values; not where it is no number."""
-    call = sa.Function(_READ_AND_COMPARE, kind, text, comparator.value, json.dumps(values), type_=sa.Integer)
+    """Match a text that is a number for which the comparison with one of the values is true."""
+    call = sa.Function(_COMPARE_AS_NUMBER, kind, text, comparator.value, json.dumps(values), type_=sa.Integer)
     return call == 1
 
 
-def _read_and_compare(kind: str, text: str | None, comparator: str, values: str) -> bool | None:
+def _compare_as_number(kind: str, text: str | None, comparator: str, values: str) -> bool | None:
     if text is None:
         return None
     compare = _ORDERED[Comparator(comparator)]
-    return any(_reads_so(kind, text, compare, value) for value in _numbers(values))
+    return any(_matches_number(kind, text, compare, value) for value in _numbers(values))
 
 
-def _reads_so(kind: str, text: str, compare: Callable[[Any, Any], Any], value: int | float) -> bool:
+def _matches_number(kind: str, text: str, compare: Callable[[Any, Any], Any], value: int | float) -> bool:
     if len(text) > _LONGEST_NUMBER:
         return False
-    # As the client does: beside a whole number only a whole number is read, beside 12.0 also "12.5".
+    # As in the client: for a whole number only a whole number is converted, for 12.0 also "12.5".
     try:
         number = float(text) if kind == "text" and isinstance(value, float) else int(text)
     except ValueError:

@@ -1,9 +1,9 @@
-"""Match paths against patterns as in a `.gitignore`, in time that grows with path and pattern only.
+"""Match paths against patterns as in a `.gitignore`, without backtracking.
 
-https://git-scm.com/docs/gitignore#_pattern_format has the rules. A translation into an ordinary regular
-expression backtracks: seven `*?` against one name of 64 characters take minutes, during which Python runs
-nothing else. Here every run of wildcards takes the first place that fits and keeps it (an atomic group). That
-is enough, because whatever follows a wildcard fits behind the first place if it fits behind a later one.
+https://git-scm.com/docs/gitignore#_pattern_format has the rules. An ordinary regular expression backtracks:
+seven `*?` against one name of 64 characters take minutes, during which Python runs nothing else. Here every
+wildcard takes the first match and keeps it (an atomic group). That is sufficient, because the rest of a
+pattern that matches after a later match also matches after the first one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _IN_PART = "[^/]"
 
 
 class PatternError(ValueError):
-    """A pattern that cannot be read; the message says which and why."""
+    """An invalid pattern; the message says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
     """One line of a `.gitignore`.
 
-    A path that the pattern itself names counts for more than one that is only below a folder it names,
-    whatever the order of the lines; `below` has those.
+    A pattern that matches a path itself takes precedence over one that matches a folder above it, in any
+    order of the lines. `names` matches paths, `below` matches everything below a folder.
     """
 
     includes: bool
@@ -39,16 +39,16 @@ class _Pattern:
     below: re.Pattern[str] | None
 
     def weight(self, path: str) -> int:
-        """2: the pattern names the path, 1: a folder above it, 0: neither."""
+        """Return 2 if the pattern matches the path, 1 for a folder above it, 0 for neither."""
         if self.names is not None and self.names.match(path):
             return 2
         return 1 if self.below is not None and self.below.match(path) else 0
 
 
 class FilePatterns:
-    """A list of patterns as in a `.gitignore`; of those that match a path the last one decides.
+    """A list of patterns as in a `.gitignore`; the last one that matches a path decides.
 
-    Blank lines and lines that begin with `#` are left out.
+    Blank lines and lines that begin with `#` are ignored.
 
     :param lines: the patterns, of at most MAX_PATTERN characters each.
     :raises PatternError: a pattern is too long, ends with a backslash, has a `[` without a `]`, or a range
@@ -59,7 +59,7 @@ class FilePatterns:
         self._last_first = [pattern for line in reversed(lines) if (pattern := _read(line)) is not None]
 
     def match(self, path: str) -> bool:
-        """Whether a path below the folder, with `/` between its parts, is one that the patterns select."""
+        """Return whether the patterns select a path, which is relative to the folder, with `/`."""
         selected, heaviest = False, 0
         for pattern in self._last_first:
             weight = pattern.weight(path)
@@ -71,7 +71,7 @@ class FilePatterns:
 
 
 def _read(line: str) -> _Pattern | None:
-    """The pattern of one line; None: the line has none."""
+    """Return the pattern of one line; None: the line has no pattern."""
     if len(line) > MAX_PATTERN:
         raise PatternError(f"{_shown(line)} has {len(line)} characters; a pattern may have {MAX_PATTERN}")
     text = line if line.endswith("\\ ") else line.rstrip()
@@ -91,7 +91,7 @@ def _shown(line: str) -> str:
 
 
 def _anchored(parts: list[str]) -> list[str]:
-    """The parts of a pattern, from the folder's top on: one without a `/` before its end fits anywhere."""
+    """Return a pattern's parts from the top folder on; one without a `/` before its end matches anywhere."""
     if not parts[0]:
         parts = parts[1:]
     elif (len(parts) == 1 or parts[1:] == [""]) and parts[0] != _ANY_FOLDERS:
@@ -109,7 +109,7 @@ _TWICE = (_ANY_FOLDERS, _ANY_FOLDERS)
 def _compiled(
     parts: list[str], *, only_folders: bool
 ) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
-    """What names a path, and what names a folder above it."""
+    """Return the expressions that match a path, and everything below a folder."""
     if parts == [_ANY_FOLDERS]:
         return (None, re.compile(".*/", re.DOTALL)) if only_folders else (re.compile(""), None)
     if parts == [_ANY_FOLDERS, "*"]:
@@ -126,7 +126,7 @@ def _compiled(
 
 
 def _groups(parts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The rows of parts between two `**`: what may come before each, and itself, as expressions."""
+    """Yield the parts between two `**`, each with the expression of what may precede it."""
     anywhere, row = "", []
     for part in parts:
         if part != _ANY_FOLDERS:
@@ -139,7 +139,7 @@ def _groups(parts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _part_expression(part: str) -> str:
-    """The expression of one part of a path: a file's or a folder's whole name."""
+    """Return the expression of one part of a path, the whole name of a file or folder."""
     first, *rest = _rows_between_stars(part)
     if not rest:
         return first
@@ -149,33 +149,33 @@ def _part_expression(part: str) -> str:
 
 
 def _rows_between_stars(part: str) -> list[str]:
-    """What stands between the `*` of a part: expressions that each fit texts of one length only."""
-    rows, place = [""], 0
-    while place < len(part):
-        character = part[place]
-        place += 1
+    """Return the expressions between the `*` of a part; each matches texts of only one length."""
+    rows, position = [""], 0
+    while position < len(part):
+        character = part[position]
+        position += 1
         if character == "*":
             rows.append("")
         elif character == "?":
             rows[-1] += _IN_PART
         elif character == "[":
-            expression, place = _class_expression(part, place)
+            expression, position = _class_expression(part, position)
             rows[-1] += expression
         elif character == "\\":
-            if place == len(part):
+            if position == len(part):
                 raise PatternError("nothing follows the backslash at the end; write \\\\ for one")
-            rows[-1] += re.escape(part[place])
-            place += 1
+            rows[-1] += re.escape(part[position])
+            position += 1
         else:
             rows[-1] += re.escape(character)
     return rows
 
 
 def _class_expression(part: str, begin: int) -> tuple[str, int]:
-    """The expression of the characters in brackets, and the place behind them; `begin` is behind the `[`."""
+    """Return the expression of a bracket group and the position after it; `begin` is after the `[`."""
     negated = part[begin : begin + 1] in ("!", "^") and part[begin : begin + 1] != ""
     begin += negated
-    end = part.find("]", begin + 1)  # one that comes first is a character like others
+    end = part.find("]", begin + 1)  # a `]` at the beginning is an ordinary character
     if end < 0:
         raise PatternError("a '[' has no ']'; write \\[ for the character")
     content = part[begin:end]
@@ -185,15 +185,15 @@ def _class_expression(part: str, begin: int) -> tuple[str, int]:
 
 
 def _ranges(content: str) -> Iterator[str]:
-    place = 0
-    while place < len(content):
-        low = content[place]
-        if content[place + 1 : place + 2] != "-" or place + 2 >= len(content):
-            place += 1
+    position = 0
+    while position < len(content):
+        low = content[position]
+        if content[position + 1 : position + 2] != "-" or position + 2 >= len(content):
+            position += 1
             yield re.escape(low)
             continue
-        high = content[place + 2]
+        high = content[position + 2]
         if low > high:
             raise PatternError(f"the range {low}-{high} is empty; write {high}-{low}")
-        place += 3
+        position += 3
         yield f"{re.escape(low)}-{re.escape(high)}"

@@ -1,4 +1,4 @@
-"""RoboQL, the language in which files and datasets are selected, read into the API's conditions."""
+"""Parse RoboQL, the query language for files and datasets, to the API's conditions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import lark
 from ...models import Comparator, Condition, ConditionGroup, ConditionOperator
 from ..api.errors import InvalidRequestError
 
-#: Characters that a query may have: an OR of a thousand paths.
+#: Characters of a query, at most; enough for an OR of a thousand paths.
 MAX_QUERY = 200_000
 
-#: Characters of the query that an error shows on each side of the place it points at.
+#: Characters of the query that an error shows before and after the error's position.
 _SHOWN = 40
 
 _GRAMMAR = r"""
@@ -62,7 +62,7 @@ _COMPARATORS = {
     ">=": Comparator.GreaterThanOrEqual,
 }
 
-#: What the grammar's terminals are called for people.
+#: Names of the grammar's terminals in error messages.
 _NAMES = {
     "NAME": "a field",
     "TEXT": 'a text in double quotes ("...")',
@@ -84,42 +84,41 @@ _NAMES = {
 
 
 def read_roboql(query: str) -> Condition | ConditionGroup:
-    """The condition that a query asks for.
+    """Return the condition of a query.
 
-    Fields with dots lead into metadata; comparisons are = != < <= > >= LIKE, NOT LIKE (% stands for any run
-    of characters, _ for one), CONTAINS, NOT CONTAINS, IS NULL, IS NOT NULL; they are joined by AND, OR, NOT
-    and brackets. Texts stand in double quotes, with a backslash before quotes and backslashes.
+    Fields with dots are paths into metadata. Comparisons are = != < <= > >= LIKE, NOT LIKE (% matches any
+    text, _ one character), CONTAINS, NOT CONTAINS, IS NULL, IS NOT NULL; they are joined by AND, OR, NOT and
+    parentheses. Texts are in double quotes, with a backslash before quotes and backslashes.
 
-    Raises:
-        InvalidRequestError: it isn't understood; the message points at the character (from 1).
+    :raises InvalidRequestError: the query is invalid; the message names the character (from 1).
     """
     if len(query) > MAX_QUERY:
         raise InvalidRequestError(f"RoboQL: a query has at most {MAX_QUERY} characters")
     try:
         condition: Condition | ConditionGroup = _parser().parse(query)  # type: ignore[assignment]
     except lark.exceptions.UnexpectedCharacters as error:
-        _refuse(query, error.pos_in_stream or 0, error.allowed or ())
+        _reject(query, error.pos_in_stream or 0, error.allowed or ())
     except lark.exceptions.UnexpectedToken as error:
         at_end = error.token.type == "$END"
-        _refuse(query, len(query) if at_end else error.pos_in_stream or 0, error.accepts or error.expected)
+        _reject(query, len(query) if at_end else error.pos_in_stream or 0, error.accepts or error.expected)
     except lark.exceptions.UnexpectedEOF as error:
-        _refuse(query, len(query), error.expected)
+        _reject(query, len(query), error.expected)
     return condition
 
 
-def _refuse(query: str, place: int, expected: Any) -> NoReturn:
-    begin, end = max(0, place - _SHOWN), place + _SHOWN
+def _reject(query: str, position: int, expected: Any) -> NoReturn:
+    begin, end = max(0, position - _SHOWN), position + _SHOWN
     shown = query[begin:end].replace("\n", " ").replace("\t", " ")
-    wanted = ", ".join(sorted({_NAMES.get(name, name) for name in expected}))
-    found = repr(query[place]) if place < len(query) else "the end"
+    allowed = ", ".join(sorted({_NAMES.get(name, name) for name in expected}))
+    found = repr(query[position]) if position < len(query) else "the end"
     raise InvalidRequestError(
-        f"RoboQL, character {place + 1}: found {found}; allowed here: {wanted}\n"
-        f"{shown}\n{' ' * (place - begin)}^"
+        f"RoboQL, character {position + 1}: found {found}; allowed here: {allowed}\n"
+        f"{shown}\n{' ' * (position - begin)}^"
     )
 
 
 class _Reader(lark.Transformer[lark.Token, Any]):
-    """Makes the condition while the query is parsed: no tree, so that no nesting is too deep."""
+    """Builds the condition during parsing, without a tree, so that no nesting is too deep."""
 
     def either(self, parts: list[Any]) -> Any:
         return _joined(ConditionOperator.Or, parts)
@@ -170,7 +169,7 @@ class _Reader(lark.Transformer[lark.Token, Any]):
 
 
 def _condition(field: str, comparator: Comparator, value: Any) -> Condition:
-    # Not validated: pydantic would look for a time or a number in what was written as a text.
+    # Not validated, because pydantic would convert a text to a time or a number.
     return Condition.model_construct(field=field, comparator=comparator, value=value)
 
 
@@ -183,7 +182,7 @@ def _joined(operator: ConditionOperator, parts: list[Any]) -> Any:
 
 
 def _unescaped(text: str) -> Iterator[str]:
-    """A text without the backslashes before quotes and backslashes; any other backslash stays one."""
+    """Yield a text without the backslashes before quotes and backslashes; other backslashes stay."""
     characters = iter(text)
     for character in characters:
         if character != "\\":

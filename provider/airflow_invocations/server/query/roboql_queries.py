@@ -1,4 +1,4 @@
-"""RoboQL queries that were submitted, each answered page by page when its results are asked for."""
+"""Submitted RoboQL queries; each page of results is read when it is requested."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..db import Store
 from ..timestamps import now, to_datetime
 from .roboql import read_roboql
 
-#: Queries that are kept, the newest, for as long as the server runs.
+#: Number of the latest queries that are kept while the server runs.
 MAX_QUERIES = 1000
 
-#: What can be queried here.
+#: Kinds of records that can be queried.
 TARGETS = ("datasets", "files")
 
 
@@ -33,7 +33,7 @@ class _Query:
 
 
 class RoboqlQueries:
-    """The queries of everybody; results are read when they are asked for, so each is done at once."""
+    """The queries of all users; results are read on request, so a query completes immediately."""
 
     def __init__(self, store: Store, datasets: DatasetFiles) -> None:
         self._store = store
@@ -42,30 +42,31 @@ class RoboqlQueries:
         self._queries: OrderedDict[str, _Query] = OrderedDict()
 
     def submit(self, target: str, query: str | None, org_id: str, user: str) -> dict[str, Any]:
-        """Take a query; its record.
+        """Store a query and return its record.
 
-        Raises:
-            InvalidRequestError: it isn't understood, or asks for a field that there isn't.
-            UnsupportedError: it is about something that this server doesn't have.
+        :param target: one of TARGETS.
+        :param query: the RoboQL text; empty: all records.
+        :raises InvalidRequestError: the query is invalid or has an unknown field.
+        :raises UnsupportedError: this server doesn't have such records.
         """
         if target not in TARGETS:
             raise UnsupportedError(f"target {target!r}: this server has {' and '.join(TARGETS)} only")
         condition = read_roboql(query) if query and query.strip() else None
-        taken = _Query(org_id, user, target, condition, now())
-        self._page(taken, QuerySpecification(condition=condition, limit=1))  # refuses unknown fields now
+        submitted = _Query(org_id, user, target, condition, now())
+        self._page(submitted, QuerySpecification(condition=condition, limit=1))  # rejects unknown fields
         query_id = f"qr_{secrets.token_hex(8)}"
         with self._lock:
-            self._queries[query_id] = taken
+            self._queries[query_id] = submitted
             while len(self._queries) > MAX_QUERIES:
                 self._queries.popitem(last=False)
-        return _record(query_id, taken)
+        return _record(query_id, submitted)
 
     def get(self, query_id: str, org_id: str) -> dict[str, Any]:
-        """A query's record. Raises NotFoundError."""
+        """Return a query's record. Raises NotFoundError."""
         return _record(query_id, self._require(query_id, org_id))
 
     def results(self, query_id: str, org_id: str, after: str | None) -> WireModel:
-        """A page of a query's results. Raises NotFoundError, InvalidRequestError."""
+        """Return a page of a query's results. Raises NotFoundError, InvalidRequestError."""
         query = self._require(query_id, org_id)
         return self._page(query, QuerySpecification(condition=query.condition, after=after))
 

@@ -1,4 +1,4 @@
-"""Translates a QuerySpecification into SQL: conditions, order, and pages that stay put under inserts."""
+"""Translate a QuerySpecification to SQL: conditions, order, and pages that are stable under inserts."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from ..api.errors import InvalidRequestError
 from ..timestamps import microseconds
 from .comparisons import Field, JsonField, NumberField, TextField, Value
 
-#: Characters that a LIKE pattern may have: matching takes time with its length times the text's.
+#: Characters of a LIKE pattern, at most; matching takes time proportional to its length times the text's.
 MAX_PATTERN = 1000
 
-#: Characters that one query may look for in texts of any length: such a search cannot be interrupted.
+#: Characters that a query may search for in texts of any length; such a search can't be interrupted.
 MAX_SEARCHED = 2000
 
-#: Nesting of conditions that one query may have.
+#: Levels of nested conditions in a query, at most.
 MAX_DEPTH = 16
 
 _TEXTUAL = (Comparator.BeginsWith, Comparator.Like, Comparator.NotLike)
 _MEMBERSHIP = (Comparator.Contains, Comparator.NotContains)
 
-#: Conditions in a row, which an index may answer.
+#: Conditions in one AND or OR, for which SQLite may use an index.
 _ROW = 100
 
 _PATH_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_\- ]{0,127}")
@@ -46,21 +46,21 @@ _PATH_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_\- ]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Queryable:
-    """What a kind of record can be queried by."""
+    """The fields by which a kind of record can be queried."""
 
     table: sa.Table
-    #: Fields with a column, or an expression, of their own.
+    #: Fields with a column or an expression.
     columns: Mapping[str, sa.ColumnElement[Any]]
-    #: Fields that are columns holding a time in microseconds.
+    #: Fields whose columns are times in microseconds.
     times: frozenset[str]
-    #: Fields inside the JSON record, themselves or by a dotted path below them.
+    #: Fields of the JSON record; dotted paths below them can be queried too.
     documents: frozenset[str]
-    #: Fields of which a partial index holds the values below a limit. SQLite takes such an index only where
-    #: the statement itself names the limit.
+    #: Fields with a partial index of the values below a limit. SQLite uses such an index only if the
+    #: statement contains the limit.
     indexed_below: Mapping[str, int] = field(default_factory=dict)
 
     def field(self, name: str) -> Field:
-        """Return a field to compare. Raises InvalidRequestError, listing the fields there are."""
+        """Return a field to compare. Raises InvalidRequestError with the allowed fields."""
         column = self.columns.get(name)
         if column is not None:
             return TextField(column) if isinstance(column.type, sa.String) else NumberField(column)
@@ -73,7 +73,7 @@ class Queryable:
         raise InvalidRequestError(f"{name!r} can't be queried; allowed: {allowed}")
 
     def expression(self, name: str) -> sa.ColumnElement[Any]:
-        """Return a field's value, as SQLite has it. Raises InvalidRequestError as `field` does."""
+        """Return a field's value in SQLite. Raises InvalidRequestError as `field` does."""
         field = self.field(name)
         return field.value if isinstance(field, JsonField) else self.columns[name]
 
@@ -81,13 +81,13 @@ class Queryable:
 def page_of(
     spec: QuerySpecification, queryable: Queryable, *restrictions: sa.ColumnElement[bool]
 ) -> tuple[sa.Select[Any], str]:
-    """The statement for one page (a row more than fits tells that there is another), and its sort field.
+    """Return the statement for one page, and its sort field.
 
-    Pages are cut by the last row's sort value and number, never by counting, so that a row inserted in
-    the meantime neither repeats nor hides another.
+    The statement selects one row more than the page has, to find out whether another page follows. A page
+    begins after the sort value and number of the last row, not at an offset, so a row that is inserted in the
+    meantime neither repeats nor hides another one.
 
-    Raises:
-        InvalidRequestError: an unknown field, a comparison that makes no sense, a bad page token.
+    :raises InvalidRequestError: an unknown field, an invalid comparison, or an invalid page token.
     """
     sort_by = spec.sort_by or "created"
     descending = spec.sort_direction is not SortDirection.Ascending
@@ -100,7 +100,7 @@ def page_of(
         statement = statement.where(
             _beyond(_read_token(spec.after, sort_by, descending), key, number, descending)
         )
-    # NULL sorts lowest in SQLite; said here so that the page's cut may rely on it.
+    # NULL sorts lowest in SQLite; this is explicit because the beginning of the next page relies on it.
     order = (
         [key.desc().nulls_last(), number.desc()] if descending else [key.asc().nulls_first(), number.asc()]
     )
@@ -108,12 +108,12 @@ def page_of(
 
 
 def next_token(spec: QuerySpecification, sort_by: str, rows: Sequence[sa.Row[Any]]) -> str | None:
-    """The token of the page after `rows`, which were read with `page_of`; None: there is none."""
+    """Return the token of the page after `rows`, which `page_of` selected; None: it is the last page."""
     return page_token(spec, sort_by, rows[spec.limit - 1]) if len(rows) > spec.limit else None
 
 
 def page_token(spec: QuerySpecification, sort_by: str, row: sa.Row[Any]) -> str:
-    """What `after` must be to get the page that follows `row`."""
+    """Return the value of `after` for the page that follows `row`."""
     descending = spec.sort_direction is not SortDirection.Ascending
     content = json.dumps([sort_by, descending, row.sort_key, row.number])
     return base64.urlsafe_b64encode(content.encode()).decode()
@@ -132,7 +132,7 @@ def _read_token(token: str, sort_by: str, descending: bool) -> tuple[Any, int]:
 
 
 def _can_be_bound(value: object) -> bool:
-    """Whether SQLite takes a value as it is."""
+    """Return whether SQLite can store a value unchanged."""
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return isinstance(value, str | float | None)
@@ -151,7 +151,7 @@ def _beyond(
 
 
 class _Translation:
-    """Turns one condition tree into SQL, counting what it costs."""
+    """Translates one condition tree to SQL, within the limits of a query."""
 
     def __init__(self, queryable: Queryable) -> None:
         self._queryable = queryable
@@ -180,7 +180,7 @@ class _Translation:
         )
 
     def _batch(self, group: ConditionGroup) -> sa.ColumnElement[bool] | None:
-        """An OR group of EQUALS over one field is an IN: one look-up in the index, and no deep expression."""
+        """Return an OR of EQUALS over one field as an IN, which is one index lookup; None: another group."""
         if group.operator is not ConditionOperator.Or:
             return None
         leaves = [part for part in group.conditions if isinstance(part, Condition)]
@@ -203,7 +203,7 @@ class _Translation:
         if condition.field in self._queryable.times:
             return _as_microseconds(condition.field, value)
         if isinstance(value, bool):
-            return int(value)  # what json_extract makes of true and false
+            return int(value)  # json_extract returns true and false as numbers
         return str(value.isoformat()) if isinstance(value, datetime.datetime) else value
 
     def _comparison(self, condition: Condition) -> sa.ColumnElement[bool]:
@@ -233,7 +233,7 @@ class _Translation:
         return self._ordered(condition, field, value)
 
     def _count_search(self, condition: Condition, value: Value) -> None:
-        """Reject a value that takes too long to search for: each text is read once for each character."""
+        """Reject a value that takes too long to search for: each character costs one pass over a text."""
         if not isinstance(value, str):
             return
         if len(value) > MAX_PATTERN:
@@ -262,16 +262,16 @@ class _Translation:
 def _joined(
     join: Callable[..., sa.ColumnElement[bool]], parts: Sequence[sa.ColumnElement[bool]]
 ) -> sa.ColumnElement[bool]:
-    """Join conditions; SQLite takes expressions that are 1,000 deep, and each joined condition is a level."""
+    """Join conditions; SQLite allows 1,000 levels of expressions, and each joined condition is a level."""
     if len(parts) <= _ROW:
         return join(*parts)
     middle = len(parts) // 2
-    # What is NULL counts as false here in any case, and a function call is no part of a row of conditions.
+    # NULL counts as false here in any case, and a function call ends a chain of conditions.
     return join(*(sa.func.coalesce(_joined(join, half), False) for half in (parts[:middle], parts[middle:])))
 
 
 def _is_below(comparator: Comparator, value: Any, limit: int) -> bool:
-    """Whether what fits a comparison is below a limit."""
+    """Return whether all values that match a comparison are below a limit."""
     if not isinstance(value, int | float):
         return False
     if comparator is Comparator.LessThan:
@@ -284,13 +284,13 @@ def _textual(condition: Condition, left: sa.ColumnElement[str], value: Value) ->
         raise InvalidRequestError(f"{condition.field} {condition.comparator}: the value must be a text")
     if condition.comparator is Comparator.BeginsWith:
         return sa.func.substr(left, 1, len(value)) == value
-    # GLOB and not LIKE: SQLite's LIKE takes no account of case, the platform's does.
+    # GLOB and not LIKE, because SQLite's LIKE ignores case and the platform's doesn't.
     like = left.bool_op("GLOB")(_glob(value))
     return like if condition.comparator is Comparator.Like else sa.not_(like)
 
 
 def _glob(pattern: str) -> str:
-    """A LIKE pattern (% any run, _ one character, \\ makes the next one plain) as SQLite's GLOB."""
+    r"""Return a LIKE pattern as a GLOB of SQLite; % matches any text, _ one character, \ escapes."""
     out: list[str] = []
     characters = iter(pattern)
     for character in characters:
