@@ -17,7 +17,7 @@ MOST_KEPT = 20_000
 
 
 class Overdue:
-    """Invocations that have been queued for long, and when to check each of them next."""
+    """Invocations that have been queued for a while, and when to check each of them next."""
 
     def __init__(self) -> None:
         #: When each is due, by the monotonic clock, and the pause before that.

@@ -1,4 +1,4 @@
-"""How Flyte lets us in: not at all, by a bearer token, or by OAuth's client credentials."""
+"""Flyte authentication: none, a bearer token, or OAuth 2 client credentials."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..errors import UnauthorizedError, UnavailableError, UnsupportedError
 from ..http import body_of
 from .settings import FlyteSettings
 
-#: A token and a header's name that can be sent (RFC 6750, section 2.1; RFC 9110, section 5.1).
+#: A token and a header name that can be sent (RFC 6750, section 2.1; RFC 9110, section 5.1).
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 _METADATA = "flyteidl2.auth.AuthMetadataService"
 
-#: Seconds before its end at which a token isn't used any more, and how long one lives that doesn't say.
+#: Seconds before its expiry from which a token isn't used, and the lifetime of one that has no expiry.
 _MARGIN = 30.0
-_UNSAID_LIFE = 300.0
+_DEFAULT_LIFE = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +31,24 @@ class _Token:
     header: str
     value: str
     #: On the monotonic clock.
-    ends: float
+    expires_at: float
 
 
-#: Every call of a hook opens a client of its own; a token is good for all of them.
+#: Shared, because every call of a hook opens a client.
 _tokens: dict[FlyteSettings, _Token] = {}
 
 
 class Authorization:
-    """The headers that let a request in."""
+    """The headers that authorize a request."""
 
     def __init__(self, settings: FlyteSettings) -> None:
         self._settings = settings
 
     async def headers(self, http: httpx.AsyncClient) -> dict[str, str]:
-        """What to send with a request; a token is fetched if there is none that lasts.
+        """Return the headers of a request, after fetching a token if none is valid.
 
-        Raises:
-            UnauthorizedError: the client credentials are refused.
-            UnavailableError: no token can be fetched now.
+        :raises UnauthorizedError: the client credentials are rejected.
+        :raises UnavailableError: no token can be fetched now.
         """
         settings = self._settings
         if settings.secret is None:
@@ -57,12 +56,12 @@ class Authorization:
         if settings.client_id is None:
             return {"authorization": f"Bearer {settings.secret}"}
         token = _tokens.get(settings)
-        if token is None or token.ends <= time.monotonic():
+        if token is None or token.expires_at <= time.monotonic():
             token = _tokens[settings] = await _fetch(http, settings)
         return {token.header: f"Bearer {token.value}"}
 
     def renew(self) -> bool:
-        """Forget a token that was refused; whether another one can be fetched."""
+        """Forget a rejected token; return whether another one can be fetched."""
         _tokens.pop(self._settings, None)
         return self._settings.client_id is not None
 
@@ -91,9 +90,9 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
     if not answer.is_success or not isinstance(data.get("access_token"), str):
         raise UnavailableError(f"{url} answers {answer.status_code}, and not with a token")
     try:
-        life = float(data.get("expires_in", _UNSAID_LIFE))
+        life = float(data.get("expires_in", _DEFAULT_LIFE))
     except (TypeError, ValueError, OverflowError):
-        life = _UNSAID_LIFE
+        life = _DEFAULT_LIFE
     header = str(client.get("authorizationMetadataKey") or "authorization")
     if not _SENDABLE.fullmatch(data["access_token"]) or not _HEADER.fullmatch(header):
         # Not shown: it is a secret.

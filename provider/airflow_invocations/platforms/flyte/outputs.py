@@ -1,4 +1,4 @@
-"""What a run has returned, as JSON types: nothing that it wrote is ever executed."""
+"""Convert a run's outputs to JSON types; nothing that it wrote is executed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import UnsupportedError
 from .literals import MSGPACK_TAG, unpack
 from .shapes import MISSHAPEN, reads
 
-#: In place of a value that isn't read: why not. Pickled ones are never, as that would run code of theirs.
+#: The key of the reason why a value isn't read. Pickled values never are, because that runs code.
 NOT_LOADED = "not_loaded"
 
-#: What Flyte calls the only value that a task returns.
+#: Flyte's name of a task's only output.
 _ONLY = "o0"
 
 #: The format of a blob that holds a pickled object.
@@ -23,18 +23,18 @@ _PICKLE = "PythonPickle"
 
 @reads
 def outputs_of(literals: Sequence[Mapping[str, Any]]) -> Any:
-    """The value of a task that returns one; of one that returns several, a dict by name; None: nothing.
+    """Return a task's only output, a dict of several by name, or None.
 
-    Datetimes are ISO 8601 texts, durations seconds, files and datasets their URI; integers and floats are
-    numbers, except NaN and the infinities, which JSON has none for: texts. What can't be read without
-    executing something is `{"not_loaded": why}`.
+    Datetimes are ISO 8601 texts, durations seconds, files and datasets their URI. Integers and floats are
+    numbers, except NaN and the infinities, which are texts. A value that can't be read without executing
+    code is `{"not_loaded": why}`.
     """
     values = {one.get("name", ""): value_of(one.get("value", {})) for one in literals}
     return values[_ONLY] if list(values) == [_ONLY] else values or None
 
 
 def value_of(literal: Mapping[str, Any]) -> Any:
-    """Return the value of one Literal, as JSON types; `{"not_loaded": why}` of what is no Literal at all."""
+    """Return the value of one Literal, as JSON types; `{"not_loaded": why}` if it is malformed."""
     try:
         return _value(literal)
     except MISSHAPEN as error:
@@ -94,7 +94,7 @@ def _binary(binary: Mapping[str, Any]) -> Any:
 
 
 def _json(value: Any) -> Any:
-    """What was unpacked, with nothing in it that JSON hasn't."""
+    """Return an unpacked value without types that JSON lacks."""
     match value:
         case dict():
             return {str(key): _json(item) for key, item in value.items()}

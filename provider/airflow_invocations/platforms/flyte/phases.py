@@ -1,4 +1,4 @@
-"""Flyte's phases of an action, and what they are in our vocabulary: one table."""
+"""Flyte's phases of an action, and the status of each: one table."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _PREFIX = "ACTION_PHASE_"
 
 
 class Phase(NamedTuple):
-    """A phase's number in flyteidl2.common.ActionPhase, and the status that it is."""
+    """A phase's number in flyteidl2.common.ActionPhase, and its status."""
 
     number: int
     status: InvocationStatus
 
 
-#: The whole enum. The numbers are no order: 9 isn't an end, 10 is one.
+#: The whole enum. The numbers aren't in order: 9 is active, 10 is terminal.
 PHASES: Mapping[str, Phase] = {
     "UNSPECIFIED": Phase(0, _S.Queued),
     "QUEUED": Phase(1, _S.Queued),
@@ -30,16 +30,16 @@ PHASES: Mapping[str, Phase] = {
     "FAILED": Phase(6, _S.Failed),
     "ABORTED": Phase(7, _S.Cancelled),
     "TIMED_OUT": Phase(8, _S.Failed),
-    # It waits for a signal from outside, and goes on after that.
+    # It waits for an external signal, and then continues.
     "PAUSED": Phase(9, _S.Processing),
-    # A result of an earlier run stands for this one's.
+    # It has the result of an earlier run.
     "RECOVERED": Phase(10, _S.Completed),
 }
 
-#: The numbers of the ends, as a filter wants them.
+#: The numbers of the terminal phases, as texts for a filter.
 ENDS = [str(phase.number) for phase in PHASES.values() if phase.status.is_terminal]
 
-#: What is added to the number of a phase that isn't known to have a status that isn't known.
+#: Added to the number of an unknown phase, which gives an unknown status.
 _UNKNOWN = 1000
 
 
@@ -60,9 +60,9 @@ def word_of(phase: str | int | None) -> str:
 
 
 def status_of(action_status: Mapping[str, Any]) -> InvocationStatus:
-    """What an ActionStatus means.
+    """Return the status of an ActionStatus.
 
-    A phase that isn't known is an end, of a status that isn't known, if it has an end time; else it goes on.
+    An unknown phase is terminal, with an unknown status, if it has an end time; else it is active.
     """
     phase = action_status.get("phase")
     known = PHASES.get(word_of(phase))

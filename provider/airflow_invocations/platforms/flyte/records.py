@@ -1,4 +1,4 @@
-"""Invocations and actions, in Flyte's words and in ours: who asked, as a run is told it and tells it."""
+"""Convert requests to Flyte's specs, and Flyte's runs and tasks to records."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ Json = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 
-#: Annotations of a run. Kubernetes takes any text as a value of these, unlike of labels.
+#: Annotations of a run, which unlike labels can have any text as a value.
 _IDEMPOTENCY_ID = "airflow_idempotency_id"
 _SOURCE_TYPE = "airflow_source_type"
 _SOURCE_ID = "airflow_source_id"
 _PROVENANCE = "airflow_provenance"
 _PARAMETERS = "airflow_parameter_digests"
 
-#: What Kubernetes takes as a label's value. With another one Flyte takes a run, and never starts it.
+#: A valid value of a Kubernetes label. With an invalid one Flyte accepts a run and never starts it.
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 _NEVER = datetime.datetime.fromtimestamp(0, datetime.UTC)
@@ -58,12 +58,12 @@ _TICK = datetime.timedelta(microseconds=1)
 
 
 def run_spec_of(request: InvocationRequest) -> Json:
-    """The RunSpec: who asked, as annotations and, as far as Kubernetes lets, as labels; the variables."""
+    """Return the RunSpec: provenance as annotations and, where valid, as labels; environment variables."""
     asked_by = request.asked_by
-    told: dict[str, str | None] = {}
+    described: dict[str, str | None] = {}
     if asked_by is not None:
         date = asked_by.logical_date
-        told = {
+        described = {
             "airflow_dag_id": asked_by.dag_id,
             "airflow_run_id": asked_by.run_id,
             "airflow_task_id": asked_by.task_id,
@@ -74,15 +74,15 @@ def run_spec_of(request: InvocationRequest) -> Json:
             "airflow_owner": asked_by.owner,
             "airflow_base_url": asked_by.base_url,
         }
-    labels = {name: value for name, value in told.items() if value and _LABEL.fullmatch(value)}
+    labels = {name: value for name, value in described.items() if value and _LABEL.fullmatch(value)}
     source = asked_by.source if asked_by else None
     annotations = {
-        **told,
+        **described,
         _SOURCE_TYPE: source.source_type if source else request.invocation_source,
         _SOURCE_ID: source.source_id if source else request.invocation_source_id,
         _IDEMPOTENCY_ID: request.idempotency_id,
         _PROVENANCE: asked_by.model_dump_json(exclude_none=True) if asked_by else None,
-        # Flyte's records don't hold the inputs, so this is what a repeated request is compared to.
+        # Flyte's records don't have the inputs; a repeated request is compared with these digests.
         _PARAMETERS: canonical_json(digests_of(request.parameter_values or {}, request.idempotency_id))
         if request.idempotency_id
         else None,
@@ -189,12 +189,12 @@ def task_of(action: Mapping[str, Any]) -> TaskId:
 
 @reads
 def to_action_record(task: TaskId, details: Mapping[str, Any], org: str | None) -> ActionRecord:
-    """The record of a deployed task from its TaskDetails."""
+    """Return the record of a deployed task from its TaskDetails."""
     spec: Json = object_at(details, "spec")
     metadata: Json = object_at(details, "metadata")
     deployed = time_of(metadata.get("deployedAt")) or _NEVER
     by = _subject(object_at(metadata, "deployedBy"))
-    # Open: what it doesn't take is told when the inputs are coerced, together with all else that is wrong.
+    # Open, because `inputs_of` reports unknown parameters, together with all other problems.
     return OpenActionRecord(
         created=deployed,
         created_by=by,
@@ -219,7 +219,7 @@ def to_action_record(task: TaskId, details: Mapping[str, Any], org: str | None) 
 
 @reads
 def lacks_why(details: Mapping[str, Any]) -> bool:
-    """Whether a run has failed, and its error hasn't arrived yet: it comes by another way than the phase."""
+    """Return whether a run has failed without its error, which arrives separately from the phase."""
     action = object_at(details, "action")
     failed = status_of(object_at(action, "status")) is InvocationStatus.Failed
     return failed and not object_at(action, "errorInfo").get("message")
@@ -274,7 +274,7 @@ def ended_at(details: Mapping[str, Any]) -> datetime.datetime | None:
 
 @reads
 def attempts_of(details: Mapping[str, Any]) -> int:
-    """Return how often a run was begun: Flyte says 0 of some that were begun once."""
+    """Return how many attempts a run has; Flyte says 0 for some that have one."""
     return max(1, int(object_at(details, "action", "status").get("attempts") or 0))
 
 
@@ -290,7 +290,7 @@ def time_of(text: object) -> datetime.datetime | None:
 
 
 def _history(action: Json, created: datetime.datetime) -> Iterable[StatusRecord]:
-    """What became of a run, attempt by attempt; last, what it is now."""
+    """Yield the statuses of a run, attempt by attempt; the present one last."""
     status: Json = object_at(action, "status")
     attempts = objects_at(action, "attempts")
     latest, word = created, ""
@@ -298,7 +298,7 @@ def _history(action: Json, created: datetime.datetime) -> Iterable[StatusRecord]
         for step in objects_at(attempt, "phaseTransitions"):
             entered, was = time_of(step.get("startTime")), status_of({"phase": step.get("phase")})
             if entered is None or (was.is_terminal and attempt is attempts[-1]):
-                # How the last attempt ended is what the run is now, if it has ended.
+                # If the last attempt has ended, its status is the run's present one.
                 continue
             latest, word = max(latest, entered), word_of(step.get("phase"))
             yield StatusRecord(
@@ -309,7 +309,7 @@ def _history(action: Json, created: datetime.datetime) -> Iterable[StatusRecord]
             )
     if word == word_of(status.get("phase")) and not status_of(status).is_terminal:
         return
-    # It is the last, even where another clock, or none, says when.
+    # It is the last one, whatever its time says.
     present = max(time_of(status.get("endTime")) or created, latest + _TICK if word else created)
     yield StatusRecord(
         status=status_of(status),
@@ -320,7 +320,7 @@ def _history(action: Json, created: datetime.datetime) -> Iterable[StatusRecord]
 
 
 def _why(action: Mapping[str, Any]) -> str | None:
-    """Why an action, or one attempt of it, has failed or was aborted, in Flyte's words."""
+    """Return why an action, or one attempt, failed or was aborted, in Flyte's words."""
     match action:
         case {"errorInfo": {**error}} if error:
             code = f"{error['code']}: " if error.get("code") else ""
@@ -332,7 +332,7 @@ def _why(action: Mapping[str, Any]) -> str | None:
 
 
 def _source(annotations: Mapping[str, str], action: Json) -> SourceProvenance:
-    """Who asked for a run: what it was told by us, else who Flyte says executed it."""
+    """Return a run's source: our annotations, else the user who Flyte says executed it."""
     kind, source_id = annotations.get(_SOURCE_TYPE), annotations.get(_SOURCE_ID)
     if source_id is None:
         source_id = _subject(object_at(action, "metadata", "executedBy"))
@@ -341,13 +341,13 @@ def _source(annotations: Mapping[str, str], action: Json) -> SourceProvenance:
 
 
 def _subject(identity: Mapping[str, Any]) -> str:
-    """The name of an EnrichedIdentity: a user's, or an application's."""
+    """Return the name in an EnrichedIdentity, of a user or an application."""
     one = object_at(identity, "user") or object_at(identity, "application")
     return text_at(one, "id", "subject")
 
 
 def _minutes(duration: object) -> int:
-    """A Duration such as 90s in minutes; 0: none."""
+    """Return a Duration such as 90s in minutes; 0 if there is none."""
     try:
         return math.ceil(float(str(duration).removesuffix("s")) / 60) if duration else 0
     except ValueError:

@@ -1,37 +1,37 @@
-"""Where a Flyte 2 is and how to be let in: what an Airflow connection holds."""
+"""Flyte's address and credentials, as an Airflow connection has them; imports nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Seconds that a connection, and each wait for data, may take.
+#: Seconds for a connection, and for each wait for data.
 DEFAULT_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class FlyteSettings:
-    """One Flyte 2 endpoint, and what is meant where an action's name leaves parts out.
+    """A Flyte 2 endpoint, and the parts that an action's name may omit.
 
-    Three ways to be let in: without `secret` nothing is sent; `secret` alone is a bearer token; with
-    `client_id` they are OAuth's client credentials, for which tokens are fetched.
+    Without `secret` there is no authentication. `secret` alone is a bearer token; with `client_id` they are
+    OAuth 2 client credentials, for which tokens are fetched.
     """
 
-    #: For example https://flyte.example.org, without a trailing slash; http:// is spoken as it stands.
+    #: For example https://flyte.example.org, without a trailing slash; http:// is allowed.
     endpoint: str
-    #: Where actions are whose names don't say; None: names must say it.
+    #: Project and domain of actions whose names have none; None: names must have them.
     project: str | None = None
     domain: str | None = None
-    #: Flyte's own backend has no organisations and ignores it; hosted ones want it.
+    #: Hosted Flyte needs it; Flyte's own backend has no organisations and ignores it.
     org: str | None = None
     client_id: str | None = None
     secret: str | None = field(default=None, repr=False)
-    #: Where tokens are fetched; None: Flyte is asked (its AuthMetadataService).
+    #: URL for tokens; None: Flyte's AuthMetadataService returns it.
     token_url: str | None = None
-    #: What a token is for; empty: Flyte is asked.
+    #: Scopes of a token; empty: Flyte returns them.
     scopes: tuple[str, ...] = ()
     #: Verify TLS certificates: True, False, or the path of a CA bundle.
     verify: bool | str = True
-    #: Seconds that a connection, and each wait for data, may take.
+    #: Seconds for a connection, and for each wait for data.
     timeout: float = DEFAULT_TIMEOUT
-    #: Where people look at runs, up to and with /v2; None: the endpoint's own console.
+    #: Base URL of the console, with /v2; None: the endpoint's own.
     link_base: str | None = None

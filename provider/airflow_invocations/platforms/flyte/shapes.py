@@ -1,4 +1,4 @@
-"""Read Flyte's messages: another shape than its API describes is an outage, no error of Python's."""
+"""Read Flyte's messages. A malformed one is an outage, not a Python error."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _KINDS: dict[type, str] = {dict: "an object", list: "an array", str: "text"}
 
 
 class MisshapenError(UnavailableError):
-    """Flyte, or something in front of it, answered with another shape than its API describes.
+    """Flyte, or a proxy, sent a message of another shape than its API describes.
 
-    It says nothing about a run, so whatever waits for one goes on.
+    It says nothing about a run, so waits continue.
     """
 
 

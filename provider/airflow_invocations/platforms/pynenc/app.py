@@ -1,4 +1,4 @@
-"""Loads the app that a connection names, and makes of it one that only calls; imported when it is needed."""
+"""Load the app of a connection as one that only submits; imported when it is needed."""
 
 from __future__ import annotations
 
@@ -23,51 +23,50 @@ from pynenc.util.subclasses import get_subclass
 from ..errors import InvalidRequestError, NotFoundError, UnavailableError
 from .settings import PynencSettings, require_version
 
-#: What keeps an app's state: the setting that names its class, and what that is a kind of.
+#: The components that keep an app's state: the setting with the class, and its base class.
 _PARTS = {
     "orchestrator_cls": BaseOrchestrator,
     "broker_cls": BaseBroker,
     "state_backend_cls": BaseStateBackend,
     "client_data_store_cls": BaseClientDataStore,
-    # Also where callers agree on who of them registers an invocation.
+    # Callers also use it to agree on which of them registers an invocation.
     "trigger_cls": BaseTrigger,
 }
 
-#: pynenc's own words; it says each step of each invocation otherwise.
+#: pynenc's log, which otherwise has a line for each step of each invocation.
 _log = logging.getLogger("airflow_invocations.pynenc")
 _log.setLevel(logging.WARNING)
 
 
 class CallersApp(Pynenc):  # type: ignore[misc]
-    """An app like the one that runs the tasks, for somebody who only calls.
+    """A copy of an app, for a caller that runs no tasks.
 
-    pynenc's own words go where all others go, not to stderr; and the description that an app leaves in its
-    backend, passwords and all, stays that of the cluster.
+    It logs to Python's logging, not to stderr, and doesn't overwrite the app's description in the backend,
+    which contains passwords.
     """
 
-    #: The app as its module has it.
+    #: The app in its module.
     theirs: Pynenc
     _kept: BaseStateBackend | None = None
 
     @property
     def logger(self) -> logging.Logger:
-        """The provider's."""
+        """The provider's log."""
         return _log
 
     @property
     def state_backend(self) -> BaseStateBackend:
-        """The state backend, which isn't told of this app."""
+        """The state backend, in which this app isn't stored."""
         if self._kept is None:
             self._kept = get_subclass(BaseStateBackend, self.conf.state_backend_cls)(self)
         return self._kept
 
 
 def load_app(settings: PynencSettings) -> CallersApp:
-    """The app that a connection names, on the backend that it names.
+    """Return the app of a connection, on the connection's backend.
 
-    Raises:
-        InvalidRequestError: it can't be imported, isn't an app, or nobody would ever run what it submits.
-        UnavailableError: its SQLite database isn't there (yet).
+    :raises InvalidRequestError: it can't be imported, isn't an app, or no runner can see what it submits.
+    :raises UnavailableError: its SQLite database doesn't exist.
     """
     theirs = _imported_app(settings.app)
     chosen = _chosen(settings)
@@ -86,11 +85,10 @@ def load_app(settings: PynencSettings) -> CallersApp:
 
 
 def load_task(app: CallersApp, name: str) -> Task:
-    """The task `module.function`.
+    """Return the task `module.function`.
 
-    Raises:
-        NotFoundError: there is no such module, or nothing in it that is a task.
-        InvalidRequestError: its module can't be imported; the import's own error.
+    :raises NotFoundError: there is no such module, or no such task in it.
+    :raises InvalidRequestError: its module can't be imported; the message has the import's error.
     """
     module, _, function = name.rpartition(".")
     if not (module and function):
@@ -125,7 +123,7 @@ def _imported_app(reference: str) -> Pynenc:
 
 
 def _imported(module: str, what: str) -> ModuleType:
-    """A module of the user's, whatever goes wrong in it."""
+    """Import a module of the user. Raises InvalidRequestError for any error in it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -137,7 +135,7 @@ def _imported(module: str, what: str) -> ModuleType:
 
 
 def _chosen(settings: PynencSettings) -> dict[str, Any]:
-    """The configuration that the connection means."""
+    """Return the configuration of a connection."""
     chosen: dict[str, Any] = {} if settings.app_id is None else {"app_id": settings.app_id}
     if settings.redis_url is not None:
         chosen |= {**_classes("Redis"), "redis_url": settings.redis_url}
@@ -157,7 +155,7 @@ def _classes(kind: str) -> dict[str, str]:
 
 
 def _require_usable(reference: str, app: Pynenc, part: str, kind: type) -> None:
-    """Raise InvalidRequestError unless this part of an app is one that others see too, and complete."""
+    """Raise InvalidRequestError unless a component of an app is shared with other processes and complete."""
     name = getattr(app.conf, part)
     if name.startswith("Mem"):
         raise InvalidRequestError(
@@ -181,7 +179,7 @@ def _require_usable(reference: str, app: Pynenc, part: str, kind: type) -> None:
 
 
 def _require_same_backend(settings: PynencSettings, app: Pynenc, chosen: dict[str, Any]) -> None:
-    """Raise unless the app goes where the connection says: pynenc's variables are stronger than that."""
+    """Raise unless the app uses the connection's backend: environment variables override it."""
     if app.conf.orchestrator_cls == "SQLiteOrchestrator":
         _require_database(settings, app)
     part = app.orchestrator.conf
@@ -194,7 +192,7 @@ def _require_same_backend(settings: PynencSettings, app: Pynenc, chosen: dict[st
 
 
 def _require_database(settings: PynencSettings, app: Pynenc) -> None:
-    """Raise unless an app's SQLite database is there: pynenc would make one, which no runner looks at."""
+    """Raise unless an app's SQLite database exists: pynenc would create one that no runner uses."""
     path = ConfigSQLite(app.config_values, app.config_filepath).sqlite_db_path
     if not path:
         raise InvalidRequestError(f"app {settings.app} is on SQLite and doesn't say where: sqlite_db_path")
