@@ -28,6 +28,9 @@ MAX_BODY = 8 * 1024 * 1024
 #: Default timeout of a connection, and of each wait for data, in seconds.
 DEFAULT_TIMEOUT = 30.0
 
+#: How a parameter's value begins that refers to a secret: roboto-secret://NAME.
+SECRET_PREFIX = "roboto-secret://"  # noqa: S105
+
 #: Attempts of a request, the first one included.
 ATTEMPTS = 5
 

@@ -10,9 +10,6 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-#: The prefix of a value that refers to a secret, which is resolved when the action runs.
-SECRET_SCHEME = "roboto-secret://"  # noqa: S105
-
 #: Characters of a text that a message quotes.
 _QUOTED = 60
 
@@ -30,14 +27,13 @@ class ParameterType(StrEnum):
     Object = "object"
 
 
-def fit_value(kind: ParameterType, value: Any) -> Any:
+def fit_value(kind: ParameterType, value: Any, secret_prefix: str | None = None) -> Any:
     """Convert a value to a type: JSON types are kept, and a string is converted if it is unambiguous.
 
-    The URI of a secret fits every type.
-
+    :param secret_prefix: how the URI of a secret begins, which fits every type; None if there are no secrets.
     :raises ValueError: it doesn't fit.
     """
-    if isinstance(value, str) and value.startswith(SECRET_SCHEME):
+    if secret_prefix is not None and isinstance(value, str) and value.startswith(secret_prefix):
         return value
     return _FITS[kind](value)
 

@@ -9,7 +9,9 @@ from .action import ActionParameter, ActionRecord
 from .parameter_types import ARTICLES, described, fit_value
 
 
-def coerce_parameters(action: ActionRecord, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def coerce_parameters(
+    action: ActionRecord, given: Mapping[str, Any], secret_prefix: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Return values converted to the types of an action's parameters, and all problems with them.
 
     JSON types are kept. A string is converted to the declared type if that is unambiguous, because templates
@@ -17,6 +19,7 @@ def coerce_parameters(action: ActionRecord, given: Mapping[str, Any]) -> tuple[d
     number. There are no other conversions. A parameter without a type, and an action without parameters,
     accept any value.
 
+    :param secret_prefix: how the URI of a secret begins, which fits every type; None if there are no secrets.
     :returns: the values, and one sentence per problem: a value that doesn't fit, a name that isn't declared,
         a required parameter that is missing.
     """
@@ -31,7 +34,7 @@ def coerce_parameters(action: ActionRecord, given: Mapping[str, Any]) -> tuple[d
             values[name] = value
             continue
         try:
-            values[name] = _fitted(parameter, value)
+            values[name] = _fitted(parameter, value, secret_prefix)
         except ValueError:
             problems.append(f"{name!r} must be {ARTICLES[parameter.type]}, not {described(value)}")
     if missing := action.missing_parameters(given):
@@ -39,12 +42,15 @@ def coerce_parameters(action: ActionRecord, given: Mapping[str, Any]) -> tuple[d
     return values, problems
 
 
-def default_misfit(parameter: ActionParameter) -> str | None:
-    """Return what is wrong with a parameter's default, in one sentence; None if it is valid or absent."""
+def default_misfit(parameter: ActionParameter, secret_prefix: str | None = None) -> str | None:
+    """Return what is wrong with a parameter's default, in one sentence; None if it is valid or absent.
+
+    :param secret_prefix: as for `coerce_parameters`.
+    """
     if parameter.type is None or parameter.default is None:
         return None
     try:
-        fit_value(parameter.type, parameter.default)
+        fit_value(parameter.type, parameter.default, secret_prefix)
     except ValueError:
         return (
             f"the default of parameter {parameter.name!r} must be {ARTICLES[parameter.type]}, "
@@ -53,7 +59,7 @@ def default_misfit(parameter: ActionParameter) -> str | None:
     return None
 
 
-def _fitted(parameter: ActionParameter, value: Any) -> Any:
+def _fitted(parameter: ActionParameter, value: Any, secret_prefix: str | None) -> Any:
     """Return a value converted to the parameter's type. Raises ValueError."""
     if parameter.type is None:
         return value
@@ -61,4 +67,4 @@ def _fitted(parameter: ActionParameter, value: Any) -> Any:
         if parameter.required:
             raise ValueError("null")
         return None
-    return fit_value(parameter.type, value)
+    return fit_value(parameter.type, value, secret_prefix)

@@ -122,6 +122,9 @@ class Platform(ABC):
     #: What this platform supports, the same for all its connections.
     capabilities: Capabilities = Capabilities()
 
+    #: How the URI of a secret begins, which the platform replaces when the action runs; None: no secrets.
+    secret_prefix: ClassVar[str | None] = None
+
     def __init__(self, where: str) -> None:
         self.where = where
 

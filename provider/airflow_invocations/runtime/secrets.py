@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-_SECRET = re.compile(r"roboto-secret://([^@]+)(?:@(\w+))?")
+from ..invocation_api import SECRET_PREFIX as SECRET_PREFIX
+
+_SECRET = re.compile(rf"{SECRET_PREFIX}([^@]+)(?:@(\w+))?")
 
 
 class SecretReference(NamedTuple):

@@ -153,7 +153,8 @@ async def _checked_request(platform: Platform, submission: InvocationSubmission)
             if isinstance(error, PermanentError):
                 problems.append(str(error))
         else:
-            coerced, signature_errors = models.coerce_parameters(action, values.get("parameters") or {})
+            given = values.get("parameters") or {}
+            coerced, signature_errors = models.coerce_parameters(action, given, platform.secret_prefix)
             if signature_errors:
                 declared = f"the action declares: {action.declared_parameters}"
                 problems.append(f"argument 'parameters': {'; '.join([*signature_errors, declared])}")

@@ -49,7 +49,6 @@ FITS: list[tuple[ParameterType, Any, Any]] = [
     (T.Object, {"a": 1}, {"a": 1}),
     (T.Object, "{'a': {'b': [1.5]}}", {"a": {"b": [1.5]}}),
     (T.Integer, None, None),
-    (T.Integer, "roboto-secret://threshold", "roboto-secret://threshold"),
 ]
 
 
@@ -102,6 +101,15 @@ def test_a_default_is_kept_as_its_type_has_it(kind: ParameterType, value: Any, e
 def test_a_default_that_does_not_fit_is_named(kind: ParameterType, value: Any, problem: str) -> None:
     parameter = ActionParameter(name="n", type=kind, default=value)
     assert (default_misfit(parameter) or "").startswith(f"the default of parameter {problem}")
+
+
+def test_the_uri_of_a_secret_fits_every_type_where_the_platform_has_secrets() -> None:
+    uri = "vault://threshold"
+    assert coerce_parameters(action(n=T.Integer), {"n": uri}, "vault://") == ({"n": uri}, [])
+    assert coerce_parameters(action(n=T.Integer), {"n": uri})[1] != []
+    parameter = ActionParameter(name="n", type=T.Integer, default=uri)
+    assert (parameter.default, default_misfit(parameter, "vault://")) == (uri, None)
+    assert default_misfit(parameter) is not None
 
 
 def test_a_default_without_a_type_is_a_text_as_the_platform_has_it() -> None:

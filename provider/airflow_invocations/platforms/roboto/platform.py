@@ -11,6 +11,7 @@ from typing import Any
 
 import pydantic
 
+from ...invocation_api import SECRET_PREFIX
 from ...models import (
     MAX_PAGE_SIZE,
     ActionRecord,
@@ -66,6 +67,7 @@ class RobotoPlatform(Platform):
 
     name = "Roboto"
     capabilities = Capabilities(events=True)
+    secret_prefix = SECRET_PREFIX
 
     def __init__(self, settings: RobotoSettings) -> None:
         super().__init__(settings.endpoint)

@@ -34,6 +34,7 @@ from ...models import (
 from ...models.base import WireModel, require_plain_json
 from ...models.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
 from ...models.status import KnownStatus
+from ...runtime.secrets import SECRET_PREFIX
 from ..execution.process_limits import MAX_TEXT, size_of_text, size_of_variable
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -133,7 +134,7 @@ def _for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
     """Check an action's parameters: names must be valid for variables, and defaults must fit their types."""
     for parameter in parameters:
         _require_variable(parameter.name)
-        if (misfit := default_misfit(parameter)) is not None:
+        if (misfit := default_misfit(parameter, SECRET_PREFIX)) is not None:
             raise ValueError(misfit)
         require_plain_json(parameter.default)
         _require_no_nul(f"the default of parameter {parameter.name!r}", parameter.default)
