@@ -82,7 +82,7 @@ class WatchedAssets:
         self.uris = set(getattr(store, "_by_uri", {}))
         self._retry_pause = retry_pause
 
-    async def read(self, asset: str, read: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def read_state(self, asset: str, read: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Return what `read` returns, repeating it until it succeeds."""
         while True:
             try:
@@ -109,7 +109,7 @@ class StoredCursor:
         """Return the stored cursor, that of the asset which is furthest behind; None if there is none."""
         cursors = []
         for name, state in self._assets.states.items():
-            cursor = await self._assets.read(name, partial(state.aget, CURSOR_KEY))
+            cursor = await self._assets.read_state(name, partial(state.aget, CURSOR_KEY))
             if cursor is None:
                 cursor = await self._load_from_variable(name)
             if isinstance(cursor, int):
@@ -122,7 +122,7 @@ class StoredCursor:
     async def _load_from_variable(self, asset: str) -> int | None:
         """Return the cursor of an asset whose state Airflow has deleted; None if there is none."""
         key = _variable_name(asset)
-        stored = await self._assets.read(asset, partial(read_variable, key))
+        stored = await self._assets.read_state(asset, partial(read_variable, key))
         if stored is None:
             return None
         if not (isinstance(stored, str) and stored.isdecimal()):
@@ -175,7 +175,7 @@ class Acknowledgements:
     async def refresh(self) -> None:
         """Read the acknowledgements; a DAG that has acknowledged another batch is no longer ignored."""
         for name, state in self._assets.states.items():
-            found = await self._assets.read(name, partial(state.aget, ACKNOWLEDGED_KEY))
+            found = await self._assets.read_state(name, partial(state.aget, ACKNOWLEDGED_KEY))
             for dag_id, sent in (found if isinstance(found, dict) else {}).items():
                 if isinstance(sent, int):
                     self._latest[name, dag_id] = sent

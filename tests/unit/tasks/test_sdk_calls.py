@@ -32,8 +32,8 @@ def exposed_calls(source: str) -> Iterator[str]:
         match node:
             case ast.FunctionDef(name="read_connection") | ast.AsyncFunctionDef(name="read_connection"):
                 return
-            case ast.Call(func=ast.Name(id="complete") | ast.Attribute(attr="_read")):
-                is_completed = True  # `_read` of an event trigger's state completes what it is handed
+            case ast.Call(func=ast.Name(id="complete") | ast.Attribute(attr="read_state")):
+                is_completed = True  # `WatchedAssets.read_state` completes the call that it gets
             case ast.Attribute(attr=name) | ast.Name(id=name) if name in ASYNC_CALLS and not is_completed:
                 yield name
         for child in ast.iter_child_nodes(node):
