@@ -23,7 +23,7 @@ import pydantic
 
 from airflow_invocations.models import InvocationRecord, InvocationStatus, LogPage
 from airflow_invocations.server.api.errors import ApiError, InvalidRequestError, NotFoundError
-from airflow_invocations.server.api.schemas import WatchChange, WatchRequest
+from airflow_invocations.server.api.schemas import ChangeWatchBody, OpenWatchBody
 from airflow_invocations.server.api.sse import server_sent_events
 from airflow_invocations.server.db import LOCAL_ORG, CheckedInvocation, StatusEvent, Store
 from airflow_invocations.server.execution.logs import LogFiles
@@ -229,13 +229,13 @@ class Server:
 
     async def _watch(self, method: str, watch_id: str, body: bytes) -> bytes | Stream:
         if method == "POST" and not watch_id:
-            asked = WatchRequest.model_validate_json(body)
+            asked = OpenWatchBody.model_validate_json(body)
             ids = None if asked.ids is None else set(asked.ids)
             self._asked |= ids or set()
             watch = Watch(org_id=LOCAL_ORG, ids=ids, cursors=dict(asked.logs))
             return server_sent_events(self._watches.stream(watch, asked.since))
         if method == "PATCH":
-            change = WatchChange.model_validate_json(body)
+            change = ChangeWatchBody.model_validate_json(body)
             self._asked |= set(change.add)
             count = self._watches.shrink(watch_id, LOCAL_ORG, change.remove)
             if change.add or change.logs:

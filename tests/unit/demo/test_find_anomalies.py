@@ -133,8 +133,8 @@ def test_pace_is_spread_over_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_action_json_is_valid_for_the_local_server() -> None:
-    from airflow_invocations.server.api.schemas import NamedAction
+    from airflow_invocations.server.api.schemas import CreateActionBody
 
-    declared = NamedAction.model_validate(json.loads((SCRIPT.parent / "action.json").read_text()))
+    declared = CreateActionBody.model_validate(json.loads((SCRIPT.parent / "action.json").read_text()))
     assert {parameter.name for parameter in declared.parameters} == {"file", "threshold", "pace_seconds"}
     assert (declared.container_parameters or None) is not None
