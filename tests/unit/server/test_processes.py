@@ -1,4 +1,4 @@
-"""Processes and their groups: the end of one is known when it comes, and nothing of a group outlives it."""
+"""Processes are followed to their end, and groups end whole."""
 
 from __future__ import annotations
 
@@ -241,8 +241,8 @@ async def test_a_process_that_cannot_be_followed_does_not_go_on(
     assert not [child for child in psutil.Process().children() if "sleep 60" in child.cmdline()]
 
 
-class TestLeftOvers:
-    """What an earlier life of the server left running: started here without asyncio, as by somebody else."""
+class TestOrphanedProcesses:
+    """Processes of an earlier run of the server; the tests start them without asyncio."""
 
     @pytest.fixture
     def leave(self, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:

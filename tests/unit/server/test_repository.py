@@ -1,4 +1,4 @@
-"""The repository beyond invoking: events, attempts, aborts with their tries, trees, state, counts."""
+"""Repositories other than those of invocations and actions: events, aborts, trees, states, tokens."""
 
 from __future__ import annotations
 
