@@ -11,6 +11,8 @@ from ..version_compat import ends_tasks_in_triggerer
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
+    from ..models import DagRunProvenance
+
 #: The arguments of a task that Airflow ignores when a trigger ends it, and what that means.
 _IGNORED = {
     "outlets": "emit no asset event there",
@@ -40,6 +42,19 @@ def check_end_from_trigger(task_label: str, given: Mapping[str, object]) -> None
             f"{task_label}: argument 'end_from_trigger': the task needs a worker at its end: "
             f"{'; '.join(problems)}; leave it out, and use deferrable=True"
         )
+
+
+def ending_arguments(operator: Any, task_instance: Any, provenance: DagRunProvenance) -> dict[str, Any]:
+    """Return the arguments with which a trigger ends an `InvokeActionOperator`; none if a worker has to."""
+    if needs_worker_to_succeed(operator):
+        return {}
+    return {
+        "provenance": provenance.model_dump(mode="json", exclude_none=True),
+        "action": operator.action,
+        "fail_in_worker": needs_worker_to_fail(operator, task_instance),
+        "push_result": bool(operator.do_xcom_push),
+        "multiple_outputs": operator.multiple_outputs,
+    }
 
 
 def needs_worker_to_succeed(operator: BaseOperator) -> bool:

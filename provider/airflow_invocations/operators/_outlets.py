@@ -1,16 +1,22 @@
-"""Add the invocation that wrote a dataset to the asset events of a task's outlets."""
+"""The datasets that a task reads and writes: as assets of its outlets, and as lineage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias, Context
 
 from ..assets.dataset import dataset_asset, dataset_of, dataset_uri
 from ..models import InvocationRecord
-from ..tasks.validation import destination_of, is_templated
+from ..tasks.validation import destination_of, is_templated, task_label
 from ..tasks.xcom import storable, storable_name, storable_token
+
+if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk import BaseOperator
+
+    from ..hooks import InvocationHook
 
 
 def check_outlets(place: str, outlets: Iterable[object], conn_id: str, destination: object) -> None:
@@ -56,3 +62,25 @@ def notify_outlets(
             context["outlet_events"][outlet].add(asset, extra=extra)
         elif isinstance(outlet, Asset) and outlet.uri == asset.uri:
             context["outlet_events"][outlet].extra.update(extra)
+
+
+def lineage_of_datasets(
+    operator: BaseOperator,
+    data_source_id: object,
+    upload_destination: object,
+    record: InvocationRecord | None,
+    hook: InvocationHook,
+) -> OperatorLineage[Any, Any]:
+    """Return the lineage of a task that reads a dataset, writes into another, or both.
+
+    :param data_source_id: the dataset that the action has read; None: none.
+    :param upload_destination: where it has written; None: nowhere.
+    :param record: the invocation at its end; None if it is not known.
+    """
+    from ..tasks.lineage import lineage_of
+
+    destination = destination_of(task_label(operator), upload_destination)
+    written = [destination.destination_id] if destination and destination.destination_id else []
+    read = [str(data_source_id)] if data_source_id else []
+    inputs, outputs = ([dataset_uri(hook.conn_id, one) for one in ids] for ids in (read, written))
+    return lineage_of(inputs, outputs, record, hook.get_conn().where)

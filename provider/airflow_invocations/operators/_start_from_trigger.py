@@ -1,4 +1,4 @@
-"""Tasks that start and end in the triggerer: what may, what may not, and what Airflow is told of them."""
+"""Decide which tasks may start in the triggerer, and make the arguments with which Airflow starts them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.triggers.base import StartTriggerArgs
 
-#: What templates may name. A triggerer's context has more, but asking most of that (XComs, earlier runs,
-#: asset events) hangs for ever there, and what a DAG file defines itself isn't known.
+#: The names that templates may use. A triggerer's context has more, but most of these (XComs, earlier runs,
+#: asset events) wait forever there. Macros that a DAG file defines are unknown.
 _ALLOWED_NAMES = frozenset(
     {
         "conn", "dag", "dag_run", "data_interval_end", "data_interval_start", "ds", "ds_nodash",
@@ -26,15 +26,15 @@ _ALLOWED_NAMES = frozenset(
 
 
 def is_unmapped(operator: BaseOperator) -> bool:
-    """Whether this is one instance of a mapped task, made in its worker: it has started there."""
+    """Return whether this is one instance of a mapped task, which its worker has created."""
     return bool(getattr(operator, "_BaseOperator__from_mapped", False))
 
 
 def check_start_from_trigger(operator: BaseOperator, arguments: Mapping[str, object]) -> None:
-    """Refuse, when the DAG is parsed, a task that can't do without a worker.
+    """Check, when the DAG is parsed, that a task can run without a worker.
 
-    Raises:
-        ValueError: which task, and all that stands in the way.
+    :param arguments: the task's arguments that are rendered in the triggerer.
+    :raises ValueError: names the task and all problems.
     """
     problems = [
         f"{what} {why}"
@@ -49,6 +49,7 @@ def check_start_from_trigger(operator: BaseOperator, arguments: Mapping[str, obj
             ("on_execute_callback", bool(operator.on_execute_callback), "isn't called there"),
             ("pre_execute", operator._pre_execute_hook is not None, "isn't called there"),
             ("post_execute", operator._post_execute_hook is not None, "isn't called there"),
+            ("on_success_callback", bool(operator.on_success_callback), "isn't called there"),
             ("on_skipped_callback", bool(operator.on_skipped_callback), "isn't called there"),
             ("executor_config", bool(operator.executor_config), "applies to executors only"),
             ("run_as_user", operator.run_as_user is not None, "applies to workers only"),
@@ -85,9 +86,11 @@ def check_start_from_trigger(operator: BaseOperator, arguments: Mapping[str, obj
 def start_arguments(
     trigger: str, arguments: Mapping[str, Any], timeout: timedelta | None = None
 ) -> StartTriggerArgs:
-    """What Airflow keeps of a task that starts in the triggerer: one of our triggers, by its name.
+    """Return what Airflow stores to start a task in the triggerer.
 
-    The arguments that are template fields of the operator too are rendered in the triggerer.
+    :param trigger: the name of a class in `airflow_invocations.triggers`.
+    :param arguments: its arguments. Those that are template fields of the operator are rendered in the
+        triggerer.
     """
     from airflow.triggers.base import StartTriggerArgs
 
@@ -101,7 +104,7 @@ def start_arguments(
 
 
 def _plain(value: Any) -> Any:
-    """A value as Airflow's database keeps it."""
+    """Return a value as Airflow's database stores it."""
     match value:
         case pydantic.BaseModel():
             return value.model_dump(mode="json", exclude_unset=True)
@@ -113,7 +116,7 @@ def _plain(value: Any) -> Any:
 
 
 def _names_in(value: object) -> Iterator[str]:
-    """What the templates in a value name, and what stands for a value that only a worker can get."""
+    """Yield the names that templates in a value use; "XComs" for a value that only a worker can fetch."""
     match value:
         case str() if is_templated(value):
             yield from _names_in_template(value)
@@ -142,8 +145,8 @@ def _names_in_template(template: str) -> Iterable[str]:
     try:
         tree = environment.parse(template)
     except jinja2.TemplateSyntaxError:
-        return ()  # what is wrong with it is said when it is rendered
-    # Airflow's filters, such as `ds`, aren't known here, and no name depends on what they do.
+        return ()  # rendering reports the error
+    # Airflow's filters, such as `ds`, are unknown here. They don't change which names a template uses.
     for filtered in tree.find_all(jinja2.nodes.Filter):
         environment.filters.setdefault(filtered.name, _unchanged)
     for tested in tree.find_all(jinja2.nodes.Test):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextvars
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,20 +16,20 @@ from ..links import InvocationLink, InvocationLogsLink
 from ..platforms import PlatformError
 from ..platforms.registry import DEFAULT_CONN_ID
 from ..platforms.retry import OUTAGE_LIMIT
-from ..tasks.lifecycle import CancelledByClear, InvocationLifecycle, WorkerLog, cancel
+from ..tasks.cancellation import cancel, cancel_active, was_taken_over
+from ..tasks.lifecycle import CancelledByClear, InvocationLifecycle, WorkerLog
 from ..tasks.provenance import identity_of, loop_position_of, provenance_of
-from ..tasks.result import INVOCATION_ID_KEY, TRY_KEY, invoked_line, result_of
+from ..tasks.result import INVOCATION_ID_KEY, invoked_line, result_of
 from ..tasks.submission import InvocationSubmission, idempotency_ids
-from ..tasks.validation import REQUEST_ARGUMENTS, destination_of, task_label
+from ..tasks.validation import REQUEST_ARGUMENTS, task_label
 from ..tasks.xcom import push_xcom
 from ..version_compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
 from ..waiters import AbandonReason, WaitAbandoned, WaitOptions
 from ._base import BaseInvocationOperator
 from ._end_from_trigger import (
     check_end_from_trigger,
+    ending_arguments,
     ignored_arguments,
-    needs_worker_to_fail,
-    needs_worker_to_succeed,
 )
 from ._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
 from .cancel_invocation import cancelled_on_failure
@@ -49,10 +47,6 @@ if TYPE_CHECKING:
         InvocationRecord,
         UploadDestination,
     )
-    from ..platforms import Platform
-
-#: Seconds that a killed worker waits for the answer whether a later try has taken over.
-_TAKEOVER_TIMEOUT = 1.0
 
 #: Seconds that a killed worker waits for the id of its invocation, if the platform hasn't returned it yet.
 #: Airflow sends SIGKILL after 5 s.
@@ -93,11 +87,9 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
     :param compute_requirements: vCPU, memory (MiB), storage (GiB) instead of the action's. (templated)
     :param container_parameters: command, entry_point, env_vars, workdir instead of the action's; env_vars are
         added to the action's. (templated)
-    :param timeout: minutes after which the platform ends the invocation; None: the action's own limit.
-        (templated)
+    :param timeout: minutes until the platform ends the invocation; None: the action's limit. (templated)
     :param conn_id: the Airflow connection; it decides the platform. (templated)
-    :param wait: wait until the invocation has ended. False: the task succeeds as soon as the platform has
-        accepted the invocation.
+    :param wait: wait until the invocation has ended. False: succeed when the platform has accepted it.
     :param deferrable: wait in the triggerer, without a worker. Default: `[operators] default_deferrable`.
     :param poll_interval: seconds between two status queries, where the platform doesn't push.
     :param stream_logs: write the action's log lines to the task's log while the action runs.
@@ -126,36 +118,21 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        "action",
-        "parameters",
-        "input_data",
-        "data_source_id",
-        "upload_destination",
-        "compute_requirements",
-        "container_parameters",
-        "timeout",
-        "conn_id",
+        "action", "parameters", "input_data", "data_source_id", "upload_destination", "compute_requirements",
+        "container_parameters", "timeout", "conn_id",
+    )  # fmt: skip
+    template_fields_renderers = dict.fromkeys(
+        ("parameters", "input_data", "compute_requirements", "container_parameters"), "json"
     )
-    template_fields_renderers = {
-        "parameters": "json",
-        "input_data": "json",
-        "compute_requirements": "json",
-        "container_parameters": "json",
-    }
     operator_extra_links = (InvocationLink(), InvocationLogsLink())
     ui_color = "#e3f1ee"
 
     _context: Context
     _kept_hook: InvocationHook
     _checked = (
-        *REQUEST_ARGUMENTS,
-        "conn_id",
-        "poll_interval",
-        "outage_limit",
-        "queue_timeout",
-        "defer_after",
+        *REQUEST_ARGUMENTS, "conn_id", "poll_interval", "outage_limit", "queue_timeout", "defer_after",
         "volatile_parameters",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -264,7 +241,8 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         abandoned = WaitAbandoned(
             AbandonReason(event["given_up"]), event["detail"], is_cancelled=event.get("cancelled", False)
         )
-        log, provenance = self._log(lifecycle, shown), provenance_of(context)
+        log = WorkerLog(lifecycle.logs_url, self.log.warning, shown)
+        provenance = provenance_of(context)
         return self._conclude(lifecycle, context, lambda: lifecycle.give_up(abandoned, log, provenance))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -293,7 +271,7 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         lifecycle = self._lifecycle
         if not self.cancel_on_kill or lifecycle is None or lifecycle.ended is not None:
             return
-        if self._was_taken_over():
+        if was_taken_over(self._context["ti"]):
             self.log.info("Not cancelling: a later try of this task took over the invocation")
         elif lifecycle.is_known.wait(_ID_TIMEOUT):
             self._cancel(lifecycle.invocation_id)
@@ -309,17 +287,11 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         return self._lineage(wrote=False)
 
     def _lineage(self, *, wrote: bool) -> OperatorLineage[Any, Any]:
-        from ..assets.dataset import dataset_uri
-        from ..tasks.lineage import lineage_of
+        from ._outlets import lineage_of_datasets
 
-        destination = destination_of(task_label(self), self.upload_destination)
-        written = [destination.destination_id] if wrote and destination and destination.destination_id else []
-        read = [str(self.data_source_id)] if self.data_source_id else []
-        inputs, outputs = ([dataset_uri(self.conn_id, one) for one in ids] for ids in (read, written))
+        upload = self.upload_destination if wrote else None
         record = self._lifecycle.ended if self._lifecycle else None
-        return lineage_of(inputs, outputs, record, self._hook().get_conn().where)
-
-    # -- Submit --------------------------------------------------------------------------------------------
+        return lineage_of_datasets(self, self.data_source_id, upload, record, self._hook())
 
     def _submit(
         self, hook: InvocationHook, context: Context, provenance: DagRunProvenance
@@ -371,8 +343,6 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         self.log.warning("The trigger failed; a worker continues: %s", cause or "unknown error")
         return self.execute(context)
 
-    # -- Follow --------------------------------------------------------------------------------------------
-
     def _ends_soon(self, lifecycle: InvocationLifecycle, record: InvocationRecord) -> bool:
         """Return whether an invocation has ended, or ends while the worker may wait for it."""
         if record.current.status.is_terminal:
@@ -407,31 +377,18 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
                 url=lifecycle.url,
                 logs_url=lifecycle.logs_url,
                 in_loop=loop_position_of(context) is not None,
-                **self._ending_arguments(context, provenance),
+                **(ending_arguments(self, context["ti"], provenance) if self.end_from_trigger else {}),
             ),
             method_name="execute_complete",
             timeout=timeout,
         )
 
-    def _ending_arguments(self, context: Context, provenance: DagRunProvenance) -> dict[str, Any]:
-        """Return the trigger's arguments with which it ends the task; none if a worker has to."""
-        if not self.end_from_trigger or needs_worker_to_succeed(self):
-            return {}
-        return {
-            "provenance": provenance.model_dump(mode="json", exclude_none=True),
-            "action": self.action,
-            "fail_in_worker": needs_worker_to_fail(self, context["ti"]),
-            "push_result": bool(self.do_xcom_push),
-            "multiple_outputs": self.multiple_outputs,
-        }
-
-    # -- Conclude ------------------------------------------------------------------------------------------
-
     def _finish(
         self, lifecycle: InvocationLifecycle, context: Context, shown: ShownLog = NOTHING_SHOWN
     ) -> dict[str, Any]:
         """Follow the invocation to its end, which may be reached already, and conclude."""
-        log, provenance = self._log(lifecycle, shown), provenance_of(context)
+        log = WorkerLog(lifecycle.logs_url, self.log.warning, shown)
+        provenance = provenance_of(context)
         return self._conclude(
             lifecycle, context, lambda: lifecycle.finish(log, provenance, may_have_ended=True)
         )
@@ -442,7 +399,8 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         Airflow ends it before the trigger does if the triggerer is down or busy, or if Airflow itself applies
         `execution_timeout` to deferrals (https://github.com/apache/airflow/issues/69679).
         """
-        log, provenance = self._log(lifecycle), provenance_of(context)
+        log = WorkerLog(lifecycle.logs_url, self.log.warning)
+        provenance = provenance_of(context)
         return self._conclude(lifecycle, context, lambda: lifecycle.finish_late(log, provenance))
 
     def _conclude(
@@ -463,37 +421,9 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
             notify_outlets(context, self.outlets, self.conn_id, lifecycle.ended, lifecycle.url)
         return result
 
-    def _log(self, lifecycle: InvocationLifecycle, shown: ShownLog = NOTHING_SHOWN) -> WorkerLog:
-        return WorkerLog(lifecycle.logs_url, self.log.warning, shown)
-
-    # -- Cancel --------------------------------------------------------------------------------------------
-
     def _cancel(self, invocation_id: str) -> None:
         """Cancel over the connection that the hook has read already, as this may run in a signal handler."""
         self._kept_hook.ask(lambda platform: cancel(platform, invocation_id, self.log))
-
-    def _was_taken_over(self) -> bool:
-        """Return whether a later try of the task continues with the invocation, or has cancelled it.
-
-        Airflow starts a retry when a worker has sent no heartbeat for a while, and kills the worker when it
-        sends one again. The question is asked in another thread, as this one may be inside a request to
-        Airflow. Without an answer the result is False.
-        """
-
-        def ask() -> bool:
-            instance = self._context["ti"]
-            latest = instance.xcom_pull(
-                task_ids=instance.task_id, key=TRY_KEY, map_indexes=instance.map_index
-            )
-            return latest is not None and int(latest) > instance.try_number
-
-        thread = ThreadPoolExecutor(1, thread_name_prefix="invocations-ask")
-        try:
-            return thread.submit(contextvars.copy_context().run, ask).result(_TAKEOVER_TIMEOUT)
-        except Exception:
-            return False
-        finally:
-            thread.shutdown(wait=False)
 
     def _cancel_late(self, context: Context) -> NoReturn:
         """Cancel what a trigger that started the task has invoked, after it did not end the task in time."""
@@ -501,15 +431,10 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         ids = idempotency_ids(
             identity_of(context), context["ti"].try_number, context["ti"].id, is_durable=self.durable
         )
-
-        async def cancel_active(platform: Platform) -> list[str]:
-            active = [one.invocation_id for one in await platform.active(ids)]
-            return [one for one in active if await cancel(platform, one, self.log) is not None]
-
         cancelled: list[str] = []
         if self.cancel_on_kill:
             try:
-                cancelled = hook.ask(cancel_active)
+                cancelled = hook.ask(lambda platform: cancel_active(platform, ids, self.log))
             except (TimeoutError, PlatformError) as error:
                 self.log.error("Could not cancel the invocation: %s", error or "no answer")
         what = f"invocation {', '.join(cancelled)} cancelled" if cancelled else "no invocation was active"

@@ -21,7 +21,7 @@ from ..exceptions import (
     task_error,
 )
 from ..models import InvocationStatus, NewLines
-from ..platforms import CannotStopError, Platform, PlatformError, UnsupportedError
+from ..platforms import Platform, PlatformError, UnsupportedError
 from ..platforms.base import web_address
 from ..platforms.retry import retry_transient
 from ..waiters import (
@@ -32,23 +32,19 @@ from ..waiters import (
     LogQueue,
     WaitAbandoned,
     WaitOptions,
-    cancel_and_confirm,
     client_of,
     fetch_record,
     log_pages,
     read_end,
     wait_until_terminal,
 )
+from .cancellation import CANCEL_TIMEOUT, cancel
 from .idempotency import was_cancelled_by_clear
 from .result import INVOCATION_ID_KEY, LOGS_URL_KEY, TRY_KEY, URL_KEY, result_of
 from .submission import InvocationSubmission, submission_task_error, submit
 
 if TYPE_CHECKING:
     from ..models import DagRunProvenance, InvocationRecord
-
-#: Seconds to cancel an invocation and to wait for the platform's confirmation. A worker may be killed
-#: earlier; a platform that has accepted the request completes the cancel by itself.
-CANCEL_TIMEOUT = 30.0
 
 #: Returns a client of the platform, to be opened with `async with`.
 Connector = Callable[[], Awaitable[Platform]]
@@ -347,25 +343,3 @@ class InvocationLifecycle:
         """Seconds for a cancel after a timeout, short enough that Airflow doesn't time out this process."""
         limit = self.waiting.execution_timeout
         return CANCEL_TIMEOUT if limit is None else min(CANCEL_TIMEOUT, limit / 2)
-
-
-async def cancel(
-    platform: Platform,
-    invocation_id: str,
-    log: Any,
-    limit: float = CANCEL_TIMEOUT,
-) -> InvocationRecord | None:
-    """Cancel an invocation and log how it ended.
-
-    :return: its last record; None if the platform doesn't know it, or can't stop it.
-    :raises TimeoutError: it hasn't ended after `limit` seconds.
-    :raises PlatformError: as `cancel_and_confirm` does.
-    """
-    log.warning("Cancelling invocation %s", invocation_id)
-    try:
-        record = await cancel_and_confirm(platform, invocation_id, limit)
-    except CannotStopError as error:
-        log.warning("%s", error)
-        return None
-    log.info("Invocation %s: %s", invocation_id, record.current.status if record else "not known")
-    return record

@@ -15,7 +15,8 @@ from asgiref.sync import sync_to_async
 from ..action_log import log_relay
 from ..exceptions import InvocationError
 from ..hooks import InvocationHook
-from ..tasks.lifecycle import CancelledByClear, cancel
+from ..tasks.cancellation import cancel
+from ..tasks.lifecycle import CancelledByClear
 from ..tasks.result import INVOCATION_ID_KEY
 from ..tasks.sdk_calls import complete
 from ..tasks.xcom import storable, trigger_event

@@ -89,6 +89,7 @@ def test_others_start_in_a_worker() -> None:
         ),
         ({"on_execute_callback": print}, "on_execute_callback isn't called there"),
         ({"pre_execute": print}, "pre_execute isn't called there"),
+        ({"on_success_callback": print}, "on_success_callback isn't called there"),
         ({"on_skipped_callback": print}, "on_skipped_callback isn't called there"),
         ({"executor_config": {"KubernetesExecutor": {}}}, "executor_config applies to executors only"),
         ({"run_as_user": "ada"}, "run_as_user applies to workers only"),
