@@ -53,7 +53,7 @@ FITS: list[tuple[ParameterType, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "value", "expected"), FITS, ids=lambda value: repr(value)[:30])
-def test_a_value_that_fits_is_kept_and_a_text_is_read(kind: str, value: Any, expected: Any) -> None:
+def test_fitting_value_is_kept_and_string_is_converted(kind: str, value: Any, expected: Any) -> None:
     values, problems = coerce_parameters(action(n=kind), {"n": value})
     assert problems == []
     assert (values["n"], type(values["n"])) == (expected, type(expected))
@@ -81,7 +81,7 @@ MISFITS: list[tuple[ParameterType, Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "value", "problem"), MISFITS, ids=lambda value: repr(value)[:30])
-def test_a_value_that_does_not_fit_is_refused(kind: str, value: Any, problem: str) -> None:
+def test_value_that_does_not_fit_is_rejected(kind: str, value: Any, problem: str) -> None:
     _, problems = coerce_parameters(action(n=kind), {"n": value})
     assert len(problems) == 1
     assert problems[0].startswith(problem)
@@ -89,7 +89,7 @@ def test_a_value_that_does_not_fit_is_refused(kind: str, value: Any, problem: st
 
 
 @pytest.mark.parametrize(("kind", "value", "expected"), FITS, ids=lambda value: repr(value)[:30])
-def test_a_default_is_kept_as_its_type_has_it(kind: ParameterType, value: Any, expected: Any) -> None:
+def test_default_is_converted_to_its_type(kind: ParameterType, value: Any, expected: Any) -> None:
     parameter = ActionParameter(name="n", type=kind, default=value)
     assert (parameter.default, type(parameter.default)) == (expected, type(expected))
     assert default_misfit(parameter) is None
@@ -98,12 +98,12 @@ def test_a_default_is_kept_as_its_type_has_it(kind: ParameterType, value: Any, e
 
 
 @pytest.mark.parametrize(("kind", "value", "problem"), MISFITS, ids=lambda value: repr(value)[:30])
-def test_a_default_that_does_not_fit_is_named(kind: ParameterType, value: Any, problem: str) -> None:
+def test_default_that_does_not_fit_is_reported(kind: ParameterType, value: Any, problem: str) -> None:
     parameter = ActionParameter(name="n", type=kind, default=value)
     assert (default_misfit(parameter) or "").startswith(f"the default of parameter {problem}")
 
 
-def test_the_uri_of_a_secret_fits_every_type_where_the_platform_has_secrets() -> None:
+def test_uri_of_a_secret_fits_every_type_where_the_platform_has_secrets() -> None:
     uri = "vault://threshold"
     assert coerce_parameters(action(n=T.Integer), {"n": uri}, "vault://") == ({"n": uri}, [])
     assert coerce_parameters(action(n=T.Integer), {"n": uri})[1] != []
@@ -112,14 +112,14 @@ def test_the_uri_of_a_secret_fits_every_type_where_the_platform_has_secrets() ->
     assert default_misfit(parameter) is not None
 
 
-def test_a_default_without_a_type_is_a_text_as_the_platform_has_it() -> None:
+def test_default_without_a_type_is_a_string_as_on_the_platform() -> None:
     assert ActionParameter(name="n", default=True).default == "True"
     assert ActionParameter(name="n", default=["a"], type=None).default == "['a']"
     assert ActionParameter.model_validate({"name": "n", "default": 3, "type": "duration"}).default == "3"
     assert ActionParameter(name="n").default is None
 
 
-def test_everything_that_is_wrong_is_said_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     declared = action(count="integer", flag="boolean", note=None)
     declared.parameters.append(ActionParameter(name="file", required=True))
     _, problems = coerce_parameters(declared, {"count": "many", "flag": 1, "note": object, "wot": 2})
@@ -132,7 +132,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     assert declared.declared_parameters == "count (integer), flag (boolean), note, file (required)"
 
 
-def test_what_declares_no_type_takes_anything_and_so_does_what_declares_nothing() -> None:
+def test_undeclared_types_and_parameters_accept_any_value() -> None:
     given = {"n": "3", "m": [1.5]}
     assert coerce_parameters(action(n=None, m=None), given) == (given, [])
     assert coerce_parameters(action(), given) == (given, [])
@@ -140,14 +140,14 @@ def test_what_declares_no_type_takes_anything_and_so_does_what_declares_nothing(
     assert coerce_parameters(open_ended, given) == (given, [])
 
 
-def test_null_is_no_value_of_a_required_parameter() -> None:
+def test_null_is_rejected_for_a_required_parameter() -> None:
     declared = action()
     declared.parameters.append(ActionParameter(name="n", required=True, type=T.Integer))
     assert coerce_parameters(declared, {"n": None})[1] == ["'n' must be an integer, not null"]
 
 
 @pytest.mark.parametrize("kind", [None, "duration", 3, ["integer"]])
-def test_a_type_that_is_not_known_counts_as_none_and_none_is_not_on_the_wire(kind: Any) -> None:
+def test_unknown_type_is_none_and_none_is_not_sent(kind: Any) -> None:
     parameter = ActionParameter.model_validate({"name": "n", "type": kind})
     assert parameter.type is None
     assert "type" not in parameter.model_dump(mode="json")
@@ -155,6 +155,6 @@ def test_a_type_that_is_not_known_counts_as_none_and_none_is_not_on_the_wire(kin
 
 
 @pytest.mark.parametrize("text", ["", "a b", "{1: object()}", "(1", "{'a': nan}"])
-def test_what_is_neither_json_nor_a_literal_is_refused(text: str) -> None:
+def test_text_that_is_neither_json_nor_a_literal_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="neither JSON nor a Python literal"):
         read_text(text)

@@ -61,15 +61,13 @@ def provenance(**changes: Any) -> DagRunProvenance:
         ("asset_materialization", InvocationSource.Manual),
     ],
 )
-def test_a_person_is_a_manual_source_and_everything_else_a_trigger(
-    run_type: str, source: InvocationSource
-) -> None:
+def test_source_is_manual_for_a_user_and_else_a_trigger(run_type: str, source: InvocationSource) -> None:
     asked = provenance(run_type=run_type)
     assert asked.source.source_type is source
     assert asked.source.source_id == asked.source_id
 
 
-def test_every_run_type_of_airflow_is_one_of_those_above() -> None:
+def test_run_types_of_airflow_are_all_tested() -> None:
     from airflow.utils.types import DagRunType
 
     assert {kind.value for kind in DagRunType} <= {
@@ -79,7 +77,7 @@ def test_every_run_type_of_airflow_is_one_of_those_above() -> None:
 
 @pytest.mark.parametrize("map_index", [-1, 0, 12])
 @pytest.mark.parametrize("text", NASTY)
-def test_the_source_id_names_the_task_instance_whatever_its_ids_are(text: str, map_index: int) -> None:
+def test_source_id_identifies_the_task_instance_for_any_ids(text: str, map_index: int) -> None:
     for field in ("dag_id", "run_id", "task_id"):
         asked = provenance(**{field: text}, map_index=map_index)
         assert task_instance_of(asked.source_id) == TaskInstanceReference(
@@ -91,7 +89,7 @@ def test_the_source_id_names_the_task_instance_whatever_its_ids_are(text: str, m
         )
 
 
-def test_two_task_instances_have_two_source_ids() -> None:
+def test_source_ids_of_different_task_instances_differ() -> None:
     asked = [
         provenance(**{field: text}, map_index=map_index)
         for field in ("dag_id", "run_id", "task_id")
@@ -101,7 +99,7 @@ def test_two_task_instances_have_two_source_ids() -> None:
     assert len({one.source_id for one in asked}) == len(asked)
 
 
-def test_the_source_id_is_laid_out_as_airflows_pages_are() -> None:
+def test_source_id_has_the_path_of_airflows_pages() -> None:
     asked = provenance(run_id="manual__2026-01-31T12:00:00+00:00", map_index=3)
     assert asked.source_id == (
         "airflow:dags/fleet/runs/manual__2026-01-31T12%3A00%3A00%2B00%3A00/tasks/find/mapped/3?try_number=2"
@@ -125,11 +123,11 @@ def test_the_source_id_is_laid_out_as_airflows_pages_are() -> None:
         "http://[broken",
     ],
 )
-def test_a_source_id_of_somebody_elses_names_no_task_instance(somebody_elses: str) -> None:
+def test_foreign_source_id_names_no_task_instance(somebody_elses: str) -> None:
     assert task_instance_of(somebody_elses) is None
 
 
-def test_an_actions_process_is_told_what_airflow_tells_a_tasks() -> None:
+def test_environment_has_the_variables_of_airflows_own_tasks() -> None:
     asked = provenance(
         run_type="manual",
         map_index=4,
@@ -156,7 +154,7 @@ def test_an_actions_process_is_told_what_airflow_tells_a_tasks() -> None:
     }
 
 
-def test_what_a_run_does_not_have_is_left_out_of_the_environment() -> None:
+def test_environment_lacks_values_that_the_run_lacks() -> None:
     environment = provenance().environment()
     assert "AIRFLOW_CTX_LOGICAL_DATE" not in environment
     assert "AIRFLOW_CTX_TRIGGERED_BY" not in environment
@@ -164,7 +162,7 @@ def test_what_a_run_does_not_have_is_left_out_of_the_environment() -> None:
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_provenance_comes_back_from_the_environment_as_it_was(text: str) -> None:
+def test_provenance_is_read_from_the_environment_unchanged(text: str) -> None:
     event = AssetEvent(
         name=text,
         uri=f"s3://{text}",
@@ -179,7 +177,7 @@ def test_provenance_comes_back_from_the_environment_as_it_was(text: str) -> None
     assert DagRunProvenance.from_environment(asked.environment()) == asked
 
 
-def test_as_many_asset_events_as_are_named_fit_into_one_variable() -> None:
+def test_maximum_asset_events_fit_into_one_variable() -> None:
     event = AssetEvent(
         name="n" * 250,
         uri="s3://" + "u" * 1000,
@@ -205,5 +203,5 @@ def test_as_many_asset_events_as_are_named_fit_into_one_variable() -> None:
         {PROVENANCE_VARIABLE: '{"dag_id": "fleet"}'},
     ],
 )
-def test_an_environment_without_readable_provenance_has_none(environment: dict[str, str] | None) -> None:
+def test_environment_without_readable_provenance_has_none(environment: dict[str, str] | None) -> None:
     assert DagRunProvenance.from_environment(environment) is None

@@ -19,9 +19,7 @@ each_status = pytest.mark.parametrize("status", InvocationStatus)
 
 
 @pytest.mark.parametrize(("current", "following"), list(product(InvocationStatus, repeat=2)))
-def test_a_status_may_follow_another_exactly_where_the_client_says_so(
-    current: InvocationStatus, following: InvocationStatus
-) -> None:
+def test_transitions_are_those_of_the_client(current: InvocationStatus, following: InvocationStatus) -> None:
     referee = published.InvocationStatus(current.value)
     if referee.can_transition_to(published.InvocationStatus(following.value)):
         validate_transition(current, following, DEFINITIONS)
@@ -33,18 +31,18 @@ def test_a_status_may_follow_another_exactly_where_the_client_says_so(
 
 
 @each_status
-def test_it_is_terminal_and_running_where_the_client_says_so(status: InvocationStatus) -> None:
+def test_terminal_and_running_statuses_are_those_of_the_client(status: InvocationStatus) -> None:
     referee = published.InvocationStatus(status.value)
     assert status.is_terminal is referee.is_terminal()
     assert status.is_running is referee.is_running()
 
 
 @each_status
-def test_people_see_its_name(status: InvocationStatus) -> None:
+def test_status_is_shown_by_name(status: InvocationStatus) -> None:
     assert f"{status}" == str(status) == str(published.InvocationStatus(status.value)) == status.name
 
 
-def test_a_refusal_says_what_would_be_allowed() -> None:
+def test_invalid_transition_names_the_allowed_statuses() -> None:
     with pytest.raises(InvalidTransition) as refused:
         validate_transition(InvocationStatus.Failed, InvocationStatus.Completed, DEFINITIONS)
     assert "Failed can't become Completed; allowed: Deadly, Queued" in str(refused.value)

@@ -27,7 +27,7 @@ from ...support.with_pynenc import with_pynenc
 S = InvocationStatus
 
 
-def test_every_status_is_defined_and_only_terminal_ones_release_for_good() -> None:
+def test_definitions_cover_every_status_and_only_terminal_ones_release_owners() -> None:
     assert set(DEFINITIONS) == {None, *InvocationStatus}
     for status in InvocationStatus:
         definition = get_status_definition(status, DEFINITIONS)
@@ -36,13 +36,13 @@ def test_every_status_is_defined_and_only_terminal_ones_release_for_good() -> No
         assert not (definition.terminal and definition.requires_owner)
 
 
-def test_a_new_invocation_begins_as_queued() -> None:
+def test_new_invocation_is_queued() -> None:
     assert status_record_transition(None, S.Queued, None, DEFINITIONS) == OwnedStatus(S.Queued, None)
     with pytest.raises(InvalidTransition, match="a new invocation can't become Processing; allowed: Queued"):
         validate_transition(None, S.Processing, DEFINITIONS)
 
 
-def test_a_claim_makes_an_owner_who_alone_moves_it_on_and_who_is_gone_at_the_end() -> None:
+def test_owner_alone_changes_a_claimed_invocation_until_its_end() -> None:
     claimed = status_record_transition(OwnedStatus(S.Queued), S.Scheduled, "r1", DEFINITIONS)
     assert claimed == OwnedStatus(S.Scheduled, "r1")
     with pytest.raises(NotOwned, match="r2 can't change an invocation of r1 from Scheduled to Processing"):
@@ -52,18 +52,18 @@ def test_a_claim_makes_an_owner_who_alone_moves_it_on_and_who_is_gone_at_the_end
     assert status_record_transition(running, S.Completed, "r1", DEFINITIONS) == OwnedStatus(S.Completed, None)
 
 
-def test_nobody_can_claim_for_nobody() -> None:
+def test_claim_needs_a_name() -> None:
     with pytest.raises(NotOwned):
         validate_ownership(OwnedStatus(S.Queued), S.Scheduled, None, DEFINITIONS)
 
 
 @pytest.mark.parametrize("end", [S.Cancelled, S.Failed])
-def test_a_cancel_and_a_recovery_need_no_owner(end: InvocationStatus) -> None:
+def test_cancel_and_recovery_need_no_owner(end: InvocationStatus) -> None:
     moved = status_record_transition(OwnedStatus(S.Processing, "r1"), end, "somebody", DEFINITIONS)
     assert moved == OwnedStatus(end, None)
 
 
-def test_what_has_ended_says_what_is_allowed() -> None:
+def test_transition_of_an_ended_invocation_names_the_allowed_statuses() -> None:
     with pytest.raises(
         InvalidTransition, match="Completed can't become Queued; allowed: nothing: it is final"
     ):

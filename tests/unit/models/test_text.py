@@ -18,14 +18,14 @@ from airflow_invocations.models.text import encodable, printable, shortened
         ("\ud800x\udfff", "\ufffdx\ufffd"),
     ],
 )
-def test_what_no_database_holds_is_replaced_and_nothing_else(text: str, expected: str) -> None:
+def test_encodable_replaces_only_characters_that_databases_reject(text: str, expected: str) -> None:
     assert encodable(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "limit", "expected"), [("abc", 3, "abc"), ("a" * 30, 20, "a" * 10 + " ... (cut)")]
 )
-def test_a_text_that_was_cut_says_so(text: str, limit: int, expected: str) -> None:
+def test_shortened_text_is_marked(text: str, limit: int, expected: str) -> None:
     assert shortened(text, limit) == expected
     assert len(shortened(text, limit)) <= limit
 
@@ -43,14 +43,14 @@ def test_a_text_that_was_cut_says_so(text: str, limit: int, expected: str) -> No
         ("\ud83d", "\ufffd"),
     ],
 )
-def test_a_message_has_no_escape_sequences_and_no_control_characters(text: str, expected: str) -> None:
+def test_printable_text_has_no_escape_sequences_and_control_characters(text: str, expected: str) -> None:
     assert printable(text, 100) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["x" * 2_000_068, "\x1b[" * 1_000_000, "\x1b]" * 1_000_000, "\0" * 1_000_000]
 )
-def test_a_huge_message_is_cut_at_no_cost(text: str) -> None:
+def test_printable_cuts_a_huge_text_cheaply(text: str) -> None:
     began = time.process_time()
     cut = printable(text, 2_000)
     assert time.process_time() - began < 0.5

@@ -181,7 +181,7 @@ def sent(record: pydantic.BaseModel) -> Any:
 
 
 @each_record
-def test_a_full_document_comes_back_as_it_was_and_as_the_client_has_it(name: str) -> None:
+def test_full_document_round_trips_as_in_the_client(name: str) -> None:
     ours, theirs, document = RECORDS[name]
     mine, referee = accepted(ours, document), accepted(theirs, document)
     assert mine is not None
@@ -193,7 +193,7 @@ def test_a_full_document_comes_back_as_it_was_and_as_the_client_has_it(name: str
 
 
 @pytest.mark.parametrize("name", ["CreateActionRequest", "InvocationRequest", "InvocationInput"])
-def test_a_request_is_sent_as_the_client_sends_it(name: str) -> None:
+def test_request_is_sent_as_by_the_client(name: str) -> None:
     ours, theirs, document = RECORDS[name]
     for size in (1, 2, len(document)):
         for fields in itertools.combinations(document, size):
@@ -204,7 +204,7 @@ def test_a_request_is_sent_as_the_client_sends_it(name: str) -> None:
             assert produced(theirs.model_validate(mine.wire())) == produced(referee)
 
 
-def test_an_invocation_without_a_dataset_is_sent_as_the_client_sends_it() -> None:
+def test_invocation_without_a_dataset_is_sent_as_by_the_client() -> None:
     nothing = published.InvocationDataSource.unspecified()
     referee = published.CreateInvocationRequest(
         data_source_id=nothing.data_source_id,
@@ -232,7 +232,7 @@ def test_fields_are_required_as_in_the_client(name: str) -> None:
 
 
 @each_record
-def test_a_field_takes_what_it_takes_in_the_client(name: str) -> None:
+def test_field_accepts_the_same_values_as_in_the_client(name: str) -> None:
     ours, theirs, document = RECORDS[name]
     for path in paths(document):
         for odd in ODD_VALUES:
@@ -283,7 +283,7 @@ def is_stricter(name: str, path: tuple[Any, ...], value: Any) -> bool:
     return any((type(value), value) == (type(odd), odd) for odd in refused)
 
 
-def test_compute_requirements_are_refused_and_accepted_as_by_the_client() -> None:
+def test_compute_requirements_are_validated_as_by_the_client() -> None:
     units = [0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
     memories = {0, 511, 513, 122880 + 8192, *range(512, 122880 + 1, 512)}
     offered = 0
@@ -321,7 +321,7 @@ def test_compute_requirements_have_the_clients_names_and_defaults(document: dict
         assert produced(mine) == produced(referee)
 
 
-def test_a_refused_combination_names_the_allowed_ones() -> None:
+def test_rejected_combination_names_the_allowed_ones() -> None:
     with pytest.raises(
         pydantic.ValidationError, match=r"memory is 512 MiB; with vCPU 1024 allowed: 2048 to 8192 in steps"
     ):
@@ -337,7 +337,7 @@ def test_a_refused_combination_names_the_allowed_ones() -> None:
         (models.FileSelector, published.FileSelector),
     ],
 )
-def test_selectors_need_what_the_clients_need_and_keep_each_value_once(kinds: Any) -> None:
+def test_selectors_require_the_same_fields_as_the_clients_and_drop_duplicates(kinds: Any) -> None:
     ours, theirs = kinds
     values = {
         "query": [None, "", "a = 1"],
@@ -354,7 +354,7 @@ def test_selectors_need_what_the_clients_need_and_keep_each_value_once(kinds: An
             assert produced(mine) == produced(referee)
 
 
-def test_an_input_selects_something_or_is_refused_as_by_the_client() -> None:
+def test_empty_input_is_rejected_as_by_the_client() -> None:
     selector = {"ids": ["a"]}
     for files, sessions, topics in itertools.product([None, [], selector, [selector, selector]], repeat=3):
         document = {"files": files, "sessions": sessions, "topics": topics}
@@ -365,7 +365,7 @@ def test_an_input_selects_something_or_is_refused_as_by_the_client() -> None:
             assert produced(mine) == produced(referee)
 
 
-def test_the_words_are_the_clients() -> None:
+def test_enum_values_are_the_clients() -> None:
     for ours, theirs in [
         (models.Accessibility, published.Accessibility),
         (models.Comparator, published_query.Comparator),
@@ -382,7 +382,7 @@ def test_the_words_are_the_clients() -> None:
     assert models.MAX_PAGE_SIZE == published_query.specification.MAX_PAGE_SIZE
 
 
-def test_an_upload_destination_of_a_kind_invented_later_is_unknown() -> None:
+def test_upload_destination_of_a_new_kind_is_unknown() -> None:
     document = {"destination_type": "Lake", "destination_id": "x"}
     mine = accepted(models.UploadDestination, document)
     referee = accepted(published.InvocationUploadDestination, document)
@@ -391,7 +391,7 @@ def test_an_upload_destination_of_a_kind_invented_later_is_unknown() -> None:
     assert produced(mine) == produced(referee) == {"destination_type": "Unknown", "destination_id": "x"}
 
 
-def test_the_current_status_is_the_clients() -> None:
+def test_current_status_is_the_clients() -> None:
     steps = [(0, 0), (1, 1), (2, 1), (3, 2), (998, 3), (0, 3), (5, 2)]
     for order in itertools.permutations(steps, 4):
         document = {
@@ -406,7 +406,7 @@ def test_the_current_status_is_the_clients() -> None:
         assert mine.current.status == referee.current_status
 
 
-def test_an_invocation_that_lists_no_steps_is_what_its_last_status_says() -> None:
+def test_current_status_without_steps_is_the_last_status() -> None:
     record = models.InvocationRecord.model_validate({**INVOCATION, "status": []})
     assert record.current == models.StatusRecord(
         status=models.InvocationStatus.Completed, timestamp=record.created
@@ -449,7 +449,7 @@ def lived(*steps: Step) -> models.InvocationRecord:
         ([("Completed", 9), *reversed(LIFE)], 3, 9, 6, 3),
     ],
 )
-def test_the_times_of_an_invocation(
+def test_times_of_an_invocation_follow_from_its_steps(
     steps: list[Step], started: int | None, ended: int | None, ran: int | None, queued: int | None
 ) -> None:
     record = lived(*steps)
@@ -466,7 +466,7 @@ def test_the_times_of_an_invocation(
     assert elapsed(record.status, present).total_seconds() == expected
 
 
-def test_env_vars_are_overridden_one_by_one_and_the_rest_whole() -> None:
+def test_env_vars_are_overridden_by_name_and_other_fields_as_a_whole() -> None:
     own = models.ContainerParameters(command=["a", "b"], env_vars={"A": "1", "B": "2"}, workdir="/w")
     assert own.overridden_by(None) is own
     assert own.overridden_by(

@@ -68,7 +68,7 @@ def ids(count: int, begin: int = 0) -> list[str]:
     return [f"iv_{number}" for number in range(begin, begin + count)]
 
 
-async def test_fifty_listeners_are_one_client_and_one_stream(platform: EventsPlatform) -> None:
+async def test_fifty_subscriptions_share_one_client_and_one_stream(platform: EventsPlatform) -> None:
     listeners = [Listener(platform) for _ in range(50)]
     for listener in listeners:
         await listener.subscription.start_cursor()
@@ -80,7 +80,7 @@ async def test_fifty_listeners_are_one_client_and_one_stream(platform: EventsPla
     await until_async(lambda: platform.closed == 1)
 
 
-async def test_who_begins_now_hears_nothing_of_the_past(platform: EventsPlatform) -> None:
+async def test_subscription_without_cursor_gets_no_past_events(platform: EventsPlatform) -> None:
     platform.end(*ids(3))
     first = Listener(platform)
     assert await first.subscription.start_cursor() == 3
@@ -93,7 +93,7 @@ async def test_who_begins_now_hears_nothing_of_the_past(platform: EventsPlatform
     assert len(platform.opened) == 1
 
 
-async def test_who_comes_with_an_older_place_hears_what_it_missed_and_nobody_hears_twice(
+async def test_subscription_with_older_cursor_gets_missed_events_and_no_event_comes_twice(
     platform: EventsPlatform,
 ) -> None:
     platform.end(*ids(10))
@@ -106,7 +106,7 @@ async def test_who_comes_with_an_older_place_hears_what_it_missed_and_nobody_hea
     assert first.heard == ["iv_8", "iv_9", "iv_10"]
 
 
-async def test_the_stream_tells_what_anybody_wants_and_each_hears_only_what_it_wants(
+async def test_stream_has_the_union_of_filters_and_each_subscription_gets_its_own_events(
     platform: EventsPlatform,
 ) -> None:
     counts = Listener(platform, wanted=EventFilter("count", frozenset({S.Completed})))
@@ -122,7 +122,7 @@ async def test_the_stream_tells_what_anybody_wants_and_each_hears_only_what_it_w
     assert platform.opened[-1][0] == EventFilter(None, frozenset({S.Completed, S.Failed}))
 
 
-async def test_an_outage_loses_nothing_and_is_said_once(
+async def test_outage_loses_no_event_and_is_logged_once(
     platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = Listener(platform)
@@ -140,7 +140,7 @@ async def test_an_outage_loses_nothing_and_is_said_once(
     ]
 
 
-async def test_a_token_that_is_refused_is_read_anew_from_the_connection(platform: EventsPlatform) -> None:
+async def test_rejected_token_is_read_again_from_the_connection(platform: EventsPlatform) -> None:
     platform.down = UnauthorizedError("not known")
     listener = Listener(platform, cursor=0)
     await until_async(lambda: platform.connects >= 3)
@@ -149,7 +149,7 @@ async def test_a_token_that_is_refused_is_read_anew_from_the_connection(platform
     await until_async(lambda: listener.heard == ["iv_0"])
 
 
-async def test_a_platform_without_events_says_so_and_what_to_do_instead(
+async def test_platform_without_events_is_logged_with_an_alternative(
     platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
     platform.capabilities = Capabilities()
@@ -160,7 +160,7 @@ async def test_a_platform_without_events_says_so_and_what_to_do_instead(
     assert platform.opened == []
 
 
-async def test_what_cannot_be_read_is_logged_counted_and_passed_over(
+async def test_unreadable_event_is_logged_counted_and_skipped(
     platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = Listener(platform, cursor=0)
@@ -173,7 +173,7 @@ async def test_what_cannot_be_read_is_logged_counted_and_passed_over(
     assert "skipped an unreadable event (2 so far): timestamp" in caplog.text
 
 
-async def test_ten_thousand_events_pass_one_who_is_slow_without_being_kept(platform: EventsPlatform) -> None:
+async def test_slow_subscription_queues_a_bounded_number_of_events(platform: EventsPlatform) -> None:
     slow, quick = Listener(platform, cursor=0), Listener(platform, cursor=0)
     slow.runs.clear()
     platform.end(*ids(10_000))
@@ -184,7 +184,7 @@ async def test_ten_thousand_events_pass_one_who_is_slow_without_being_kept(platf
     assert slow.heard == quick.heard == ids(10_000)
 
 
-async def test_nothing_is_read_while_nobody_has_room(platform: EventsPlatform) -> None:
+async def test_stream_is_not_read_while_no_subscription_has_room(platform: EventsPlatform) -> None:
     slow = Listener(platform, cursor=0)
     slow.runs.clear()
     platform.end(*ids(10_000))
@@ -194,13 +194,13 @@ async def test_nothing_is_read_while_nobody_has_room(platform: EventsPlatform) -
     await until_async(lambda: slow.heard == ids(10_000))
 
 
-async def test_a_platform_that_counts_anew_is_read_from_its_beginning(platform: EventsPlatform) -> None:
+async def test_reset_event_sequence_is_read_from_its_beginning(platform: EventsPlatform) -> None:
     platform.end(*ids(2))
     listener = Listener(platform, cursor=40)
     await until_async(lambda: listener.heard == ids(2))
 
 
-async def test_what_is_told_again_where_places_are_times_is_heard_once(platform: EventsPlatform) -> None:
+async def test_event_that_is_sent_again_with_time_cursors_is_delivered_once(platform: EventsPlatform) -> None:
     platform.overlap = 5
     listener = Listener(platform, cursor=0)
     platform.end(*ids(3))
@@ -212,7 +212,7 @@ async def test_what_is_told_again_where_places_are_times_is_heard_once(platform:
     assert listener.heard == ids(4)
 
 
-async def test_whatever_breaks_whenever_each_hears_everything_once(platform: EventsPlatform) -> None:
+async def test_every_subscription_gets_every_event_once_whatever_breaks(platform: EventsPlatform) -> None:
     chance = random.Random(7)
     listeners = [Listener(platform, cursor=0)]
     count = 0
@@ -241,7 +241,9 @@ async def test_whatever_breaks_whenever_each_hears_everything_once(platform: Eve
         assert one.heard == ids(count - first, begin=first)
 
 
-async def test_the_last_to_leave_closes_the_stream_also_during_an_outage(platform: EventsPlatform) -> None:
+async def test_last_subscription_to_leave_closes_the_stream_also_during_an_outage(
+    platform: EventsPlatform,
+) -> None:
     platform.down = UnavailableError("no route")
     listener = Listener(platform, cursor=0)
     await until_async(lambda: platform.connects)
@@ -249,13 +251,13 @@ async def test_the_last_to_leave_closes_the_stream_also_during_an_outage(platfor
     await until_async(lambda: not StreamRegistry.current()._streams)
 
 
-async def test_places_that_are_times_never_share_a_stream_with_numbers(platform: EventsPlatform) -> None:
+async def test_time_cursors_never_share_a_stream_with_numbers(platform: EventsPlatform) -> None:
     numbers, times = Listener(platform, cursor=0), Listener(platform, cursor=2**51)
     now = Listener(platform)
     assert numbers.stream is now.stream is not times.stream
 
 
-async def test_records_are_asked_for_until_there_is_an_answer_and_singly_where_batches_are_refused(
+async def test_records_are_requested_until_answered_and_singly_if_batches_are_rejected(
     platform: EventsPlatform,
 ) -> None:
     platform.end("iv_0", "iv_1")

@@ -27,16 +27,16 @@ S = InvocationStatus
         ([InvocationStatus(4711)], 1, GroupOutcome.Unreachable),
     ],
 )
-def test_the_outlook(statuses: list[S], wanted: int, expected: GroupOutcome) -> None:
+def test_group_outcome_follows_from_statuses(statuses: list[S], wanted: int, expected: GroupOutcome) -> None:
     assert group_outcome(statuses, wanted) is expected
 
 
-def test_all_any_and_so_many_mean_numbers() -> None:
+def test_number_wanted_of_all_any_and_numbers() -> None:
     assert [number_wanted(wish, 3) for wish in ("all", "any", 1, 3)] == [3, 1, 1, 3]
     assert number_wanted("all", 0) == 0
 
 
 @pytest.mark.parametrize(("wish", "total"), [(4, 3), ("any", 0), ("some", 3)])
-def test_what_there_are_not_enough_of_is_refused(wish: str | int, total: int) -> None:
+def test_number_wanted_above_total_is_rejected(wish: str | int, total: int) -> None:
     with pytest.raises(ValueError, match=f"{wish!r} of {total}"):
         number_wanted(wish, total)

@@ -44,7 +44,7 @@ def pages_of(lines: Sequence[str], size: int, begin: int = 0) -> list[LogPage]:
 
 @pytest.mark.parametrize("first_size", [1, 3, 7, 50])
 @pytest.mark.parametrize("next_size", [1, 4, 50])
-def test_whoever_goes_on_from_a_position_shows_every_line_once(first_size: int, next_size: int) -> None:
+def test_reader_that_resumes_from_a_position_shows_every_line_once(first_size: int, next_size: int) -> None:
     lines = [str(number) for number in range(20)]
     for shown in range(21):
         first = UnshownRecords()
@@ -61,7 +61,7 @@ def test_whoever_goes_on_from_a_position_shows_every_line_once(first_size: int, 
         assert taken == lines
 
 
-def test_a_position_that_went_on_in_the_midst_of_pages_can_be_handed_on_again() -> None:
+def test_position_within_pages_can_be_resumed_repeatedly() -> None:
     lines = [str(number) for number in range(10)]
     begun = UnshownRecords(LogPosition(None, 5))
     behind = [
@@ -87,12 +87,12 @@ def test_a_position_that_went_on_in_the_midst_of_pages_can_be_handed_on_again() 
         ("", ""),
     ],
 )
-def test_a_redrawn_line_is_shown_in_its_last_state(written: str, shown: str) -> None:
+def test_redrawn_line_is_shown_in_its_last_state(written: str, shown: str) -> None:
     entry = record("x").model_copy(update={"log": written})
     assert LineShaper().shape(entry).text == shown
 
 
-def test_a_long_line_is_cut_once_whether_it_comes_whole_or_in_parts() -> None:
+def test_long_line_is_cut_once_whole_or_in_parts() -> None:
     settings = LogSettings(line_length=10)
     notice = f"[... cut after 10 characters; the whole line: {URL} ]"
     assert LineShaper(URL, settings).shape(record("x" * 10)).text == "x" * 10
@@ -121,14 +121,14 @@ MUCH = 10**9
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10])
-def test_the_rest_of_a_log_that_is_not_long_is_shown_whole(count: int) -> None:
+def test_short_rest_of_a_log_is_shown_whole(count: int) -> None:
     lines = [str(number) for number in range(count)]
     first, end = end_of(lines, LogEnd(lines=10, size=MUCH, seconds=10))
     assert first + [line.text for line in end.last] == lines
     assert end.left_out == ""
 
 
-def test_of_a_long_log_the_first_and_the_last_lines_are_shown_and_the_rest_is_named() -> None:
+def test_long_log_shows_its_first_and_last_lines_and_reports_the_rest() -> None:
     lines = [str(number) for number in range(1000)]
     first, end = end_of(lines, LogEnd(lines=10, size=MUCH, seconds=10))
     assert first == lines[:5]
@@ -137,21 +137,21 @@ def test_of_a_long_log_the_first_and_the_last_lines_are_shown_and_the_rest_is_na
     assert end.left_out.endswith(f" MB); the whole log: {URL}")
 
 
-def test_a_rest_is_bounded_in_bytes_too() -> None:
+def test_rest_of_a_log_is_bounded_in_bytes() -> None:
     lines = ["x" * 1000] * 1000
     first, end = end_of(lines, LogEnd(lines=MUCH, size=20_000, seconds=10))
     assert 5 <= len(first) <= 10
     assert 5 <= len(end.last) <= 10
 
 
-def test_a_rest_that_begins_within_a_page_repeats_nothing() -> None:
+def test_rest_of_a_log_within_a_page_repeats_no_line() -> None:
     lines = [str(number) for number in range(30)]
     limit = LogEnd(lines=100, size=MUCH, seconds=10)
     first, end = end_of(lines, limit, size=7, position=LogPosition("10", 3))
     assert first + [line.text for line in end.last] == lines[13:]
 
 
-def test_a_log_that_can_not_be_read_to_its_end_says_so_and_shows_no_false_end() -> None:
+def test_unreadable_end_of_a_log_is_reported_and_no_false_end_shown() -> None:
     async def pages() -> AsyncIterator[LogPage]:
         yield pages_of([str(number) for number in range(20)], 10)[0]
         raise UnavailableError("no answer")
@@ -167,7 +167,7 @@ def test_a_log_that_can_not_be_read_to_its_end_says_so_and_shows_no_false_end() 
     assert "8 lines" in end.left_out
 
 
-def test_a_log_that_takes_too_long_to_read_says_so() -> None:
+def test_slow_log_is_reported_as_not_read_to_its_end() -> None:
     lines = [str(number) for number in range(1000)]
     _, end = end_of(lines, LogEnd(lines=4, size=MUCH, seconds=-1.0))
     assert "was not read to its end" in end.left_out

@@ -41,7 +41,7 @@ class Logs:
         return max(later - earlier for earlier, later in itertools.pairwise(self.asked[name]))
 
 
-def test_silent_logs_are_asked_with_growing_pauses_and_a_lively_one_every_second() -> None:
+def test_silent_logs_are_polled_with_growing_pauses_and_active_logs_every_second() -> None:
     logs = Logs(quiet=5, lively=1)
     logs.run(120)
     (lively,) = logs.lively
@@ -52,21 +52,21 @@ def test_silent_logs_are_asked_with_growing_pauses_and_a_lively_one_every_second
     assert gaps[-1] > SETTINGS.most_pause * 0.9
 
 
-def test_two_hundred_logs_that_run_are_all_asked_within_fifteen_seconds() -> None:
+def test_two_hundred_logs_are_all_polled_within_fifteen_seconds() -> None:
     logs = Logs(quiet=180, lively=20)
     logs.run(120)
     assert max(logs.longest_gap(name) for name in logs.names) < 15.0
     assert sum(map(len, logs.asked.values())) <= 121 * SETTINGS.reads
 
 
-def test_where_there_are_too_many_logs_those_that_wrote_lately_come_more_often() -> None:
+def test_recently_active_logs_are_polled_more_often_under_load() -> None:
     logs = Logs(quiet=1000, lively=20)
     logs.run(300)
     assert max(logs.longest_gap(name) for name in logs.lively) < 15.0
     assert all(len(asked) >= 2 for asked in logs.asked.values())
 
 
-def test_a_log_is_asked_by_one_reader_at_a_time_and_forgotten_when_it_is_gone() -> None:
+def test_log_is_polled_by_one_reader_at_a_time_and_forgotten_when_gone() -> None:
     clock = Clock()
     schedule = LogSchedule(SETTINGS, clock)
     assert schedule.take({"a": "a"}) == "a"

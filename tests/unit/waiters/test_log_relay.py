@@ -113,7 +113,7 @@ def test_every_line_is_shown_once_and_known_to_have_left() -> None:
     run(main())
 
 
-def test_an_end_writes_no_more_and_claims_only_what_has_left() -> None:
+def test_settle_stops_writing_and_reports_only_lines_that_left() -> None:
     async def main() -> None:
         supervisor = Supervisor(round_time=0.04)
         relay = relay_for(supervisor)
@@ -132,7 +132,7 @@ def test_an_end_writes_no_more_and_claims_only_what_has_left() -> None:
     run(main())
 
 
-def test_an_end_does_not_wait_for_a_channel_that_nothing_reads() -> None:
+def test_settle_has_a_time_limit_if_the_channel_is_not_read() -> None:
     async def main() -> None:
         supervisor = Supervisor(round_time=3600.0)
         relay = relay_for(supervisor)
@@ -146,7 +146,7 @@ def test_an_end_does_not_wait_for_a_channel_that_nothing_reads() -> None:
     run(main())
 
 
-def test_who_writes_little_is_shown_at_once_beside_floods() -> None:
+def test_quiet_log_is_shown_without_delay_beside_floods() -> None:
     async def main() -> None:
         supervisor = Supervisor(round_time=0.04)
         relay = relay_for(supervisor)
@@ -190,7 +190,7 @@ def test_lines_take_a_small_part_of_a_slow_receivers_time_and_more_of_a_quick_on
     assert quick > 10 * slow
 
 
-def test_lines_of_all_logs_are_written_together_about_once_a_second() -> None:
+def test_lines_of_all_logs_are_written_together_once_a_second() -> None:
     async def main() -> None:
         supervisor = Supervisor(round_time=0.005)
         relay = relay_for(supervisor)
@@ -206,7 +206,7 @@ def test_lines_of_all_logs_are_written_together_about_once_a_second() -> None:
     run(main())
 
 
-def test_a_channel_that_is_never_empty_does_not_silence_logs() -> None:
+def test_channel_that_is_never_empty_does_not_stop_logs() -> None:
     async def main() -> None:
         supervisor = Supervisor(round_time=0.01)
         supervisor.unread = lambda: max(1, supervisor.buffer)  # type: ignore[method-assign]
@@ -221,7 +221,7 @@ def test_a_channel_that_is_never_empty_does_not_silence_logs() -> None:
     run(main())
 
 
-def test_one_log_and_all_logs_together_are_bounded() -> None:
+def test_queues_are_bounded_singly_and_together() -> None:
     async def main() -> None:
         settings = LogSettings(queues_size=20 * LINE)
         supervisor = Supervisor(round_time=0.2)
@@ -239,7 +239,7 @@ def test_one_log_and_all_logs_together_are_bounded() -> None:
     run(main())
 
 
-def test_a_full_queue_has_room_again_when_it_is_empty() -> None:
+def test_full_queue_has_room_again_when_empty() -> None:
     queue = LogQueue(settings=LogSettings(queue_lines=4))
     rooms: list[None] = []
     queue.on_room = lambda: rooms.append(None)
@@ -252,7 +252,7 @@ def test_a_full_queue_has_room_again_when_it_is_empty() -> None:
     assert (queue.has_room, rooms, queue.written) == (True, [None], LogPosition("5"))
 
 
-def test_a_line_without_end_is_cut_and_takes_no_room() -> None:
+def test_endless_line_is_cut_and_takes_no_room() -> None:
     def parts() -> Iterable[LogRecord]:
         for _ in range(800):  # 50 MB, as the local server keeps them
             yield LogRecord.model_validate(
@@ -278,7 +278,7 @@ def test_a_line_without_end_is_cut_and_takes_no_room() -> None:
     assert queue.written == LogPosition("799")
 
 
-def test_a_budget_halves_after_a_slow_burst_and_grows_slowly_after_quick_ones() -> None:
+def test_budget_halves_after_a_slow_burst_and_grows_slowly_after_quick_ones() -> None:
     budget = BurstBudget()
     budget.learn(seconds=0.3, was_limit=True)
     assert budget.size == SETTINGS.first_burst // 2

@@ -92,7 +92,7 @@ async def waits(platform: Platform, *ids: str, **options: Any) -> AsyncIterator[
 # -- push --------------------------------------------------------------------------------------------
 
 
-async def test_a_thousand_waits_are_one_stream_and_no_request() -> None:
+async def test_thousand_waits_share_one_stream_without_requests() -> None:
     ids = [f"iv_{number}" for number in range(1000)]
     platform = Platform(**dict.fromkeys(ids, S.Processing))
     async with waits(platform, *ids) as ones:
@@ -108,7 +108,7 @@ async def test_a_thousand_waits_are_one_stream_and_no_request() -> None:
 
 
 @pytest.mark.parametrize("status", [S.Completed, S.Cancelled, S.Failed, S.Deadly])
-async def test_every_terminal_status_ends_a_wait_and_no_other_does(status: InvocationStatus) -> None:
+async def test_wait_ends_at_every_terminal_status_and_at_no_other(status: InvocationStatus) -> None:
     platform = Platform(iv_1=S.Queued)
     async with waits(platform, "iv_1") as (one,):
         stream = await opened(platform)
@@ -120,7 +120,7 @@ async def test_every_terminal_status_ends_a_wait_and_no_other_does(status: Invoc
         await one.end()
 
 
-async def test_who_comes_later_joins_the_open_stream() -> None:
+async def test_later_wait_joins_the_open_stream() -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing, iv_3=S.Completed)
     async with waits(platform, "iv_1"):
         await opened(platform)
@@ -132,7 +132,7 @@ async def test_who_comes_later_joins_the_open_stream() -> None:
     assert len(platform.streams) == 1
 
 
-async def test_who_comes_back_for_what_has_ended_in_the_meantime_is_told() -> None:
+async def test_second_wait_gets_an_end_that_happened_before_it_joined() -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
     async with waits(platform, "iv_1"):
         async with waits(platform, "iv_2"):
@@ -145,7 +145,7 @@ async def test_who_comes_back_for_what_has_ended_in_the_meantime_is_told() -> No
     assert platform.changes[-1] == ({"iv_2"}, {"iv_2"}, {})
 
 
-async def test_an_outage_has_one_line_in_a_tasks_log_and_its_end_another(
+async def test_outage_has_one_line_in_a_task_log_and_its_end_another(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -166,7 +166,7 @@ async def test_an_outage_has_one_line_in_a_tasks_log_and_its_end_another(
     assert len(one.notices) == 2
 
 
-async def test_a_stream_that_breaks_is_resumed_where_it_was_and_nothing_is_missed(
+async def test_broken_stream_is_resumed_from_its_cursor_without_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(availability, "QUIET_OUTAGE", 5.0)
@@ -188,7 +188,7 @@ async def test_a_stream_that_breaks_is_resumed_where_it_was_and_nothing_is_misse
     assert first.notices == []
 
 
-async def test_who_came_while_the_stream_broke_is_named_by_the_next_one(
+async def test_wait_that_joined_while_the_stream_broke_is_in_the_next_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
@@ -215,7 +215,7 @@ async def test_who_came_while_the_stream_broke_is_named_by_the_next_one(
             await second.end()
 
 
-async def test_who_comes_in_the_moment_of_the_end_is_told_too() -> None:
+async def test_wait_that_joins_at_the_moment_of_the_end_gets_it() -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
     async with waits(platform, "iv_1", "iv_2") as (first, _):
         stream = await opened(platform)
@@ -227,7 +227,7 @@ async def test_who_comes_in_the_moment_of_the_end_is_told_too() -> None:
             await second.end()
 
 
-async def test_a_platform_that_has_lost_its_events_is_asked_for_everything() -> None:
+async def test_stream_restarts_if_the_event_sequence_was_reset() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
         stream = await opened(platform)
@@ -242,7 +242,7 @@ async def test_a_platform_that_has_lost_its_events_is_asked_for_everything() -> 
         await one.end()
 
 
-async def test_the_last_to_leave_closes_it_and_who_comes_then_gets_a_new_one() -> None:
+async def test_last_wait_to_leave_closes_the_watcher_and_the_next_gets_another() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1"):
         await opened(platform)
@@ -254,7 +254,7 @@ async def test_the_last_to_leave_closes_it_and_who_comes_then_gets_a_new_one() -
         await one.end()
 
 
-async def test_streams_that_break_before_they_tell_anything_are_given_up_for_polling() -> None:
+async def test_streams_that_break_before_they_catch_up_are_replaced_by_polling() -> None:
     platform = Platform()
     async with waits(platform, "iv_1") as (one,):
         for count in range(1, watcher.BROKEN_STREAMS + 2):
@@ -264,7 +264,7 @@ async def test_streams_that_break_before_they_tell_anything_are_given_up_for_pol
         await one.end()
 
 
-async def test_a_stream_that_never_opens_does_not_hide_what_a_query_tells() -> None:
+async def test_stream_that_never_opens_does_not_hide_the_result_of_a_query() -> None:
     class Silent(Platform):
         @asynccontextmanager
         async def watch(
@@ -281,7 +281,7 @@ async def test_a_stream_that_never_opens_does_not_hide_what_a_query_tells() -> N
     assert one.notices == []
 
 
-async def test_after_a_while_without_a_stream_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_is_reopened_after_a_time_of_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "WITHOUT_STREAM", 0.1)
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
@@ -301,7 +301,7 @@ def polled(**statuses: InvocationStatus) -> Platform:
     return platform
 
 
-async def test_without_a_stream_one_query_a_tick_asks_for_all() -> None:
+async def test_polling_uses_one_query_for_all_waits() -> None:
     ids = [f"iv_{number}" for number in range(2500)]
     platform = polled(**dict.fromkeys(ids, S.Processing))
     async with waits(platform, *ids, poll_interval=0.2) as ones:
@@ -312,7 +312,7 @@ async def test_without_a_stream_one_query_a_tick_asks_for_all() -> None:
     assert {kind for kind, _ in platform.asked} == {"ended"}
 
 
-async def test_batches_that_are_refused_become_a_few_single_requests_at_a_time() -> None:
+async def test_rejected_batches_become_a_few_concurrent_single_requests() -> None:
     ids = [f"iv_{number}" for number in range(50)]
     platform = polled(**dict.fromkeys(ids, S.Processing))
     platform.batches = False
@@ -324,7 +324,7 @@ async def test_batches_that_are_refused_become_a_few_single_requests_at_a_time()
     assert 1 < platform.most_singles <= watcher.SINGLES
 
 
-async def test_the_most_impatient_wait_sets_the_pace() -> None:
+async def test_shortest_poll_interval_applies_to_all_waits() -> None:
     platform = polled(iv_1=S.Processing, iv_2=S.Processing)
     async with waits(platform, "iv_1", poll_interval=3600):
         await until_async(lambda: platform.asked_for("ended") == 1)
@@ -340,7 +340,7 @@ async def test_the_most_impatient_wait_sets_the_pace() -> None:
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
 @pytest.mark.parametrize("error", [UnavailableError("gone"), RateLimitedError("slow down")])
-async def test_a_failed_poll_is_no_verdict(pushes: bool, error: Exception) -> None:
+async def test_failed_poll_is_no_verdict(pushes: bool, error: Exception) -> None:
     platform = Platform(iv_1=S.Processing)
     platform.pushes = pushes
     platform.down = error
@@ -354,7 +354,7 @@ async def test_a_failed_poll_is_no_verdict(pushes: bool, error: Exception) -> No
         assert one.notices[-1] == "The platform is available again"
 
 
-async def test_an_outage_ends_a_wait_after_its_own_limit_and_says_since_when() -> None:
+async def test_outage_ends_a_wait_after_its_own_limit_with_the_time_it_began() -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
     platform.down = UnavailableError("gone for good")
     began = time.time()
@@ -367,9 +367,7 @@ async def test_an_outage_ends_a_wait_after_its_own_limit_and_says_since_when() -
         assert not patient.task.done()
 
 
-async def test_a_connection_that_can_not_be_read_now_is_an_outage_and_one_that_makes_no_sense_is_not() -> (
-    None
-):
+async def test_unreadable_connection_is_an_outage_and_a_misconfigured_one_is_not() -> None:
     platform = Platform(iv_1=S.Completed)
     failures: list[Exception] = [RuntimeError("the metadata database is away")] * 2
 
@@ -388,7 +386,7 @@ async def test_a_connection_that_can_not_be_read_now_is_an_outage_and_one_that_m
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
-async def test_a_refused_token_is_read_anew_once_and_then_believed(pushes: bool) -> None:
+async def test_rejected_token_is_read_again_once(pushes: bool) -> None:
     platform = Platform(iv_1=S.Processing)
     platform.pushes = pushes
     async with waits(platform, "iv_1") as (one,):
@@ -408,7 +406,7 @@ async def test_a_refused_token_is_read_anew_once_and_then_believed(pushes: bool)
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
-async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
+async def test_rejection_of_a_token_that_worked_is_an_outage_for_a_while(
     pushes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = Platform(iv_1=S.Processing)
@@ -445,7 +443,7 @@ async def test_a_token_that_had_worked_and_is_refused_is_an_outage_for_a_while(
     assert type(task_error(given_up.value, "a", "iv_1", "")) is PlatformUnavailableError
 
 
-async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
+async def test_failed_watcher_is_replaced_without_loss(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
@@ -463,7 +461,7 @@ async def test_a_watcher_that_breaks_is_replaced_and_nothing_is_missed(
     assert "another one takes over" in caplog.text
 
 
-async def test_a_watcher_that_always_breaks_is_not_replaced_for_ever() -> None:
+async def test_watcher_that_always_fails_is_replaced_a_limited_number_of_times() -> None:
     platform = Platform(iv_1=S.Processing)
     platform.down = KeyError("a bug")
     async with waits(platform, "iv_1") as (one,):
@@ -475,7 +473,7 @@ async def test_a_watcher_that_always_breaks_is_not_replaced_for_ever() -> None:
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
-async def test_what_the_platform_does_not_know_any_more_is_lost_once_that_is_certain(
+async def test_invocation_is_lost_after_repeated_lookups_fail(
     pushes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watcher, "AUDIT_INTERVAL", 0.02)
@@ -489,7 +487,7 @@ async def test_what_the_platform_does_not_know_any_more_is_lost_once_that_is_cer
         assert not other.task.done()
 
 
-async def test_an_end_that_the_stream_did_not_tell_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_audit_finds_an_end_that_the_stream_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "AUDIT_INTERVAL", 0.02)
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
@@ -498,7 +496,7 @@ async def test_an_end_that_the_stream_did_not_tell_is_found(monkeypatch: pytest.
         await one.end()
 
 
-async def test_without_a_stream_only_logs_of_what_runs_are_asked_for() -> None:
+async def test_polling_reads_logs_of_running_invocations_only() -> None:
     platform = polled(iv_1=S.Queued, iv_2=S.Processing, iv_3=S.Processing)
     wanted = waits(platform, "iv_1", "iv_2", lines=LogQueue())
     async with wanted as (queued, running), waits(platform, "iv_3"):
@@ -516,7 +514,7 @@ async def test_without_a_stream_only_logs_of_what_runs_are_asked_for() -> None:
         await until_async(lambda: queued.lines == ["b"])
 
 
-async def test_single_requests_find_what_is_lost() -> None:
+async def test_single_requests_find_lost_invocations() -> None:
     platform = polled(iv_1=S.Processing)
     platform.batches = False
     async with waits(platform, "iv_1", "iv_gone") as (_, gone):
@@ -526,7 +524,7 @@ async def test_single_requests_find_what_is_lost() -> None:
 # -- logs --------------------------------------------------------------------------------------------
 
 
-async def test_lines_come_in_order_with_the_stream_and_the_cursor_behind_them() -> None:
+async def test_lines_come_in_order_with_their_cursors() -> None:
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
     async with waits(platform, "iv_1", lines=LogQueue(), cursor="5") as (one,):
         stream = await opened(platform)
@@ -541,7 +539,7 @@ async def test_lines_come_in_order_with_the_stream_and_the_cursor_behind_them() 
     assert (one.lines, one.cursor) == (["a", "b", "c"], "8")
 
 
-async def test_a_log_without_room_is_stopped_and_read_on_from_where_it_was(
+async def test_log_without_room_is_stopped_and_resumed_from_its_cursor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(wait_handle, "LOG_SETTINGS", LogSettings(behind=0.0))
@@ -574,7 +572,7 @@ async def test_a_log_without_room_is_stopped_and_read_on_from_where_it_was(
         await one.end()
 
 
-async def test_lines_that_nobody_takes_are_not_read_without_end() -> None:
+async def test_unconsumed_lines_are_bounded() -> None:
     platform = Platform(iv_1=S.Processing)
     is_free = asyncio.Event()
     taken: list[str] = []
@@ -604,7 +602,7 @@ async def test_lines_that_nobody_takes_are_not_read_without_end() -> None:
         await task
 
 
-async def test_a_log_has_one_reader_at_a_time() -> None:
+async def test_log_has_one_reader_at_a_time() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", lines=LogQueue()) as (first,):
         stream = await opened(platform)
@@ -616,7 +614,7 @@ async def test_a_log_has_one_reader_at_a_time() -> None:
     assert (first.lines, second.lines, second.cursor) == (["a"], [], None)
 
 
-async def test_a_log_that_can_not_be_read_is_said_and_ends_nothing() -> None:
+async def test_unreadable_log_is_reported_and_ends_no_wait() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", lines=LogQueue()) as (one,):
         stream = await opened(platform)
@@ -627,7 +625,7 @@ async def test_a_log_that_can_not_be_read_is_said_and_ends_nothing() -> None:
         await one.end()
 
 
-async def test_without_a_stream_logs_are_asked_for_from_the_cursor_on(
+async def test_polling_reads_logs_from_their_cursor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
@@ -650,21 +648,21 @@ async def test_without_a_stream_logs_are_asked_for_from_the_cursor_on(
 # -- time --------------------------------------------------------------------------------------------
 
 
-async def test_when_its_time_is_over_the_invocation_is_cancelled() -> None:
+async def test_invocation_is_cancelled_at_the_deadline() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", deadline=time.time() + 0.1) as (one,):
         assert await one.reason() is AbandonReason.TimedOut
     assert platform.cancelled == ["iv_1"]
 
 
-async def test_a_wait_that_only_watches_cancels_nothing() -> None:
+async def test_wait_without_cancels_leaves_the_invocation_active_at_its_deadline() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", deadline=time.time() + 0.1, cancels=False) as (one,):
         assert await one.reason() is AbandonReason.TimedOut
     assert platform.cancelled == []
 
 
-async def test_what_has_ended_in_time_is_not_declared_late() -> None:
+async def test_invocation_that_ended_in_time_is_not_timed_out() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", deadline=time.time() + 0.1) as (one,):
         await opened(platform)
@@ -673,7 +671,7 @@ async def test_what_has_ended_in_time_is_not_declared_late() -> None:
     assert platform.cancelled == []
 
 
-async def test_what_completes_while_it_is_being_cancelled_has_completed() -> None:
+async def test_invocation_that_completes_during_its_cancel_is_completed() -> None:
     class Stubborn(Platform):
         async def cancel(self, invocation_id: str) -> None:
             await super().cancel(invocation_id)
@@ -685,7 +683,7 @@ async def test_what_completes_while_it_is_being_cancelled_has_completed() -> Non
     assert platform.cancelled == ["iv_1"]
 
 
-async def test_what_stays_queued_is_cancelled_and_what_has_left_the_queue_is_not() -> None:
+async def test_invocation_is_cancelled_at_the_queue_deadline_only_while_queued() -> None:
     platform = Platform(iv_1=S.Queued, iv_2=S.Scheduled)
     async with waits(platform, "iv_1", "iv_2", queue_deadline=time.time() + 0.1) as (queued, scheduled):
         assert await queued.reason() is AbandonReason.QueuedTooLong
@@ -740,7 +738,7 @@ class Recording(Platform):
 
 
 @pytest.mark.parametrize("seed", range(60))
-async def test_whatever_happens_each_wait_ends_once_and_with_its_invocation(
+async def test_every_wait_ends_once_and_with_its_invocation_whatever_happens(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watcher, "BROKEN_STREAMS", 10**6)

@@ -42,8 +42,8 @@ def criteria(*, accepted: bool) -> list[CompletionCriteria]:
 
 
 @pytest.mark.parametrize("number", range(3), ids=["one", "several", "newest"])
-class TestALook:
-    async def test_outlasts_a_refusal_of_a_token_that_had_worked(
+class TestRetryOfRefusals:
+    async def test_rejection_of_a_token_that_worked_is_retried(
         self, number: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         asked = platform()
@@ -63,7 +63,7 @@ class TestALook:
             "60 s: the token isn't known here"
         )
 
-    async def test_is_given_up_after_a_while_so_that_a_retry_looks_again(
+    async def test_rejections_end_the_check_after_a_while(
         self, number: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.02)
@@ -73,14 +73,14 @@ class TestALook:
             await check(asked.connect, criteria(accepted=True)[number])
         assert given_up.value.reason is AbandonReason.AccessLost
 
-    async def test_believes_the_second_refusal_of_a_token_that_never_worked(self, number: int) -> None:
+    async def test_second_rejection_of_a_token_that_never_worked_is_final(self, number: int) -> None:
         asked = platform()
         asked.down = REFUSED
         with pytest.raises(WaitAbandoned) as given_up:
             await check(asked.connect, criteria(accepted=False)[number])
         assert (given_up.value.reason, asked.connects) == (AbandonReason.Refused, 2)
 
-    async def test_takes_a_connection_that_is_misconfigured_for_refused(self, number: int) -> None:
+    async def test_misconfigured_connection_is_handled_as_rejected(self, number: int) -> None:
         async def connect() -> Any:
             raise ValueError("host is empty")
 
@@ -89,7 +89,7 @@ class TestALook:
         assert given_up.value.reason is AbandonReason.Refused
 
 
-async def test_a_connection_that_becomes_invalid_before_the_record_is_read_is_an_outage_for_a_while() -> None:
+async def test_fetch_record_retries_while_the_connection_is_invalid() -> None:
     asked = platform()
     failures = [ValueError("host is empty")] * 3
 
@@ -102,7 +102,7 @@ async def test_a_connection_that_becomes_invalid_before_the_record_is_read_is_an
     assert record.current.status is S.Completed
 
 
-async def test_a_wait_for_the_newest_outlasts_a_refusal_between_two_looks() -> None:
+async def test_check_of_the_newest_retries_after_a_rejection() -> None:
     from airflow_invocations.tasks.completion import wait_for_change
 
     asked = platform()
