@@ -1,4 +1,4 @@
-"""A platform that tells of events exactly what a test has written down, and fails when it is told to."""
+"""A platform with scripted events and failures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EventsPlatform:
         self.closed = 0
         #: What each stream was opened with.
         self.opened: list[tuple[EventFilter, int | None]] = []
-        self.told = 0
+        self.sent = 0
         self._changed = asyncio.Event()
         self._generation = 0
 
@@ -78,7 +78,7 @@ class EventsPlatform:
             self.by_id[invocation_id] = record_of_end(invocation_id, status, at, action, **changes)
         self._changed.set()
 
-    def tell_rubbish(self) -> None:
+    def send_rubbish(self) -> None:
         """Have something in the stream that can't be read."""
         self.log.append(UnreadableItem("timestamp: it is no time"))
         self._changed.set()
@@ -132,14 +132,14 @@ class _Stream:
         last = len(log)
         position = last if self._since is None else max(0, self._since - self.overlap)
         while position < last:
-            for told in self._told(log[position]):
-                yield told
+            for message in self._matching(log[position]):
+                yield message
             position += 1
         yield CaughtUp(last)
         while True:
             while position < len(log):
-                for told in self._told(log[position]):
-                    yield told
+                for message in self._matching(log[position]):
+                    yield message
                 position += 1
             self._platform._changed.clear()
             await self._platform._changed.wait()
@@ -149,10 +149,10 @@ class _Stream:
             if self._generation != self._platform._generation or self._platform.down is not None:
                 raise UnavailableError("the stream broke")
 
-    def _told(self, told: InvocationEvent | UnreadableItem) -> list[InvocationEvent | UnreadableItem]:
-        self._platform.told += 1
-        if isinstance(told, UnreadableItem) or self._wanted.matches(told):
-            return [told]
+    def _matching(self, message: InvocationEvent | UnreadableItem) -> list[InvocationEvent | UnreadableItem]:
+        self._platform.sent += 1
+        if isinstance(message, UnreadableItem) or self._wanted.matches(message):
+            return [message]
         return []
 
 

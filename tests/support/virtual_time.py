@@ -1,4 +1,4 @@
-"""An event loop in which time passes only while nothing is left to do, and then at once."""
+"""An event loop whose time passes only while it is idle, and then without delay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop with a clock of its own."""
+    """An event loop with a virtual clock."""
 
     def __init__(self) -> None:
         self._virtual = _Selector()

@@ -290,7 +290,7 @@ async def test_what_cannot_be_read_is_passed_over_logged_and_counted(
         platform.end("iv_0", "bad", "gone", "iv_1")
         platform.by_id["bad"] = UnreadableItem("created: it is no time")
         del platform.by_id["gone"]
-        platform.tell_rubbish()
+        platform.send_rubbish()
         platform.end("iv_2")
         await until_async(lambda: len(scheduling.taken()) == 3)
     assert scheduling.taken() == ids(3)

@@ -1,4 +1,4 @@
-"""Values meet what an action declares: kept, read from texts without doubt, or all refused at once."""
+"""Values for declared parameters: kept, converted if unambiguous, or rejected with all problems."""
 
 from __future__ import annotations
 

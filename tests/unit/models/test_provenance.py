@@ -1,4 +1,4 @@
-"""Who asked: a DAG run's provenance on its way to the platform, into an action's process, and back."""
+"""The provenance of a DAG run: sent to the platform, to an action's process, and read back."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_source_id_has_the_path_of_airflows_pages() -> None:
 
 
 @pytest.mark.parametrize(
-    "somebody_elses",
+    "foreign",
     [
         "",
         "ada@example.com",
@@ -123,8 +123,8 @@ def test_source_id_has_the_path_of_airflows_pages() -> None:
         "http://[broken",
     ],
 )
-def test_foreign_source_id_names_no_task_instance(somebody_elses: str) -> None:
-    assert task_instance_of(somebody_elses) is None
+def test_foreign_source_id_names_no_task_instance(foreign: str) -> None:
+    assert task_instance_of(foreign) is None
 
 
 def test_environment_has_the_variables_of_airflows_own_tasks() -> None:

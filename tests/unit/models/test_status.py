@@ -1,4 +1,4 @@
-"""The statuses, pair by pair against the published client's."""
+"""The statuses and their transitions, compared with the published client's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of status and ownership: ours, and as an engine against another engine with that one's table."""
+"""The rules of status and ownership, also compared with another implementation with its own table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that other programs wrote, made fit for databases and messages."""
+"""Text of other programs, cleaned for databases and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records against the published client's: the same JSON accepted, the same JSON produced."""
+"""Records accept and produce the same JSON as the published client."""
 
 from __future__ import annotations
 
@@ -420,12 +420,12 @@ LIFE: list[Step] = [("Queued", 0), ("Scheduled", 2), ("Downloading", 2), ("Proce
 
 def lived(*steps: Step) -> models.InvocationRecord:
     """An invocation with these steps, each a second of the same minute."""
-    told = [
+    records = [
         {"status": models.InvocationStatus[name].value, "timestamp": f"2026-01-31T12:00:{second:02}Z"}
         for name, second in steps
     ]
     created = "2026-01-31T12:00:00Z"
-    return models.InvocationRecord.model_validate({**INVOCATION, "created": created, "status": told})
+    return models.InvocationRecord.model_validate({**INVOCATION, "created": created, "status": records})
 
 
 @pytest.mark.parametrize(

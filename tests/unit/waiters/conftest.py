@@ -1,4 +1,4 @@
-"""A platform whose every answer a test decides: no real one fails on cue between two particular calls."""
+"""A platform with scripted responses: no real one fails on cue between two particular calls."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def page(lines: Iterable[str], last_read: str | None, *, has_next: bool = False)
 
 
 class Stream:
-    """An open stream of a `Platform`: what it was opened with, and what it is told to tell."""
+    """An open stream of a `Platform`, with the arguments that opened it and the messages to send."""
 
     def __init__(
         self, platform: Platform, ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
@@ -61,15 +61,15 @@ class Stream:
 
     async def __aiter__(self) -> AsyncIterator[WatchMessage]:
         while True:
-            cursor, told = await self.queue.get()
-            if isinstance(told, Exception):
-                raise told
+            cursor, message = await self.queue.get()
+            if isinstance(message, Exception):
+                raise message
             if cursor is not None:
                 self.cursor = cursor
-            yield told
+            yield message
 
-    def tell(self, told: WatchMessage | Exception, cursor: int | None = None) -> None:
-        self.queue.put_nowait((cursor, told))
+    def send(self, message: WatchMessage | Exception, cursor: int | None = None) -> None:
+        self.queue.put_nowait((cursor, message))
 
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]
@@ -78,7 +78,7 @@ class Stream:
         self.ids = (self.ids - set(remove)) | set(add)
         self.logs = {one: at for one, at in self.logs.items() if one not in remove} | dict(logs)
         for invocation_id in add:
-            self.platform.tell_present(self, invocation_id)
+            self.platform.send_present(self, invocation_id)
 
 
 class Platform:
@@ -90,7 +90,7 @@ class Platform:
         self.batches = True
         #: Raised by everything while it is set.
         self.down: Exception | None = None
-        #: Whether the connection, read anew, holds a token that is accepted.
+        #: Whether the connection, when read again, holds an accepted token.
         self.next_token_works = False
         self.log_pages: list[Any] = []
         self.connects = 0
@@ -115,15 +115,15 @@ class Platform:
         self.closed += 1
 
     def set(self, invocation_id: str, status: InvocationStatus, cursor: int | None = None) -> None:
-        """Change a status, and tell the open streams that name it."""
+        """Change a status, and send it on the open stream if that names the invocation."""
         self.by_id[invocation_id] = status
         for stream in self.streams[-1:]:
             if invocation_id in stream.ids:
-                stream.tell(StatusSnapshot(invocation_id, status), cursor)
+                stream.send(StatusSnapshot(invocation_id, status), cursor)
 
-    def tell_present(self, stream: Stream, invocation_id: str) -> None:
+    def send_present(self, stream: Stream, invocation_id: str) -> None:
         if invocation_id in self.by_id:
-            stream.tell(StatusSnapshot(invocation_id, self.by_id[invocation_id]))
+            stream.send(StatusSnapshot(invocation_id, self.by_id[invocation_id]))
 
     @asynccontextmanager
     async def watch(
@@ -136,7 +136,7 @@ class Platform:
         self.streams.append(stream)
         if cursor is None:
             for invocation_id in ids:
-                self.tell_present(stream, invocation_id)
+                self.send_present(stream, invocation_id)
         yield stream
 
     async def statuses(self, ids: Collection[str]) -> list[StatusSnapshot]:
@@ -181,13 +181,13 @@ class Platform:
             self.by_id[invocation_id] = S.Cancelled
 
     async def check(self) -> str:
-        raise AssertionError("not asked for")
+        raise AssertionError("unexpected request")
 
     async def get_action(self, name: str) -> Any:
-        raise AssertionError("not asked for")
+        raise AssertionError("unexpected request")
 
     async def invoke(self, action: str, request: InvocationRequest) -> InvocationRecord:
-        raise AssertionError("not asked for")
+        raise AssertionError("unexpected request")
 
     def _raise(self) -> None:
         if self.down is not None:

@@ -1,4 +1,4 @@
-"""A cancellation always arrives, also when what was waited for happens in the same iteration of the loop.
+"""A cancellation always arrives, also when the awaited event happens in the same iteration of the loop.
 
 Before Python 3.12 `asyncio.wait_for` swallows such a cancellation
 (https://github.com/python/cpython/issues/81839), and a watcher that misses it never closes.
@@ -28,7 +28,7 @@ Case = tuple[Coroutine[Any, Any, object], Callable[[], object]]
 
 
 async def never() -> Any:
-    """A connection that is opened for ever."""
+    """Open a connection, without end."""
     await asyncio.Event().wait()
 
 

@@ -1,4 +1,4 @@
-"""Cancelling: asked for again and again, until the platform confirms it."""
+"""Cancels are repeated until the platform confirms them."""
 
 from __future__ import annotations
 

@@ -31,12 +31,12 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Listener:
-    """One who listens: takes what comes, as long as it isn't held up."""
+    """A subscriber that pops events until it is stopped."""
 
     def __init__(
         self, platform: EventsPlatform, cursor: int | None = None, wanted: EventFilter = EVERYTHING
     ) -> None:
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.subscription = Subscription(wanted, cursor)
         self.stream = StreamRegistry.current().join("c", platform.connect, self.subscription)
         self.runs = asyncio.Event()
@@ -47,7 +47,7 @@ class Listener:
         while True:
             await self.runs.wait()
             await self.subscription.wait_for_event()
-            self.heard += [event.invocation_id for event in self.subscription.pop(100)]
+            self.received += [event.invocation_id for event in self.subscription.pop(100)]
 
     def leave(self) -> None:
         self.task.cancel()
@@ -73,7 +73,7 @@ async def test_fifty_subscriptions_share_one_client_and_one_stream(platform: Eve
     for listener in listeners:
         await listener.subscription.start_cursor()
     platform.end(*ids(20))
-    await until_async(lambda: all(listener.heard == ids(20) for listener in listeners))
+    await until_async(lambda: all(listener.received == ids(20) for listener in listeners))
     assert platform.connects == len(platform.opened) == 1
     for listener in listeners:
         listener.leave()
@@ -85,11 +85,11 @@ async def test_subscription_without_cursor_gets_no_past_events(platform: EventsP
     first = Listener(platform)
     assert await first.subscription.start_cursor() == 3
     platform.end("new")
-    await until_async(lambda: first.heard == ["new"])
+    await until_async(lambda: first.received == ["new"])
     later = Listener(platform)
     assert await later.subscription.start_cursor() == 4
     platform.end("newer")
-    await until_async(lambda: later.heard == ["newer"])
+    await until_async(lambda: later.received == ["newer"])
     assert len(platform.opened) == 1
 
 
@@ -98,12 +98,12 @@ async def test_subscription_with_older_cursor_gets_missed_events_and_no_event_co
 ) -> None:
     platform.end(*ids(10))
     first = Listener(platform, cursor=8)
-    await until_async(lambda: first.heard == ["iv_8", "iv_9"])
+    await until_async(lambda: first.received == ["iv_8", "iv_9"])
     second = Listener(platform, cursor=5)
-    await until_async(lambda: second.heard == ["iv_5", "iv_6", "iv_7", "iv_8", "iv_9"])
+    await until_async(lambda: second.received == ["iv_5", "iv_6", "iv_7", "iv_8", "iv_9"])
     platform.end("iv_10")
-    await until_async(lambda: first.heard[-1] == second.heard[-1] == "iv_10")
-    assert first.heard == ["iv_8", "iv_9", "iv_10"]
+    await until_async(lambda: first.received[-1] == second.received[-1] == "iv_10")
+    assert first.received == ["iv_8", "iv_9", "iv_10"]
 
 
 async def test_stream_has_the_union_of_filters_and_each_subscription_gets_its_own_events(
@@ -116,8 +116,8 @@ async def test_stream_has_the_union_of_filters_and_each_subscription_gets_its_ow
     platform.end("iv_1")
     platform.end("iv_2", status=S.Failed, action="other")
     platform.end("iv_3", status=S.Failed)
-    await until_async(lambda: fails.heard == ["iv_2", "iv_3"])
-    assert counts.heard == ["iv_1"]
+    await until_async(lambda: fails.received == ["iv_2", "iv_3"])
+    assert counts.received == ["iv_1"]
     assert platform.opened[0][0] == EventFilter("count", frozenset({S.Completed}))
     assert platform.opened[-1][0] == EventFilter(None, frozenset({S.Completed, S.Failed}))
 
@@ -128,13 +128,13 @@ async def test_outage_loses_no_event_and_is_logged_once(
     listener = Listener(platform)
     await listener.subscription.start_cursor()
     platform.end("iv_0")
-    await until_async(lambda: listener.heard == ["iv_0"])
+    await until_async(lambda: listener.received == ["iv_0"])
     platform.down = UnavailableError("no route")
     platform.break_streams()
     await until_async(lambda: platform.connects >= 4)
     platform.end(*ids(5, begin=1))
     platform.down = None
-    await until_async(lambda: listener.heard == ids(6))
+    await until_async(lambda: listener.received == ids(6))
     assert [entry.levelno for entry in caplog.records if "cannot read events" in entry.message] == [
         logging.WARNING
     ]
@@ -146,7 +146,7 @@ async def test_rejected_token_is_read_again_from_the_connection(platform: Events
     await until_async(lambda: platform.connects >= 3)
     platform.down = None
     platform.end("iv_0")
-    await until_async(lambda: listener.heard == ["iv_0"])
+    await until_async(lambda: listener.received == ["iv_0"])
 
 
 async def test_platform_without_events_is_logged_with_an_alternative(
@@ -165,10 +165,10 @@ async def test_unreadable_event_is_logged_counted_and_skipped(
 ) -> None:
     listener = Listener(platform, cursor=0)
     platform.end("iv_0")
-    platform.tell_rubbish()
-    platform.tell_rubbish()
+    platform.send_rubbish()
+    platform.send_rubbish()
     platform.end("iv_1")
-    await until_async(lambda: listener.heard == ["iv_0", "iv_1"])
+    await until_async(lambda: listener.received == ["iv_0", "iv_1"])
     assert listener.stream.unreadable == 2
     assert "skipped an unreadable event (2 so far): timestamp" in caplog.text
 
@@ -177,11 +177,11 @@ async def test_slow_subscription_queues_a_bounded_number_of_events(platform: Eve
     slow, quick = Listener(platform, cursor=0), Listener(platform, cursor=0)
     slow.runs.clear()
     platform.end(*ids(10_000))
-    await until_async(lambda: len(quick.heard) == 10_000)
+    await until_async(lambda: len(quick.received) == 10_000)
     assert len(slow.subscription._queue) <= event_stream.QUEUE_LIMIT
     slow.runs.set()
-    await until_async(lambda: len(slow.heard) == 10_000)
-    assert slow.heard == quick.heard == ids(10_000)
+    await until_async(lambda: len(slow.received) == 10_000)
+    assert slow.received == quick.received == ids(10_000)
 
 
 async def test_stream_is_not_read_while_no_subscription_has_room(platform: EventsPlatform) -> None:
@@ -189,27 +189,27 @@ async def test_stream_is_not_read_while_no_subscription_has_room(platform: Event
     slow.runs.clear()
     platform.end(*ids(10_000))
     await until_async(lambda: slow.subscription.is_behind)
-    assert platform.told <= event_stream.QUEUE_LIMIT + event_stream.STRETCH
+    assert platform.sent <= event_stream.QUEUE_LIMIT + event_stream.STRETCH
     slow.runs.set()
-    await until_async(lambda: slow.heard == ids(10_000))
+    await until_async(lambda: slow.received == ids(10_000))
 
 
 async def test_reset_event_sequence_is_read_from_its_beginning(platform: EventsPlatform) -> None:
     platform.end(*ids(2))
     listener = Listener(platform, cursor=40)
-    await until_async(lambda: listener.heard == ids(2))
+    await until_async(lambda: listener.received == ids(2))
 
 
 async def test_event_that_is_sent_again_with_time_cursors_is_delivered_once(platform: EventsPlatform) -> None:
     platform.overlap = 5
     listener = Listener(platform, cursor=0)
     platform.end(*ids(3))
-    await until_async(lambda: listener.heard == ids(3))
+    await until_async(lambda: listener.received == ids(3))
     platform.break_streams()
     await until_async(lambda: len(platform.opened) == 2)
     platform.end("iv_3")
-    await until_async(lambda: "iv_3" in listener.heard)
-    assert listener.heard == ids(4)
+    await until_async(lambda: "iv_3" in listener.received)
+    assert listener.received == ids(4)
 
 
 async def test_every_subscription_gets_every_event_once_whatever_breaks(platform: EventsPlatform) -> None:
@@ -232,13 +232,16 @@ async def test_every_subscription_gets_every_event_once_whatever_breaks(platform
                 chance.choice(listeners).runs.clear()
         await asyncio.sleep(chance.random() * 0.004)
     platform.down = None
-    begins = [0] + [int(one.heard[0][3:]) if one.heard else None for one in listeners[1:]]  # type: ignore[list-item]
+    firsts = [int(one.received[0][3:]) if one.received else None for one in listeners[1:]]
+    begins = [0, *firsts]
     for one in listeners:
         one.runs.set()
-    await until_async(lambda: all(one.heard and one.heard[-1] == f"iv_{count - 1}" for one in listeners))
+    await until_async(
+        lambda: all(one.received and one.received[-1] == f"iv_{count - 1}" for one in listeners)
+    )
     for begin, one in zip(begins, listeners, strict=True):
-        first = int(one.heard[0][3:]) if begin is None else begin
-        assert one.heard == ids(count - first, begin=first)
+        first = int(one.received[0][3:]) if begin is None else begin
+        assert one.received == ids(count - first, begin=first)
 
 
 async def test_last_subscription_to_leave_closes_the_stream_also_during_an_outage(

@@ -1,4 +1,4 @@
-"""Whether enough of several invocations have completed: counted, not guessed."""
+"""The outcome of a group of invocations, by their statuses."""
 
 from __future__ import annotations
 

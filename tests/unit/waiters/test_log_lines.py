@@ -1,4 +1,4 @@
-"""What of a log is shown, in which shape, and from which position on."""
+"""The lines of a log that are shown, their form, and the position to resume from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs that have to be asked for: lively ones often, silent ones now and then, none forgotten."""
+"""Polled logs: active ones often, silent ones rarely, none never."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Clock:
 
 
 class Logs:
-    """Logs that are asked for as a schedule says, for a while."""
+    """Logs polled by a schedule, for a number of seconds."""
 
     def __init__(self, quiet: int, lively: int) -> None:
         self.lively = {f"lively {number}" for number in range(lively)}

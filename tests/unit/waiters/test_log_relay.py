@@ -87,7 +87,7 @@ class Log:
         )
 
     def put(self, count: int) -> None:
-        """Have the platform tell so many lines, if there is room."""
+        """Queue lines of the platform, if there is room."""
         if self.queue.has_room:
             self.written += count
             self.relay.put(self.queue, page(["x" * 50] * count, "0").items, str(self.written))

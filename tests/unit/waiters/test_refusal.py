@@ -1,4 +1,4 @@
-"""Credentials that a sensor's looks find refused: wrong ones, or an outage where they had worked."""
+"""Rejected credentials: wrong ones, and an outage if they worked before."""
 
 from __future__ import annotations
 
@@ -69,24 +69,24 @@ class TestRetryOfRefusals:
         monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.02)
         asked = platform()
         asked.down = REFUSED
-        with pytest.raises(WaitAbandoned) as given_up:
+        with pytest.raises(WaitAbandoned) as abandoned:
             await check(asked.connect, criteria(accepted=True)[number])
-        assert given_up.value.reason is AbandonReason.AccessLost
+        assert abandoned.value.reason is AbandonReason.AccessLost
 
     async def test_second_rejection_of_a_token_that_never_worked_is_final(self, number: int) -> None:
         asked = platform()
         asked.down = REFUSED
-        with pytest.raises(WaitAbandoned) as given_up:
+        with pytest.raises(WaitAbandoned) as abandoned:
             await check(asked.connect, criteria(accepted=False)[number])
-        assert (given_up.value.reason, asked.connects) == (AbandonReason.Refused, 2)
+        assert (abandoned.value.reason, asked.connects) == (AbandonReason.Refused, 2)
 
     async def test_misconfigured_connection_is_handled_as_rejected(self, number: int) -> None:
         async def connect() -> Any:
             raise ValueError("host is empty")
 
-        with pytest.raises(WaitAbandoned, match="host is empty") as given_up:
+        with pytest.raises(WaitAbandoned, match="host is empty") as abandoned:
             await check(connect, criteria(accepted=False)[number])
-        assert given_up.value.reason is AbandonReason.Refused
+        assert abandoned.value.reason is AbandonReason.Refused
 
 
 async def test_fetch_record_retries_while_the_connection_is_invalid() -> None:

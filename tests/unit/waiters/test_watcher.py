@@ -1,4 +1,4 @@
-"""Waits on one watcher: one stream or one query for all, and none missed, told twice or left behind."""
+"""Waits on one watcher share a stream or a query, and each gets its end once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ S = InvocationStatus
 
 
 class One:
-    """One wait that runs in a task: what it was told, and how it ended."""
+    """One wait in a task, with its messages and its end."""
 
     def __init__(self, platform: Platform, invocation_id: str = "iv_1", **options: Any) -> None:
         self.lines: list[str] = []
@@ -67,13 +67,13 @@ class One:
             await self.task
 
     async def reason(self) -> AbandonReason:
-        with pytest.raises(WaitAbandoned) as given_up:
+        with pytest.raises(WaitAbandoned) as abandoned:
             await self.end()
-        return given_up.value.reason
+        return abandoned.value.reason
 
 
 async def opened(platform: Platform, count: int = 1) -> Any:
-    """The stream that was opened last, once there were so many."""
+    """Return the stream that was opened last, once `count` were opened."""
     await until_async(lambda: len(platform.streams) >= count)
     return platform.streams[-1]
 
@@ -152,10 +152,10 @@ async def test_outage_has_one_line_in_a_task_log_and_its_end_another(
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
         for count in (1, 2, 3):
-            (await opened(platform, count)).tell(broken())
+            (await opened(platform, count)).send(broken())
         stream = await opened(platform, 4)
         platform.down = broken()
-        stream.tell(broken())
+        stream.send(broken())
         connects = platform.connects
         await until_async(lambda: platform.connects > connects + 3)
         platform.by_id["iv_1"] = S.Completed
@@ -173,14 +173,14 @@ async def test_broken_stream_is_resumed_from_its_cursor_without_loss(
     platform = Platform(iv_1=S.Queued, iv_2=S.Processing)
     async with waits(platform, "iv_1") as (first,):
         stream = await opened(platform)
-        stream.tell(CaughtUp(7), 7)
+        stream.send(CaughtUp(7), 7)
         platform.set("iv_1", S.Processing, 8)
         await until_async(stream.queue.empty)
-        stream.tell(broken())
+        stream.send(broken())
         async with waits(platform, "iv_2") as (second,):
             again = await opened(platform, 2)
             assert (again.opened_at, again.ids) == (8, {"iv_1"})
-            # Who has come since is added to it, and so told the present state.
+            # The second wait is added to it, and so gets its present status.
             platform.by_id["iv_2"] = S.Completed
             await second.end()
         platform.set("iv_1", S.Completed, 9)
@@ -205,9 +205,9 @@ async def test_wait_that_joined_while_the_stream_broke_is_in_the_next_one(
     monkeypatch.setattr(Stream, "change", lost)
     async with waits(platform, "iv_1"):
         stream = await opened(platform)
-        stream.tell(CaughtUp(7), 7)
+        stream.send(CaughtUp(7), 7)
         await until_async(stream.queue.empty)
-        await asyncio.sleep(0.05)  # the watcher has looked who has come, and found nobody
+        await asyncio.sleep(0.05)  # the watcher has checked for new waits, and found none
         async with waits(platform, "iv_2") as (second,):
             again = await opened(platform, 2)
             await until_async(lambda: "iv_2" in again.ids)
@@ -231,12 +231,12 @@ async def test_stream_restarts_if_the_event_sequence_was_reset() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
         stream = await opened(platform)
-        stream.tell(CaughtUp(100), 100)
+        stream.send(CaughtUp(100), 100)
         await until_async(stream.queue.empty)
-        stream.tell(broken())
+        stream.send(broken())
         again = await opened(platform, 2)
         assert again.opened_at == 100
-        again.tell(CaughtUp(3), 3)
+        again.send(CaughtUp(3), 3)
         assert (await opened(platform, 3)).opened_at is None
         platform.set("iv_1", S.Completed)
         await one.end()
@@ -258,7 +258,7 @@ async def test_streams_that_break_before_they_catch_up_are_replaced_by_polling()
     platform = Platform()
     async with waits(platform, "iv_1") as (one,):
         for count in range(1, watcher.BROKEN_STREAMS + 2):
-            (await opened(platform, count)).tell(broken())
+            (await opened(platform, count)).send(broken())
         await until_async(lambda: platform.asked_for("ended") > watcher.BROKEN_STREAMS + 1)
         platform.by_id["iv_1"] = S.Completed
         await one.end()
@@ -286,7 +286,7 @@ async def test_stream_is_reopened_after_a_time_of_polling(monkeypatch: pytest.Mo
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1") as (one,):
         for count in range(1, watcher.BROKEN_STREAMS + 2):
-            (await opened(platform, count)).tell(broken())
+            (await opened(platform, count)).send(broken())
         await opened(platform, watcher.BROKEN_STREAMS + 2)
         platform.set("iv_1", S.Completed)
         await one.end()
@@ -360,9 +360,9 @@ async def test_outage_ends_a_wait_after_its_own_limit_with_the_time_it_began() -
     began = time.time()
     async with waits(platform, "iv_2", outage_limit=3600.0) as (patient,):
         async with waits(platform, "iv_1", outage_limit=0.3) as (one,):
-            with pytest.raises(WaitAbandoned, match="gone for good") as given_up:
+            with pytest.raises(WaitAbandoned, match="gone for good") as abandoned:
                 await one.end()
-        assert given_up.value.reason is AbandonReason.Unreachable
+        assert abandoned.value.reason is AbandonReason.Unreachable
         assert 0.25 < time.time() - began < 3
         assert not patient.task.done()
 
@@ -379,10 +379,10 @@ async def test_unreadable_connection_is_an_outage_and_a_misconfigured_one_is_not
     async for _ in wait_until_terminal("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
         pass
     failures += [ValueError("host is empty")] * 2
-    with pytest.raises(WaitAbandoned, match="host is empty") as given_up:
+    with pytest.raises(WaitAbandoned, match="host is empty") as abandoned:
         async for _ in wait_until_terminal("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
             pass
-    assert given_up.value.reason is AbandonReason.Refused
+    assert abandoned.value.reason is AbandonReason.Refused
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
@@ -395,7 +395,7 @@ async def test_rejected_token_is_read_again_once(pushes: bool) -> None:
         platform.by_id["iv_1"] = S.Completed
         platform.down = UnauthorizedError("the token isn't known")
         for stream in platform.streams:
-            stream.tell(platform.down)
+            stream.send(platform.down)
         await one.end()
     assert platform.connects == 2
 
@@ -432,15 +432,15 @@ async def test_rejection_of_a_token_that_worked_is_an_outage_for_a_while(
     monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.05)
     platform.by_id["iv_1"] = S.Processing
     platform.down = UnauthorizedError("the token isn't known here")
-    with pytest.raises(WaitAbandoned, match="isn't known here") as given_up:
+    with pytest.raises(WaitAbandoned, match="isn't known here") as abandoned:
         async for _ in wait_until_terminal("c", platform.connect, waiting):
             pass
-    assert given_up.value.reason is AbandonReason.AccessLost
-    with pytest.raises(WaitAbandoned) as given_up:
+    assert abandoned.value.reason is AbandonReason.AccessLost
+    with pytest.raises(WaitAbandoned) as abandoned:
         await fetch_record(platform.connect, waiting)
-    assert given_up.value.reason is AbandonReason.AccessLost
+    assert abandoned.value.reason is AbandonReason.AccessLost
     # A retry may find that it works again.
-    assert type(task_error(given_up.value, "a", "iv_1", "")) is PlatformUnavailableError
+    assert type(task_error(abandoned.value, "a", "iv_1", "")) is PlatformUnavailableError
 
 
 async def test_failed_watcher_is_replaced_without_loss(
@@ -449,9 +449,9 @@ async def test_failed_watcher_is_replaced_without_loss(
     platform = Platform(iv_1=S.Processing, iv_2=S.Processing)
     async with waits(platform, "iv_1", "iv_2", lines=LogQueue()) as ones:
         stream = await opened(platform)
-        stream.tell(lines_of("iv_1", ["a"], "1"))
+        stream.send(lines_of("iv_1", ["a"], "1"))
         await until_async(lambda: ones[0].lines)
-        stream.tell(KeyError("a bug"))
+        stream.send(KeyError("a bug"))
         again = await opened(platform, 2)
         await until_async(lambda: again.ids == {"iv_1", "iv_2"})
         assert again.logs["iv_1"] == "1"
@@ -469,7 +469,7 @@ async def test_watcher_that_always_fails_is_replaced_a_limited_number_of_times()
             await one.end()
 
 
-# -- what nobody tells -------------------------------------------------------------------------------
+# -- what neither a stream nor a batch reports --------------------------------------------------------
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
@@ -505,7 +505,7 @@ async def test_polling_reads_logs_of_running_invocations_only() -> None:
         assert platform.asked_for("logs") == 1
         asked = platform.asked_for("statuses")
         await until_async(lambda: platform.asked_for("statuses") > asked + 2)
-        # What is known to run, or whose lines aren't wanted, is asked for with all that may have ended.
+        # Running invocations, and those without a log reader, are in the query for ended ones.
         assert all("iv_1" in ids for kind, ids in platform.asked[-6:] if kind == "statuses")
         assert all("iv_1" not in ids for kind, ids in platform.asked[-6:] if kind == "ended")
         assert queued.lines == []
@@ -530,9 +530,9 @@ async def test_lines_come_in_order_with_their_cursors() -> None:
         stream = await opened(platform)
         assert stream.logs == {"iv_1": "5"}
         async with waits(platform, "iv_2") as (other,):
-            stream.tell(lines_of("iv_1", ["a", "b"], "7"))
-            stream.tell(lines_of("iv_2", ["not wanted"], "1"))
-            stream.tell(lines_of("iv_1", ["c"], "8"))
+            stream.send(lines_of("iv_1", ["a", "b"], "7"))
+            stream.send(lines_of("iv_2", ["not wanted"], "1"))
+            stream.send(lines_of("iv_1", ["c"], "8"))
             platform.set("iv_1", S.Completed)
             await one.end()
             assert other.lines == []
@@ -547,27 +547,27 @@ async def test_log_without_room_is_stopped_and_resumed_from_its_cursor(
     queue = LogQueue(settings=LogSettings(queue_lines=3))
     async with waits(platform, "iv_1", lines=queue) as (one,):
         stream = await opened(platform)
-        stream.tell(lines_of("iv_1", ["a", "b", "c"], "3"))
+        stream.send(lines_of("iv_1", ["a", "b", "c"], "3"))
         await until_async(lambda: one.cursor == "3")
         queue.put(page(["a", "b", "c"], "3").items, "3")
-        stream.tell(lines_of("iv_1", ["no", "room"], "5", begins_at="3"))
+        stream.send(lines_of("iv_1", ["no", "room"], "5", begins_at="3"))
         await until_async(lambda: platform.changes)
         assert platform.changes == [({"iv_1"}, {"iv_1"}, {})]
         # What was on its way is passed over.
-        stream.tell(lines_of("iv_1", ["on its way"], "6", begins_at="5"))
+        stream.send(lines_of("iv_1", ["on its way"], "6", begins_at="5"))
         await until_async(stream.queue.empty)
         while len(queue):
             queue.write_next()
         await until_async(lambda: len(platform.changes) == 2)
         assert platform.changes[1] == (set(), set(), {"iv_1": "3"})
-        stream.tell(lines_of("iv_1", ["late on its way"], "6", begins_at="5"))
-        stream.tell(NewLines("iv_1", page(["no", "room"], "5", has_next=True), "3"))
+        stream.send(lines_of("iv_1", ["late on its way"], "6", begins_at="5"))
+        stream.send(NewLines("iv_1", page(["no", "room"], "5", has_next=True), "3"))
         await until_async(lambda: one.cursor == "5")
         assert one.lines == ["a", "b", "c", "no", "room"]
         assert one.notices == ["behind"]
-        # An end doesn't wait for lines: whoever resumes reads on from the cursor.
+        # An end doesn't wait for lines; the reader resumes from the cursor.
         queue.put(page(["no", "room", "d"], "9").items, "9")
-        stream.tell(lines_of("iv_1", ["x"] * 100, "105", begins_at="5"))
+        stream.send(lines_of("iv_1", ["x"] * 100, "105", begins_at="5"))
         platform.set("iv_1", S.Completed)
         await one.end()
 
@@ -589,7 +589,7 @@ async def test_unconsumed_lines_are_bounded() -> None:
     stream = await opened(platform)
     for number in range(20):
         begins_at = None if number == 0 else str(number)
-        stream.tell(lines_of("iv_1", [f"{number}"] * 100, str(number + 1), begins_at=begins_at))
+        stream.send(lines_of("iv_1", [f"{number}"] * 100, str(number + 1), begins_at=begins_at))
         await until_async(stream.queue.empty)
         await asyncio.sleep(0)
     await until_async(lambda: platform.changes)
@@ -607,7 +607,7 @@ async def test_log_has_one_reader_at_a_time() -> None:
     async with waits(platform, "iv_1", lines=LogQueue()) as (first,):
         stream = await opened(platform)
         async with waits(platform, "iv_1", lines=LogQueue()) as (second,):
-            stream.tell(lines_of("iv_1", ["a"], "1"))
+            stream.send(lines_of("iv_1", ["a"], "1"))
             platform.set("iv_1", S.Completed)
             await first.end()
             await second.end()
@@ -618,7 +618,7 @@ async def test_unreadable_log_is_reported_and_ends_no_wait() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", lines=LogQueue()) as (one,):
         stream = await opened(platform)
-        stream.tell(UnreadableLog("iv_1", "the cursor is none of ours"))
+        stream.send(UnreadableLog("iv_1", "the cursor is none of ours"))
         await until_async(lambda: one.notices)
         assert not one.task.done()
         platform.set("iv_1", S.Completed)
@@ -666,7 +666,7 @@ async def test_invocation_that_ended_in_time_is_not_timed_out() -> None:
     platform = Platform(iv_1=S.Processing)
     async with waits(platform, "iv_1", deadline=time.time() + 0.1) as (one,):
         await opened(platform)
-        platform.by_id["iv_1"] = S.Completed  # and the stream didn't tell
+        platform.by_id["iv_1"] = S.Completed  # without a message on the stream
         await one.end()
     assert platform.cancelled == []
 
@@ -704,12 +704,12 @@ class Recording(Platform):
         self.events: list[tuple[str, InvocationStatus]] = []
 
     def happen(self, invocation_id: str, status: InvocationStatus) -> None:
-        """Change a status; streams tell of it if they name the invocation then."""
+        """Change a status; streams send it if they name the invocation then."""
         self.by_id[invocation_id] = status
         self.events.append((invocation_id, status))
         for stream in self.streams:
             if invocation_id in stream.ids:
-                stream.tell(StatusSnapshot(invocation_id, status), len(self.events))
+                stream.send(StatusSnapshot(invocation_id, status), len(self.events))
 
     @asynccontextmanager
     async def watch(
@@ -718,8 +718,8 @@ class Recording(Platform):
         async with super().watch(ids, logs, cursor) as stream:
             for number, (invocation_id, status) in enumerate(self.events, 1):
                 if cursor is not None and number > cursor and invocation_id in stream.ids:
-                    stream.tell(StatusSnapshot(invocation_id, status), number)
-            stream.tell(CaughtUp(len(self.events)), len(self.events))
+                    stream.send(StatusSnapshot(invocation_id, status), number)
+            stream.send(CaughtUp(len(self.events)), len(self.events))
             yield stream
 
     def disturb(self) -> None:
@@ -727,12 +727,12 @@ class Recording(Platform):
         match self.chance.randrange(6):
             case 0 | 1:
                 for stream in self.streams[-1:]:
-                    stream.tell(broken())
+                    stream.send(broken())
             case 2:
                 self.down = UnavailableError("away")
             case 3:
                 for stream in self.streams[-1:]:
-                    stream.tell(KeyError("a bug"))
+                    stream.send(KeyError("a bug"))
             case _:
                 self.down = None
 
