@@ -18,7 +18,7 @@ from airflow_invocations.models import InvocationRequest, InvocationSource, Invo
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms import UnsupportedError
 from airflow_invocations.platforms import polling as polled_events
-from airflow_invocations.platforms.roboto.platform import RobotoPlatform
+from airflow_invocations.platforms.roboto.client import RobotoClient
 from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import DeliverySettings
 from airflow_invocations.waiters import event_stream
@@ -42,11 +42,11 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "asked for":
 
         @asynccontextmanager
-        async def none(self: RobotoPlatform, body: dict[str, Any]) -> AsyncIterator[Any]:
+        async def none(self: RobotoClient, body: dict[str, Any]) -> AsyncIterator[Any]:
             raise UnsupportedError("no watch here")
             yield
 
-        monkeypatch.setattr(RobotoPlatform, "_watch", none)
+        monkeypatch.setattr(RobotoClient, "stream", none)
     return str(request.param)
 
 
