@@ -129,7 +129,7 @@ class InvocationRequest(WireModel):
     upload_destination: UploadDestination | None = None
 
     @property
-    def asked_by(self) -> DagRunProvenance | None:
+    def provenance(self) -> DagRunProvenance | None:
         """The Airflow task that made the request, from the environment variables of the action."""
         overrides = self.container_parameter_overrides
         return DagRunProvenance.from_environment(overrides.env_vars if overrides else None)
@@ -140,8 +140,7 @@ class InvocationRequest(WireModel):
         overrides = self.container_parameter_overrides
         if overrides is None:
             return None
-        asked_by = self.asked_by
-        added = asked_by.environment() if asked_by else {}
+        added = self.provenance.environment() if self.provenance else {}
         variables = {name: value for name, value in (overrides.env_vars or {}).items() if name not in added}
         own = overrides.model_copy(update={"env_vars": variables or None})
         return None if own == ContainerParameters() else own

@@ -134,7 +134,7 @@ class TestProvenance:
         }
         asked = request(variables={"LEVEL": "3"}, asked_by=asked_for)
         record = await flyte.invoke("env.greet", asked)
-        asked_by = asked.asked_by
+        asked_by = asked.provenance
         assert asked_by is not None
         assert record.provenance.source == asked_by.source
         assert record.idempotency_id == "once"

@@ -128,8 +128,8 @@ def run_name(scope: ProjectDomain, request: InvocationRequest) -> str:
     resource by it, in one namespace for all projects. So an idempotency id belongs to one DAG run and one
     project, as those that tasks derive do.
     """
-    asked_by = request.asked_by
-    begin = name_begin(asked_by.dag_id, asked_by.run_id) if asked_by else name_begin("", "")
+    provenance = request.provenance
+    begin = name_begin(provenance.dag_id, provenance.run_id) if provenance else name_begin("", "")
     key = request.idempotency_id or uuid.uuid4().hex
     return begin + name_middle(key) + _digest(_SCOPE, scope.project, scope.domain)
 

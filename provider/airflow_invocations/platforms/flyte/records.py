@@ -59,29 +59,29 @@ _TICK = datetime.timedelta(microseconds=1)
 
 def run_spec_of(request: InvocationRequest) -> Json:
     """Return the RunSpec: provenance as annotations and, where valid, as labels; environment variables."""
-    asked_by = request.asked_by
+    provenance = request.provenance
     described: dict[str, str | None] = {}
-    if asked_by is not None:
-        date = asked_by.logical_date
+    if provenance is not None:
+        date = provenance.logical_date
         described = {
-            "airflow_dag_id": asked_by.dag_id,
-            "airflow_run_id": asked_by.run_id,
-            "airflow_task_id": asked_by.task_id,
-            "airflow_map_index": str(asked_by.map_index),
-            "airflow_iteration": None if asked_by.iteration is None else str(asked_by.iteration),
-            "airflow_try_number": str(asked_by.try_number),
+            "airflow_dag_id": provenance.dag_id,
+            "airflow_run_id": provenance.run_id,
+            "airflow_task_id": provenance.task_id,
+            "airflow_map_index": str(provenance.map_index),
+            "airflow_iteration": None if provenance.iteration is None else str(provenance.iteration),
+            "airflow_try_number": str(provenance.try_number),
             "airflow_logical_date": date.isoformat() if date else None,
-            "airflow_owner": asked_by.owner,
-            "airflow_base_url": asked_by.base_url,
+            "airflow_owner": provenance.owner,
+            "airflow_base_url": provenance.base_url,
         }
     labels = {name: value for name, value in described.items() if value and _LABEL.fullmatch(value)}
-    source = asked_by.source if asked_by else None
+    source = provenance.source if provenance else None
     annotations = {
         **described,
         _SOURCE_TYPE: source.source_type if source else request.invocation_source,
         _SOURCE_ID: source.source_id if source else request.invocation_source_id,
         _IDEMPOTENCY_ID: request.idempotency_id,
-        _PROVENANCE: asked_by.model_dump_json(exclude_none=True) if asked_by else None,
+        _PROVENANCE: provenance.model_dump_json(exclude_none=True) if provenance else None,
         # Flyte's records don't have the inputs; a repeated request is compared with these digests.
         _PARAMETERS: canonical_json(digests_of(request.parameter_values or {}, request.idempotency_id))
         if request.idempotency_id

@@ -258,8 +258,8 @@ def invocation_id_of(idempotency_id: str) -> str:
 
 
 def _source_of(request: InvocationRequest) -> SourceProvenance | None:
-    if request.asked_by is not None:
-        return request.asked_by.source
+    if request.provenance is not None:
+        return request.provenance.source
     if request.invocation_source_id is None:
         return None
     return SourceProvenance(source_type=request.invocation_source, source_id=request.invocation_source_id)
