@@ -319,7 +319,7 @@ def _violations(value: Mapping[str, Any], schema: Any) -> list[tuple[str, str]]:
 
     try:
         Draft202012Validator.check_schema(schema)
-        # A registry of its own: one that fetches nothing.
+        # An empty registry fetches nothing.
         found = list(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
     except (SchemaError, Unresolvable, re.error, *MISSHAPEN):
         return []

@@ -123,10 +123,10 @@ class FlyteWatch:
     async def __aiter__(self) -> AsyncIterator[WatchMessage]:
         """Yield messages in order. Raises PlatformError when the watch fails."""
         while True:
-            told = await self._messages.get()
-            if isinstance(told, Exception):
-                raise told
-            yield told
+            message = await self._messages.get()
+            if isinstance(message, Exception):
+                raise message
+            yield message
 
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]

@@ -159,8 +159,8 @@ def _require_usable(reference: str, app: Pynenc, part: str, kind: type) -> None:
     name = getattr(app.conf, part)
     if name.startswith("Mem"):
         raise InvalidRequestError(
-            f"app {reference}: {part} is {name}, which keeps everything in this process, and nobody else "
-            "would see it; name a Redis or a SQLite database in the connection, or configure the app"
+            f"app {reference}: {part} is {name}, which keeps everything in this process, and no other "
+            "process sees it; name a Redis or a SQLite database in the connection, or configure the app"
         )
     if name.startswith("Redis"):
         require_version("pynenc-redis")

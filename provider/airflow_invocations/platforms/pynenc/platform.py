@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: Loaded apps, by process: a forked one has connections of its own.
+#: Loaded apps, by process: a forked process needs other connections.
 _clusters: dict[tuple[int, PynencSettings], Cluster] = {}
 
 #: Seconds for which a cancel waits until an invocation that is between two statuses can be stopped, or a

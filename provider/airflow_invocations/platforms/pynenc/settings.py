@@ -82,5 +82,5 @@ def require_version(package: str) -> None:
     if not version.startswith(f"{VERSION}."):
         raise InvalidRequestError(
             f"{package} is installed here as {version}, and only {VERSION} works: packages of other versions "
-            "submit what nobody runs; pip install 'airflow-provider-invocations[pynenc]'"
+            "submit what no runner runs; pip install 'airflow-provider-invocations[pynenc]'"
         )

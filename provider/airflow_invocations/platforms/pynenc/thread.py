@@ -28,7 +28,7 @@ _ERRORS: Mapping[str, type[PlatformError]] = {
 
 T = TypeVar("T")
 
-#: By process: a forked one has a thread of its own.
+#: By process: a forked process needs another thread.
 _threads: dict[int, ThreadPoolExecutor] = {}
 
 
