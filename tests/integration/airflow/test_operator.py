@@ -129,7 +129,7 @@ class TestBothWays:
         )
         error = await outcome(deferrable, "any", task, conn_id="other")
         assert type(error) is AccessRefusedError
-        assert "the token isn't known" in str(error)
+        assert "the token is unknown" in str(error)
         assert "wr0ng-t0ken" not in str(error)
 
     async def test_a_service_that_is_not_there_is_named(

@@ -371,13 +371,13 @@ class TestTokens:
         twice = self.command(service, "add", name)
         assert (twice.returncode, twice.stdout, twice.stderr.count("\n")) == (1, "", 1)
         former, token = token, self.command(service, "rotate", name).stdout.strip()
-        with pytest.raises(exceptions.RobotoUnauthorizedException, match="isn't known"):
+        with pytest.raises(exceptions.RobotoUnauthorizedException, match="is unknown"):
             list(published.Action.query(roboto_client=client_of(service, former)))
         reader = client_of(service, token)
         assert list(published.Action.query(roboto_client=reader)) is not None
         assert self.command(service, "rotate", "no-such-token").returncode == 1
         assert self.command(service, "revoke", name).returncode == 0
-        with pytest.raises(exceptions.RobotoUnauthorizedException, match="isn't known"):
+        with pytest.raises(exceptions.RobotoUnauthorizedException, match="is unknown"):
             list(published.Action.query(roboto_client=reader))
         assert self.command(service, "revoke", name).returncode == 1
 
