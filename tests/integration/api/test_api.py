@@ -407,7 +407,7 @@ class TestTokens:
             [*CONNECTION, "--data-dir", "nowhere"], capture_output=True, text=True, check=False
         )
         assert (away.returncode, away.stdout) == (1, "")
-        assert "no service is running on nowhere" in away.stderr
+        assert "no server is running on nowhere" in away.stderr
 
     def test_organisations_do_not_see_one_another(self, service: Service, client: Any) -> None:
         name = f"other-{next(_numbers)}"
