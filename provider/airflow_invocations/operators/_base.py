@@ -1,4 +1,4 @@
-"""What every task about invocations has: arguments that are checked, also where it is mapped, and a hook."""
+"""The base class of operators and sensors: validation of arguments, also of mapped tasks, and the hook."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ class BaseInvocationOperator:
         check_arguments(task_label(self), self._given, self._checks)  # type: ignore[arg-type]
 
     def _read(self) -> dict[str, Any]:
-        """The arguments, rendered, as they are meant. Raises RequestRefusedError: all that is wrong."""
+        """Return the rendered arguments in the types of a request.
+
+        :raises RequestRefusedError: all problems of the arguments.
+        """
         values, problems = read_arguments(self._given, checks=self._checks)
         if problems:
             raise RequestRefusedError(f"{task_label(self)}: {'; '.join(problems)}")  # type: ignore[arg-type]
@@ -62,7 +65,10 @@ class BaseInvocationOperator:
         return {name: getattr(self, name) for name in self._checked}
 
     def _hook(self) -> InvocationHook:
-        """The hook. Raises RequestRefusedError: the connection makes no sense; a retry can't mend it."""
+        """Return the hook.
+
+        :raises RequestRefusedError: the connection is misconfigured.
+        """
         from ..hooks import InvocationHook
 
         hook = InvocationHook(self.conn_id)

@@ -26,11 +26,6 @@ from ..tasks.xcom import push_xcom
 from ..version_compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
 from ..waiters import AbandonReason, WaitAbandoned, WaitOptions
 from ._base import BaseInvocationOperator
-from ._end_from_trigger import (
-    check_end_from_trigger,
-    ending_arguments,
-    ignored_arguments,
-)
 from ._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
 from .cancel_invocation import cancelled_on_failure
 
@@ -192,6 +187,8 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
             check_outlets(task_label(self), self.outlets, conn_id, upload_destination)
         if not is_unmapped(self):
             if end_from_trigger:
+                from ._end_from_trigger import check_end_from_trigger, ignored_arguments
+
                 check_end_from_trigger(task_label(self), ignored_arguments(self))
             if start_from_trigger:
                 self._start_from_trigger()
@@ -377,11 +374,18 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
                 url=lifecycle.url,
                 logs_url=lifecycle.logs_url,
                 in_loop=loop_position_of(context) is not None,
-                **(ending_arguments(self, context["ti"], provenance) if self.end_from_trigger else {}),
+                **self._ending_arguments(context, provenance),
             ),
             method_name="execute_complete",
             timeout=timeout,
         )
+
+    def _ending_arguments(self, context: Context, provenance: DagRunProvenance) -> dict[str, Any]:
+        if not self.end_from_trigger:
+            return {}
+        from ._end_from_trigger import ending_arguments
+
+        return ending_arguments(self, context["ti"], provenance)
 
     def _finish(
         self, lifecycle: InvocationLifecycle, context: Context, shown: ShownLog = NOTHING_SHOWN

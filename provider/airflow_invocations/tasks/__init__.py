@@ -1,1 +1,1 @@
-"""What one task instance does with its invocations, whether a worker or the triggerer hosts it."""
+"""What one task instance does with its invocations, in a worker or in the triggerer."""

@@ -1,4 +1,4 @@
-"""Exactly once: which invocation a task instance means, derived before anything is sent."""
+"""Derive a task's idempotency ids, and invoke an action once for all of its tries."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TaskInvocationKey:
     region: tuple[str, int] | None = None
 
     def idempotency_id(self, failures: int) -> str:
-        """The idempotency id of the invocation that follows so many failed ones of this incarnation."""
+        """Return the id of the invocation that follows `failures` failed ones of this incarnation."""
         started = None if self.run_started is None else self.run_started.astimezone(datetime.UTC).isoformat()
         parts = [
             self.deployment.rstrip("/"),
@@ -75,7 +75,7 @@ class TaskInvocationKey:
         return [self.idempotency_id(failures) for failures in range(max(1, try_number))]
 
     def earlier_ids(self, try_number: int) -> list[str]:
-        """The ids that the incarnations before this one can have used: there are some after a clear."""
+        """Return the ids that earlier incarnations may have used; there are some after a clear only."""
         before = (replace(self, incarnation=incarnation) for incarnation in range(self.incarnation))
         return [one for identity in before for one in identity.idempotency_ids(try_number)]
 
@@ -88,12 +88,12 @@ async def invoke_idempotent(
     try_number: int,
     volatile: Collection[str] = (),
 ) -> InvocationRecord:
-    """The invocation that this try goes on with: the first one that no earlier try has seen fail.
+    """Return this try's invocation: the first one that no earlier try has seen fail.
 
-    It asks for one id after the other; the platform answers with what has that id already, or starts it.
-    One request is enough unless an earlier try's invocation has failed. Another try's invocation is
-    adopted only if its request is the same (`check_adopted`). Within one try the request is rendered again
-    when another triggerer takes over; differences to its own invocation are then ignored.
+    Sends one id after the other. The platform returns the invocation that has the id, or starts one. One
+    request is enough unless an invocation of an earlier try has failed. An invocation of another try is
+    adopted only if its request is the same (`check_adopted`). When another triggerer takes over, it renders
+    the request of the same try again; differences to the try's own invocation are then ignored.
 
     :param volatile: names of parameters that may change from one try to the next.
 

@@ -65,7 +65,7 @@ def map_index_of(instance: Any) -> int:
 
 
 def provenance_of(context: Context) -> DagRunProvenance:
-    """The provenance of whatever this task asks for."""
+    """Return the provenance of the invocations of a task."""
     run = context["dag_run"]
     instance = context["ti"]
     position = loop_position_of(context)
@@ -111,20 +111,20 @@ def _base_url() -> str:
 
 
 def _of_each_asset(events: Sequence[Any]) -> list[Any]:
-    """The same events, the first one of each asset first: cut short, they still name every asset."""
+    """Sort events so that the first of each asset comes first: a prefix then names every asset."""
     first = {(event.asset.name, event.asset.uri): event for event in reversed(events)}.values()
     named = [event for event in events if any(event is one for one in first)]
     return named + [event for event in events if not any(event is one for one in first)]
 
 
 def identity_of(context: Context, incarnation: int | None = None) -> TaskInvocationKey:
-    """What tells this task's work from any other's, and is the same for each of its retries.
+    """Return the key that distinguishes this task's invocations from all others, equal for all retries.
 
-    `incarnation` None: what the task instance's numbers say; a triggerer isn't told them.
+    `[api] base_url` distinguishes Airflows that share a platform. The run's start date distinguishes a run
+    that was deleted and created again under the same id. Airflow doesn't change the start date of a run that
+    hasn't ended (`clear_task_instances`), so it is the same for all retries.
 
-    `[api] base_url` and the run's start date tell apart what has the same names: another Airflow on the same
-    platform, and a run that was deleted and made again. Airflow leaves a run's start date alone for as long
-    as the run hasn't ended (`clear_task_instances`), so retries don't change it.
+    :param incarnation: None derives it from the task instance; a triggerer doesn't know the numbers for that.
     """
     run = context["dag_run"]
     instance = context["ti"]

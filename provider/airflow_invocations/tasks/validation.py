@@ -1,4 +1,4 @@
-"""Turns what a DAG author wrote into what a request wants, or into all that is wrong with it, at once."""
+"""Validate and normalise the arguments of operators and sensors."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ REQUEST_ARGUMENTS = (
 
 
 def task_label(operator: BaseOperator) -> str:
-    """Where a person finds a task, for messages: its DAG, if it is in one, and its id."""
+    """Return "DAG x, task y" for messages, without the DAG if the task has none."""
     dag = f"DAG {operator.dag_id!r}, " if operator.has_dag() else ""  # type: ignore[no-untyped-call]
     return f"{dag}task {operator.task_id!r}"
 
 
 def mapped_task_label(mapping: OperatorPartial) -> str:
-    """The same of a task that is about to be mapped."""
+    """Return the label of a task that is being mapped."""
     dag = mapping.kwargs.get("dag")
     return f"{f'DAG {dag.dag_id!r}, ' if dag else ''}task {mapping.kwargs['task_id']!r}"
 
 
 def check_arguments(place: str, arguments: Mapping[str, object], checks: Mapping[str, Check] = {}) -> None:
-    """Check, when the DAG is parsed, every argument that isn't known only when the task runs.
+    """Check the arguments that are known when the DAG is parsed: all that aren't templated.
 
-    Raises:
-        ValueError: which task (`place`), and for each argument what is wrong, what is allowed.
+    :param place: the task's label, for messages.
+    :raises ValueError: for each invalid argument, what is wrong and what is allowed.
     """
     check_given(place, arguments, arguments.keys(), checks)
 
@@ -64,7 +64,7 @@ def check_arguments(place: str, arguments: Mapping[str, object], checks: Mapping
 def check_given(
     place: str, given: Mapping[str, object], names: Collection[str], checks: Mapping[str, Check] = {}
 ) -> None:
-    """The same of those named that are given so far, as to a task that is mapped over the others."""
+    """Check the arguments of a mapped task that were passed to `partial`."""
     known = {name: given[name] for name in names if name in given and not is_templated(given[name])}
     _, problems = read_arguments(known, late=set(names) - known.keys(), checks=checks)
     if problems:
@@ -74,10 +74,12 @@ def check_given(
 def read_arguments(
     arguments: Mapping[str, object], late: Iterable[str] = (), checks: Mapping[str, Check] = {}
 ) -> tuple[dict[str, Any], list[str]]:
-    """The arguments as a request wants them, without those that can't be right, and what is wrong with those.
+    """Return the valid arguments in the types of a request, and the problems of the others.
 
-    None stays None where an argument may be left out. `late`: the names of arguments whose values aren't
-    known yet. `checks`: the operator's own checks, by argument.
+    None stays None for optional arguments.
+
+    :param late: names of arguments whose values aren't known yet.
+    :param checks: the operator's own checks, by argument.
     """
     values: dict[str, Any] = {}
     problems: list[str] = []
@@ -101,7 +103,7 @@ def read_arguments(
 
 
 def request_of(values: Mapping[str, Any], provenance: DagRunProvenance) -> InvocationRequest:
-    """The request that these arguments, as `read_arguments` answers them, ask for."""
+    """Build the request from arguments that `read_arguments` has returned."""
     given = values["input_data"]
     container = values["container_parameters"] or models.ContainerParameters()
     variables = {**(container.env_vars or {}), **provenance.environment()}
@@ -148,10 +150,11 @@ def is_templated(value: object) -> bool:
 
 
 def ids_of(value: object) -> list[str]:
-    """The ids of invocations, however a task got hold of them, each once and in order.
+    """Return the ids of invocations, in order and without duplicates.
 
-    An id, the result of an operator (a dict with `invocation_id`), a list of either, as a mapped task's
-    XComs are; also as a text, which is what a template makes of a list. None, and an empty text, name none.
+    Accepts an id, the result of an operator (a dict with `invocation_id`), a list of either (such as a mapped
+    task's XComs), and such a list as a string, which is how templates render lists. None and an empty string
+    stand for no invocation.
 
     Raises:
         TypeError: it is something else.

@@ -226,16 +226,15 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
 
 
 class EndingTrigger(BaseInvocationTrigger):
-    """A trigger that can end its task itself: it stores the result as XComs and fires one of Airflow's end
-    events.
+    """A trigger that can end its task: it pushes the result's XComs and fires one of Airflow's end events.
 
     An end event resumes no worker. Airflow then runs no success callback, emits no asset event and calls no
     listener, so operators check that their task needs none of these.
     """
 
-    #: Whether to store the result, as the task's `do_xcom_push` says.
+    #: Whether to push the result, the task's `do_xcom_push`.
     push_result: bool
-    #: Whether to store each entry of the result as an XCom of its own, too.
+    #: Whether to push each entry of the result as a separate XCom, too.
     multiple_outputs: bool
 
     async def _end_task(self, result: Awaitable[dict[str, Any]]) -> TriggerEvent:

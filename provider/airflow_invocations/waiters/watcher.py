@@ -111,7 +111,7 @@ class ConnectionWatcher(RefCounted):
 
     @property
     def _has_many_spare(self) -> bool:
-        """Whether the stream names so many invocations without waits that it is to be changed."""
+        """Whether the stream names enough invocations without waits that it has to be changed."""
         return len(self._spare) > max(SPARE, len(self._waits))
 
     # -- clients ------------------------------------------------------------------------------------

@@ -256,8 +256,12 @@ class RobotoPlatform(Platform):
         return read(LogPage, await self._client.call("GET", path, query=query))
 
     async def cancel(self, invocation_id: str) -> None:
-        """Request an invocation's cancellation; a terminal one stays as it is."""
-        await self._client.call("POST", f"{invocation_path(invocation_id)}/cancel", idempotent=True)
+        """Request the cancel of an invocation and of what it has invoked; a terminal one stays as it is.
+
+        `cascade` is an extension of the local server.
+        """
+        path = f"{invocation_path(invocation_id)}/cancel"
+        await self._client.call("POST", path, query={"cascade": "true"}, idempotent=True)
 
     async def dataset(self, name: str) -> DatasetRecord:
         """Return the dataset of a name, the oldest if there are several; create it if there is none."""
