@@ -15,7 +15,6 @@ from ..tasks.validation import (
     task_label,
 )
 from ..version_compat import known_arguments
-from ._end_from_trigger import check_end_from_trigger
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -94,6 +93,8 @@ def check_mapped(mapping: OperatorPartial, names: Collection[str], checks: Mappi
                 "Airflow doesn't hand it its own arguments there; use deferrable=True"
             )
         if mapping.kwargs.get("end_from_trigger"):
+            from ._end_from_trigger import check_end_from_trigger
+
             check_end_from_trigger(place, mapping.kwargs)
         check_given(place, mapping.kwargs, names, checks)
     except ValueError:
