@@ -15,7 +15,7 @@ _HTTP_FIELDS: dict[str, Any] = {
     "verify": _text("Verify TLS", "true, false, or the path of a CA bundle. Default: true."),
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "For opening a connection, and for each wait for data.",
+        "description": "Limits connecting, and each wait for data.",
         "schema": {"type": ["number", "null"], "default": 30, "exclusiveMinimum": 0},
     },
 }
@@ -73,7 +73,7 @@ def get_provider_info() -> dict[str, Any]:
                     ),
                     **_HTTP_FIELDS,
                     "link_base": _text(
-                        "Web URL", "Base of the links to runs, up to /v2. Default: from the URL."
+                        "Web URL", "Base of the links to runs, up to /v2. Default: derived from the URL."
                     ),
                 },
             },

@@ -35,8 +35,8 @@ def add_tree(commands: Commands) -> None:
     parser = add_command(
         commands,
         "tree",
-        purpose="show an invocation and all that it has invoked",
-        description="Show an invocation and all that it has invoked, at any depth, with their statuses. The "
+        purpose="show an invocation and everything that it has invoked",
+        description="Show an invocation and everything that it has invoked, at any depth, with statuses. The "
         "local server must be running.",
         example="invocations tree iv_0123456789abcdef",
         needs_server=False,

@@ -71,7 +71,7 @@ def add_serve(commands: Commands) -> None:
         type=_days,
         default=7.0,
         metavar="DAYS",
-        help="days until the workspace of an ended invocation is removed (default: %(default)s)",
+        help="days after an invocation's end until its workspace is removed (default: %(default)s)",
     )
     parser.set_defaults(run=_serve)
 
@@ -125,7 +125,7 @@ def add_demo(commands: Commands) -> None:
         "demo",
         purpose="run a real Airflow that invokes actions on real sensor files",
         description="Start the local server and a real Airflow in a new folder, run the DAG sensor_anomalies "
-        "over real temperature files, show the results, and stop everything.",
+        "on real temperature files, show the results, and stop everything.",
         example="invocations demo --keep",
     )
     parser.add_argument(

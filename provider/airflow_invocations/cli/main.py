@@ -57,11 +57,11 @@ def _add_check(commands: Commands) -> None:
     parser = add_command(
         commands,
         "check",
-        purpose="test an Airflow connection; print its user and organisation, or what is wrong",
+        purpose="test an Airflow connection; print its user and organisation, or the problem",
         description="Test an Airflow connection and print the token's user and organisation. The connection "
-        "is looked up as Airflow's API server does: in AIRFLOW_CONN_... variables, the secrets backends and "
-        "the metadata database. Airflow's own button Test does the same, but is disabled unless [core] "
-        "test_connection enables it.",
+        "is looked up in the same places as by Airflow's API server: AIRFLOW_CONN_... variables, the secrets "
+        "backends and the metadata database. Airflow's own button Test does the same, but is disabled unless "
+        "[core] test_connection enables it.",
         example="invocations check roboto_default\n"
         "exit code: 0 if the platform accepts the connection, else 1 with the reason on stderr",
         needs_server=False,

@@ -13,9 +13,10 @@ def add_token(commands: Commands) -> None:
         commands,
         "token",
         purpose="list, add, rotate and revoke the server's tokens",
-        description="Manage the tokens of a local server's data folder, also while the server runs. Roles: "
-        "read can view everything; invoke can also invoke registered actions and cancel invocations; admin "
-        "can also change actions and what an invocation runs, and so run any program as this user.",
+        description="Manage the tokens of a local server's data folder, also while the server runs. The "
+        "role read can view everything. The role invoke can also invoke registered actions and cancel "
+        "invocations. The role admin can also change actions and what an invocation runs, and can therefore "
+        "run any program as this user.",
         example="invocations token add dashboard --role read",
     )
     listing = add_verb(
