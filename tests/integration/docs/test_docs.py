@@ -287,7 +287,7 @@ def _names_an_iteration(reader: Reader, text: str) -> None:
 
 TEXTS: dict[str, Callable[[Reader, str], None]] = {
     "what airflow dags test prints": _prints,
-    "what a refused task says": _refuses,
+    "the error of the rejected task": _refuses,
     "a query for files": _is_understood,
     "a source id": _names_a_task,
     "a source id in a loop": _names_an_iteration,
