@@ -58,13 +58,12 @@ _TRIGGER_ARGUMENTS = (
 
 
 class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
-    """Invoke an action and wait for the invocation; the task succeeds only if its status is Completed.
+    """Invoke an action and wait for its end; the task succeeds only if the status is Completed.
 
     The result (XCom `return_value`) is a dict: invocation_id, action, digest, status, created, started,
-    ended, duration, queued, outputs, url, provenance. Times are in ISO 8601 and UTC; `ended` is None while
-    the invocation is active. `started` is when the last attempt began to run, `duration` the seconds from
-    started to ended, `queued` the seconds from created to started. `outputs` is what the action returned,
-    where the platform keeps it. The XCom `invocation_id` is there as soon as the invocation exists.
+    ended, duration, queued, outputs, url, provenance. Times are in ISO 8601 and UTC. `started` is when the
+    last attempt began to run, `duration` is ended minus started, and `queued` is started minus created, in
+    seconds. The XCom `invocation_id` is pushed as soon as the invocation exists.
 
     A try of a task invokes once, also if its worker is killed: a retry continues with the invocation that is
     running or has completed, and starts a new one only if that has failed or the task was cleared.
@@ -352,11 +351,15 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
     ) -> NoReturn:
         from ..triggers import InvocationTrigger
 
-        present = time.time()
-        deadline, timeout = None, None
+        present, deadline, timeout = time.time(), None, None
         if self.execution_timeout is not None:
             deadline = context["ti"].start_date.timestamp() + self.execution_timeout.total_seconds()
             timeout = timedelta(seconds=max(0.0, deadline - present) + _BACKSTOP)
+        ending: dict[str, Any] = {}
+        if self.end_from_trigger:
+            from ._end_from_trigger import ending_arguments
+
+            ending = ending_arguments(self, context["ti"], provenance)
         self.defer(
             trigger=InvocationTrigger(
                 conn_id=self.conn_id,
@@ -374,18 +377,11 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
                 url=lifecycle.url,
                 logs_url=lifecycle.logs_url,
                 in_loop=loop_position_of(context) is not None,
-                **self._ending_arguments(context, provenance),
+                **ending,
             ),
             method_name="execute_complete",
             timeout=timeout,
         )
-
-    def _ending_arguments(self, context: Context, provenance: DagRunProvenance) -> dict[str, Any]:
-        if not self.end_from_trigger:
-            return {}
-        from ._end_from_trigger import ending_arguments
-
-        return ending_arguments(self, context["ti"], provenance)
 
     def _finish(
         self, lifecycle: InvocationLifecycle, context: Context, shown: ShownLog = NOTHING_SHOWN
