@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import anyio.to_thread
 import pytest
-from airflow.triggers.base import BaseTrigger
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent
 
 from airflow_invocations.exceptions import (
     AccessRefusedError,
@@ -26,7 +27,15 @@ from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms import NotFoundError
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.sensors import InvocationSensor
-from airflow_invocations.triggers import InvocationsTrigger, InvocationTrigger
+from airflow_invocations.tasks.provenance import provenance_of
+from airflow_invocations.triggers import (
+    InvocationsTrigger,
+    InvocationTrigger,
+    InvokeActionTrigger,
+    _base,
+    invoke_action,
+)
+from airflow_invocations.triggers._base import EndingTrigger
 from airflow_invocations.waiters import refusal, watcher
 
 from ...support.airflow_version import AirflowException
@@ -78,6 +87,41 @@ async def deferred(operator: InvokeActionOperator, task: Task, invocation_id: st
     return await anyio.to_thread.run_sync(operator.execute_complete, task.context, event)
 
 
+async def ended_in_triggerer(operator: InvokeActionOperator, task: Task, invocation_id: str) -> Any:
+    """A trigger ends the task, or has a worker raise its error."""
+    trigger = InvocationTrigger(
+        conn_id="roboto_default",
+        invocation_id=invocation_id,
+        poll_interval=0.1,
+        stream_logs=False,
+        action=operator.action,
+        provenance=provenance_of(task.context).model_dump(mode="json", exclude_none=True),
+    )
+    trigger._task_instance = task.context["ti"]
+    return await ended_by(trigger, operator, task)
+
+
+async def started_in_triggerer(operator: InvokeActionOperator, task: Task, _: str) -> Any:
+    """A trigger does all of it; here a worker raises every error, so that its type can be compared."""
+    # The try before this one has failed, as the task's numbers say; a triggerer doesn't know them.
+    task.pushed[invoke_action.RETRY_KEY] = {"try_number": 1, "incarnation": 0}
+    trigger = InvokeActionTrigger(conn_id="roboto_default", action=operator.action, poll_interval=0.1)
+    trigger._task_instance = SimpleNamespace(
+        **vars(task.context["ti"]), task=task.context["task"], get_template_context=lambda: task.context
+    )
+    trigger._needs_worker = lambda error: True  # type: ignore[method-assign]
+    return await ended_by(trigger, operator, task)
+
+
+async def ended_by(trigger: EndingTrigger, operator: InvokeActionOperator, task: Task) -> Any:
+    steps = trigger.run()
+    event = await anext(steps)
+    await steps.aclose()  # type: ignore[attr-defined]
+    if type(event) is TaskSuccessEvent:
+        return task.pushed["return_value"]
+    return await anyio.to_thread.run_sync(operator.execute_complete, task.context, event.payload)
+
+
 async def after_a_broken_trigger(operator: InvokeActionOperator, task: Task, _: str) -> Any:
     return await anyio.to_thread.run_sync(
         operator.resume_execution, "__fail__", {"error": "Trigger failure"}, task.context
@@ -110,7 +154,29 @@ async def fired_by(trigger: BaseTrigger) -> dict[str, Any]:
 
 
 Path = Callable[[InvokeActionOperator, Task, str], Awaitable[Any]]
-PATHS: list[Path] = [in_worker, ended_early, deferred, after_a_broken_trigger, by_sensor, by_deferred_sensor]
+PATHS: list[Path] = [
+    in_worker,
+    ended_early,
+    deferred,
+    ended_in_triggerer,
+    started_in_triggerer,
+    after_a_broken_trigger,
+    by_sensor,
+    by_deferred_sensor,
+]
+
+
+@pytest.fixture(autouse=True)
+def xcoms_of_triggers(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
+    async def push(_: Any, key: str, value: Any) -> None:
+        task.pushed[key] = value
+
+    async def pull(_: Any, key: str) -> Any:
+        return task.pushed.get(key)
+
+    for module in (_base, invoke_action):
+        monkeypatch.setattr(module, "push_xcom", push)
+    monkeypatch.setattr(invoke_action, "pull_xcom", pull)
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +260,7 @@ async def test_a_token_that_nobody_accepts_has_one_verdict_too(
         patch.setattr(refusal, "REFUSAL_LIMIT", 0.0)
         for path in PATHS:
             operator = InvokeActionOperator(task_id="ask", action=action, poll_interval=0.1)
-            had_worked = path in (deferred, after_a_broken_trigger)
+            had_worked = path in (deferred, ended_in_triggerer, after_a_broken_trigger)
             expected = PlatformUnavailableError if had_worked else AccessRefusedError
             with pytest.raises(expected) as refused:
                 await path(operator, task, started["invocation_id"])
