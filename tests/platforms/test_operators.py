@@ -395,7 +395,7 @@ class TestKilled:
             warned = [line for line in caplog.records if (line.name, line.levelname) == ("task", "WARNING")]
             said = [line.getMessage() for line in warned if line.funcName != "wrapper"]
             assert len(said) == 2, said
-            assert said[0] == f"cancelling invocation {end['invocation_id']}"
+            assert said[0] == f"Cancelling invocation {end['invocation_id']}"
             assert "can't be stopped from outside" in said[1]
 
     async def test_while_deferred(

@@ -225,9 +225,9 @@ class TestCancel:
         await deferred.value.trigger.on_kill()
         invocation_id = ours.pushed["invocation_id"]
         said = [line.getMessage() for line in caplog.records if line.name == "trigger"]
-        assert said[0] == f"the task was killed, cancelling invocation {invocation_id}"
-        assert "can't be stopped from outside" in said[1]
-        assert len(said) == 2
+        assert said[:2] == ["The task was killed", f"Cancelling invocation {invocation_id}"]
+        assert "can't be stopped from outside" in said[2]
+        assert len(said) == 3
         release(asking.folder)
         assert (await end_of(hook, invocation_id)).current.status is S.Completed
 

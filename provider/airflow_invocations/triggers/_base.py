@@ -128,7 +128,7 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
         if not active:
             self.log.info("Nothing to cancel: invocation %s has ended", ", ".join(ids))
             return
-        self.log.warning("The task was killed; cancelling invocation %s", ", ".join(active))
+        self.log.warning("The task was killed")
         await self._cancel(active)
 
     async def _active(self, ids: Sequence[str]) -> Sequence[str]:
