@@ -7,7 +7,7 @@ BOUNDED := sh scripts/bounded
 # Most tests wait more than they work; those with a real Airflow run later, and two at once only.
 JOBS ?= 4
 
-help: ## say what there is
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 setup: ## make .venv from uv.lock (every other target does it first)
@@ -26,7 +26,7 @@ unit: setup ## the fast tests only
 compat: setup ## unit tests, operators and a real Airflow, on every other supported Airflow and Python (or AIRFLOW=3.4)
 	@JOBS=$(JOBS) sh scripts/compat $(AIRFLOW)
 
-kill-matrix: setup ## all that can go wrong in a real Airflow, row by row (PostgreSQL, Redis; an hour)
+kill-matrix: setup ## kill, stop and disconnect every component of a real Airflow (PostgreSQL, Redis; an hour)
 	@$(BOUNDED) 3h $(PYTEST) tests/system/kill_matrix -m kill_matrix --kill-matrix-table dist/kill-matrix.md
 
 benchmarks: setup ## the figures of docs/performance.md, and the soak (minutes)
