@@ -268,7 +268,7 @@ def test_connection_form_of_the_ui_can_test_the_connection(
     assert service.endpoint in answer["message"]
     answer = airflow.api.post("connections/test", json={**connection, "password": "wr0ng-t0ken"}).json()
     assert answer["status"] is False
-    assert "the token isn't known" in answer["message"]
+    assert "the token is unknown" in answer["message"]
 
 
 @pytest.fixture(autouse=True, scope="module")
