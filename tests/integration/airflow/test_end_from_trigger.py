@@ -14,7 +14,7 @@ from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.triggers import InvocationTrigger, _base
 
-from ...airflow_version import TaskDeferred, since
+from ...support.airflow_version import TaskDeferred, since
 from .conftest import Task, script
 
 pytestmark = [pytest.mark.anyio, since("3.3", "tasks that end in the triggerer")]

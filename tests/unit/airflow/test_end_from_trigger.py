@@ -11,7 +11,7 @@ from airflow.sdk import DAG, Asset, task
 from airflow_invocations.operators import InvokeActionOperator, _end_from_trigger
 from airflow_invocations.retry_policy import invocation_retry_policy
 
-from ...airflow_version import since
+from ...support.airflow_version import since
 
 IGNORED = [
     ({"outlets": [Asset("a")]}, "outlets emit no asset event there"),
