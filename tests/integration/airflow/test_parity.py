@@ -36,6 +36,7 @@ from airflow_invocations.triggers import (
     invoke_action,
 )
 from airflow_invocations.triggers._base import EndingTrigger
+from airflow_invocations.version_compat import VERSION
 from airflow_invocations.waiters import refusal, watcher
 
 from ...support.airflow_version import AirflowException
@@ -159,7 +160,7 @@ PATHS: list[Path] = [
     ended_early,
     deferred,
     ended_in_triggerer,
-    started_in_triggerer,
+    *([started_in_triggerer] if VERSION >= (3, 3) else []),  # older ones have no such tasks
     after_a_broken_trigger,
     by_sensor,
     by_deferred_sensor,
