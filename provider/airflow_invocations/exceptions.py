@@ -40,9 +40,9 @@ class InvocationError(AirflowException):
          +-- InvocationCancelledError   the invocation was cancelled
          +-- InvocationDeadlyError      the platform stopped trying to run the invocation
          +-- UnknownStatusError         it ended with a status that this version doesn't know
-         +-- RequestRefusedError        the platform rejected the request; nothing was invoked
+         +-- RequestRejectedError        the platform rejected the request; nothing was invoked
                   |    +-- InvocationConflictError  an earlier try has invoked the action with another request
-         +-- AccessRefusedError         the platform rejected the connection's credentials
+         +-- AccessRejectedError         the platform rejected the connection's credentials
 
     Callbacks find the exception in `context["exception"]`. Its strings are cleaned and cut to the limits in
     docs/reference/exceptions.md, so that Airflow can store them.
@@ -166,14 +166,14 @@ class UnknownStatusError(InvocationError, AirflowFailException):
     """The invocation has a status that this version of the provider doesn't know; the task isn't retried."""
 
 
-class RequestRefusedError(InvocationError, AirflowFailException):
+class RequestRejectedError(InvocationError, AirflowFailException):
     """The platform would reject the same request again, so the task isn't retried. Nothing was invoked.
 
     Also raised for invalid rendered arguments of a task, with all problems in one message.
     """
 
 
-class InvocationConflictError(RequestRefusedError):
+class InvocationConflictError(RequestRejectedError):
     """An earlier try of the task started an invocation with a different request; the task isn't retried.
 
     `invocation_id` is that invocation, which keeps running. `detail` names the fields that differ: the
@@ -182,7 +182,7 @@ class InvocationConflictError(RequestRefusedError):
     """
 
 
-class AccessRefusedError(InvocationError, AirflowFailException):
+class AccessRejectedError(InvocationError, AirflowFailException):
     """The platform rejected the connection's credentials; the task isn't retried.
 
     An invocation that exists already continues: without credentials it can't be cancelled.
@@ -199,17 +199,17 @@ _BY_REASON: dict[AbandonReason, type[InvocationError]] = {
     AbandonReason.TimedOut: InvocationTimedOutError,
     AbandonReason.QueuedTooLong: InvocationTimedOutError,
     AbandonReason.Unreachable: PlatformUnavailableError,
-    AbandonReason.Refused: AccessRefusedError,
+    AbandonReason.Rejected: AccessRejectedError,
     AbandonReason.AccessLost: PlatformUnavailableError,
     AbandonReason.Lost: InvocationLostError,
 }
 
 #: The first class that matches decides.
 _BY_PLATFORM_ERROR: list[tuple[type[PlatformError], type[InvocationError]]] = [
-    (UnauthorizedError, AccessRefusedError),
+    (UnauthorizedError, AccessRejectedError),
     (RequestConflictError, InvocationConflictError),
     (NotFoundError, InvocationLostError),
-    (PermanentError, RequestRefusedError),
+    (PermanentError, RequestRejectedError),
     (TransientError, PlatformUnavailableError),
 ]
 
@@ -287,7 +287,7 @@ def platform_task_error(
     if kind is None:
         kind = next((kind for cause, kind in _BY_PLATFORM_ERROR if isinstance(error, cause)), InvocationError)
         if kind is InvocationLostError and invocation_id is None:
-            kind = RequestRefusedError
+            kind = RequestRejectedError
     detail = None
     if isinstance(error, RequestConflictError):
         invocation_id, detail = error.invocation_id, "; ".join(error.differences)

@@ -310,7 +310,7 @@ class Soak:
                 time.sleep(0.02)  # poll until the port is open again
                 continue
             if answer.status_code != 200:
-                self._violate("refused", f"{answer.request.url}: {answer.status_code} {answer.text[:200]}")
+                self._violate("rejected", f"{answer.request.url}: {answer.status_code} {answer.text[:200]}")
                 return None
             record: dict[str, Any] = answer.json()["data"]
             return record
@@ -437,7 +437,7 @@ MUST_BE_NONE = (
     "Failed without an exit code, or the other way round",
     "Deadly, but not exactly when lost three times",
     "changes missed or told twice",
-    "refused",
+    "rejected",
     "never answered",
 )
 

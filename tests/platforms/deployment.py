@@ -47,7 +47,7 @@ class PlatformUnderTest(Protocol):
     #: For the test's id.
     name: str
     actions: Actions
-    #: Parameters that `actions.typed` refuses, and how the refusal says so (a pattern); `folder` is added.
+    #: Parameters that `actions.typed` rejects, and how the rejection says so (a pattern); `folder` is added.
     unfit: Sequence[tuple[Mapping[str, Any], str]]
     #: An id that no invocation has.
     unknown_id: str

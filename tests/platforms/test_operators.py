@@ -21,7 +21,7 @@ from airflow_invocations.exceptions import (
     InvocationFailedError,
     InvocationLostError,
     PlatformUnavailableError,
-    RequestRefusedError,
+    RequestRejectedError,
 )
 from airflow_invocations.hooks import InvocationHook
 from airflow_invocations.models import InvocationStatus
@@ -124,7 +124,7 @@ class TestBothWays:
         assert "no such bag" in error.detail
         assert "()" not in str(error)
 
-    async def test_an_action_that_is_not_there_is_refused(
+    async def test_an_action_that_is_not_there_is_rejected(
         self,
         hook: InvocationHook,
         under_test: PlatformUnderTest,
@@ -134,12 +134,12 @@ class TestBothWays:
     ) -> None:
         unknown = under_test.actions.unknown
         error = await outcome(operator(unknown, asking.folder, deferrable=deferrable), task)
-        assert type(error) is RequestRefusedError
+        assert type(error) is RequestRejectedError
         assert f"'{unknown}' was not invoked" in str(error)
         assert f"'{CONN_ID}', {hook.get_conn().where}" in str(error)
         assert task.pushed == {}
 
-    async def test_parameters_that_do_not_fit_are_refused(
+    async def test_parameters_that_do_not_fit_are_rejected(
         self,
         hook: InvocationHook,
         under_test: PlatformUnderTest,
@@ -154,11 +154,11 @@ class TestBothWays:
                 ),
                 task,
             )
-            assert type(error) is RequestRefusedError
+            assert type(error) is RequestRejectedError
             assert re.search(hint, str(error))
         assert task.pushed == {}
 
-    async def test_what_the_platform_can_not_honour_is_refused(
+    async def test_what_the_platform_can_not_honour_is_rejected(
         self,
         hook: InvocationHook,
         under_test: PlatformUnderTest,
@@ -171,7 +171,7 @@ class TestBothWays:
         error = await outcome(
             operator(under_test.actions.completes, asking.folder, timeout=5, deferrable=deferrable), task
         )
-        assert type(error) is RequestRefusedError
+        assert type(error) is RequestRejectedError
         assert "doesn't support argument 'timeout'; use the task's execution_timeout" in str(error)
         assert task.pushed == {}
 
@@ -327,7 +327,7 @@ async def test_a_retry_after_a_dead_worker_goes_on_with_what_that_had_invoked(
     assert executions(asking.folder) == 1
 
 
-async def test_a_retry_that_asks_for_something_else_is_refused_and_says_what(
+async def test_a_retry_that_asks_for_something_else_is_rejected_and_says_what(
     hook: InvocationHook, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     first, second = tries_of(asking)

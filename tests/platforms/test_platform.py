@@ -98,7 +98,7 @@ class TestActions:
         with pytest.raises(NotFoundError, match=unknown):
             await platform.invoke(unknown, asking.request())
 
-    async def test_parameters_that_do_not_fit_are_refused_before_anything_is_kept(
+    async def test_parameters_that_do_not_fit_are_rejected_before_anything_is_kept(
         self, platform: Platform, under_test: PlatformUnderTest, asking: Asking
     ) -> None:
         for parameters, hint in under_test.unfit:
@@ -117,7 +117,7 @@ class TestActions:
             ("timeout", 5),
         ],
     )
-    async def test_what_the_platform_can_not_honour_is_refused_before_anything_is_kept(
+    async def test_what_the_platform_can_not_honour_is_rejected_before_anything_is_kept(
         self,
         platform: Platform,
         under_test: PlatformUnderTest,
@@ -245,7 +245,7 @@ async def test_batches_leave_out_what_is_not_there_or_not_asked_for(
     await end_of(hook, long.invocation_id)
 
 
-async def test_a_watch_tells_the_present_first_or_is_refused(
+async def test_a_watch_tells_the_present_first_or_is_rejected(
     hook: InvocationHook, platform: Platform, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     invoked = await platform.invoke(under_test.actions.completes, asking.request())

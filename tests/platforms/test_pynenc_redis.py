@@ -25,12 +25,12 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> PynencHook:
     return PynencHook("shut")
 
 
-async def test_credentials_that_are_not_known_are_refused(hook: PynencHook) -> None:
-    with pytest.raises(UnauthorizedError) as refused:
+async def test_credentials_that_are_not_known_are_rejected(hook: PynencHook) -> None:
+    with pytest.raises(UnauthorizedError) as rejected:
         async with await hook.connect() as platform:
             await platform.statuses(["00000000-0000-5000-8000-000000000000"])
-    assert hook.get_conn().where in str(refused.value)
-    assert "wr0ng" not in f"{refused.value!r} {refused.value.__cause__!r}"
+    assert hook.get_conn().where in str(rejected.value)
+    assert "wr0ng" not in f"{rejected.value!r} {rejected.value.__cause__!r}"
 
 
 def test_a_test_of_the_connection_says_so(hook: PynencHook) -> None:

@@ -208,7 +208,7 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
         "senses": ("success", 1),
         "fails": ("failed", 2),
         "beyond_retry": ("failed", 1),
-        "refused": ("failed", 1),
+        "rejected": ("failed", 1),
         "late": ("failed", 1),
         "killed": ("failed", 1),
         "broken": ("failed", 1),
@@ -217,7 +217,7 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
     # No worker ran the task, so it has no process id.
     workers = {each["task_id"]: each["hostname"] for each in instances}
     assert {
-        workers[task_id] for task_id in ("succeeds", "ticks", "senses", "fails", "refused", "killed")
+        workers[task_id] for task_id in ("succeeds", "ticks", "senses", "fails", "rejected", "killed")
     } == {""}
 
     # The XComs have the types that a worker would have pushed.
@@ -240,7 +240,7 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
 
     assert "exit code 3: no such topic" in everything_said(airflow, dag_id, run_id, "fails")
     assert "UsageError" in everything_said(airflow, dag_id, run_id, "beyond_retry")
-    assert "lacks 'lines'" in everything_said(airflow, dag_id, run_id, "refused")
+    assert "lacks 'lines'" in everything_said(airflow, dag_id, run_id, "rejected")
     for task_id in ("late", "killed"):
         invocation_id = airflow.xcom(dag_id, run_id, task_id, "invocation_id")
         record = until(

@@ -9,7 +9,7 @@ import attr
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, _TaskDecorator
 from airflow.sdk.definitions.context import context_merge
 
-from ..exceptions import RequestRefusedError
+from ..exceptions import RequestRejectedError
 from ..operators.invoke_action import InvokeActionOperator
 from ..tasks.validation import REQUEST_ARGUMENTS, check_given, task_label
 from ..version_compat import determine_kwargs
@@ -49,7 +49,7 @@ class InvokeActionDecoratedOperator(DecoratedOperator, InvokeActionOperator):
         op_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        _refuse_without_worker(str(kwargs.get("task_id")), kwargs)
+        _check_without_worker(str(kwargs.get("task_id")), kwargs)
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class InvokeActionDecoratedOperator(DecoratedOperator, InvokeActionOperator):
         if returned is None:
             return
         if not isinstance(returned, Mapping):
-            raise RequestRefusedError(
+            raise RequestRejectedError(
                 f"{task_label(self)}: the function returned {type(returned).__name__}; allowed: a dict of "
                 "parameters, a dict of the operator's arguments that has 'parameters', or None"
             )
@@ -103,7 +103,7 @@ def invoke_action_task(python_callable: Callable[..., Any] | None = None, **kwar
     :param python_callable: the function: it returns the parameters, or a whole request.
     :raises ValueError: `start_from_trigger` is asked for: a function needs a worker.
     """
-    _refuse_without_worker(str(kwargs.get("task_id") or getattr(python_callable, "__name__", "")), kwargs)
+    _check_without_worker(str(kwargs.get("task_id") or getattr(python_callable, "__name__", "")), kwargs)
     given = kwargs.pop("multiple_outputs", None)
     unrolls: Any = attr.NOTHING if given is None else given  # then the function's annotation decides
 
@@ -127,12 +127,12 @@ class _InvokeActionTask(_TaskDecorator[Any, Any, InvokeActionDecoratedOperator])
     def _expand(self, expand_input: ExpandInput, *, strict: bool) -> XComArg:
         made = super()._expand(expand_input, strict=strict)
         mapped: Any = made.operator  # type: ignore[attr-defined]
-        _refuse_without_worker(mapped.task_id, mapped.partial_kwargs)
+        _check_without_worker(mapped.task_id, mapped.partial_kwargs)
         check_given(task_label(mapped), mapped.partial_kwargs, InvokeActionDecoratedOperator._checked)
         return made
 
 
-def _refuse_without_worker(task_id: str, kwargs: Mapping[str, Any]) -> None:
+def _check_without_worker(task_id: str, kwargs: Mapping[str, Any]) -> None:
     if kwargs.get("start_from_trigger"):
         raise ValueError(
             f"task {task_id!r}: argument 'start_from_trigger': a function needs a worker; leave it out, and "

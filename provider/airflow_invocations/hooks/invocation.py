@@ -15,7 +15,7 @@ from airflow.sdk import BaseHook, Connection
 
 from ..exceptions import (
     InvocationLostError,
-    RequestRefusedError,
+    RequestRejectedError,
     platform_task_error,
     unconfirmed_cancel_error,
     with_url,
@@ -144,9 +144,9 @@ class InvocationHook(BaseHook):
 
         `hook.call(lambda platform: platform.get(invocation_id))`.
 
-        :raises AccessRefusedError: the platform rejects the credentials.
+        :raises AccessRejectedError: the platform rejects the credentials.
         :raises PlatformUnavailableError: the platform doesn't answer.
-        :raises RequestRefusedError: the platform rejects the request, or the connection is misconfigured.
+        :raises RequestRejectedError: the platform rejects the request, or the connection is misconfigured.
         :raises InvocationError: any other error; all of these are one.
         """
         return self._asked(operation, f"connection {self.conn_id!r}")
@@ -161,7 +161,7 @@ class InvocationHook(BaseHook):
         try:
             self.get_conn()
         except ValueError as error:
-            raise RequestRefusedError(f"{what}: {error}") from None
+            raise RequestRejectedError(f"{what}: {error}") from None
         try:
             return self.ask(operation)
         except PlatformError as error:
@@ -214,7 +214,7 @@ class InvocationHook(BaseHook):
     def get_action(self, name: str) -> ActionRecord:
         """Return an action in its newest version.
 
-        :raises RequestRefusedError: there is no such action.
+        :raises RequestRejectedError: there is no such action.
         :raises InvocationError: as `call` does.
         """
         return self._asked(lambda platform: platform.get_action(name), f"action {name!r}")
@@ -223,7 +223,7 @@ class InvocationHook(BaseHook):
         """Start an invocation; return the one that has the request's `idempotency_id`, if there is one.
 
         :raises InvocationConflictError: that invocation has a different request.
-        :raises RequestRefusedError: there is no such action, or its parameters don't fit.
+        :raises RequestRejectedError: there is no such action, or its parameters don't fit.
         :raises InvocationError: as `call` does.
         """
         return self._asked(
@@ -257,7 +257,7 @@ class InvocationHook(BaseHook):
         :param iteration: an iteration of the task loop that the task is in, as Airflow's pages number it;
             None for all of them.
         :raises ValueError: for a task without its run, or a map index or an iteration without its task.
-        :raises RequestRefusedError: the platform doesn't support this search.
+        :raises RequestRejectedError: the platform doesn't support this search.
         :raises InvocationError: as `call` does.
         """
         if (task_id is not None and run_id is None) or (
@@ -273,7 +273,7 @@ class InvocationHook(BaseHook):
         """Return all log lines that exist now.
 
         :raises InvocationLostError: the platform knows no such invocation.
-        :raises RequestRefusedError: the platform keeps no logs.
+        :raises RequestRejectedError: the platform keeps no logs.
         :raises InvocationError: as `call` does.
         """
 
@@ -293,7 +293,7 @@ class InvocationHook(BaseHook):
         :param timeout: seconds to wait for the confirmation.
         :raises InvocationLostError: the platform knows no such invocation.
         :raises PlatformUnavailableError: it didn't confirm within `timeout` seconds.
-        :raises RequestRefusedError: the invocation is running, and the platform can't force it to stop.
+        :raises RequestRejectedError: the invocation is running, and the platform can't force it to stop.
         :raises InvocationError: as `call` does.
         """
         try:
@@ -315,7 +315,7 @@ class InvocationHook(BaseHook):
         """Return the outputs of a completed invocation, as JSON types.
 
         :raises InvocationLostError: the platform knows no such invocation.
-        :raises RequestRefusedError: the platform keeps no outputs, as the invocation API doesn't.
+        :raises RequestRejectedError: the platform keeps no outputs, as the invocation API doesn't.
         :raises InvocationError: as `call` does.
         """
         return self._about(invocation_id, lambda platform: platform.outputs(invocation_id))

@@ -62,7 +62,7 @@ class RobotoHook(InvocationHook):
     def find_files(self, query: str) -> list[FileRecord]:
         """Return the files that a RoboQL query selects: `dataset_id = "ds_1" AND tags CONTAINS "report"`.
 
-        :raises RequestRefusedError: the query is invalid; the message points at the character.
+        :raises RequestRejectedError: the query is invalid; the message points at the character.
         :raises InvocationError: as `call` does.
         """
         return self.call(lambda platform: _roboto(platform).find_files(query))

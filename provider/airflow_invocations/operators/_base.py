@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..exceptions import RequestRefusedError
+from ..exceptions import RequestRejectedError
 from ..tasks.validation import (
     Check,
     check_arguments,
@@ -52,11 +52,11 @@ class BaseInvocationOperator:
     def _read(self) -> dict[str, Any]:
         """Return the rendered arguments in the types of a request.
 
-        :raises RequestRefusedError: all problems of the arguments.
+        :raises RequestRejectedError: all problems of the arguments.
         """
         values, problems = read_arguments(self._given, checks=self._checks)
         if problems:
-            raise RequestRefusedError(f"{task_label(self)}: {'; '.join(problems)}")  # type: ignore[arg-type]
+            raise RequestRejectedError(f"{task_label(self)}: {'; '.join(problems)}")  # type: ignore[arg-type]
         return values
 
     @property
@@ -66,7 +66,7 @@ class BaseInvocationOperator:
     def _hook(self) -> InvocationHook:
         """Return the hook.
 
-        :raises RequestRefusedError: the connection is misconfigured.
+        :raises RequestRejectedError: the connection is misconfigured.
         """
         from ..hooks import InvocationHook
 
@@ -74,7 +74,7 @@ class BaseInvocationOperator:
         try:
             hook.get_conn()
         except ValueError as error:
-            raise RequestRefusedError(f"{task_label(self)}: {error}") from None  # type: ignore[arg-type]
+            raise RequestRejectedError(f"{task_label(self)}: {error}") from None  # type: ignore[arg-type]
         return hook
 
 

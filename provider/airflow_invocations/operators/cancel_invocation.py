@@ -44,7 +44,7 @@ class CancelInvocationOperator(BaseInvocationOperator, BaseOperator):
     :param timeout: seconds to wait for the confirmation of each cancel; the task fails after that.
     :raises ValueError: when the DAG is parsed, for invalid arguments; the message names the task.
     :raises PlatformUnavailableError: the platform is unavailable, or didn't confirm within `timeout`.
-    :raises RequestRefusedError: the platform can't stop an invocation (`CannotStopError` in the message).
+    :raises RequestRejectedError: the platform can't stop an invocation (`CannotStopError` in the message).
     """
 
     template_fields: Sequence[str] = ("invocation_ids", "conn_id")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk import BaseOperator
 
 from ..action_log import ActionLog
-from ..exceptions import RequestRefusedError, platform_task_error
+from ..exceptions import RequestRejectedError, platform_task_error
 from ..links import InvocationLink, InvocationLogsLink
 from ..links.invocation import links_of
 from ..models.text import counted, encodable
@@ -56,7 +56,7 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
     :param conn_id: the Airflow connection. (templated)
     :raises ValueError: when the DAG is parsed, for invalid arguments; the message names the task.
     :raises InvocationLostError: the platform doesn't know the invocation.
-    :raises RequestRefusedError: the platform keeps no logs, or rejects the request.
+    :raises RequestRejectedError: the platform keeps no logs, or rejects the request.
     """
 
     template_fields: Sequence[str] = ("invocation_id", "destination", "conn_id")
@@ -91,7 +91,7 @@ class FetchInvocationLogsOperator(BaseInvocationOperator, BaseOperator):
         invocation_id: str = values["invocation_id"]
         hook = self._hook()
         if not hook.get_conn().capabilities.logs:
-            raise RequestRefusedError(
+            raise RequestRejectedError(
                 f"{task_label(self)}: the platform of connection {self.conn_id!r} keeps no logs"
             )
         self.invocation_url, self.logs_url = hook.url(invocation_id), hook.logs_url(invocation_id)

@@ -19,7 +19,7 @@ from .exceptions import (
     ActionRuntimeException,
     PlatformError,
     PlatformNotFound,
-    PlatformRefused,
+    PlatformRejected,
     PlatformUnavailable,
     PrepareEnvException,
 )
@@ -62,7 +62,7 @@ __all__ = [
     "MetadataChangeset",
     "PlatformError",
     "PlatformNotFound",
-    "PlatformRefused",
+    "PlatformRejected",
     "PlatformUnavailable",
     "PrepareEnvException",
     "PreparedEnvironment",

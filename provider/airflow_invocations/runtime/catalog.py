@@ -10,7 +10,7 @@ from typing import Any
 from ..models.dataset import FileRecord, SessionRecord, TopicRecord
 from .client import PlatformClient
 from .entities import File, file_records
-from .exceptions import PlatformRefused, PlatformUnavailable
+from .exceptions import PlatformRejected, PlatformUnavailable
 
 #: Longest duration of a query, and the interval between two polls of it, in seconds.
 QUERY_TIMEOUT = 900.0
@@ -76,7 +76,7 @@ class PlatformCatalog:
         deadline = time.monotonic() + QUERY_TIMEOUT
         while query["status"] != "results_available":
             if query["status"] == "failed":
-                raise PlatformRefused(f"query {query['query_id']} failed")
+                raise PlatformRejected(f"query {query['query_id']} failed")
             if time.monotonic() > deadline:
                 raise PlatformUnavailable(
                     f"query {query['query_id']} has no results after {QUERY_TIMEOUT:g} s"

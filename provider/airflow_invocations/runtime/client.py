@@ -18,7 +18,7 @@ from ..invocation_api import (
     unanswered,
 )
 from .environment import Variable
-from .exceptions import PlatformError, PlatformNotFound, PlatformRefused, PlatformUnavailable
+from .exceptions import PlatformError, PlatformNotFound, PlatformRejected, PlatformUnavailable
 
 if TYPE_CHECKING:  # imported with the first call: most actions never make one
     import httpx
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imported with the first call: most actions never make one
 #: Address of the platform if the environment names none.
 DEFAULT_ENDPOINT = "https://api.roboto.ai"
 
-#: The error that each kind of failure is raised as; PlatformRefused for all others.
+#: The error that each kind of failure is raised as; PlatformRejected for all others.
 _ERRORS: dict[FailureKind, type[PlatformError]] = {
     FailureKind.NOT_FOUND: PlatformNotFound,
     FailureKind.RATE_LIMITED: PlatformUnavailable,
@@ -42,13 +42,13 @@ class PlatformClient:
 
     Args:
         endpoint: address of the platform, for example https://api.roboto.ai.
-        token: the invocation's token; None makes each call raise PlatformRefused.
+        token: the invocation's token; None makes each call raise PlatformRejected.
         transport: replaces the network, for tests.
     """
 
     @classmethod
     def from_env(cls) -> PlatformClient:
-        """Return the client of this process's invocation; outside of one, calls raise PlatformRefused."""
+        """Return the client of this process's invocation; outside of one, calls raise PlatformRejected."""
         environment = os.environ
         return cls(
             environment.get(Variable.ServiceEndpoint) or DEFAULT_ENDPOINT,
@@ -133,7 +133,7 @@ class PlatformClient:
             except ApiError as error:
                 pause = request.pause_after(error, attempt)
                 if pause is None:
-                    raise _ERRORS.get(error.kind, PlatformRefused)(str(error)) from None
+                    raise _ERRORS.get(error.kind, PlatformRejected)(str(error)) from None
             time.sleep(pause)
             attempt += 1
 
@@ -150,7 +150,7 @@ class PlatformClient:
             UnicodeEncodeError,
         ) as error:
             # Not quoted: httpx quotes the header that it rejects, which may contain the token.
-            raise PlatformRefused(
+            raise PlatformRejected(
                 f"a request to {self.endpoint} can't be sent ({type(error).__name__}); check "
                 f"{Variable.ServiceEndpoint} and {Variable.ApiKey}"
             ) from None
@@ -163,7 +163,7 @@ class PlatformClient:
             import httpx
 
             if self._token is None:
-                raise PlatformRefused(
+                raise PlatformRejected(
                     f"neither {Variable.ApiKey} nor {Variable.BearerToken} is set: there is no token to call "
                     f"{self.endpoint} with"
                 )
@@ -181,4 +181,4 @@ def _download_error(name: str, status: int, reason: str) -> PlatformError:
     message = f"{name}: {status} {reason}"
     if status >= 500 or status in (408, 429):
         return PlatformUnavailable(message)
-    return PlatformNotFound(message) if status == 404 else PlatformRefused(message)
+    return PlatformNotFound(message) if status == 404 else PlatformRejected(message)

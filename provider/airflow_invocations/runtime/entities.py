@@ -14,7 +14,7 @@ import pydantic
 from ..models import InvocationRecord, InvocationStatus, LogRecord, MetadataChangeset
 from ..models.dataset import DatasetRecord, FileRecord, OrgRecord
 from .client import PlatformClient
-from .exceptions import PlatformRefused
+from .exceptions import PlatformRejected
 
 RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
 ValueT = TypeVar("ValueT")
@@ -361,10 +361,10 @@ def file_records(
 
 
 def link_target(record: FileRecord) -> tuple[str, int | None]:
-    """Return file id and version of a link's target. Raises PlatformRefused if the target isn't a file."""
+    """Return file id and version of a link's target. Raises PlatformRejected if the target isn't a file."""
     target = urlsplit(record.uri)
     if target.scheme != "roboto" or target.netloc != "file" or not target.path.strip("/"):
-        raise PlatformRefused(f"{record.relative_path} is a link to {record.uri}, which is not a file")
+        raise PlatformRejected(f"{record.relative_path} is a link to {record.uri}, which is not a file")
     versions = [part[2:] for part in target.query.split("&") if part.startswith("v=")]
     return target.path.strip("/"), int(versions[0]) if versions else None
 

@@ -13,7 +13,7 @@ class ActionRuntimeException(Exception):
         ActionRuntimeException
          +-- PrepareEnvException       an invocation's environment can't be prepared
          +-- PlatformError             a call of the platform's API failed
-              +-- PlatformRefused      the platform would reject the same call again
+              +-- PlatformRejected      the platform would reject the same call again
               |    +-- PlatformNotFound    unknown id or path, or not visible to this token
               +-- PlatformUnavailable  no connection, timeout, 5xx, or unreadable response
 
@@ -46,11 +46,11 @@ class PlatformError(ActionRuntimeException):
     """A call of the platform's API failed."""
 
 
-class PlatformRefused(PlatformError):
+class PlatformRejected(PlatformError):
     """The platform rejected a call; the message has the reason."""
 
 
-class PlatformNotFound(PlatformRefused):
+class PlatformNotFound(PlatformRejected):
     """The id or path is unknown, or not visible to this token."""
 
 

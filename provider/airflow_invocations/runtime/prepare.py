@@ -13,7 +13,7 @@ from ..exit_codes import ExitCode
 from ..models import ActionParameter, FileSelector, InvocationInput, InvocationRecord
 from ..models.dataset import ActionInputRecord, FileRecord
 from .environment import SECRETS_FILE_NAME, Variable
-from .exceptions import PlatformRefused, PlatformUnavailable, PrepareEnvException, SecretNotSetError
+from .exceptions import PlatformRejected, PlatformUnavailable, PrepareEnvException, SecretNotSetError
 from .resolver import ActionInputResolver, InputCatalog
 from .secrets import is_secret_uri, parse_secret_uri, write_private
 
@@ -178,7 +178,7 @@ def _resolve_inputs(
             return resolved
         targets = _input_paths(input_dir, [file for file, _ in resolved.files])
         return resolver.download(resolved, lambda file: targets[file.file_id])
-    except PlatformRefused as error:
+    except PlatformRejected as error:
         raise PrepareEnvException(ExitCode.UsageError, f"the input can't be resolved: {error}") from None
     except (PlatformUnavailable, OSError) as error:
         raise PrepareEnvException(

@@ -27,7 +27,7 @@ RecordT = TypeVar("RecordT")
 class InputCatalog(Protocol):
     """Looks up selectors: through the platform's API, or in the local server's database.
 
-    Queries are RoboQL. Each method raises PlatformNotFound for an unknown id, PlatformRefused for an invalid
+    Queries are RoboQL. Each method raises PlatformNotFound for an unknown id, PlatformRejected for an invalid
     query or an unsupported kind of input, and PlatformUnavailable for an outage.
     """
 

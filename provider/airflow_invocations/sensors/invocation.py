@@ -192,7 +192,7 @@ class InvocationSensor(BaseInvocationOperator, BaseSensorOperator):
                 push_xcom(context["ti"], key, link)
 
     def _criteria(self, context: Context) -> CompletionCriteria:
-        """Return the criteria that the rendered arguments describe. Raises RequestRefusedError."""
+        """Return the criteria that the rendered arguments describe. Raises RequestRejectedError."""
         return criteria_of(task_label(self), self._given, self.poke_interval, context["dag_run"])
 
     def _check(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..models.dataset import FileRecord, SessionRecord, TopicRecord
-from ..runtime.exceptions import PlatformNotFound, PlatformRefused, PlatformUnavailable
+from ..runtime.exceptions import PlatformNotFound, PlatformRejected, PlatformUnavailable
 from .api.errors import ApiError, NotFoundError, UnavailableError
 from .dataset_storage import Folder
 from .datasets import DatasetFiles, Notice
@@ -51,20 +51,20 @@ class LocalCatalog:
             return self._datasets.find_files(query, self._org_id, self._notice)
 
     def get_topic(self, topic_id: str) -> TopicRecord:
-        """Raise PlatformRefused."""
-        _refuse("topic", topic_id)
+        """Raise PlatformRejected."""
+        _reject("topic", topic_id)
 
     def find_topics(self, query: str) -> list[TopicRecord]:
-        """Raise PlatformRefused."""
-        _refuse("topics", query)
+        """Raise PlatformRejected."""
+        _reject("topics", query)
 
     def get_session(self, session_id: str) -> SessionRecord:
-        """Raise PlatformRefused."""
-        _refuse("session", session_id)
+        """Raise PlatformRejected."""
+        _reject("session", session_id)
 
     def find_sessions(self, query: str) -> list[SessionRecord]:
-        """Raise PlatformRefused."""
-        _refuse("sessions", query)
+        """Raise PlatformRejected."""
+        _reject("sessions", query)
 
     def download_file(self, file: FileRecord, destination: Path) -> None:
         """Copy a file's content, because the action may change the copy."""
@@ -72,7 +72,7 @@ class LocalCatalog:
         try:
             self._folder(file.association_id).copy_out(file.relative_path, destination)
         except ValueError as error:
-            raise PlatformRefused(str(error)) from None
+            raise PlatformRejected(str(error)) from None
 
     def _folder(self, dataset_id: str) -> Folder:
         if dataset_id not in self._folders:
@@ -90,8 +90,8 @@ def _translate_errors() -> Iterator[None]:
     except UnavailableError as error:
         raise PlatformUnavailable(error.message) from None
     except ApiError as error:
-        raise PlatformRefused(error.message) from None
+        raise PlatformRejected(error.message) from None
 
 
-def _refuse(kind: str, what: str) -> NoReturn:
-    raise PlatformRefused(f"{kind} {what!r}: the local server has files only, no topics and no sessions")
+def _reject(kind: str, what: str) -> NoReturn:
+    raise PlatformRejected(f"{kind} {what!r}: the local server has files only, no topics and no sessions")

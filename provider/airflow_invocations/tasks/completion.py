@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..exceptions import (
     InvocationFailedError,
-    RequestRefusedError,
+    RequestRejectedError,
     exception_class_for,
     platform_task_error,
     raise_unless_completed,
@@ -36,7 +36,7 @@ from ..waiters import (
     fetch_record,
     group_outcome,
     number_wanted,
-    retry_refusals,
+    retry_rejections,
     wait_each,
     wait_until_terminal,
 )
@@ -97,7 +97,7 @@ def criteria_of(
 
     :param label: the task, for messages.
     :param dag_run: its run; without `since`, the newest invocation counts from its data interval's start.
-    :raises RequestRefusedError: names every problem.
+    :raises RequestRejectedError: names every problem.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     values, problems = read_arguments(given)
@@ -112,7 +112,7 @@ def criteria_of(
         except ValueError as error:
             problems.append(f"argument 'wait_for': {error}")
     if problems:
-        raise RequestRefusedError(f"{label}: {'; '.join(problems)}")
+        raise RequestRejectedError(f"{label}: {'; '.join(problems)}")
     return CompletionCriteria(
         ids=tuple(ids),
         required=required,
@@ -248,18 +248,20 @@ async def _fetched(
     """Return what `fetch` returns, retrying outages and rejected credentials.
 
     :param what: what failed, for a message.
-    :raises RequestRefusedError: the request is invalid, or the platform doesn't support it.
+    :raises RequestRejectedError: the request is invalid, or the platform doesn't support it.
     :raises WaitAbandoned: for any other error.
     """
     try:
-        return await retry_refusals(lambda: retry_transient(fetch, outage_limit), accepted=criteria.accepted)
+        return await retry_rejections(
+            lambda: retry_transient(fetch, outage_limit), accepted=criteria.accepted
+        )
     except (InvalidRequestError, UnsupportedError) as error:
         raise platform_task_error(error, what, action=criteria.action) from error
     except TransientError as error:
         raise WaitAbandoned(AbandonReason.Unreachable, f"the platform is unavailable: {error}") from error
     except PermanentError as error:
         was_accepted = criteria.accepted and isinstance(error, UnauthorizedError)
-        reason = AbandonReason.AccessLost if was_accepted else AbandonReason.Refused
+        reason = AbandonReason.AccessLost if was_accepted else AbandonReason.Rejected
         raise WaitAbandoned(reason, str(error)) from error
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..action_log import BEHIND, NOTHING_SHOWN, ActionLog, ShownLog
 from ..exceptions import (
-    RequestRefusedError,
+    RequestRejectedError,
     outputs_task_error,
     raise_unless_completed,
     task_error,
@@ -186,7 +186,7 @@ class InvocationLifecycle:
         try:
             unopened = await self.connect()
         except ValueError as error:
-            raise RequestRefusedError(f"{submission.task_label}: {error}", action=action) from None
+            raise RequestRejectedError(f"{submission.task_label}: {error}", action=action) from None
         try:
             async with unopened as platform:
                 record = await submit(platform, submission)

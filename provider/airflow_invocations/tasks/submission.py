@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from .. import models
-from ..exceptions import InvocationError, RequestRefusedError, platform_task_error
+from ..exceptions import InvocationError, RequestRejectedError, platform_task_error
 from ..models import MAX_PAGE_SIZE
 from ..platforms import (
     ConflictError,
@@ -122,7 +122,7 @@ def idempotency_ids(
 async def submit(platform: Platform, submission: InvocationSubmission) -> InvocationRecord:
     """Return this try's invocation; start it if there is none.
 
-    :raises RequestRefusedError: the arguments are invalid; the message has all problems. Nothing was sent.
+    :raises RequestRejectedError: the arguments are invalid; the message has all problems. Nothing was sent.
     :raises PlatformError: as the platform's methods do.
     """
     request = await _checked_request(platform, submission)
@@ -162,7 +162,7 @@ async def _checked_request(platform: Platform, submission: InvocationSubmission)
                 values["parameters"] = coerced
     if problems:
         what = f"action {submission.arguments.get('action')!r} was not invoked"
-        raise RequestRefusedError(
+        raise RequestRejectedError(
             f"{what}: {submission.task_label}: {'; '.join(problems)}", action=submission.action
         )
     return request_of(values, submission.provenance)

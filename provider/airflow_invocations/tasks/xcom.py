@@ -1,8 +1,8 @@
 """Clean values that Airflow stores: events, XComs, links, asset events and the fields of errors.
 
-Airflow's metadata database refuses some values: PostgreSQL's `jsonb` holds neither U+0000 nor lone
+Airflow's metadata database rejects some values: PostgreSQL's `jsonb` holds neither U+0000 nor lone
 surrogates nor NaN (https://www.postgresql.org/docs/current/datatype-json.html), and the Task SDK sends no
-integer of more than 64 bits. A refused event ends the triggerer, with every other task that waits in it. So
+integer of more than 64 bits. A rejected event ends the triggerer, with every other task that waits in it. So
 each value that an action or a platform may have written goes through `storable`, in one of the functions
 here or in `triggers._base.push_xcom`. `tests/unit/tasks/test_xcom.py` finds code that bypasses them.
 """
@@ -46,7 +46,7 @@ _LARGEST_INTEGER: Final = 2**64 - 1
 
 
 def storable(value: Any, depth: int = DEPTH_LIMIT) -> Any:
-    """Return a value with everything replaced that Airflow's metadata database refuses.
+    """Return a value with everything replaced that Airflow's metadata database rejects.
 
     In texts and in keys, U+0000 and lone surrogates become U+FFFD. NaN and the infinities become texts, and
     so do integers of more than 64 bits, as hexadecimal ones. Everything else stays as it is.

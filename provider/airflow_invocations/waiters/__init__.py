@@ -9,7 +9,7 @@ from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecor
 from .log_relay import LogChannel, LogQueue, LogRelay
 from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
 from .logs import EndOfLog, log_pages, read_end
-from .refusal import Connect, client_of, retry_refusals
+from .rejection import Connect, client_of, retry_rejections
 from .wait import AbandonReason, WaitAbandoned, WaitOptions, fetch_record, wait_until_terminal
 from .wait_handle import Behind, Notice
 
@@ -41,7 +41,7 @@ __all__ = [
     "log_pages",
     "number_wanted",
     "read_end",
-    "retry_refusals",
+    "retry_rejections",
     "wait_each",
     "wait_until_terminal",
 ]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from ..platforms.errors import TransientError, UnauthorizedError
 from ..platforms.retry import backoff
-from .refusal import Refusals, refusal_notice
-from .wait_handle import Notice, Refused, Unreachable, WaitHandle, WaitTable
+from .rejection import Rejections, rejection_notice
+from .wait_handle import Notice, Rejected, Unreachable, WaitHandle, WaitTable
 
 #: Longest pause, in seconds, between two attempts while the platform is unavailable.
 OUTAGE_PAUSE = 15.0
@@ -37,12 +37,12 @@ class _Outage:
 
 
 class Availability:
-    """Record answers, outages and refusals of a platform, and notify the waits of them."""
+    """Record answers, outages and rejections of a platform, and notify the waits of them."""
 
     def __init__(self, waits: WaitTable) -> None:
         self._waits = waits
         self._outage: _Outage | None = None
-        self._refusals = Refusals()
+        self._rejections = Rejections()
         self._has_answered = False
 
     def join(self, wait: WaitHandle) -> None:
@@ -52,7 +52,7 @@ class Availability:
 
     def answered(self) -> None:
         """Record that the platform has answered."""
-        self._refusals.forget()
+        self._rejections.forget()
         self._has_answered = True
         if self._outage is not None:
             if self._outage.is_reported:
@@ -79,15 +79,15 @@ class Availability:
         # No wait may exceed its limit because of a pause.
         return min(pause, max(0.2, min(remaining, default=pause)))
 
-    def refused(self, error: UnauthorizedError) -> None:
+    def rejected(self, error: UnauthorizedError) -> None:
         """Record that the credentials were rejected.
 
         Credentials that were never accepted are considered wrong when they are rejected a second time.
         """
-        is_first = self._refusals.note()
+        is_first = self._rejections.note()
         for wait in self._waits:
             accepted = wait.accepted or self._has_answered
             if accepted and is_first:
-                wait.notify(Notice(refusal_notice(error)))
-            if self._refusals.are_final(is_first=is_first, accepted=accepted):
-                wait.notify(Refused(str(error), accepted))
+                wait.notify(Notice(rejection_notice(error)))
+            if self._rejections.are_final(is_first=is_first, accepted=accepted):
+                wait.notify(Rejected(str(error), accepted))

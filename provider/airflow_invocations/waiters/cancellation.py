@@ -41,6 +41,6 @@ async def cancel_and_confirm(
 
 
 async def _cancel(platform: Platform, invocation_id: str) -> None:
-    # A platform may refuse to cancel an ended invocation; the next record shows whether it has ended.
+    # A platform may reject to cancel an ended invocation; the next record shows whether it has ended.
     with contextlib.suppress(InvalidRequestError):
         await platform.cancel(invocation_id)

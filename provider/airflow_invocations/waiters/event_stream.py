@@ -16,8 +16,8 @@ from ..models import CaughtUp, EventFilter, InvocationEvent, UnreadableItem, is_
 from ..platforms.base import EventStream, Platform
 from ..platforms.errors import NotFoundError, PermanentError, TransientError, UnauthorizedError
 from ..platforms.retry import backoff
-from .refusal import Connect
 from .registry import RefCounted, Registry, run_until_first_ends
+from .rejection import Connect
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from ..models import InvocationStatus
-from .refusal import Connect
+from .rejection import Connect
 from .wait import WaitAbandoned, WaitOptions, fetch_record, wait_until_terminal
 
 if TYPE_CHECKING:

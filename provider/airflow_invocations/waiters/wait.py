@@ -15,7 +15,7 @@ from ..platforms.errors import NotFoundError, PlatformError, TransientError, Una
 from ..platforms.retry import OUTAGE_LIMIT, retry_transient
 from .cancellation import cancel_and_confirm
 from .log_relay import LogQueue
-from .refusal import Connect, client_of, retry_refusals
+from .rejection import Connect, client_of, retry_rejections
 from .wait_handle import (
     LOST_AFTER,
     LOST_PAUSE,
@@ -23,7 +23,7 @@ from .wait_handle import (
     Crashed,
     Gone,
     Notice,
-    Refused,
+    Rejected,
     Unreachable,
     WaitHandle,
     WaitMessage,
@@ -51,7 +51,7 @@ class AbandonReason(StrEnum):
     #: The platform was unavailable for too long; the invocation may still be running.
     Unreachable = "unreachable"
     #: The platform rejects the credentials; the invocation may still be running.
-    Refused = "refused"
+    Rejected = "rejected"
     #: The platform rejects credentials that it had accepted before; a retry may succeed.
     AccessLost = "access_lost"
     #: The platform does not know the invocation any more.
@@ -158,7 +158,7 @@ async def wait_until_terminal(
                             return
                         case Crashed(error):
                             failure = error
-                        case Unreachable() | Refused() | Gone():
+                        case Unreachable() | Rejected() | Gone():
                             raise _abandoned(message, options)
         finally:
             watcher.leave(wait)
@@ -185,7 +185,7 @@ async def fetch_record(connect: Connect, options: WaitOptions) -> InvocationReco
 
     while True:
         try:
-            return await retry_refusals(get_with_retries, accepted=options.accepted)
+            return await retry_rejections(get_with_retries, accepted=options.accepted)
         except TransientError as error:
             raise _abandoned(Unreachable(began, str(error)), options) from error
         except NotFoundError as error:
@@ -194,7 +194,7 @@ async def fetch_record(connect: Connect, options: WaitOptions) -> InvocationReco
                 raise _abandoned(Gone(), options) from error
             await asyncio.sleep(LOST_PAUSE)
         except UnauthorizedError as error:
-            raise _abandoned(Refused(str(error), options.accepted), options) from error
+            raise _abandoned(Rejected(str(error), options.accepted), options) from error
 
 
 class _Deadlines:
@@ -251,7 +251,7 @@ class _Deadlines:
             return None
 
 
-def _abandoned(message: Unreachable | Refused | Gone, options: WaitOptions) -> WaitAbandoned:
+def _abandoned(message: Unreachable | Rejected | Gone, options: WaitOptions) -> WaitAbandoned:
     match message:
         case Unreachable(since, error):
             began = datetime.datetime.fromtimestamp(since, datetime.UTC)
@@ -260,7 +260,7 @@ def _abandoned(message: Unreachable | Refused | Gone, options: WaitOptions) -> W
                 f"the platform has been unavailable since {began:%Y-%m-%d %H:%M:%S} UTC, longer than "
                 f"{options.outage_limit:g} s: {error}",
             )
-        case Refused(error, were_accepted):
-            return WaitAbandoned(AbandonReason.AccessLost if were_accepted else AbandonReason.Refused, error)
+        case Rejected(error, were_accepted):
+            return WaitAbandoned(AbandonReason.AccessLost if were_accepted else AbandonReason.Rejected, error)
         case Gone():
             return WaitAbandoned(AbandonReason.Lost, "the platform doesn't know the invocation any more")

@@ -46,7 +46,7 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Rejected:
     """The platform rejects the connection's credentials, which were read again after each rejection.
 
     :param were_accepted: whether the platform had accepted them before.
@@ -69,7 +69,7 @@ class Crashed:
 
 
 #: What a wait is notified of. A StatusSnapshot is sent for a terminal status only.
-WaitMessage = StatusSnapshot | NewLines | Notice | Behind | Unreachable | Refused | Gone | Crashed
+WaitMessage = StatusSnapshot | NewLines | Notice | Behind | Unreachable | Rejected | Gone | Crashed
 
 
 class FlowState(Enum):

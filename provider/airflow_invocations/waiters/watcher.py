@@ -30,8 +30,8 @@ from ..platforms.errors import (
 from ..platforms.retry import backoff
 from .availability import Availability
 from .log_flow import LogFlow
-from .refusal import REFRESH_PAUSE, Connect, client_of
 from .registry import RefCounted, Registry, run_all, run_until_first_ends
+from .rejection import REFRESH_PAUSE, Connect, client_of
 from .wait_handle import LOST_AFTER, LOST_PAUSE, Crashed, FlowState, Gone, WaitHandle, WaitTable
 
 #: Seconds for which joins and leaves are collected before the open stream is changed by them.
@@ -133,7 +133,7 @@ class ConnectionWatcher(RefCounted):
             async with await self._open() as platform:
                 await self._serve(platform)
         except UnauthorizedError as error:
-            self._availability.refused(error)
+            self._availability.rejected(error)
             await self._rest(REFRESH_PAUSE)
         except TransientError as error:
             await self._rest(self._availability.unavailable(error))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_invocations.exceptions import PlatformUnavailableError, RequestRefusedError
+from airflow_invocations.exceptions import PlatformUnavailableError, RequestRejectedError
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.operators import CancelInvocationOperator
@@ -44,15 +44,15 @@ def test_the_others_are_cancelled_whatever_goes_wrong_with_one(
     stubborn, other = (invoke_action(hook, script(hook, "sleep 60")) for _ in range(2))
     real = RobotoPlatform.cancel
 
-    async def refused(self: RobotoPlatform, invocation_id: str) -> None:
+    async def rejected(self: RobotoPlatform, invocation_id: str) -> None:
         if invocation_id == stubborn:
             raise CannotStopError("it was asked to stop")
         await real(self, invocation_id)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RobotoPlatform, "cancel", refused)
+        patch.setattr(RobotoPlatform, "cancel", rejected)
         with pytest.raises(
-            RequestRefusedError, match=f"{stubborn} could not be cancelled: it was asked to stop"
+            RequestRejectedError, match=f"{stubborn} could not be cancelled: it was asked to stop"
         ):
             cancel(task, [stubborn, other])
     assert hook.get(other).current.status is InvocationStatus.Cancelled
@@ -83,6 +83,6 @@ def test_an_invocation_that_has_no_page_leaves_no_empty_brackets() -> None:
     assert str(operator._error(TimeoutError(), "iv_1", "http://h/1")) == f"{said}: http://h/1"
 
 
-def test_what_names_no_invocation_is_refused_at_parse() -> None:
+def test_what_names_no_invocation_is_rejected_at_parse() -> None:
     with DAG("d"), pytest.raises(ValueError, match="DAG 'd', task 'cancel': argument 'invocation_ids'"):
         CancelInvocationOperator(task_id="cancel", invocation_ids=3)

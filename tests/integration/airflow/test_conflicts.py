@@ -20,14 +20,14 @@ from .conftest import connect_to, script
 from .test_durability import Instance, count
 
 
-class Refusing(ThreadingHTTPServer):
+class Rejecting(ThreadingHTTPServer):
     """The local server, but that each repeated idempotency id is answered with 409."""
 
     def __init__(self, service: Any) -> None:
         super().__init__(("127.0.0.1", 0), Relay)
         self.service = service
         self.seen: set[str] = set()
-        self.refused = 0
+        self.rejected = 0
 
     @property
     def endpoint(self) -> str:
@@ -35,7 +35,7 @@ class Refusing(ThreadingHTTPServer):
 
 
 class Relay(BaseHTTPRequestHandler):
-    server: Refusing
+    server: Rejecting
 
     def do_POST(self) -> None:
         self._relay()
@@ -48,7 +48,7 @@ class Relay(BaseHTTPRequestHandler):
         if self.path.endswith("/invoke"):
             once = json.loads(content).get("idempotency_id")
             if once in self.server.seen:
-                self.server.refused += 1
+                self.server.rejected += 1
                 error = {"error_code": "RobotoConflictException", "message": "it is there already"}
                 self._answer(409, json.dumps({"error": error}).encode())
                 return
@@ -78,9 +78,9 @@ class Relay(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def refusing(hook: RobotoHook, service: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusing]:
-    """A platform that refuses repeated ids, under the connection that operators use by default."""
-    with Refusing(service) as server:
+def rejecting(hook: RobotoHook, service: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rejecting]:
+    """A platform that rejects repeated ids, under the connection that operators use by default."""
+    with Rejecting(service) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         connect_to(SimpleNamespace(endpoint=server.endpoint, token=service.token), monkeypatch)
@@ -92,11 +92,11 @@ def refusing(hook: RobotoHook, service: Any, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(params=["409 if it differs", "409 if it is repeated"])
 def platform(request: pytest.FixtureRequest, hook: RobotoHook) -> str:
     if request.param == "409 if it is repeated":
-        request.getfixturevalue("refusing")
+        request.getfixturevalue("rejecting")
     return str(request.param)
 
 
-def test_a_retry_adopts_what_was_asked_for_and_refuses_anything_else(platform: str, hook: RobotoHook) -> None:
+def test_a_retry_adopts_what_was_asked_for_and_rejects_anything_else(platform: str, hook: RobotoHook) -> None:
     instance = Instance(
         script(hook, "sleep 1; echo $ROBOTO_PARAM_n"), parameters={"n": 1, "token": "s3cret-1"}
     )

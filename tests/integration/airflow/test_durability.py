@@ -15,7 +15,7 @@ from airflow_invocations.exceptions import (
     InvocationConflictError,
     InvocationFailedError,
     InvocationTimedOutError,
-    RequestRefusedError,
+    RequestRejectedError,
 )
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationStatus
@@ -145,7 +145,7 @@ def test_without_durability_each_try_invokes(hook: RobotoHook) -> None:
     assert count(hook, instance.arguments["action"]) == 2
 
 
-def test_another_action_under_the_same_identity_is_refused_and_says_what_to_do(hook: RobotoHook) -> None:
+def test_another_action_under_the_same_identity_is_rejected_and_says_what_to_do(hook: RobotoHook) -> None:
     instance = Instance(script(hook, "true"))
     instance.start()
     instance.arguments["action"] = script(hook, "true")
@@ -375,7 +375,7 @@ def test_a_run_whose_xcoms_airflow_cannot_store_invokes_nothing(hook: RobotoHook
     instance = Instance(script(hook, "true"))
     instance.run_id = run_id
     _, error = instance.run()
-    assert type(error) is RequestRefusedError
+    assert type(error) is RequestRejectedError
     assert f"run id {run_id!r}: Airflow can't store XComs" in str(error)
     assert count(hook, instance.arguments["action"]) == 0
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from airflow_invocations.exceptions import (
-    AccessRefusedError,
+    AccessRejectedError,
     InvocationError,
     InvocationLostError,
     PlatformUnavailableError,
-    RequestRefusedError,
+    RequestRejectedError,
 )
 from airflow_invocations.hooks import InvocationHook, RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource
@@ -25,14 +25,14 @@ UNKNOWN = "iv_0000000000000000"
 
 #: Every method that asks the platform, and what it raises for what isn't there.
 METHODS: list[tuple[Callable[[RobotoHook], Any], type[InvocationError]]] = [
-    (lambda hook: hook.get_action("nope"), RequestRefusedError),
-    (lambda hook: hook.invoke("nope", REQUEST), RequestRefusedError),
+    (lambda hook: hook.get_action("nope"), RequestRejectedError),
+    (lambda hook: hook.invoke("nope", REQUEST), RequestRejectedError),
     (lambda hook: hook.get(UNKNOWN), InvocationLostError),
     (lambda hook: hook.logs(UNKNOWN), InvocationLostError),
     (lambda hook: hook.cancel(UNKNOWN), InvocationLostError),
-    (lambda hook: hook.outputs(UNKNOWN), RequestRefusedError),
-    (lambda hook: hook.find_files("no query"), RequestRefusedError),
-    (lambda hook: hook.call(lambda platform: platform.get(UNKNOWN)), RequestRefusedError),
+    (lambda hook: hook.outputs(UNKNOWN), RequestRejectedError),
+    (lambda hook: hook.find_files("no query"), RequestRejectedError),
+    (lambda hook: hook.call(lambda platform: platform.get(UNKNOWN)), RequestRejectedError),
 ]
 FIND = (lambda hook: hook.find("fleet"), None)
 
@@ -46,14 +46,14 @@ def test_what_is_not_there(
     assert type(raised.value) is kind
 
 
-# But `outputs`, which this platform refuses before anything is asked.
+# But `outputs`, which this platform rejects before anything is asked.
 @pytest.mark.parametrize("method", [ask for ask, _ in (*METHODS[:5], *METHODS[6:], FIND)])
-def test_a_token_that_is_refused(
+def test_a_token_that_is_rejected(
     service: Any, monkeypatch: pytest.MonkeyPatch, method: Callable[[RobotoHook], Any]
 ) -> None:
     connect_to(service, monkeypatch, token="wrong")
     hook = RobotoHook()
-    with pytest.raises(AccessRefusedError) as raised:
+    with pytest.raises(AccessRejectedError) as raised:
         method(hook)
     assert "wrong" not in str(raised.value)
 
@@ -67,7 +67,7 @@ def test_a_platform_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_connection_that_is_misconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps({"conn_type": "http", "host": "h"}))
-    with pytest.raises(RequestRefusedError, match="its type is 'http'"):
+    with pytest.raises(RequestRejectedError, match="its type is 'http'"):
         InvocationHook().get("iv_1")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath
 
-from airflow_invocations.exceptions import InvocationLostError, RequestRefusedError
+from airflow_invocations.exceptions import InvocationLostError, RequestRejectedError
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.operators import FetchInvocationLogsOperator
 
@@ -123,7 +123,7 @@ def test_an_invocation_that_is_not_known_is_lost(hook: RobotoHook, task: Task) -
 @pytest.mark.parametrize(
     ("argument", "value"), [("destination", "xcm"), ("tail", 0), ("max_bytes", 0), ("invocation_id", "")]
 )
-def test_what_can_not_be_right_is_refused_at_parse(argument: str, value: Any) -> None:
+def test_what_can_not_be_right_is_rejected_at_parse(argument: str, value: Any) -> None:
     arguments: dict[str, Any] = {"task_id": "fetch", "invocation_id": "iv_1", argument: value}
     with DAG("d"), pytest.raises(ValueError, match=f"DAG 'd', task 'fetch': argument '{argument}'"):
         FetchInvocationLogsOperator(**arguments)
@@ -132,5 +132,5 @@ def test_what_can_not_be_right_is_refused_at_parse(argument: str, value: Any) ->
 def test_a_task_that_has_invoked_nothing_has_no_log(hook: RobotoHook, task: Task) -> None:
     operator = FetchInvocationLogsOperator(task_id="fetch", invocation_id="{{ params.none }}")
     operator.invocation_id = "None"  # as a template renders it
-    with pytest.raises(RequestRefusedError, match="argument 'invocation_id': it is 'None'"):
+    with pytest.raises(RequestRejectedError, match="argument 'invocation_id': it is 'None'"):
         operator.execute(task.context)

@@ -14,12 +14,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from airflow_invocations.exceptions import (
-    AccessRefusedError,
+    AccessRejectedError,
     InvocationCancelledError,
     InvocationFailedError,
     InvocationLostError,
     PlatformUnavailableError,
-    RequestRefusedError,
+    RequestRejectedError,
 )
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import (
@@ -102,25 +102,25 @@ class TestBothWays:
         assert type(error) is InvocationCancelledError
         assert isinstance(error, AirflowFailException)
 
-    async def test_an_unknown_action_is_refused_and_nothing_invoked(
+    async def test_an_unknown_action_is_rejected_and_nothing_invoked(
         self, hook: RobotoHook, task: Task, deferrable: bool
     ) -> None:
         error = await outcome(deferrable, "no-such-action", task)
-        assert type(error) is RequestRefusedError
+        assert type(error) is RequestRejectedError
         assert "'no-such-action' was not invoked" in str(error)
         assert "roboto_default" in str(error)
         assert task.pushed == {}
 
-    async def test_a_missing_parameter_is_refused_and_nothing_invoked(
+    async def test_a_missing_parameter_is_rejected_and_nothing_invoked(
         self, hook: RobotoHook, task: Task, deferrable: bool
     ) -> None:
         action = script(hook, "true", parameters=[ActionParameter(name="who", required=True)])
         error = await outcome(deferrable, action, task)
-        assert type(error) is RequestRefusedError
+        assert type(error) is RequestRejectedError
         assert "lacks 'who'; the action declares: who (required)" in str(error)
         assert task.pushed == {}
 
-    async def test_a_wrong_token_is_refused(
+    async def test_a_wrong_token_is_rejected(
         self, hook: RobotoHook, service: Any, task: Task, deferrable: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(
@@ -128,7 +128,7 @@ class TestBothWays:
             f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}',
         )
         error = await outcome(deferrable, "any", task, conn_id="other")
-        assert type(error) is AccessRefusedError
+        assert type(error) is AccessRejectedError
         assert "the token is unknown" in str(error)
         assert "wr0ng-t0ken" not in str(error)
 
@@ -143,12 +143,12 @@ class TestBothWays:
         assert "http://127.0.0.1:9 can't be reached" in str(error)
         assert task.pushed == {}
 
-    async def test_a_request_over_8_mib_is_refused(
+    async def test_a_request_over_8_mib_is_rejected(
         self, hook: RobotoHook, task: Task, deferrable: bool
     ) -> None:
         action = script(hook, "true")
         error = await outcome(deferrable, action, task, parameters={"large": "x" * 8 * 1024 * 1024})
-        assert type(error) is RequestRefusedError
+        assert type(error) is RequestRejectedError
         assert "8388608" in str(error)
 
     async def test_a_megabyte_in_one_line_is_cut_and_bytes_that_are_no_text_are_replaced(
@@ -212,10 +212,10 @@ async def test_the_role_invoke_is_enough_for_what_an_action_declares_and_for_pro
     service.request("POST", "v1/actions", json={"name": name, "container_parameters": registered})
     token = add_token(service.data_dir, name, "og_local", "invoke")
     connect_to(service, monkeypatch, token)
-    refused = await outcome(True, name, task, container_parameters={"env_vars": {"PYTHONPATH": "/tmp"}})
-    assert type(refused) is AccessRefusedError
-    assert "env_vars['PYTHONPATH']" in str(refused)
-    assert "role admin" in str(refused)
+    rejected = await outcome(True, name, task, container_parameters={"env_vars": {"PYTHONPATH": "/tmp"}})
+    assert type(rejected) is AccessRejectedError
+    assert "env_vars['PYTHONPATH']" in str(rejected)
+    assert "role admin" in str(rejected)
     await outcome(True, name, task, container_parameters={"env_vars": {"LEVEL": "debug"}})
     assert action_log == ["debug fleet"]
 

@@ -12,7 +12,7 @@ import pytest
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent
 
 from airflow_invocations.exceptions import (
-    AccessRefusedError,
+    AccessRejectedError,
     InvocationCancelledError,
     InvocationDeadlyError,
     InvocationFailedError,
@@ -37,7 +37,7 @@ from airflow_invocations.triggers import (
 )
 from airflow_invocations.triggers._base import EndingTrigger
 from airflow_invocations.version_compat import VERSION
-from airflow_invocations.waiters import refusal, watcher
+from airflow_invocations.waiters import rejection, watcher
 
 from ...support.airflow_version import AirflowException
 from .conftest import Task, end_of, script
@@ -258,12 +258,12 @@ async def test_a_token_that_nobody_accepts_has_one_verdict_too(
     with monkeypatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
         # Where the task has invoked the token had worked, so that a retry may find that it does again.
-        patch.setattr(refusal, "REFUSAL_LIMIT", 0.0)
+        patch.setattr(rejection, "REJECTION_LIMIT", 0.0)
         for path in PATHS:
             operator = InvokeActionOperator(task_id="ask", action=action, poll_interval=0.1)
             had_worked = path in (deferred, ended_in_triggerer, after_a_broken_trigger)
-            expected = PlatformUnavailableError if had_worked else AccessRefusedError
-            with pytest.raises(expected) as refused:
+            expected = PlatformUnavailableError if had_worked else AccessRejectedError
+            with pytest.raises(expected) as rejected:
                 await path(operator, task, started["invocation_id"])
-            assert "wr0ng-t0ken" not in str(refused.value)
+            assert "wr0ng-t0ken" not in str(rejected.value)
     hook.cancel(started["invocation_id"])

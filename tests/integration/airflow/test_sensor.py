@@ -14,13 +14,13 @@ from airflow.triggers.base import TaskFailedEvent, TaskSkippedEvent, TaskSuccess
 from structlog.testing import capture_logs
 
 from airflow_invocations.exceptions import (
-    AccessRefusedError,
+    AccessRejectedError,
     InvocationCancelledError,
     InvocationFailedError,
     InvocationLostError,
     InvocationPermanentError,
     PlatformUnavailableError,
-    RequestRefusedError,
+    RequestRejectedError,
 )
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource
@@ -28,7 +28,7 @@ from airflow_invocations.sensors import InvocationSensor
 from airflow_invocations.tasks.completion import CompletionCriteria
 from airflow_invocations.triggers import SensorTrigger, invocations
 from airflow_invocations.triggers._base import announced
-from airflow_invocations.waiters import refusal, watcher
+from airflow_invocations.waiters import rejection, watcher
 
 from ...support.airflow_version import (
     AirflowException,
@@ -204,7 +204,7 @@ async def test_its_time_may_be_over(hook: RobotoHook, task: Task, way: Way) -> N
 @pytest.mark.parametrize(
     ("looked_before", "kind"),
     [
-        (None, AccessRefusedError),
+        (None, AccessRejectedError),
         (datetime.datetime.now(datetime.UTC), PlatformUnavailableError),
     ],
     ids=["first", "later"],
@@ -218,14 +218,14 @@ async def test_a_rescheduled_look_takes_an_earlier_one_for_an_accepted_token(
 ) -> None:
     wrong = f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}'
     monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
-    monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.1)
+    monkeypatch.setattr(rejection, "REJECTION_LIMIT", 0.1)
     task.context["ti"].get_first_reschedule_date = lambda _: looked_before
     made = sensor(invocation_id="iv_1", mode="reschedule", timeout=60)
     with pytest.raises(kind):
         await anyio.to_thread.run_sync(made.execute, task.context)
 
 
-async def test_a_poking_sensor_outlasts_a_refusal_once_it_was_answered(
+async def test_a_poking_sensor_outlasts_a_rejection_once_it_was_answered(
     hook: RobotoHook, service: Any, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = await anyio.to_thread.run_sync(invoke, hook, "sleep 60")
@@ -234,7 +234,7 @@ async def test_a_poking_sensor_outlasts_a_refusal_once_it_was_answered(
     wrong = f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}'
     with monkeypatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
-        patch.setattr(refusal, "REFUSAL_LIMIT", 0.1)
+        patch.setattr(rejection, "REJECTION_LIMIT", 0.1)
         with pytest.raises(PlatformUnavailableError):
             await anyio.to_thread.run_sync(made.poke, task.context)
     assert await anyio.to_thread.run_sync(made.poke, task.context) is False
@@ -270,7 +270,7 @@ async def test_a_deferral_is_given_the_rest_of_the_time_and_its_end_is_a_timeout
 async def test_what_is_wrong_with_rendered_arguments_is_said_at_once(hook: RobotoHook, task: Task) -> None:
     made = sensor(invocation_ids="{{ params.ids }}", wait_for=3)
     made.invocation_ids = ["iv_1"]
-    with pytest.raises(RequestRefusedError, match="task 'wait': argument 'wait_for': it is 3 of 1"):
+    with pytest.raises(RequestRejectedError, match="task 'wait': argument 'wait_for': it is 3 of 1"):
         await anyio.to_thread.run_sync(made.execute, task.context)
 
 

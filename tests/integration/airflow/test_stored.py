@@ -82,16 +82,16 @@ def stored(database: None) -> Stored:
     return Stored()
 
 
-def test_the_database_refuses_what_is_not_clean(stored: Stored, request: pytest.FixtureRequest) -> None:
+def test_the_database_rejects_what_is_not_clean(stored: Stored, request: pytest.FixtureRequest) -> None:
     """Else no test here could fail."""
     if "postgresql" not in request.node.callspec.id:
         assert stored.event({"detail": "a\0b"})["event"]["detail"] == "a\0b"
         return
-    for refused in ("a\0b", float("nan")):
+    for rejected in ("a\0b", float("nan")):
         with pytest.raises(DBAPIError):
-            stored.event({"detail": refused})
+            stored.event({"detail": rejected})
         with pytest.raises(DBAPIError):
-            stored.xcom("k", {"detail": refused})
+            stored.xcom("k", {"detail": rejected})
 
 
 def test_what_a_platform_may_say_can_be_stored(stored: Stored) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.exceptions import RequestRefusedError
+from airflow_invocations.exceptions import RequestRejectedError
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import ActionParameter, ParameterType
 from airflow_invocations.operators import InvokeActionOperator
@@ -45,9 +45,9 @@ def test_all_that_is_wrong_is_said_before_anything_is_sent(hook: RobotoHook, tas
         parameters={"lines": "many", "columns": 3, "wot": 1},
     )  # fmt: skip
     operator.timeout = "soon"  # as a template may render
-    with pytest.raises(RequestRefusedError) as refused:
+    with pytest.raises(RequestRejectedError) as rejected:
         operator.execute(task.context)
-    said = str(refused.value)
+    said = str(rejected.value)
     for problem in (
         "task 'ask': argument 'timeout'",
         "'lines' must be an integer, not the text 'many'",
@@ -64,5 +64,7 @@ def test_all_that_is_wrong_is_said_before_anything_is_sent(hook: RobotoHook, tas
 def test_an_unknown_action_is_said_beside_the_rest(hook: RobotoHook, task: Task) -> None:
     operator = InvokeActionOperator(task_id="ask", action="no-such-action")
     operator.timeout = "soon"
-    with pytest.raises(RequestRefusedError, match=r"argument 'timeout'.*there is no action 'no-such-action'"):
+    with pytest.raises(
+        RequestRejectedError, match=r"argument 'timeout'.*there is no action 'no-such-action'"
+    ):
         operator.execute(task.context)

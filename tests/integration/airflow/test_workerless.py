@@ -193,7 +193,7 @@ async def test_a_failure_ends_the_task_unless_only_a_worker_can_refuse_its_retri
         assert made.invocation_url == triggerer.xcoms["_link_InvocationLink"]
 
 
-async def test_what_is_refused_fails_with_all_that_is_wrong(
+async def test_what_is_rejected_fails_with_all_that_is_wrong(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     action = await anyio.to_thread.run_sync(
@@ -202,7 +202,7 @@ async def test_what_is_refused_fails_with_all_that_is_wrong(
     triggerer = Triggerer(monkeypatch, retries=1)
     event = await triggerer.end(operator(action, parameters={"wot": 1}), first_try())
     assert event.payload["invocation_id"] is None
-    assert event.payload["error"]["kind"] == "RequestRefusedError"
+    assert event.payload["error"]["kind"] == "RequestRejectedError"
     assert "it has no 'wot'; it lacks 'who'" in event.payload["error"]["message"]
     assert triggerer.xcoms == {}
 

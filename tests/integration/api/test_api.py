@@ -382,10 +382,10 @@ class TestTokens:
         assert self.command(service, "revoke", name).returncode == 1
 
     @pytest.mark.parametrize("name", ["", " ", "two words", "a" * 65, "-x", "line\nfeed"])
-    def test_a_name_that_cannot_be_one_is_refused(self, service: Service, name: str) -> None:
-        refused = self.command(service, "add", "--", name)
-        assert (refused.returncode, refused.stdout) == (1, "")
-        assert "can't name a token" in refused.stderr
+    def test_a_name_that_cannot_be_one_is_rejected(self, service: Service, name: str) -> None:
+        rejected = self.command(service, "add", "--", name)
+        assert (rejected.returncode, rejected.stdout) == (1, "")
+        assert "can't name a token" in rejected.stderr
 
     def test_the_line_of_a_connection_is_printed_whole_or_not_at_all(self, service: Service) -> None:
         name = f"airflow-{next(_numbers)}"

@@ -83,7 +83,7 @@ def test_an_odd_name_is_a_name_and_nothing_more(service: Service, method: str, p
 @pytest.mark.parametrize(
     "cursor", ["0.999999999", "999999999999999999.0", "-1.0", "1.0", "../../x", "0.0.0", "", "1e5"]
 )
-def test_a_log_cursor_that_nobody_handed_out_is_refused_or_harmless(service: Service, cursor: str) -> None:
+def test_a_log_cursor_that_nobody_handed_out_is_rejected_or_harmless(service: Service, cursor: str) -> None:
     body = {"name": "cursed", "container_parameters": {"command": ["sh", "-c", "echo a; echo b"]}}
     service.request("POST", "v1/actions", json=body)
     invocation = {

@@ -174,7 +174,7 @@ def test_only_the_statuses_asked_for_are_told_live_and_from_the_past(service: Se
     assert (statuses(seen, first), statuses(seen, second)) == ([0], [0])
 
 
-def test_a_status_that_there_is_not_is_refused(service: Service) -> None:
+def test_a_status_that_there_is_not_is_rejected(service: Service) -> None:
     answer = service.request("POST", WATCH, json={"statuses": [4711]})
     assert answer.status_code == 400
     assert "997 (Cancelled)" in answer.json()["error"]["message"]
@@ -307,6 +307,6 @@ def test_watches_and_what_they_name_are_limited(service: Service) -> None:
         for _ in range(100):
             answer = streams.enter_context(client.stream("GET", url))
             assert answer.status_code == 200
-        refused = client.get(url)
-        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
-        assert "at most 100 open watches" in refused.json()["error"]["message"]
+        rejected = client.get(url)
+        assert (rejected.status_code, rejected.headers["retry-after"]) == (503, "2")
+        assert "at most 100 open watches" in rejected.json()["error"]["message"]

@@ -25,7 +25,7 @@ from airflow.sdk import DAG, Connection
 
 from airflow_invocations import __version__
 from airflow_invocations.cli.main import build_parser
-from airflow_invocations.exceptions import RequestRefusedError
+from airflow_invocations.exceptions import RequestRejectedError
 from airflow_invocations.hooks import InvocationHook, RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
@@ -259,14 +259,14 @@ def _prints(reader: Reader, text: str) -> None:
     assert where.startswith("Kept 1 output in ")
 
 
-def _refuses(reader: Reader, text: str) -> None:
+def _rejects(reader: Reader, text: str) -> None:
     with DAG("hello", schedule=None):
         say_hello = InvokeActionOperator(
             task_id="say_hello", action="hello", parameters={"who": "world", "times": "often"}
         )
-    with pytest.raises(RequestRefusedError) as refused:
+    with pytest.raises(RequestRejectedError) as rejected:
         say_hello.execute(Task().context)
-    assert f"{refused.value}\n" == text
+    assert f"{rejected.value}\n" == text
 
 
 def _is_understood(reader: Reader, text: str) -> None:
@@ -287,7 +287,7 @@ def _names_an_iteration(reader: Reader, text: str) -> None:
 
 TEXTS: dict[str, Callable[[Reader, str], None]] = {
     "what airflow dags test prints": _prints,
-    "the error of the rejected task": _refuses,
+    "the error of the rejected task": _rejects,
     "a query for files": _is_understood,
     "a source id": _names_a_task,
     "a source id in a loop": _names_an_iteration,

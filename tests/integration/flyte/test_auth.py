@@ -92,15 +92,15 @@ class TestToken:
                     await anext(aiter(watching))
 
     @pytest.mark.parametrize("secret", [None, "wr0ng-wr0ng"])
-    async def test_a_wrong_one_is_refused_and_not_tried_again(self, secret: str | None) -> None:
+    async def test_a_wrong_one_is_rejected_and_not_tried_again(self, secret: str | None) -> None:
         with FlyteServer(SECRET) as server:
             async with FlytePlatform(settings(server, secret=secret)) as flyte:
-                with pytest.raises(UnauthorizedError, match="a token is needed") as refused:
+                with pytest.raises(UnauthorizedError, match="a token is needed") as rejected:
                     await flyte.check()
                 with pytest.raises(UnauthorizedError, match="a token is needed"):
                     async with flyte._connect.stream("flyteidl2.workflow.RunService/WatchRuns", {}, 5.0):
                         pass
-        assert "wr0ng-wr0ng" not in "".join(traceback.format_exception(refused.value))
+        assert "wr0ng-wr0ng" not in "".join(traceback.format_exception(rejected.value))
 
 
 class TestClientCredentials:
@@ -140,11 +140,11 @@ class TestClientCredentials:
             await flyte.check()
         assert guarded.tokens_given == 2
 
-    async def test_a_wrong_secret_is_refused_and_not_shown(self, guarded: FlyteServer) -> None:
+    async def test_a_wrong_secret_is_rejected_and_not_shown(self, guarded: FlyteServer) -> None:
         async with FlytePlatform(settings(guarded, client_id="airflow", secret="wr0ng-wr0ng")) as flyte:
-            with pytest.raises(UnauthorizedError, match="401 invalid_client") as refused:
+            with pytest.raises(UnauthorizedError, match="401 invalid_client") as rejected:
                 await flyte.check()
-        assert "wr0ng-wr0ng" not in "".join(traceback.format_exception(refused.value))
+        assert "wr0ng-wr0ng" not in "".join(traceback.format_exception(rejected.value))
 
     async def test_where_tokens_are_can_be_said_by_the_connection(self, guarded: FlyteServer) -> None:
         url = f"{guarded.endpoint}/oauth2/token"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_invocations.exceptions import RequestRefusedError
+from airflow_invocations.exceptions import RequestRejectedError
 from airflow_invocations.models import CaughtUp, EventFilter, InvocationEvent, InvocationStatus, cursor_at
 from airflow_invocations.platforms import InvalidRequestError
 from airflow_invocations.platforms import polling as polled_events
@@ -96,17 +96,17 @@ async def test_it_hears_of_its_own_place_and_a_connection_without_one_of_all(
         (f"bags/{DOMAIN}/env.greet", f"a task of bags/{DOMAIN}, and this connection watches {PROJECT}/"),
     ],
 )
-async def test_what_it_never_could_hear_of_is_refused(flyte: FlytePlatform, action: str, hint: str) -> None:
+async def test_what_it_never_could_hear_of_is_rejected(flyte: FlytePlatform, action: str, hint: str) -> None:
     with pytest.raises(InvalidRequestError, match=hint):
         async with flyte.events(EventFilter(action), None):
             raise AssertionError("it was opened")
 
 
-async def test_a_sensor_of_what_is_no_name_of_a_task_is_refused(server: FlyteServer) -> None:
+async def test_a_sensor_of_what_is_no_name_of_a_task_is_rejected(server: FlyteServer) -> None:
     async def connect() -> FlytePlatform:
         return FlytePlatform(settings(server))
 
-    with pytest.raises(RequestRefusedError, match="project/domain/name@version"):
+    with pytest.raises(RequestRejectedError, match="project/domain/name@version"):
         await check(connect, CompletionCriteria(action="a/b/c/d"))
 
 

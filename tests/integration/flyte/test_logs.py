@@ -103,7 +103,7 @@ async def test_before_there_is_a_pod_there_is_nothing(flyte: FlytePlatform, serv
     assert (page.items, page.has_next, page.last_read) == ([], False, "1||0")
 
 
-async def test_a_run_or_a_cursor_that_is_none_is_refused(flyte: FlytePlatform) -> None:
+async def test_a_run_or_a_cursor_that_is_none_is_rejected(flyte: FlytePlatform) -> None:
     with pytest.raises(NotFoundError):
         await flyte.logs(f"{PROJECT}/{DOMAIN}/no-such-run")
     run = (await flyte.invoke("env.greet", request())).invocation_id

@@ -96,13 +96,13 @@ class TestInvoking:
             with pytest.raises(NotFoundError, match=r"there is no task .*env\."):
                 await ask
 
-    async def test_what_does_not_fit_is_refused_before_anything_is_sent(
+    async def test_what_does_not_fit_is_rejected_before_anything_is_sent(
         self, server: FlyteServer, flyte: FlytePlatform
     ) -> None:
-        with pytest.raises(InvalidRequestError) as refused:
+        with pytest.raises(InvalidRequestError) as rejected:
             await flyte.invoke("env.greet", request(who=7, count="two", where="here"))
         for said in ("'who': wanted: text, got: int 7", "'count': wanted: integer", "'where' isn't an input"):
-            assert said in str(refused.value)
+            assert said in str(rejected.value)
         assert server.calls("CreateRun") == []
 
     @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ class TestInvoking:
             ({"container_parameter_overrides": ContainerParameters(command=["a"])}, "'command'"),
         ],
     )
-    async def test_what_a_run_cannot_change_is_refused_before_anything_is_sent(
+    async def test_what_a_run_cannot_change_is_rejected_before_anything_is_sent(
         self, server: FlyteServer, flyte: FlytePlatform, changes: dict[str, Any], said: str
     ) -> None:
         with pytest.raises(UnsupportedError, match=said):

@@ -107,7 +107,7 @@ async def test_every_kind_of_input_arrives_as_what_it_is(server: FlyteServer, fl
     }
 
 
-async def test_what_the_sdk_would_not_take_is_refused_before_it_is_sent(
+async def test_what_the_sdk_would_not_take_is_rejected_before_it_is_sent(
     server: FlyteServer, flyte: FlytePlatform
 ) -> None:
     await deploy_module(server, HERE / "typed_tasks.py")
@@ -122,7 +122,7 @@ async def test_what_the_sdk_would_not_take_is_refused_before_it_is_sent(
         "file": "/tmp/1.bag",
     }
     asked = request().model_copy(update={"parameter_values": given})
-    with pytest.raises(InvalidRequestError) as refused:
+    with pytest.raises(InvalidRequestError) as rejected:
         await flyte.invoke("typed.describe", asked)
     for said in (
         "'whole': wanted: integer, got: float 1.5",
@@ -134,7 +134,7 @@ async def test_what_the_sdk_would_not_take_is_refused_before_it_is_sent(
         "'file': wanted: file (its URI), got: str '/tmp/1.bag'",
         "'several' is missing; wanted: list of integer",
     ):
-        assert said in str(refused.value), said
+        assert said in str(rejected.value), said
     assert server.calls("CreateRun") == []
 
 

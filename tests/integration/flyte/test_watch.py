@@ -333,7 +333,7 @@ class TestLife:
         await asyncio.wait({task}, timeout=2)
         assert task.cancelled()
 
-    async def test_too_many_projects_are_refused_on_entering_and_later(self, flyte: FlytePlatform) -> None:
+    async def test_too_many_projects_are_rejected_on_entering_and_later(self, flyte: FlytePlatform) -> None:
         many = [f"p{number}/{DOMAIN}/r" for number in range(watch.MAX_SCOPES + 1)]
         with pytest.raises(UnsupportedError, match="allowed: 50"):
             async with flyte.watch(many, {}, None):

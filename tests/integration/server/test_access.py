@@ -32,7 +32,7 @@ IDENTITIES = ("nobody", "revoked", "action", "read", "invoke", "invoking action"
 
 @dataclass(frozen=True)
 class Rule:
-    """Which identities a route lets through; all others of IDENTITIES are refused."""
+    """Which identities a route lets through; all others of IDENTITIES are rejected."""
 
     #: The least role.
     role: str
@@ -266,9 +266,9 @@ def test_overrides_need_admin(world: World, overrides: dict[str, Any]) -> None:
     statuses = {each: world.status("POST", path, each, body) for each in ("invoke", "invoking action")}
     assert statuses == {"invoke": 403, "invoking action": 403}
     headers = {"Authorization": f"Bearer {world.tokens['invoke']}"}
-    refused = world.service.request("POST", path, json=body, headers=headers).json()["error"]
-    assert refused["error_code"] == "RobotoUnauthorizedException"
-    assert "role admin" in refused["message"]
+    rejected = world.service.request("POST", path, json=body, headers=headers).json()["error"]
+    assert rejected["error_code"] == "RobotoUnauthorizedException"
+    assert "role admin" in rejected["message"]
     allowed = world.service.request("POST", path, json=body)
     assert allowed.status_code == 200
     invocation_id = allowed.json()["data"]["invocation_id"]
@@ -295,8 +295,8 @@ def test_what_waits_for_the_runner_is_not_completed_by_a_report(
     for _ in range(2):
         asked = service.request("POST", "v1/actions/waits/invoke", json=body).json()["data"]
     path = f"v1/actions/invocations/{asked['invocation_id']}/status"
-    refused = service.request("POST", path, json={"status": 5})
-    assert (refused.status_code, refused.json()["error"]["error_code"]) == (409, "RobotoConditionException")
+    rejected = service.request("POST", path, json={"status": 5})
+    assert (rejected.status_code, rejected.json()["error"]["error_code"]) == (409, "RobotoConditionException")
     assert service.request("POST", path, json={"status": 998, "detail": "not needed"}).status_code == 200
 
 
@@ -322,12 +322,12 @@ def test_a_route_lets_through_whom_it_should(world: World, method: str, template
         identity: world.status(method, world.path(template, identity), identity, body)
         for identity in sorted(IDENTITIES, key=lambda identity: identity in rule.let_through)
     }
-    refused = {
+    rejected = {
         identity: 401 if identity in ("nobody", "revoked") else 403
         for identity in IDENTITIES
         if identity not in rule.let_through
     }
-    assert {identity: statuses[identity] for identity in refused} == refused
+    assert {identity: statuses[identity] for identity in rejected} == rejected
     assert {identity for identity in rule.let_through if statuses[identity] not in THROUGH} == set()
     if "{" in template and "/v1/actions/{name}" not in template and "org_id" not in template:
         assert statuses["other admin"] == 404, "another organisation's things are not there"

@@ -115,12 +115,12 @@ def test_entry_point_and_command_make_one_command_line(client: Any) -> None:
     ("variables", "says_so"),
     [({"A=B": "1"}, "'A=B' can't name a variable"), ({"A": "x" * 10**6}, "env_vars 'A' has 1,000,002 bytes")],
 )
-def test_what_no_process_can_be_given_is_refused(
+def test_what_no_process_can_be_given_is_rejected(
     client: Any, variables: dict[str, str], says_so: str
 ) -> None:
     with pytest.raises(exceptions.RobotoInvalidRequestException, match=re.escape(says_so)):
         published.Action.create(
-            name=f"refused-{random.getrandbits(48):x}",
+            name=f"rejected-{random.getrandbits(48):x}",
             container_parameters=published.ContainerParameters(command=["true"], env_vars=variables),
             roboto_client=client,
         )

@@ -67,7 +67,7 @@ def test_half_sent_requests_neither_end_invocations_nor_hold_up_whole_ones(servi
     assert len(service.errors) < 20_000
 
 
-def test_headers_without_end_are_refused_and_take_no_memory(service: Service) -> None:
+def test_headers_without_end_are_rejected_and_take_no_memory(service: Service) -> None:
     process = psutil.Process(service.process.pid)
     before = process.memory_info().rss
     with contextlib.closing(connection(service)) as one:
@@ -87,7 +87,7 @@ def test_no_descriptors_at_all_have_invocations_wait_and_never_fail(service: Ser
     invocation = invoke(script(client, "echo up; sleep 3; echo done"))
     says(invocation, "up")
     waiting = [invoke(script(client, "true")) for _ in range(4)]
-    # As many as it has: whatever it wants to open from now on is refused.
+    # As many as it has: whatever it wants to open from now on is rejected.
     process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds(), limits[1]))
     until(lambda: "Too many open files" in service.errors)
     process.rlimit(psutil.RLIMIT_NOFILE, limits)

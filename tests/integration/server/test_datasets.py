@@ -253,7 +253,7 @@ class TestSignedAddresses:
     @pytest.mark.parametrize(
         "change", [("signed=", "signed=0"), ("signed=", "signed=AAAA."), ("signed=", "x=")]
     )
-    def test_one_that_was_changed_is_refused(self, url: str, change: tuple[str, str]) -> None:
+    def test_one_that_was_changed_is_rejected(self, url: str, change: tuple[str, str]) -> None:
         assert httpx.get(url.replace(*change), verify=False).status_code == 401
 
     def test_it_is_for_its_file_only(self, url: str, dataset: datasets.Dataset) -> None:

@@ -22,10 +22,10 @@ def test_its_own_names_and_addresses(service: Service, host: str) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "localhost.evil.example", "a"])
 @pytest.mark.parametrize("path", ["healthz", "metrics", "v1/users", ""])
-def test_a_name_of_somebody_elses_is_refused(service: Service, host: str, path: str) -> None:
-    refused = service.request("GET", path, headers={"Host": host})
-    assert refused.status_code == 400
-    assert "--allow-host" in refused.json()["error"]["message"]
+def test_a_name_of_somebody_elses_is_rejected(service: Service, host: str, path: str) -> None:
+    rejected = service.request("GET", path, headers={"Host": host})
+    assert rejected.status_code == 400
+    assert "--allow-host" in rejected.json()["error"]["message"]
 
 
 def test_further_names_can_be_given(start_service: Callable[..., Service]) -> None:

@@ -1,4 +1,4 @@
-"""What a caller may send to freeze, fill or break the server: refused, and the server goes on."""
+"""What a caller may send to freeze, fill or break the server: rejected, and the server goes on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TestPatterns:
         ("pattern", "why"),
         [("[z-a]", "the range z-a is empty"), ("[a", "a '[' has no ']'"), ("a\\", "nothing follows")],
     )
-    def test_a_pattern_that_cannot_be_read_is_refused_before_anything_runs(
+    def test_a_pattern_that_cannot_be_read_is_rejected_before_anything_runs(
         self, service: Service, dataset_id: str, pattern: str, why: str
     ) -> None:
         action = {"name": "patterned", "container_parameters": {"command": ["true"]}}
@@ -99,7 +99,7 @@ class TestBodies:
              '{"condition": {"field": "created", "comparator": "EQUALS", "value": %s}}'),
         ],
     )  # fmt: skip
-    def test_what_cannot_be_stored_is_refused(
+    def test_what_cannot_be_stored_is_rejected(
         self, service: Service, dataset_id: str, method: str, path: str, body: str, value: str
     ) -> None:
         made = service.request(
@@ -116,7 +116,7 @@ class TestBodies:
         assert answer.status_code == 400, answer.text
         assert len(answer.content) < 3000
 
-    def test_millions_of_conditions_are_refused_quickly_and_briefly(self, service: Service) -> None:
+    def test_millions_of_conditions_are_rejected_quickly_and_briefly(self, service: Service) -> None:
         ones = ",".join(["1"] * 2_500_000)
         body = f'{{"condition":{{"operator":"OR","conditions":[{ones}]}}}}'
         began = time.monotonic()
@@ -148,7 +148,7 @@ class TestBodies:
         assert service.request("POST", "v1/query/submit/roboql", json=body).status_code == 200
 
     @pytest.mark.parametrize("number", ["9" * 5000, "1e999", "1." + "0" * 400])
-    def test_a_number_in_roboql_that_is_none_is_refused(self, service: Service, number: str) -> None:
+    def test_a_number_in_roboql_that_is_none_is_rejected(self, service: Service, number: str) -> None:
         body = {"target": "files", "query": f"metadata.v > {number}"}
         answer = service.request("POST", "v1/query/submit/roboql", json=body)
         assert answer.status_code == 400
@@ -169,7 +169,7 @@ class TestMetadata:
         ],
         ids=["infinity", "nan", "key", "value"],
     )
-    def test_what_an_action_notes_is_refused_with_the_reason_and_poisons_nothing(
+    def test_what_an_action_notes_is_rejected_with_the_reason_and_poisons_nothing(
         self, service: Service, dataset_id: str, tmp_path: Path, fields: str, why: str
     ) -> None:
         noted = tmp_path.parent / f"{tmp_path.name}-noted.json"
@@ -218,9 +218,9 @@ class TestSlowQueries:
         ]
         slow = {"condition": {"operator": "OR", "conditions": conditions}}
         too_slow = {"condition": {"operator": "OR", "conditions": [*conditions, conditions[0]]}}
-        refused = service.request("POST", "v1/datasets/query", json=too_slow)
-        assert refused.status_code == 400
-        assert "2000 characters in all" in message(refused)
+        rejected = service.request("POST", "v1/datasets/query", json=too_slow)
+        assert rejected.status_code == 400
+        assert "2000 characters in all" in message(rejected)
         with ThreadPoolExecutor(20) as pool:
             asked = [pool.submit(service.request, "POST", "v1/datasets/query", json=slow) for _ in range(20)]
             made = service.request("POST", "v1/actions/echo/invoke", json={"invocation_source": "Manual"})

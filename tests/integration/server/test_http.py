@@ -76,7 +76,7 @@ def test_a_body_that_is_no_request_is_400_in_the_envelope(service: Service, body
     assert task_error(answer) == (400, "RobotoInvalidRequestException")
 
 
-def test_a_refusal_names_every_problem_and_where_it_is(service: Service) -> None:
+def test_a_rejection_names_every_problem_and_where_it_is(service: Service) -> None:
     answer = service.request("POST", "v1/actions", json={"timeout": 0, "compute_requirements": {"vCPU": 3}})
     message = answer.json()["error"]["message"]
     assert "body.name: Field required" in message
@@ -130,7 +130,7 @@ def test_eight_mebibytes_are_not_too_much(service: Service) -> None:
         ({"rich_input_data": {"topics": {"names": ["/imu"]}}}, 501, "no topics and no sessions"),
     ],
 )
-def test_an_input_that_can_not_be_had_is_refused_at_once(
+def test_an_input_that_can_not_be_had_is_rejected_at_once(
     service: Service, field: dict[str, Any], status: int, hint: str
 ) -> None:
     container = {"command": ["true"]}

@@ -90,9 +90,9 @@ def test_a_request_that_the_disk_has_no_room_for_is_answered_with_503_and_change
 ) -> None:
     filling = fill(small_disk)
     body = {"name": "late", "container_parameters": {"command": ["true"]}, "description": "x" * 20_000}
-    refused = service.request("POST", "v1/actions", json=body)
-    assert refused.status_code == 503
-    assert int(refused.headers["Retry-After"]) > 0
+    rejected = service.request("POST", "v1/actions", json=body)
+    assert rejected.status_code == 503
+    assert int(rejected.headers["Retry-After"]) > 0
     assert service.request("GET", "v1/actions/late").status_code == 404
     filling.unlink()
     assert service.request("POST", "v1/actions", json=body).status_code == 200

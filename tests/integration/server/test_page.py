@@ -136,7 +136,7 @@ class TestLogin:
         ],
         ids=["wrong", "empty", "none", "long", "odd", "many"],
     )  # fmt: skip
-    def test_a_wrong_token_is_refused_in_words_that_are_always_the_same(
+    def test_a_wrong_token_is_rejected_in_words_that_are_always_the_same(
         self, visitor: httpx.Client, form: dict[str, str]
     ) -> None:
         answer = visitor.post("/login", data=form)
@@ -145,7 +145,7 @@ class TestLogin:
         assert "set-cookie" not in answer.headers
         assert "wrong" not in answer.text
 
-    def test_what_is_no_form_is_refused_too(self, visitor: httpx.Client) -> None:
+    def test_what_is_no_form_is_rejected_too(self, visitor: httpx.Client) -> None:
         for content in (b"\xff\xfe", b"[1, 2]", b"&&&==="):
             assert visitor.post("/login", content=content).status_code == 401
 

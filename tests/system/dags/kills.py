@@ -39,7 +39,7 @@ with DAG("workerless", schedule=None):
         task_id="fails", action="fail", retries=1, retry_delay=timedelta(seconds=1), start_from_trigger=True
     )
     InvokeActionOperator(task_id="beyond_retry", action="misuse", retries=2, start_from_trigger=True)
-    InvokeActionOperator(task_id="refused", action="count", start_from_trigger=True)
+    InvokeActionOperator(task_id="rejected", action="count", start_from_trigger=True)
     InvokeActionOperator(
         task_id="late",
         action="count",

@@ -14,17 +14,17 @@ _SLOW_PAUSE, _SLOW_PIECES = 0.4, 8
 _HTML = b"<html><head><title>Bad Gateway</title></head><body><h1>502</h1><hr>gateway</body></html>"
 
 
-def refusal(status: int, retry_after: float | None = None) -> Fault:
+def rejection(status: int, retry_after: float | None = None) -> Fault:
     """Respond with an error of the API, and with Retry-After in seconds if given."""
     body = json.dumps(
         {"error": {"error_code": "RobotoServiceException", "message": f"{status}, by the test"}}
     )
     headers = [] if retry_after is None else [("Retry-After", str(retry_after))]
 
-    async def refuse(exchange: Exchange) -> None:
+    async def reject(exchange: Exchange) -> None:
         await exchange.answer(status, body.encode(), headers=headers)
 
-    return refuse
+    return reject
 
 
 async def hang(exchange: Exchange) -> None:
@@ -94,9 +94,9 @@ def _with_unknown_status(body: bytes) -> bytes:
 
 #: By their name in the matrix.
 FAULTS: dict[str, Fault] = {
-    "429": refusal(429, retry_after=1),
-    "500": refusal(500),
-    "503": refusal(503),
+    "429": rejection(429, retry_after=1),
+    "500": rejection(500),
+    "503": rejection(503),
     "timeout": hang,
     "reset": break_connection,
     "slow body": slow_body,

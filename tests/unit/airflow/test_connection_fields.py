@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from airflow.sdk import BaseHook, Connection
 
-from airflow_invocations.exceptions import InvocationError, RequestRefusedError
+from airflow_invocations.exceptions import InvocationError, RequestRejectedError
 from airflow_invocations.hooks import FlyteHook, InvocationHook, PynencHook, RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms import PlatformError
@@ -86,7 +86,7 @@ class TestASecretNeverShows:
 @pytest.mark.parametrize("hook", [RobotoHook, FlyteHook], ids=lambda hook: hook.conn_type)
 class TestATokenThatCanNotBeSent:
     @pytest.mark.parametrize("token", NEVER_SENT, ids=ascii)
-    def test_it_is_refused_before_anything_is_asked(
+    def test_it_is_rejected_before_anything_is_asked(
         self, monkeypatch: pytest.MonkeyPatch, hook: type[InvocationHook], token: str
     ) -> None:
         define(monkeypatch, hook, password=token)
@@ -109,12 +109,12 @@ class TestATokenThatCanNotBeSent:
             InvokeActionOperator(task_id="t", action="a", conn_id="c"),
             InvocationSensor(task_id="t", invocation_id="iv_1", conn_id="c", deferrable=True),
         ):
-            with pytest.raises(RequestRefusedError, match="password can't be sent") as raised:
+            with pytest.raises(RequestRejectedError, match="password can't be sent") as raised:
                 task.execute(context())
             assert shows_no_secret("".join(traceback.format_exception(raised.value)))
 
 
-def test_an_organisation_that_can_not_be_sent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_organisation_that_can_not_be_sent_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     define(monkeypatch, RobotoHook, password="t", extra={"org_id": "og_1\nX-Evil: 1"})
     with pytest.raises(ValueError, match=r"connection 'c': extra 'org_id' can't be sent"):
         RobotoHook("c").get_conn()
@@ -124,7 +124,7 @@ def test_an_organisation_that_can_not_be_sent_is_refused(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("field", ["login", "password"])
-def test_client_credentials_of_flyte_that_can_not_be_sent_are_refused(
+def test_client_credentials_of_flyte_that_can_not_be_sent_are_rejected(
     monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     define(monkeypatch, FlyteHook, **{"login": "airflow", "password": "with a blank", field: "s3cr\nT0KEN"})
@@ -138,7 +138,7 @@ def test_client_credentials_of_flyte_that_can_not_be_sent_are_refused(
 
 @pytest.mark.parametrize("host", ["http://a b", "http://h:port", "http://[::1", "http://exa\0mple"])
 @pytest.mark.parametrize("kind", ["roboto", "flyte"])
-def test_an_address_that_is_none_is_refused_when_the_connection_is_read(
+def test_an_address_that_is_none_is_rejected_when_the_connection_is_read(
     monkeypatch: pytest.MonkeyPatch, kind: str, host: str
 ) -> None:
     said = {"conn_type": kind, "host": host, "password": "t"}

@@ -58,10 +58,10 @@ def test_equal_uris_become_the_same_text(uri: str, clean: str) -> None:
         ("invocation-dataset://fleet/ds_1?x=1", "a query is not allowed"),
     ],
 )
-def test_a_uri_that_cannot_be_right_is_refused_when_the_dag_is_parsed(uri: str, hint: str) -> None:
-    with pytest.raises(ValueError, match="allowed: invocation-dataset://CONN_ID/DATASET_ID") as refused:
+def test_a_uri_that_cannot_be_right_is_rejected_when_the_dag_is_parsed(uri: str, hint: str) -> None:
+    with pytest.raises(ValueError, match="allowed: invocation-dataset://CONN_ID/DATASET_ID") as rejected:
         Asset(uri=uri)
-    assert hint in str(refused.value)
+    assert hint in str(rejected.value)
 
 
 def test_ids_survive_the_uri_whatever_is_in_them() -> None:
@@ -74,7 +74,7 @@ def test_ids_survive_the_uri_whatever_is_in_them() -> None:
 
 
 @pytest.mark.parametrize("ids", [("", "ds_1"), ("fleet", "")])
-def test_an_empty_id_is_refused(ids: tuple[str, str]) -> None:
+def test_an_empty_id_is_rejected(ids: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="both must be non-empty"):
         dataset_asset(*ids)
 
@@ -116,10 +116,10 @@ def test_an_invocation_that_writes_nowhere_tells_nobody() -> None:
         (None, "allowed: none, without 'upload_destination'"),
     ],
 )
-def test_an_outlet_that_the_action_does_not_write_is_refused_when_the_dag_is_parsed(
+def test_an_outlet_that_the_action_does_not_write_is_rejected_when_the_dag_is_parsed(
     destination: str | None, hint: str
 ) -> None:
-    with DAG("d"), pytest.raises(ValueError, match="task 'ask': argument 'outlets'") as refused:
+    with DAG("d"), pytest.raises(ValueError, match="task 'ask': argument 'outlets'") as rejected:
         InvokeActionOperator(
             task_id="ask",
             action="a",
@@ -127,7 +127,7 @@ def test_an_outlet_that_the_action_does_not_write_is_refused_when_the_dag_is_par
             upload_destination=destination,
             outlets=[dataset_asset("fleet", "ds_1")],
         )
-    assert hint in str(refused.value)
+    assert hint in str(rejected.value)
 
 
 @pytest.mark.parametrize("destination", ["ds_1", {"destination_id": "ds_1"}, "{{ params.dataset }}"])

@@ -8,7 +8,7 @@ import pytest
 from airflow.sdk import DAG, task
 
 from airflow_invocations.decorators.invoke_action import InvokeActionDecoratedOperator
-from airflow_invocations.exceptions import RequestRefusedError
+from airflow_invocations.exceptions import RequestRejectedError
 
 
 def operator(returned: Any, **arguments: Any) -> InvokeActionDecoratedOperator:
@@ -105,8 +105,8 @@ def test_a_function_returns_parameters_or_a_whole_request(
     assert (made.parameters, made.action) == (parameters, action)
 
 
-def test_what_is_neither_is_refused() -> None:
-    with pytest.raises(RequestRefusedError, match="task 'ask': the function returned list"):
+def test_what_is_neither_is_rejected() -> None:
+    with pytest.raises(RequestRejectedError, match="task 'ask': the function returned list"):
         operator([1])._take([1])
 
 

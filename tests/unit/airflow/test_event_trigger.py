@@ -489,13 +489,15 @@ async def test_a_run_that_was_started_otherwise_has_none(airflow: Make) -> None:
         ({"acknowledge_timeout": 0}, "'acknowledge_timeout'"),
     ],
 )
-def test_what_cannot_be_right_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
-    with pytest.raises(ValueError, match="InvocationEventTrigger: argument ") as refused:
+def test_what_cannot_be_right_is_rejected_when_the_dag_is_parsed(
+    arguments: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(ValueError, match="InvocationEventTrigger: argument ") as rejected:
         InvocationEventTrigger(**arguments)
-    assert hint in str(refused.value)
+    assert hint in str(rejected.value)
 
 
-def test_a_queue_is_airflows_or_refused_when_the_dag_is_parsed() -> None:
+def test_a_queue_is_airflows_or_rejected_when_the_dag_is_parsed() -> None:
     if version_compat.has_trigger_queues():
         trigger = InvocationEventTrigger(queue="gpu")
         assert trigger.queue == "gpu"

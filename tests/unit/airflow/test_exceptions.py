@@ -20,7 +20,7 @@ from airflow_invocations.exceptions import (
     InvocationLostError,
     InvocationPermanentError,
     InvocationTimedOutError,
-    RequestRefusedError,
+    RequestRejectedError,
     UnknownStatusError,
     error_from_event,
     exception_class_for,
@@ -185,7 +185,7 @@ def test_a_misconfigured_connection_fails_every_task_permanently(
     with DAG("fleet"):
         operator = kind(task_id="ask", conn_id="half", **arguments)
     with pytest.raises(
-        RequestRefusedError, match=r"^DAG 'fleet', task 'ask': connection 'half': host is empty"
+        RequestRejectedError, match=r"^DAG 'fleet', task 'ask': connection 'half': host is empty"
     ):
         operator.execute(context())
 

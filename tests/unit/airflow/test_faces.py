@@ -130,7 +130,7 @@ def test_a_connection_can_be_written_as_json_or_uri(monkeypatch: pytest.MonkeyPa
     assert settings.org_id == "og_1"
 
 
-def test_a_connection_of_another_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_of_another_type_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", '{"conn_type": "http", "host": "h", "password": "t"}')
     with pytest.raises(ValueError, match="connection 'other': its type is 'http'; allowed: roboto"):
         InvocationHook("other").get_conn()

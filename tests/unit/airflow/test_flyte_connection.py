@@ -1,4 +1,4 @@
-"""A connection of type `flyte`: what is read from it, what is refused, and what never shows."""
+"""A connection of type `flyte`: what is read from it, what is rejected, and what never shows."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_misconfigured_connection_names_the_field(
         ({}, {"token_url": f"https://airflow:{SECRET}@id.example/token"}),
     ],
 )
-def test_a_secret_in_an_address_is_refused_and_not_shown(
+def test_a_secret_in_an_address_is_rejected_and_not_shown(
     fields: dict[str, Any], extra: dict[str, Any]
 ) -> None:
     put = "put (login and password|client id and secret) into"

@@ -1,4 +1,4 @@
-"""A connection of type `pynenc`: what is read from it, what is refused, and what never shows."""
+"""A connection of type `pynenc`: what is read from it, what is rejected, and what never shows."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_tasks_that_would_start_in_the_triggerer_are_deferred_by_a_worker(
             InvocationSensor(task_id="wait", invocation_id="iv_1", start_from_trigger=True),
         ]
         with pytest.raises(ValueError, match="needs ti, which a triggerer doesn't have"):
-            InvokeActionOperator(task_id="refused", action="{{ ti.task_id }}", start_from_trigger=True)
+            InvokeActionOperator(task_id="rejected", action="{{ ti.task_id }}", start_from_trigger=True)
     assert [(task.start_from_trigger, task.deferrable) for task in tasks] == [(False, True)] * 2
     (line,) = said(older)
     assert "can't start tasks in the triggerer (3.3 can)" in line

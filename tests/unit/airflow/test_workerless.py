@@ -1,4 +1,4 @@
-"""Which tasks may start in the triggerer, what Airflow is told of them, and who is refused at parse."""
+"""Which tasks may start in the triggerer, what Airflow is told of them, and who is rejected at parse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...support.airflow_version import DagSerialization, since
 starts_in_triggerer = since("3.3", "tasks that start in the triggerer")
 
 
-def refused(match: str, **arguments: Any) -> str:
+def rejected(match: str, **arguments: Any) -> str:
     with DAG("fleet"), pytest.raises(ValueError, match=match) as raised:
         InvokeActionOperator(**{"task_id": "ask", "action": "a", "start_from_trigger": True, **arguments})
     return str(raised.value)
@@ -99,19 +99,19 @@ def test_others_start_in_a_worker() -> None:
         ({"max_active_tis_per_dagrun": 1}, "max_active_tis_per_dagrun isn't checked"),
     ],
 )
-def test_what_needs_a_worker_is_refused(arguments: dict[str, Any], named: str) -> None:
-    said = refused("DAG 'fleet', task 'ask': argument 'start_from_trigger'", **arguments)
+def test_what_needs_a_worker_is_rejected(arguments: dict[str, Any], named: str) -> None:
+    said = rejected("DAG 'fleet', task 'ask': argument 'start_from_trigger'", **arguments)
     assert named in said
     assert "use deferrable=True" in said
 
 
 def test_all_that_stands_in_the_way_is_said_at_once() -> None:
-    said = refused("can't do without a worker", outlets=[Asset("a")], action="{{ ti.task_id }}")
+    said = rejected("can't do without a worker", outlets=[Asset("a")], action="{{ ti.task_id }}")
     assert "outlets" in said
     assert "argument 'action'" in said
 
 
-def test_xcoms_are_refused() -> None:
+def test_xcoms_are_rejected() -> None:
     with DAG("fleet"):
         up = InvokeActionOperator(task_id="up", action="a")
         with pytest.raises(ValueError, match="argument 'parameters' needs XComs"):
@@ -128,7 +128,7 @@ def test_xcoms_are_refused() -> None:
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_mapped_tasks_are_refused(mapped: Any) -> None:
+def test_mapped_tasks_are_rejected(mapped: Any) -> None:
     with (
         DAG("fleet"),
         pytest.raises(ValueError, match="DAG 'fleet', task 'ask': argument 'start_from_trigger': a mapped"),

@@ -24,10 +24,10 @@ def test_transitions_are_those_of_the_client(current: InvocationStatus, followin
     if referee.can_transition_to(published.InvocationStatus(following.value)):
         validate_transition(current, following, DEFINITIONS)
     else:
-        with pytest.raises(InvalidTransition) as refused:
+        with pytest.raises(InvalidTransition) as rejected:
             validate_transition(current, following, DEFINITIONS)
-        assert (refused.value.current, refused.value.following) == (current, following)
-        assert following not in refused.value.allowed
+        assert (rejected.value.current, rejected.value.following) == (current, following)
+        assert following not in rejected.value.allowed
 
 
 @each_status
@@ -43,8 +43,8 @@ def test_status_is_shown_by_name(status: InvocationStatus) -> None:
 
 
 def test_invalid_transition_names_the_allowed_statuses() -> None:
-    with pytest.raises(InvalidTransition) as refused:
+    with pytest.raises(InvalidTransition) as rejected:
         validate_transition(InvocationStatus.Failed, InvocationStatus.Completed, DEFINITIONS)
-    assert "Failed can't become Completed; allowed: Deadly, Queued" in str(refused.value)
+    assert "Failed can't become Completed; allowed: Deadly, Queued" in str(rejected.value)
     with pytest.raises(InvalidTransition, match="nothing: it is final"):
         validate_transition(InvocationStatus.Cancelled, InvocationStatus.Queued, DEFINITIONS)

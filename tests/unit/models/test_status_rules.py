@@ -123,8 +123,8 @@ def _pynenc() -> tuple[Any, dict[Any, StatusDefinition[Any]]]:
     }
 
 
-#: Refusals, ours and pynenc's; any other exception is a failure of the test.
-_REFUSALS = {
+#: Rejections, ours and pynenc's; any other exception is a failure of the test.
+_REJECTIONS = {
     "InvalidTransition",
     "NotOwned",
     "InvocationStatusTransitionError",
@@ -136,7 +136,7 @@ def _accepts(check: Any, *arguments: Any) -> bool:
     try:
         check(*arguments)
     except Exception as error:
-        if type(error).__name__ not in _REFUSALS:
+        if type(error).__name__ not in _REJECTIONS:
             raise
         return False
     return True

@@ -142,7 +142,7 @@ RECORDS = {
 #: What a field may be set to that wasn't meant for it.
 ODD_VALUES = [None, True, False, 0, -1, 7, 2.5, "", "7", "x", [], ["x"], [None], {}, {"x": "y"}, [{}], 10**20]
 
-#: Where we are stricter on purpose than the client, which leaves it to the platform to refuse.
+#: Where we are stricter on purpose than the client, which leaves it to the platform to reject.
 STRICTER: dict[tuple[str, str], list[Any]] = {
     ("CreateActionRequest", "timeout"): [0, -1, False],
     ("InvocationRequest", "timeout"): [0, -1, False],
@@ -279,8 +279,8 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> None:
 
 
 def is_stricter(name: str, path: tuple[Any, ...], value: Any) -> bool:
-    refused = STRICTER.get((name, path[0]), []) if len(path) == 1 else []
-    return any((type(value), value) == (type(odd), odd) for odd in refused)
+    rejected = STRICTER.get((name, path[0]), []) if len(path) == 1 else []
+    return any((type(value), value) == (type(odd), odd) for odd in rejected)
 
 
 def test_compute_requirements_are_validated_as_by_the_client() -> None:

@@ -1,4 +1,4 @@
-"""pynenc's words in ours, what is refused before anything is sent, and text that is read but not loaded."""
+"""pynenc's words in ours, what is rejected before anything is sent, and text that is read but not loaded."""
 
 from __future__ import annotations
 
@@ -260,19 +260,19 @@ class TestApps:
             ("leaving_fleet:app", "can't be imported: SystemExit: 3"),
         ],
     )
-    async def test_what_would_come_to_nothing_is_refused_with_its_own_error(
+    async def test_what_would_come_to_nothing_is_rejected_with_its_own_error(
         self, module: Callable[[str, str], None], app: str, why: str
     ) -> None:
         module("some_fleet", MODULE)
         module("broken_fleet", "1 / 0")
         module("lacking_fleet", "import no_such_library")
         module("leaving_fleet", "raise SystemExit(3)")
-        with pytest.raises(InvalidRequestError) as refused:
+        with pytest.raises(InvalidRequestError) as rejected:
             async with PynencPlatform(PynencSettings(app)):
                 pass
-        assert why in str(refused.value)
+        assert why in str(rejected.value)
 
-    async def test_variables_that_lead_elsewhere_are_refused(
+    async def test_variables_that_lead_elsewhere_are_rejected(
         self, module: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         module("some_fleet", MODULE)
@@ -290,7 +290,7 @@ class TestApps:
                 "queued: 0 invocations"
             )
 
-    async def test_a_class_of_another_version_is_refused(
+    async def test_a_class_of_another_version_is_rejected(
         self, module: Callable[[str, str], None], tmp_path: Path
     ) -> None:
         module(
@@ -314,7 +314,7 @@ class TestApps:
                 pass
 
     @pytest.mark.parametrize("package", ["pynenc", "pynenc-redis"])
-    async def test_packages_of_another_version_are_refused(
+    async def test_packages_of_another_version_are_rejected(
         self, module: Callable[[str, str], None], package: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         module("some_fleet", MODULE)

@@ -165,7 +165,7 @@ def test_pauses_grow_with_full_jitter_up_to_a_cap() -> None:
         (501, "RobotoNotImplementedException", UnsupportedError),
     ],
 )
-async def test_a_refusal_is_permanent_typed_and_not_tried_again(
+async def test_a_rejection_is_permanent_typed_and_not_tried_again(
     script: Script, status: int, code: str, kind: type[PlatformError]
 ) -> None:
     script.answers = [error(status, code, "the reason")]
@@ -205,7 +205,7 @@ async def test_a_server_that_is_not_there_is_named(no_pauses: list[float]) -> No
             await platform.get("iv_1")
 
 
-async def test_a_request_over_the_limit_is_refused_before_it_is_sent(script: Script) -> None:
+async def test_a_request_over_the_limit_is_rejected_before_it_is_sent(script: Script) -> None:
     script.answers = [data(INVOCATION)]
     async with script.client() as platform:
         with pytest.raises(InvalidRequestError, match=str(MAX_BODY)):
@@ -224,7 +224,7 @@ async def test_the_token_is_in_no_repr_and_no_traceback(script: Script, no_pause
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
-async def test_a_name_that_would_change_the_path_is_refused(script: Script, name: str) -> None:
+async def test_a_name_that_would_change_the_path_is_rejected(script: Script, name: str) -> None:
     async with script.client() as platform:
         with pytest.raises(InvalidRequestError):
             await platform.get_action(name)

@@ -182,11 +182,11 @@ async def test_what_is_no_stream_says_what_it_is(
 
 async def test_a_stream_that_cannot_be_changed_any_more_is_opened_anew_or_given_up(script: Script) -> None:
     opening = stream_of(event("open", {"watch_id": "wt_1"}), event("ready", {"number": 1}, 1))
-    for refusal, kind in (
+    for rejection, kind in (
         (error(404, "RobotoNotFoundException"), TransientError),
         (error(400, "RobotoInvalidRequestException", "at most 20,000"), UnsupportedError),
     ):
-        script.answers = [opening, refusal]
+        script.answers = [opening, rejection]
         async with script.client() as platform, platform.watch(["iv_1"], {}, None) as watch:
             with pytest.raises(TransientError):
                 await watch.change(["iv_2"], [], {})  # it isn't open yet

@@ -17,7 +17,7 @@ from airflow_invocations.runtime import (
     ActionInputResolver,
     InvocationContext,
     PlatformNotFound,
-    PlatformRefused,
+    PlatformRejected,
     PlatformUnavailable,
 )
 from airflow_invocations.runtime import catalog as catalogs
@@ -248,7 +248,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "first", [error(429), error(500), error(502), error(503), error(504), httpx.ConnectError("refused")]
+    "first", [error(429), error(500), error(502), error(503), error(504), httpx.ConnectError("rejected")]
 )
 def test_safe_request_is_retried(first: httpx.Response | Exception) -> None:
     client, asked = answering(first, OK)
@@ -275,10 +275,10 @@ def test_retries_end_after_five_attempts() -> None:
     ("answer", "expected"),
     [
         (error(404, "RobotoNotFoundException"), PlatformNotFound),
-        (error(400, "RobotoInvalidRequestException"), PlatformRefused),
-        (error(401, "RobotoUnauthorizedException"), PlatformRefused),
-        (error(501, "RobotoNotImplementedException"), PlatformRefused),
-        (httpx.Response(401, text="<html>"), PlatformRefused),
+        (error(400, "RobotoInvalidRequestException"), PlatformRejected),
+        (error(401, "RobotoUnauthorizedException"), PlatformRejected),
+        (error(501, "RobotoNotImplementedException"), PlatformRejected),
+        (httpx.Response(401, text="<html>"), PlatformRejected),
         # A proxy's page says nothing about what was asked for.
         (httpx.Response(403, text="<html>"), PlatformUnavailable),
         (httpx.Response(404, text="<html>"), PlatformUnavailable),
@@ -306,7 +306,7 @@ def test_unreadable_response_counts_as_an_outage(answer: httpx.Response) -> None
 @pytest.mark.parametrize("token", ["t0ken\nx", "t0kén"])
 def test_token_that_no_header_can_carry_is_not_quoted(platform: Platform, token: str) -> None:
     client = PlatformClient(platform.endpoint, token)
-    with pytest.raises(PlatformRefused, match=r"can't be sent \(.*check ROBOTO_SERVICE_ENDPOINT") as caught:
+    with pytest.raises(PlatformRejected, match=r"can't be sent \(.*check ROBOTO_SERVICE_ENDPOINT") as caught:
         client.get("v1/x")
     assert "t0k" not in str(caught.value)
 
@@ -328,7 +328,7 @@ def test_download_is_complete_or_absent_and_sends_no_token(tmp_path: Path) -> No
     assert (tmp_path / "new" / "a.csv").read_bytes() == b"content"
     assert "Authorization" not in asked[1].headers
     for answer, expected in (
-        (httpx.Response(403), PlatformRefused),
+        (httpx.Response(403), PlatformRejected),
         (httpx.ReadError("cut"), PlatformUnavailable),
     ):
         client, _ = answering(signed, answer)
@@ -367,7 +367,7 @@ def test_catalog_waits_for_a_query_and_reads_every_page() -> None:
 
 def test_failed_or_endless_query_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     client, _ = answering(httpx.Response(200, json={"data": {"query_id": "q_1", "status": "failed"}}))
-    with pytest.raises(PlatformRefused, match="q_1 failed"):
+    with pytest.raises(PlatformRejected, match="q_1 failed"):
         list(PlatformCatalog(client).find_topics("x"))
     monkeypatch.setattr(catalogs, "QUERY_TIMEOUT", -1.0)
     client, _ = answering(httpx.Response(200, json={"data": {"query_id": "q_1", "status": "scheduled"}}))

@@ -18,7 +18,7 @@ from airflow_invocations.runtime import (
     ActionRuntime,
     ActionRuntimeException,
     InvocationContext,
-    PlatformRefused,
+    PlatformRejected,
 )
 
 from . import samples
@@ -243,7 +243,7 @@ def test_context_can_be_created_from_values_without_a_platform(
     with pytest.raises(ActionRuntimeException, match="ROBOTO_ACTION_INPUTS_MANIFEST"):
         context.get_input()
     # The published context can't be created without a token.
-    with pytest.raises(PlatformRefused, match="ROBOTO_API_KEY"):
+    with pytest.raises(PlatformRejected, match="ROBOTO_API_KEY"):
         _ = context.dataset
 
 

@@ -22,7 +22,7 @@ from airflow_invocations.runtime import (
     ExitCode,
     InvocationContext,
     InvocationPaths,
-    PlatformRefused,
+    PlatformRejected,
     PlatformUnavailable,
     PreparedEnvironment,
     PrepareEnvException,
@@ -114,15 +114,15 @@ def test_secrets_of_an_earlier_attempt_are_removed(folder: Path) -> None:
 def test_missing_secret_gives_the_published_exit_code(
     folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
-    with pytest.raises(PrepareEnvException, match=f"parameter key: .*{uri}") as refused:
+    with pytest.raises(PrepareEnvException, match=f"parameter key: .*{uri}") as rejected:
         prepare(folder, parameter_values={"key": uri})
-    assert refused.value.exit_code is ExitCode.InternalError
+    assert rejected.value.exit_code is ExitCode.InternalError
     monkeypatch.setattr(secrets.Secret, "from_uri", _not_found)
     with pytest.raises(action_runtime.PrepareEnvException) as theirs:
         action_runtime.prepare_invocation_parameters(
             [], {"key": uri}, folder / "p.json", folder / "s.json", "og_1", None
         )
-    assert theirs.value.exit_code == refused.value.exit_code
+    assert theirs.value.exit_code == rejected.value.exit_code
 
 
 def _not_found(**_: Any) -> Any:
@@ -130,20 +130,20 @@ def _not_found(**_: Any) -> Any:
 
 
 def test_forbidden_secret_is_treated_as_a_missing_one(folder: Path) -> None:
-    def refuse(name: str, org_id: str) -> str:
+    def reject(name: str, org_id: str) -> str:
         raise PermissionError(name)
 
     with pytest.raises(PrepareEnvException, match="can't be read"):
-        prepare(folder, parameter_values={"key": "roboto-secret://api_key"}, read_secret=refuse)
+        prepare(folder, parameter_values={"key": "roboto-secret://api_key"}, read_secret=reject)
 
 
 @pytest.mark.parametrize(
     "uri", ["roboto-secret://api_key@og-1", "roboto-secret://api_key@", "roboto-secret://a@b@c"]
 )
 def test_misspelt_organisation_is_not_read_as_another(folder: Path, uri: str) -> None:
-    with pytest.raises(PrepareEnvException, match="names no secret") as refused:
+    with pytest.raises(PrepareEnvException, match="names no secret") as rejected:
         prepare(folder, parameter_values={"key": uri})
-    assert refused.value.exit_code is ExitCode.UsageError
+    assert rejected.value.exit_code is ExitCode.UsageError
 
 
 @pytest.mark.parametrize(
@@ -305,9 +305,9 @@ HOSTILE = [
 @pytest.mark.parametrize("others", [(), (samples.file(9, "x", "ds_2"),)], ids=["one", "several"])
 def test_path_outside_the_input_folder_is_rejected(folder: Path, path: str, others: Any) -> None:
     catalog = Holding({**samples.LEAST_FILE, "relative_path": path}, *others)
-    with pytest.raises(PrepareEnvException, match="can't be stored") as refused:
+    with pytest.raises(PrepareEnvException, match="can't be stored") as rejected:
         prepare(folder, files={"query": "*"}, catalog=catalog)
-    assert refused.value.exit_code is ExitCode.DataError
+    assert rejected.value.exit_code is ExitCode.DataError
     assert catalog.downloaded == []
     assert list((folder / "input").iterdir()) == []
 
@@ -315,9 +315,9 @@ def test_path_outside_the_input_folder_is_rejected(folder: Path, path: str, othe
 @pytest.mark.parametrize("dataset_id", ["..", "../..", "/etc", "", "a/b"])
 def test_dataset_id_outside_the_input_folder_is_rejected(folder: Path, dataset_id: str) -> None:
     catalog = Holding(samples.file(1, "x", dataset_id), samples.file(2, "y"))
-    with pytest.raises(PrepareEnvException, match="not the id of a dataset") as refused:
+    with pytest.raises(PrepareEnvException, match="not the id of a dataset") as rejected:
         prepare(folder, files={"query": "*"}, catalog=catalog)
-    assert refused.value.exit_code is ExitCode.DataError
+    assert rejected.value.exit_code is ExitCode.DataError
 
 
 @pytest.mark.parametrize(
@@ -332,16 +332,16 @@ def test_unusual_path_is_normalised(folder: Path, path: str) -> None:
 @pytest.mark.parametrize(("first", "second"), [("a", "./a"), ("a", "a/b"), ("a/b/c", "a"), ("a", "x/../a")])
 def test_colliding_files_are_rejected(folder: Path, first: str, second: str) -> None:
     catalog = Holding(samples.file(1, first), samples.file(2, second))
-    with pytest.raises(PrepareEnvException) as refused:
+    with pytest.raises(PrepareEnvException) as rejected:
         prepare(folder, files={"query": "*"}, catalog=catalog)
-    assert refused.value.exit_code is ExitCode.DataError
+    assert rejected.value.exit_code is ExitCode.DataError
     assert catalog.downloaded == []
 
 
 @pytest.mark.parametrize(
     ("error", "exit_code"),
     [
-        (PlatformRefused("line 1, column 3"), ExitCode.UsageError),
+        (PlatformRejected("line 1, column 3"), ExitCode.UsageError),
         (PlatformUnavailable("no connection"), ExitCode.InternalError),
         (OSError(errno.ENOSPC, "No space left on device"), ExitCode.InternalError),
     ],
@@ -351,16 +351,16 @@ def test_exit_code_says_whose_fault_it_is(folder: Path, error: Exception, exit_c
         def download_file(self, file: Any, destination: Path) -> None:
             raise error
 
-    with pytest.raises(PrepareEnvException, match=str(error).replace("[", r"\[")) as refused:
+    with pytest.raises(PrepareEnvException, match=str(error).replace("[", r"\[")) as rejected:
         prepare(folder, files={"ids": ["fl_1"]}, catalog=Failing())
-    assert refused.value.exit_code is exit_code
-    assert str(int(exit_code)) in str(refused.value)
+    assert rejected.value.exit_code is exit_code
+    assert str(int(exit_code)) in str(rejected.value)
 
 
 def test_unknown_file_is_a_usage_error(folder: Path) -> None:
-    with pytest.raises(PrepareEnvException, match="fl_none") as refused:
+    with pytest.raises(PrepareEnvException, match="fl_none") as rejected:
         prepare(folder, files={"ids": ["fl_none"]})
-    assert refused.value.exit_code is ExitCode.UsageError
+    assert rejected.value.exit_code is ExitCode.UsageError
 
 
 @pytest.mark.parametrize(

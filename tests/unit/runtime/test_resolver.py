@@ -22,7 +22,7 @@ from airflow_invocations.runtime import (
     ActionInputRecord,
     ActionInputResolver,
     PlatformNotFound,
-    PlatformRefused,
+    PlatformRejected,
 )
 from airflow_invocations.runtime.client import PlatformClient
 
@@ -267,7 +267,7 @@ def test_link_without_a_file_as_target_is_rejected(
 ) -> None:
     monkeypatch.setitem(LINK, "uri", uri)
     spec = InvocationInput.model_validate({"files": {"ids": ["fl_5"]}})
-    with pytest.raises(PlatformRefused, match="which is not a file"):
+    with pytest.raises(PlatformRejected, match="which is not a file"):
         ActionInputResolver(Catalog()).resolve_input_spec(spec, download=True, download_path=tmp_path)
 
 

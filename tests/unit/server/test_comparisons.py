@@ -135,7 +135,7 @@ def expected(condition: Condition, records: list[Any]) -> set[str]:
     return {identity(one) for one in records if matches(theirs, one.model_dump(mode="json"))}
 
 
-def is_refused(condition: Condition) -> bool:
+def is_rejected(condition: Condition) -> bool:
     """Whether the server says that this can't be compared, instead of selecting nothing."""
     return condition.comparator in TEXTUAL and not isinstance(condition.value, str)
 
@@ -155,7 +155,7 @@ def test_a_condition_selects_what_the_client_selects(
         for value in ASKED if field == kind.mixed else [0, 1, 12.0, True, "12", "1%", "x", ""]:
             condition = asked(field, comparator, value)
             wanted = expected(condition, records)
-            if not is_refused(condition):
+            if not is_rejected(condition):
                 assert selected(kind, condition) == wanted, (field, comparator, value)
                 continue
             assert wanted == set()
@@ -188,7 +188,7 @@ def test_groups_over_fields_of_mixed_types_select_what_the_client_selects(
             asked(kind.mixed, Comparator.Equals if batch else dice.choice(COMPARED), dice.choice(ASKED))
             for _ in range(dice.randrange(1, 6))
         ]
-        parts = [part for part in parts if not is_refused(part)] or [asked(kind.mixed, Comparator.Equals, 1)]
+        parts = [part for part in parts if not is_rejected(part)] or [asked(kind.mixed, Comparator.Equals, 1)]
         each = [expected(part, records) for part in parts]
         everybody = {identity(one) for one in records}
         wanted = {
@@ -252,6 +252,6 @@ def test_a_time_is_ordered_and_nothing_else(kinds: dict[str, Kind], comparator: 
             selected(kind, asked("created", comparator, "2024%"))
 
 
-def test_no_number_is_refused(kinds: dict[str, Kind]) -> None:
+def test_no_number_is_rejected(kinds: dict[str, Kind]) -> None:
     with pytest.raises(InvalidRequestError, match="nan is no number"):
         selected(kinds["files"], asked("metadata.v", Comparator.NotEquals, float("nan")))

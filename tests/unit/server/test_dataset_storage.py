@@ -50,7 +50,7 @@ def test_only_files_are_found_and_no_link_is_followed(root: Path, outside: Path)
 @pytest.mark.parametrize(
     "path", ["../outside/secret", "a/../../outside/secret", "/etc/passwd", "", ".", "a//b", "a\0"]
 )
-def test_a_path_that_leads_out_is_refused(root: Path, outside: Path, tmp_path: Path, path: str) -> None:
+def test_a_path_that_leads_out_is_rejected(root: Path, outside: Path, tmp_path: Path, path: str) -> None:
     folder = Folder(root)
     with pytest.raises(ValueError, match="is no path below a folder"):
         folder.copy_out(path, tmp_path / "copy")
@@ -236,6 +236,6 @@ def test_a_file_whose_name_only_looks_like_an_unfinished_upload_is_a_file(root: 
         folder.copy_in(source, "a/.invocations-part-0123456789abcdef")
 
 
-def test_a_name_that_is_not_utf8_is_refused_with_that_reason(root: Path, outside: Path) -> None:
+def test_a_name_that_is_not_utf8_is_rejected_with_that_reason(root: Path, outside: Path) -> None:
     with pytest.raises(ValueError, match=r"'M\\xfcnchen.csv' can't be .*: its name isn't UTF-8"):
         Folder(root).copy_in(outside / "secret", os.fsdecode(b"M\xfcnchen.csv"))

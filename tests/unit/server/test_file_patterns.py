@@ -88,10 +88,10 @@ def test_patterns_follow_the_rules_of_git(patterns: list[str], path: str, select
         ("x" * 1001, f"'{'x' * 60}...' has 1001 characters; a pattern may have 1000"),
     ],
 )
-def test_a_pattern_that_cannot_be_read_is_refused_with_the_reason(line: str, why: str) -> None:
-    with pytest.raises(PatternError) as refused:
+def test_a_pattern_that_cannot_be_read_is_rejected_with_the_reason(line: str, why: str) -> None:
+    with pytest.raises(PatternError) as rejected:
         FilePatterns([line])
-    assert str(refused.value) == why
+    assert str(rejected.value) == why
 
 
 @pytest.mark.parametrize(

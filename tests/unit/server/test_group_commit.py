@@ -73,11 +73,11 @@ def test_nobody_is_told_before_the_commit(store: Store) -> None:
         time.sleep(0.05)
         assert told == []
 
-    def refused() -> InvocationRecord:
+    def rejected() -> InvocationRecord:
         try:
             return invoke(store, "no-such-action")
         finally:
-            told.append("refused")
+            told.append("rejected")
 
     def taken() -> InvocationRecord:
         try:
@@ -85,10 +85,10 @@ def test_nobody_is_told_before_the_commit(store: Store) -> None:
         finally:
             told.append("taken")
 
-    outcomes = in_one_transaction(store, taken, refused, taken)
+    outcomes = in_one_transaction(store, taken, rejected, taken)
     assert isinstance(outcomes[1].exception(), NotFoundError)
     assert committing.is_set()
-    assert sorted(told) == ["refused", "taken", "taken"]
+    assert sorted(told) == ["rejected", "taken", "taken"]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "between", "last"])
@@ -116,12 +116,12 @@ def test_a_commit_that_fails_fails_all_of_its_units(store: Store, database: Path
     heard: list[StatusEvent] = []
     store.database.listen_to_events(heard.extend)
 
-    def refuse(_: sa.Connection) -> None:
+    def reject(_: sa.Connection) -> None:
         raise sa.exc.OperationalError("COMMIT", None, OSError(28, "No space left on device"))
 
-    sa.event.listen(store.database._writing, "commit", refuse)
+    sa.event.listen(store.database._writing, "commit", reject)
     outcomes = in_one_transaction(store, *[lambda: invoke(store)] * 3)
-    sa.event.remove(store.database._writing, "commit", refuse)
+    sa.event.remove(store.database._writing, "commit", reject)
     assert [type(outcome.exception()) for outcome in outcomes] == [sa.exc.OperationalError] * 3
     assert (heard, stored_by_another(database)) == ([], 0)
     invoke(store)

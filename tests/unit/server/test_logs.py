@@ -421,7 +421,7 @@ class TestPages:
             "0.0." + "0" * 16,
         ],
     )
-    def test_a_cursor_that_was_not_handed_out_is_refused(self, files: LogFiles, cursor: str) -> None:
+    def test_a_cursor_that_was_not_handed_out_is_rejected(self, files: LogFiles, cursor: str) -> None:
         write(files, b"one\ntwo\n")
         with pytest.raises(InvalidCursorError):
             files.read(INVOCATION, cursor)
@@ -470,7 +470,7 @@ class TestPages:
                 read = [record.log for record in page.items]
                 assert read == written[len(written) - len(read) :], (offset, line)
 
-    def test_a_place_in_a_log_that_is_not_there_is_refused(self, files: LogFiles) -> None:
+    def test_a_place_in_a_log_that_is_not_there_is_rejected(self, files: LogFiles) -> None:
         assert files.read(INVOCATION, files.cursors.sign(ID, Cursor())).items == []
         with pytest.raises(InvalidCursorError):
             files.read(INVOCATION, files.cursors.sign(ID, Cursor(26)))
@@ -506,7 +506,7 @@ class TestCrashes:
         found = records(files)
         assert lines(found) == ["x" * 2 * logs.MAX_LINE] * 2
 
-    def test_what_a_full_disk_refuses_is_written_whole_and_in_order_once_there_is_room(
+    def test_what_a_full_disk_rejects_is_written_whole_and_in_order_once_there_is_room(
         self, files: LogFiles, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write(files, b"one\n")

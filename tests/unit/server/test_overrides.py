@@ -61,15 +61,15 @@ def test_what_the_role_invoke_may_set(overrides: ContainerParameters | None) -> 
     ],
 )  # fmt: skip
 def test_what_needs_admin(overrides: dict[str, object], named: str) -> None:
-    with pytest.raises(ForbiddenError) as refused:
+    with pytest.raises(ForbiddenError) as rejected:
         require_as_registered(REGISTERED, ContainerParameters.model_validate(overrides))
-    message = refused.value.message
+    message = rejected.value.message
     assert named.replace("\0", "\\x00") in message
     assert "admin" in message
     assert "--allow-overrides" in message
 
 
-def test_a_value_that_was_refused_is_not_repeated() -> None:
-    with pytest.raises(ForbiddenError) as refused:
+def test_a_value_that_was_rejected_is_not_repeated() -> None:
+    with pytest.raises(ForbiddenError) as rejected:
         require_as_registered(REGISTERED, ContainerParameters(env_vars={"TOKEN": "s3cret"}))
-    assert "s3cret" not in refused.value.message
+    assert "s3cret" not in rejected.value.message

@@ -96,10 +96,10 @@ async def test_a_signal_is_a_negative_exit_code(start: Callable[..., Any]) -> No
 async def test_the_end_is_known_where_there_are_no_process_descriptors(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: int) -> int:
+    def reject(_: int) -> int:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    monkeypatch.setattr(os, "pidfd_open", reject, raising=False)
     out = bytearray()
     process = await start("echo one; exit 3", out.extend)
     assert await exit_code(process) == 3
@@ -206,20 +206,20 @@ async def test_a_process_waits_while_its_output_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outages, "FIRST_PAUSE", 0.01)
-    kept, refused = bytearray(), asyncio.Event()
+    kept, rejected = bytearray(), asyncio.Event()
     has_room = False
 
     def feed(data: bytes) -> bool:
         kept.extend(data)
         if not has_room:
-            refused.set()
+            rejected.set()
         return has_room
 
     size = 4 * processes._CHUNK
     command = ["sh", "-c", f"head -c {size} /dev/zero; echo end"]
     process = processes.start(command, tmp_path, PATH, feed, lambda _: True)
     async with asyncio.timeout(10):
-        await refused.wait()
+        await rejected.wait()
     # Nobody reads, so the pipe is full, and the process waits.
     assert not process.exit_code.done()
     assert len(kept) <= processes._CHUNK
@@ -232,10 +232,10 @@ async def test_a_process_waits_while_its_output_cannot_be_kept(
 async def test_a_process_that_cannot_be_followed_does_not_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def reject(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(os, "set_blocking", refuse)
+    monkeypatch.setattr(os, "set_blocking", reject)
     with pytest.raises(OSError, match="Too many open files"):
         processes.start(["sh", "-c", "sleep 60"], tmp_path, PATH, lambda _: True, lambda _: True)
     assert not [child for child in psutil.Process().children() if "sleep 60" in child.cmdline()]

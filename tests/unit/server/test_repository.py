@@ -233,7 +233,7 @@ class TestStates:
         assert store.states.get(invocation_id, ORG) == "two"
         assert heard == [invocation_id] * 2
 
-    def test_a_state_of_nothing_or_one_too_long_is_refused(self, store: Store) -> None:
+    def test_a_state_of_nothing_or_one_too_long_is_rejected(self, store: Store) -> None:
         with pytest.raises(NotFoundError):
             store.states.set("iv_unknown", "one", ORG)
         with pytest.raises(NotFoundError):

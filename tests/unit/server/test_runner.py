@@ -375,7 +375,7 @@ class TestOutages:
             assert store.invocations.get(one).last_status is S.Queued
 
     @pytest.mark.parametrize("status", [S.Processing, S.Uploading, S.Completed], ids=str)
-    async def test_a_status_that_the_database_refuses_is_recorded_when_it_does_not(
+    async def test_a_status_that_the_database_rejects_is_recorded_when_it_does_not(
         self,
         store: Store,
         run: Any,
@@ -387,35 +387,35 @@ class TestOutages:
         when = {"set_processing": lambda *_: True, "transition_owned": lambda _, given, *__: given is status}[
             name
         ]
-        refusing = Refusing(getattr(store.claims, name), 3, when)
-        monkeypatch.setattr(store.claims, name, refusing)
+        rejecting = Rejecting(getattr(store.claims, name), 3, when)
+        monkeypatch.setattr(store.claims, name, rejecting)
         one = script(store, f"echo ran >> {tmp_path}/ran")
         async with run():
             record = await reached(store, one, *TERMINAL)
         assert record.last_status is S.Completed
-        assert (refusing.left, (tmp_path / "ran").read_text()) == (0, "ran\n")
+        assert (rejecting.left, (tmp_path / "ran").read_text()) == (0, "ran\n")
 
-    async def test_a_claim_that_the_database_refuses_is_tried_again(
+    async def test_a_claim_that_the_database_rejects_is_tried_again(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        refusing = Refusing(store.claims.claim, 3, lambda *_: True)
-        monkeypatch.setattr(store.claims, "claim", refusing)
+        rejecting = Rejecting(store.claims.claim, 3, lambda *_: True)
+        monkeypatch.setattr(store.claims, "claim", rejecting)
         one = script(store, "true")
         async with run():
             assert (await reached(store, one, *TERMINAL)).last_status is S.Completed
-        assert refusing.left == 0
+        assert rejecting.left == 0
 
-    async def test_a_question_whether_to_stop_that_the_database_refuses_stops_nothing(
+    async def test_a_question_whether_to_stop_that_the_database_rejects_stops_nothing(
         self, store: Store, logs: LogFiles, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         one = script(store, "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done")
         async with run():
             await said(logs, one, "up")
-            refusing = Refusing(store.aborts.stop_reason, 3, lambda *_: True)
-            monkeypatch.setattr(store.aborts, "stop_reason", refusing)
+            rejecting = Rejecting(store.aborts.stop_reason, 3, lambda *_: True)
+            monkeypatch.setattr(store.aborts, "stop_reason", rejecting)
             store.aborts.request(one, "cancelled by ada", ORG)
             record = await reached(store, one, *TERMINAL)
-        assert (record.last_status, refusing.left) == (S.Cancelled, 0)
+        assert (record.last_status, rejecting.left) == (S.Cancelled, 0)
 
 
 @pytest.mark.usefixtures("quick_retries")
@@ -481,7 +481,7 @@ class TestWhatNobodyExpected:
         assert (record.last_status, record.current.detail) == (S.Cancelled, "cancelled by ada")
 
 
-class Refusing:
+class Rejecting:
     """A method of the repository that fails a few times, as with a disk that is full for a while."""
 
     def __init__(self, call: Callable[..., Any], times: int, when: Callable[..., bool]) -> None:

@@ -1,4 +1,4 @@
-"""What the server refuses of a request before anything is stored."""
+"""What the server rejects of a request before anything is stored."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_any_other_is_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a=b", "=", "a\0"])
-def test_a_parameter_that_can_not_be_a_variable_is_refused(name: str) -> None:
+def test_a_parameter_that_can_not_be_a_variable_is_rejected(name: str) -> None:
     with pytest.raises(pydantic.ValidationError, match="can't name a variable"):
         CreateActionBody.model_validate({"name": "act", "parameters": [{"name": name}]})
     with pytest.raises(pydantic.ValidationError, match="can't name a variable"):
@@ -58,7 +58,7 @@ def test_a_parameter_that_can_not_be_a_variable_is_refused(name: str) -> None:
         (nested(500), "nested more than 32 deep"),
     ],
 )
-def test_a_value_that_could_not_be_written_again_is_refused(value: Any, message: str) -> None:
+def test_a_value_that_could_not_be_written_again_is_rejected(value: Any, message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         invocation(parameter_values={"v": value})
     with pytest.raises(pydantic.ValidationError, match=message):
@@ -75,7 +75,7 @@ def test_every_other_is_taken_and_can(value: Any) -> None:
 
 
 @pytest.mark.parametrize("minutes", [0, -1, 365 * 24 * 60 + 1, 10**400, 1.5, "soon"])
-def test_a_timeout_that_is_none_is_refused(minutes: Any) -> None:
+def test_a_timeout_that_is_none_is_rejected(minutes: Any) -> None:
     for kind in (CreateActionBody, InvokeBody):
         with pytest.raises(pydantic.ValidationError, match="timeout"):
             kind.model_validate({"name": "act", "invocation_source": "Manual", "timeout": minutes})
@@ -103,7 +103,7 @@ def test_no_parameters_are_no_parameters() -> None:
         ({"command": ["sh", "é" * 65_536]}, "a part of command has 131,072 bytes"),
     ],
 )
-def test_what_no_process_can_be_given_is_refused(container: dict[str, Any], message: str) -> None:
+def test_what_no_process_can_be_given_is_rejected(container: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         invocation(container_parameter_overrides=container)
     with pytest.raises(pydantic.ValidationError, match=message):
@@ -119,7 +119,7 @@ def test_what_a_process_can_be_given_is_taken() -> None:
     assert taken.model_dump(exclude_none=True) == container
 
 
-def test_a_nul_in_a_parameter_is_refused() -> None:
+def test_a_nul_in_a_parameter_is_rejected() -> None:
     with pytest.raises(pydantic.ValidationError, match="parameter 'p' has a NUL character"):
         invocation(parameter_values={"p": "a\0b"})
 
@@ -139,7 +139,7 @@ def test_a_nul_in_a_parameter_is_refused() -> None:
         ({"type": "object", "default": {"a": NAN}}, "nan is no number in JSON"),
     ],
 )
-def test_a_default_that_can_not_be_given_is_refused(parameter: dict[str, Any], message: str) -> None:
+def test_a_default_that_can_not_be_given_is_rejected(parameter: dict[str, Any], message: str) -> None:
     declared = [{"name": "p", **parameter}]
     with pytest.raises(pydantic.ValidationError, match=message):
         CreateActionBody.model_validate({"name": "act", "parameters": declared})

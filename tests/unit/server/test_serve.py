@@ -32,16 +32,16 @@ def described(folder: Path, place: str, content: Any) -> Path:
     return path
 
 
-def refusal(tmp_path: Path, **options: Any) -> str:
+def rejection(tmp_path: Path, **options: Any) -> str:
     """Why a server doesn't start."""
-    with pytest.raises(StartError) as refused:
+    with pytest.raises(StartError) as rejected:
         serve(ServerSettings(**{"data_dir": tmp_path / "data", **options}))
-    message = str(refused.value)
+    message = str(rejected.value)
     assert "\n" not in message
     return message
 
 
-class TestRefusals:
+class TestRejections:
     @pytest.mark.parametrize(
         ("content", "says_so"),
         [
@@ -68,52 +68,54 @@ class TestRefusals:
     )
     def test_a_broken_action_json(self, tmp_path: Path, actions: Path, content: str, says_so: str) -> None:
         path = described(actions, "broken", content)
-        message = refusal(tmp_path, actions_dir=actions)
+        message = rejection(tmp_path, actions_dir=actions)
         assert message.startswith(f"{path}: ")
         assert says_so in message
 
     def test_an_action_json_that_can_not_be_read(self, tmp_path: Path, actions: Path) -> None:
         (actions / "folder" / "action.json").mkdir(parents=True)
-        assert "Is a directory" in refusal(tmp_path, actions_dir=actions)
+        assert "Is a directory" in rejection(tmp_path, actions_dir=actions)
 
     def test_two_actions_of_one_name(self, tmp_path: Path, actions: Path) -> None:
         first = described(actions, "a", {"name": "same"})
         second = described(actions, "b", {"name": "same"})
-        assert refusal(tmp_path, actions_dir=actions) == f"{second}: the name 'same' is taken by {first}"
+        assert rejection(tmp_path, actions_dir=actions) == f"{second}: the name 'same' is taken by {first}"
 
     def test_a_folder_of_actions_that_is_not_there(self, tmp_path: Path) -> None:
         nowhere = tmp_path / "nowhere"
-        assert refusal(tmp_path, actions_dir=nowhere) == f"--actions {nowhere}: there is no such folder"
+        assert rejection(tmp_path, actions_dir=nowhere) == f"--actions {nowhere}: there is no such folder"
 
     def test_a_port_that_is_taken(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            message = refusal(tmp_path, port=port)
+            message = rejection(tmp_path, port=port)
         assert message == (
             f"can't listen on 127.0.0.1:{port}: Address already in use; choose another --port (0: any)"
         )
 
     @pytest.mark.parametrize("host", ["no.such.host.invalid", "256.0.0.1", "::zz"])
     def test_a_host_that_is_none(self, tmp_path: Path, host: str) -> None:
-        assert f"can't listen on {host}:0: " in refusal(tmp_path, host=host)
+        assert f"can't listen on {host}:0: " in rejection(tmp_path, host=host)
 
     def test_a_folder_that_can_not_be_written(self, tmp_path: Path) -> None:
         file = tmp_path / "file"
         file.touch()
         for folder in (file, file / "below"):
-            assert refusal(tmp_path, data_dir=folder).startswith(f"can't write to the data folder {folder}: ")
+            assert rejection(tmp_path, data_dir=folder).startswith(
+                f"can't write to the data folder {folder}: "
+            )
 
     def test_a_database_that_is_none(self, tmp_path: Path) -> None:
         (tmp_path / "data").mkdir()
         database = tmp_path / "data" / "server.db"
         database.write_bytes(b"somebody else's file, long enough to be looked at as a database" * 100)
         before = database.read_bytes()
-        assert refusal(tmp_path) == f"can't use the database {database}: file is not a database"
+        assert rejection(tmp_path) == f"can't use the database {database}: file is not a database"
         assert database.read_bytes() == before
 
-    def test_what_is_refused_leaves_the_folder_free(self, tmp_path: Path) -> None:
+    def test_what_is_rejected_leaves_the_folder_free(self, tmp_path: Path) -> None:
         for _ in range(2):
-            assert "there is no such folder" in refusal(tmp_path, actions_dir=tmp_path / "nowhere")
+            assert "there is no such folder" in rejection(tmp_path, actions_dir=tmp_path / "nowhere")
         assert not (tmp_path / "data" / "server.json").exists()
 
 
@@ -240,7 +242,7 @@ class TestCommand:
         assert (asked[0].keep_workspaces, asked[1].keep_workspaces) == (7, 0.25)
         assert (asked[1].slots, asked[1].grace) == (0, 0.5)
 
-    def test_a_refusal_is_one_line_and_exit_code_1(
+    def test_a_rejection_is_one_line_and_exit_code_1(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path
     ) -> None:
         data = ["--data-dir", str(tmp_path / "data"), "--port", "0"]
@@ -270,11 +272,11 @@ def test_the_endpoint_is_one_that_can_be_reached(family: int, host: str, endpoin
 
 class TestDataFolder:
     @pytest.mark.parametrize("mode", [0o777, 0o775, 0o702, 0o720])
-    def test_one_that_others_may_write_to_is_refused(self, tmp_path: Path, mode: int) -> None:
+    def test_one_that_others_may_write_to_is_rejected(self, tmp_path: Path, mode: int) -> None:
         folder = tmp_path / "data"
         folder.mkdir()
         folder.chmod(mode)
-        assert f"(mode 0{mode:o}); run 'chmod 700" in refusal(tmp_path)
+        assert f"(mode 0{mode:o}); run 'chmod 700" in rejection(tmp_path)
         assert list(folder.iterdir()) == []
 
     @pytest.mark.parametrize("mode", [0o755, 0o750, 0o705, 0o711])

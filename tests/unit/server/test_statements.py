@@ -220,25 +220,25 @@ def test_a_batch_of_ids_is_an_or_group(filled: Store, records: list[InvocationRe
     assert matching(filled, group) == set(wanted)
 
 
-class TestRefusals:
+class TestRejections:
     @pytest.mark.parametrize(
         "field",
         ["nope", "status", "duration", "", "parameter_values.", "parameter_values.a\"b", "record", "owner",
          "abort_reason", "parameter_values.a'; DROP TABLE invocations; --", "$.parameter_values", "x" * 300],
     )  # fmt: skip
-    def test_a_field_that_can_not_be_queried_is_refused_with_those_that_can(
+    def test_a_field_that_can_not_be_queried_is_rejected_with_those_that_can(
         self, filled: Store, field: str
     ) -> None:
         for spec in (
             QuerySpecification(condition=condition(field, Comparator.Equals, "x")),
             QuerySpecification(sort_by=field or "."),
         ):
-            with pytest.raises(InvalidRequestError) as refused:
+            with pytest.raises(InvalidRequestError) as rejected:
                 filled.invocations.query(spec, ORG)
-            assert "can't be queried; allowed: " in refused.value.message
+            assert "can't be queried; allowed: " in rejected.value.message
             assert (
                 "last_status, org_id, parameter_values, parameter_values.*, provenance"
-                in refused.value.message
+                in rejected.value.message
             )
 
     @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ class TestRefusals:
             condition("idempotency_id", Comparator.Like, "%" * (MAX_PATTERN + 1)),
         ],
     )
-    def test_a_comparison_that_makes_no_sense_is_refused(self, filled: Store, asked: Condition) -> None:
+    def test_a_comparison_that_makes_no_sense_is_rejected(self, filled: Store, asked: Condition) -> None:
         with pytest.raises(InvalidRequestError, match=asked.field):
             filled.invocations.query(QuerySpecification(condition=asked), ORG)
 
@@ -267,24 +267,24 @@ class TestRefusals:
                     spec = QuerySpecification(condition=condition(field, comparator, value), limit=1)
                     assert len(filled.invocations.query(spec, ORG).items) <= 1
 
-    def test_a_group_of_too_many_conditions_is_refused_before_it_is_a_query(self) -> None:
+    def test_a_group_of_too_many_conditions_is_rejected_before_it_is_a_query(self) -> None:
         leaf = {"field": "last_status", "comparator": "EQUALS", "value": 0}
         with pytest.raises(ValueError, match=f"at most {MAX_CONDITIONS} items"):
             ConditionGroup.model_validate({"operator": "OR", "conditions": [leaf] * (MAX_CONDITIONS + 1)})
 
-    def test_long_searches_in_texts_of_any_length_are_refused(self, filled: Store) -> None:
+    def test_long_searches_in_texts_of_any_length_are_rejected(self, filled: Store) -> None:
         many = [condition("parameter_values.n", Comparator.Like, f"%{'a_' * 400}")] * 3
         few = [condition("parameter_values.n", Comparator.Like, f"{'a' * 900}%{'b' * 90}")] * 20
-        for conditions, refused in ((many, True), (few, False)):
+        for conditions, rejected in ((many, True), (few, False)):
             asked = ConditionGroup(operator=ConditionOperator.Or, conditions=conditions)
             spec = QuerySpecification(condition=asked)
-            if refused:
+            if rejected:
                 with pytest.raises(InvalidRequestError, match="2000 characters in all"):
                     filled.invocations.query(spec, ORG)
             else:
                 assert filled.invocations.query(spec, ORG).items == []
 
-    def test_too_many_conditions_and_too_deep_ones_are_refused(self, filled: Store) -> None:
+    def test_too_many_conditions_and_too_deep_ones_are_rejected(self, filled: Store) -> None:
         leaf = condition("last_status", Comparator.GreaterThan, 0)
         deep: Condition | ConditionGroup = leaf
         for _ in range(MAX_DEPTH + 1):
@@ -306,7 +306,7 @@ class TestRefusals:
          ["created", True, 1, True], ["created", True, 1, 2**63], ["created", True, 2**63, 1],
          ["created", True, 1, None], ["created", True, 1, 1.0]],
     )  # fmt: skip
-    def test_a_page_token_that_is_none_is_refused(self, filled: Store, content: Any) -> None:
+    def test_a_page_token_that_is_none_is_rejected(self, filled: Store, content: Any) -> None:
         token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
         with pytest.raises(InvalidRequestError, match="'after' is no page token"):
             filled.invocations.query(QuerySpecification(after=token), ORG)
@@ -316,7 +316,7 @@ class TestRefusals:
         with pytest.raises(InvalidRequestError, match="'after' is no page token"):
             filled.invocations.query(QuerySpecification(after=token), ORG)
 
-    def test_a_page_token_of_another_order_is_refused(
+    def test_a_page_token_of_another_order_is_rejected(
         self, filled: Store, records: list[InvocationRecord]
     ) -> None:
         token = filled.invocations.query(QuerySpecification(limit=1), ORG).next_token

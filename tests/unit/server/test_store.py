@@ -171,7 +171,7 @@ class TestInvoking:
         }
 
     @pytest.mark.parametrize("uri", ["roboto-secret://crown@og_other", "roboto-secret://a@og other"])
-    def test_a_secret_of_another_organisation_is_refused_when_it_is_invoked(
+    def test_a_secret_of_another_organisation_is_rejected_when_it_is_invoked(
         self, store: Store, uri: str
     ) -> None:
         parameter = ActionParameter(name="password", default=uri)
@@ -192,9 +192,9 @@ class TestInvoking:
                 ActionParameter(name="c"),
             ],
         )
-        with pytest.raises(InvalidRequestError) as refused:
+        with pytest.raises(InvalidRequestError) as rejected:
             invoke(store, parameter_values={"c": 1})
-        assert "needs parameter 'a'; it declares: a (required), b (required), c" in refused.value.message
+        assert "needs parameter 'a'; it declares: a (required), b (required), c" in rejected.value.message
         assert store.claims.claim(RUNNER) is None
 
     @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ class TestInvoking:
             ({"container_parameters": ContainerParameters(command=[])}, "has nothing to run"),
         ],
     )
-    def test_what_this_machine_can_not_run_is_refused(
+    def test_what_this_machine_can_not_run_is_rejected(
         self, store: Store, fields: dict[str, Any], message: str
     ) -> None:
         create(store, **fields)
@@ -221,7 +221,7 @@ class TestInvoking:
             {"upload_destination": UploadDestination(destination_id="ds_1")},
         ],
     )
-    def test_an_input_that_is_not_there_is_refused_by_name(
+    def test_an_input_that_is_not_there_is_rejected_by_name(
         self, store: Store, fields: dict[str, Any]
     ) -> None:
         create(store)
@@ -300,7 +300,7 @@ class TestInheritance:
         with pytest.raises(NotFoundError, match="there is no action 'gone'"):
             invoke(store)
 
-    def test_a_circle_of_ancestors_is_refused(self, store: Store) -> None:
+    def test_a_circle_of_ancestors_is_rejected(self, store: Store) -> None:
         create(store, "a", inherits=ActionReference(name="b"))
         create(store, "b", inherits=ActionReference(name="a"))
         with pytest.raises(InvalidRequestError, match="action 'a' inherits over more than"):
@@ -350,13 +350,13 @@ class TestIdempotency:
     ) -> None:
         create(store)
         first = invoke(store, idempotency_id="once", **self.WHOLE)
-        with pytest.raises(ConflictError) as refused:
+        with pytest.raises(ConflictError) as rejected:
             invoke(store, idempotency_id="once", **{**self.WHOLE, **changed})
-        assert refused.value.message == (
+        assert rejected.value.message == (
             f"idempotency_id 'once' belongs to {first.invocation_id}, which has another request. "
             f"Different: {difference}. Send the first request again, or use another idempotency_id"
         )
-        assert "s3cret" not in refused.value.message
+        assert "s3cret" not in rejected.value.message
         assert len(store.invocations.query(QuerySpecification(), ORG).items) == 1
 
     def test_many_differences_are_counted(self, store: Store) -> None:
@@ -413,10 +413,10 @@ class TestIdempotency:
         create(store)
         create(store, "other")
         first = invoke(store, idempotency_id="once")
-        with pytest.raises(ConflictError) as refused:
+        with pytest.raises(ConflictError) as rejected:
             invoke(store, "other", idempotency_id="once")
-        assert f"belongs to {first.invocation_id}, which" in refused.value.message
-        assert "Different: the action: 'act' first, 'other' now." in refused.value.message
+        assert f"belongs to {first.invocation_id}, which" in rejected.value.message
+        assert "Different: the action: 'act' first, 'other' now." in rejected.value.message
 
     def test_no_id_is_a_new_invocation_each_time(self, store: Store) -> None:
         create(store)
@@ -498,7 +498,7 @@ class TestOwnership:
         with pytest.raises(ConditionError):
             store.claims.transition_owned(claimed, S.Completed, None, RUNNER)
 
-    def test_a_status_that_may_not_follow_is_refused_and_changes_nothing(self, store: Store) -> None:
+    def test_a_status_that_may_not_follow_is_rejected_and_changes_nothing(self, store: Store) -> None:
         create(store)
         claimed = invoke(store).invocation_id
         run_to(store, S.Processing)

@@ -61,9 +61,9 @@ def test_the_token_opens(tokens: Tokens, header: str) -> None:
     ],
 )  # fmt: skip
 def test_anything_else_does_not(tokens: Tokens, header: str | None) -> None:
-    with pytest.raises(UnauthorizedError) as refused:
+    with pytest.raises(UnauthorizedError) as rejected:
         tokens.caller(header, {})
-    assert "s3cret" not in refused.value.message
+    assert "s3cret" not in rejected.value.message
 
 
 def test_a_folder_without_a_token_lets_nobody_in(store: Store) -> None:

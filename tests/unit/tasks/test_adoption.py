@@ -146,7 +146,7 @@ def test_no_value_is_in_the_message() -> None:
     assert "iv_1 has a different request: parameter 'token'" in str(conflict.value)
 
 
-class Refusing:
+class Rejecting:
     """A platform that answers a repeated idempotency id with 409, whatever is asked for."""
 
     capabilities = Capabilities()
@@ -157,7 +157,7 @@ class Refusing:
 
 @pytest.mark.anyio
 async def test_a_repeated_request_gets_its_invocation_and_another_one_a_conflict() -> None:
-    platform: Any = Refusing()
+    platform: Any = Rejecting()
     found = await invoke_once(platform, "a", request(parameter_values={"n": 1}, idempotency_id="k"))
     assert found.invocation_id == "iv_1"
     with pytest.raises(RequestConflictError, match="parameter 'n'"):

@@ -231,7 +231,7 @@ async def test_a_platform_that_answers_the_same_failure_for_every_id_is_not_aske
         await walk(Stuck(), 3)
 
 
-async def test_where_a_repeated_id_is_refused_the_walk_is_the_same() -> None:
+async def test_where_a_repeated_id_is_rejected_the_walk_is_the_same() -> None:
     platform = RememberingPlatform()
     platform.refuses_repeated = True
     assert await walk(platform, 1) == "iv_0"

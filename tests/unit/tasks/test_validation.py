@@ -54,7 +54,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("argument", "value", "hint"), BAD, ids=[f"{a}-{v!r}"[:40] for a, v, _ in BAD])
-def test_an_argument_that_can_not_be_right_is_refused_at_parse(argument: str, value: Any, hint: str) -> None:
+def test_an_argument_that_can_not_be_right_is_rejected_at_parse(argument: str, value: Any, hint: str) -> None:
     arguments = {"action": "a", argument: value}
     with DAG("d"), pytest.raises(ValueError, match=rf"task 'ask'.*argument '{argument}'") as raised:
         InvokeActionOperator(task_id="ask", **arguments)
@@ -231,6 +231,6 @@ def test_ids_are_found_in_whatever_tasks_hand_on(value: object, ids: list[str]) 
 
 
 @pytest.mark.parametrize("value", [3, {"status": "Failed"}, ["iv_1", 4], "[unclosed"])
-def test_what_names_no_invocation_is_refused(value: object) -> None:
+def test_what_names_no_invocation_is_rejected(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         ids_of(value)

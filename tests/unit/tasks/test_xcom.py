@@ -1,4 +1,4 @@
-"""Values that Airflow stores: no payload holds what its database refuses, whatever an action wrote."""
+"""Values that Airflow stores: no payload holds what its database rejects, whatever an action wrote."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ from ...support.task_context import (
 
 PACKAGE = Path(airflow_invocations.__file__).parent
 
-#: A name, a URL, or a line with all that a database refuses in a text.
+#: A name, a URL, or a line with all that a database rejects in a text.
 EVIL = "a\0b\ud800c"
 CLEAN = "a\ufffdb\ufffdc"
 
 
 def check(payload: Any) -> None:
-    """Fail for a payload that PostgreSQL's `jsonb`, or the Task SDK's MessagePack, refuses."""
+    """Fail for a payload that PostgreSQL's `jsonb`, or the Task SDK's MessagePack, rejects."""
     text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
     assert "\0" not in text
     assert "\\u0000" not in text
@@ -85,7 +85,7 @@ class TestStorable:
             ([2**64, -(2**63) - 1], ["0x10000000000000000", "-0x8000000000000001"]),
         ],
     )
-    def test_what_a_database_refuses_is_replaced_and_nothing_else(self, value: Any, expected: Any) -> None:
+    def test_what_a_database_rejects_is_replaced_and_nothing_else(self, value: Any, expected: Any) -> None:
         assert storable(value) == expected
         check(storable(value))
 

@@ -111,8 +111,8 @@ class TestPermissions:
         self, ada: TestClient, auth: Auth, one: World, may_not: DagAccessEntity, paths: set[str]
     ) -> None:
         auth.people["ada"] = Person({"fleet"}, may_not=frozenset({may_not}))
-        refused = {path for path in ROUTES if ada.get(path, params=ROUTES[path]).status_code == 403}
-        assert refused == paths
+        rejected = {path for path in ROUTES if ada.get(path, params=ROUTES[path]).status_code == 403}
+        assert rejected == paths
 
     def test_detail_is_shown_to_readers_of_logs_only(self, ada: TestClient, auth: Auth, one: World) -> None:
         steps = ((S.Queued, 1), (S.Processing, 3), (S.Failed, 63))

@@ -25,7 +25,7 @@ from airflow_invocations.platforms import (
     UnsupportedError,
     retry,
 )
-from airflow_invocations.waiters import availability, refusal, wait, watcher
+from airflow_invocations.waiters import availability, rejection, wait, watcher
 
 from ...support.records import (
     INVOCATION,
@@ -82,7 +82,7 @@ class Stream:
 
 
 class Platform:
-    """Invocations by id, each with a status; it pushes, answers batches, or refuses them."""
+    """Invocations by id, each with a status; it pushes, answers batches, or rejects them."""
 
     def __init__(self, **statuses: InvocationStatus) -> None:
         self.by_id = dict(statuses)
@@ -216,7 +216,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         (watcher, "COLLECTING"),
         (watcher, "LOST_PAUSE"),
         (watcher, "REFRESH_PAUSE"),
-        (refusal, "REFRESH_PAUSE"),
+        (rejection, "REFRESH_PAUSE"),
         (wait, "LOST_PAUSE"),
         (wait, "CRASH_PAUSE"),
     ):

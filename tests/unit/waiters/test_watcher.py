@@ -26,7 +26,7 @@ from airflow_invocations.waiters import (
     availability,
     fetch_record,
     log_polling,
-    refusal,
+    rejection,
     wait,
     wait_handle,
     wait_until_terminal,
@@ -382,7 +382,7 @@ async def test_unreadable_connection_is_an_outage_and_a_misconfigured_one_is_not
     with pytest.raises(WaitAbandoned, match="host is empty") as abandoned:
         async for _ in wait_until_terminal("c", connect, WaitOptions("iv_1", poll_interval=0.01)):
             pass
-    assert abandoned.value.reason is AbandonReason.Refused
+    assert abandoned.value.reason is AbandonReason.Rejected
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
@@ -402,7 +402,7 @@ async def test_rejected_token_is_read_again_once(pushes: bool) -> None:
     platform.next_token_works = False
     platform.down = UnauthorizedError("the token isn't known")
     async with waits(platform, "iv_1") as (one,):
-        assert await one.reason() is AbandonReason.Refused
+        assert await one.reason() is AbandonReason.Rejected
 
 
 @pytest.mark.parametrize("pushes", [True, False], ids=["push", "poll"])
@@ -429,7 +429,7 @@ async def test_rejection_of_a_token_that_worked_is_an_outage_for_a_while(
         "the token isn't known here"
     )
 
-    monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.05)
+    monkeypatch.setattr(rejection, "REJECTION_LIMIT", 0.05)
     platform.by_id["iv_1"] = S.Processing
     platform.down = UnauthorizedError("the token isn't known here")
     with pytest.raises(WaitAbandoned, match="isn't known here") as abandoned:

@@ -86,7 +86,7 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
     answer, data = await _post(http, url, data=wanted, auth=credentials)
     if answer.status_code in (400, 401, 403):
         why = str(data.get("error", answer.reason_phrase))
-        raise UnauthorizedError(f"{url} refuses the client credentials: {answer.status_code} {why}")
+        raise UnauthorizedError(f"{url} rejects the client credentials: {answer.status_code} {why}")
     if not answer.is_success or not isinstance(data.get("access_token"), str):
         raise UnavailableError(f"{url} answers {answer.status_code}, and not with a token")
     try:

@@ -31,11 +31,11 @@ class HostCheck:
         if scope["type"] == "http":
             host = dict(scope["headers"]).get(b"host", b"localhost").decode("latin-1")
             if not self._is_ours(_name_in(host)):
-                refusal = InvalidRequestError(
+                rejection = InvalidRequestError(
                     f"the host {host[:80]!r} is not a name of this server; send requests to its IP address, "
                     "or start it with --allow-host NAME"
                 )
-                await JSONResponse(refusal.body(), status_code=refusal.status)(scope, receive, send)
+                await JSONResponse(rejection.body(), status_code=rejection.status)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -106,7 +106,7 @@ def _outputs(folder: Path) -> dict[str, Path]:
         raise UploadError(f"the output folder {folder} is no folder any more: the action has replaced it")
     root = folder.resolve()
     found: dict[str, Path] = {}
-    for here, folders, names in os.walk(folder, onerror=_refuse_unreadable):
+    for here, folders, names in os.walk(folder, onerror=_raise_unreadable):
         for name in sorted([*names, *(name for name in folders if (Path(here) / name).is_symlink())]):
             source = Path(here) / name
             path = source.relative_to(folder).as_posix()
@@ -119,7 +119,7 @@ def _outputs(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _refuse_unreadable(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     if is_outage(error):
         raise error
     raise UploadError(f"output {error.filename} can't be read: {error.strerror}")

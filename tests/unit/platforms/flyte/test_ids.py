@@ -75,7 +75,7 @@ def test_a_task_has_every_name_that_stands_for_it_and_no_other(task: TaskId, exp
 
 
 @pytest.mark.parametrize("action", ["", "/", "a//f", "a/b/c/f", "f@", "@v1", "/f"])
-def test_what_is_no_name_of_a_task_is_refused(action: str) -> None:
+def test_what_is_no_name_of_a_task_is_rejected(action: str) -> None:
     with pytest.raises(InvalidRequestError, match="project/domain/name@version"):
         TaskId.of(action, SETTINGS)
 

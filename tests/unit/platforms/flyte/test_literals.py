@@ -1,4 +1,4 @@
-"""Parameters as inputs: what fits becomes the official message, what doesn't is refused and named."""
+"""Parameters as inputs: what fits becomes the official message, what doesn't is rejected and named."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def literal_of(kind: Json, value: Any) -> literals_pb2.Literal:
     return named.value
 
 
-def refusal(kind: Json, value: Any) -> str:
-    with pytest.raises(InvalidRequestError) as refused:
+def rejection(kind: Json, value: Any) -> str:
+    with pytest.raises(InvalidRequestError) as rejected:
         inputs_of("t", [Variable("x", kind)], {"x": value})
-    return str(refused.value).removeprefix("task t doesn't take these parameters: ")
+    return str(rejected.value).removeprefix("task t doesn't take these parameters: ")
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_of_a_union_that_kind_is_chosen_which_the_value_has(kind: Json, value: o
     assert json_format.MessageToDict(made.type) == kind["unionType"]["variants"][chosen]
 
 
-def test_a_text_that_could_stand_for_two_kinds_is_refused() -> None:
-    assert refusal(union(INTEGER, FLOAT), "5") == (
+def test_a_text_that_could_stand_for_two_kinds_is_rejected() -> None:
+    assert rejection(union(INTEGER, FLOAT), "5") == (
         "'x': wanted: integer or number, got: str '5' (it could be integer and number)"
     )
 
@@ -168,7 +168,7 @@ def test_a_text_that_could_stand_for_two_kinds_is_refused() -> None:
         ({}, 1, "wanted: nothing that is known, got: int 1"),
         ({"simple": 42}, 1, "wanted: simple, got: int 1"),
         (TEXT, ["x" * 500], "..."),
-        # What Python itself refuses to make of it.
+        # What Python itself rejects to make of it.
         (INTEGER, "9" * 5000, "wanted: integer, got: str '999"),
         (INTEGER, [10**5000], "wanted: integer, got: list (too long to be shown)"),
         (FLOAT, 10**400, "wanted: number, got: int 1000"),
@@ -181,18 +181,18 @@ def test_a_text_that_could_stand_for_two_kinds_is_refused() -> None:
         (union(FLOAT, NONE), 10**400, "wanted: number or None, got: int 1000"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_is_wanted(kind: Json, value: object, said: str) -> None:
-    message = refusal(kind, value)
+def test_what_does_not_fit_is_rejected_with_what_is_wanted(kind: Json, value: object, said: str) -> None:
+    message = rejection(kind, value)
     assert message.startswith("'x': wanted: ")
     assert said in message
     assert len(message) < 300
 
 
 def test_of_a_dataclass_what_does_not_fit_is_named() -> None:
-    said = refusal(POSE, {"x": "far", "y": 1})
+    said = rejection(POSE, {"x": "far", "y": 1})
     assert "'x.x': 'far' is not of type 'number'" in said
     assert "'y'" in said
-    assert "'x': 'x' is a required property" in refusal(POSE, {})
+    assert "'x': 'x' is a required property" in rejection(POSE, {})
 
 
 def test_everything_that_does_not_fit_is_said_at_once() -> None:
@@ -202,9 +202,9 @@ def test_everything_that_does_not_fit_is_said_at_once() -> None:
         Variable("missing", union(TEXT, NONE)),
         Variable("optional", TEXT, default={"scalar": {"primitive": {"stringValue": "d"}}}),
     ]
-    with pytest.raises(InvalidRequestError) as refused:
+    with pytest.raises(InvalidRequestError) as rejected:
         inputs_of("p/d/f@v1", variables, {"count": "many", "names": ["a", 1, 2], "cuont": 1})
-    assert str(refused.value) == (
+    assert str(rejected.value) == (
         "task p/d/f@v1 doesn't take these parameters: "
         "'count': wanted: integer, got: str 'many'; "
         "'names[1]': wanted: text, got: int 1; "
@@ -214,7 +214,7 @@ def test_everything_that_does_not_fit_is_said_at_once() -> None:
     )
 
 
-def test_without_the_extra_a_dict_is_refused_and_the_extra_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_a_dict_is_rejected_and_the_extra_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without_msgpack(name: str, *arguments: Any) -> Any:

@@ -187,7 +187,7 @@ class Flyte:
     def __init__(self, script: Script) -> None:
         self.answers = dict(GOOD)
         #: Calls that answer that there is no run.
-        self.refused: set[str] = set()
+        self.rejected: set[str] = set()
         #: What to set at the second call of a method from now on.
         self._twice: tuple[str, asyncio.Event] = ("", asyncio.Event())
         self._calls = 0
@@ -200,7 +200,7 @@ class Flyte:
             self._calls += 1
             if self._calls == 2:
                 self._twice[1].set()
-        if method in self.refused or method not in self.answers:
+        if method in self.rejected or method not in self.answers:
             said = answer(404, {"code": "not_found", "message": "run not found"})
         else:
             message = self.answers[method]
@@ -268,7 +268,7 @@ METHODS: dict[str, tuple[Callable[[FlytePlatform], Awaitable[Any]], list[str]]] 
 async def test_a_wrong_shape_is_a_platform_error_or_no_error(flyte: Flyte, method: str, call: str) -> None:
     ask, _ = METHODS[method]
     if method == "invoke":
-        flyte.refused = {"GetRunDetails"}
+        flyte.rejected = {"GetRunDetails"}
     async with flyte.client() as client:
         await ask(client)
         for wrong in wrong_shapes_of(GOOD[call]):

@@ -14,7 +14,7 @@ from ..platforms.errors import UnauthorizedError
 
 #: Seconds for which rejected credentials count as an outage if the platform had accepted them: it may have
 #: been started without its data, or the token may be about to be replaced.
-REFUSAL_LIMIT = 60.0
+REJECTION_LIMIT = 60.0
 
 #: Seconds until a connection whose credentials were rejected is read again.
 REFRESH_PAUSE = 1.0
@@ -27,7 +27,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class Refusals:
+class Rejections:
     """Consecutive rejections of credentials."""
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Refusals:
     def are_final(self, *, is_first: bool, accepted: bool) -> bool:
         """Return whether to stop retrying.
 
-        Credentials that were accepted before are retried for REFUSAL_LIMIT seconds, others once.
+        Credentials that were accepted before are retried for REJECTION_LIMIT seconds, others once.
         """
         if not accepted:
             return not is_first
-        return self._since is not None and time.monotonic() - self._since >= REFUSAL_LIMIT
+        return self._since is not None and time.monotonic() - self._since >= REJECTION_LIMIT
 
     def forget(self) -> None:
         """Record that the platform accepts the credentials."""
@@ -65,29 +65,29 @@ async def client_of(connect: Connect) -> AbstractAsyncContextManager[Platform]:
         raise UnauthorizedError(str(error)) from error
 
 
-async def retry_refusals(request: Callable[[], Awaitable[T]], *, accepted: bool) -> T:
+async def retry_rejections(request: Callable[[], Awaitable[T]], *, accepted: bool) -> T:
     """Return the result of `request`, retrying while the platform rejects the connection's credentials.
 
     :param request: an idempotent request that reads the connection each time.
     :param accepted: whether the platform is known to have accepted the credentials.
-    :raises UnauthorizedError: rejected for REFUSAL_LIMIT seconds, or twice if they were never accepted.
+    :raises UnauthorizedError: rejected for REJECTION_LIMIT seconds, or twice if they were never accepted.
     """
-    refusals = Refusals()
+    rejections = Rejections()
     while True:
         try:
             return await request()
         except UnauthorizedError as error:
-            is_first = refusals.note()
-            if refusals.are_final(is_first=is_first, accepted=accepted):
+            is_first = rejections.note()
+            if rejections.are_final(is_first=is_first, accepted=accepted):
                 raise
             if accepted and is_first:
-                _log.warning("%s", refusal_notice(error))
+                _log.warning("%s", rejection_notice(error))
             await asyncio.sleep(REFRESH_PAUSE)
 
 
-def refusal_notice(error: Exception) -> str:
+def rejection_notice(error: Exception) -> str:
     """Return the message about rejected credentials for the task log."""
     return (
         "The platform rejects the connection's credentials, which it accepted before; "
-        f"trying again for {REFUSAL_LIMIT:g} s: {error}"
+        f"trying again for {REJECTION_LIMIT:g} s: {error}"
     )

@@ -11,7 +11,7 @@ import pytest
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platforms import UnauthorizedError
 from airflow_invocations.tasks.completion import CompletionCriteria, check
-from airflow_invocations.waiters import AbandonReason, WaitAbandoned, WaitOptions, fetch_record, refusal
+from airflow_invocations.waiters import AbandonReason, WaitAbandoned, WaitOptions, fetch_record, rejection
 
 from .conftest import Platform
 
@@ -42,7 +42,7 @@ def criteria(*, accepted: bool) -> list[CompletionCriteria]:
 
 
 @pytest.mark.parametrize("number", range(3), ids=["one", "several", "newest"])
-class TestRetryOfRefusals:
+class TestRetryOfRejections:
     async def test_rejection_of_a_token_that_worked_is_retried(
         self, number: int, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -66,7 +66,7 @@ class TestRetryOfRefusals:
     async def test_rejections_end_the_check_after_a_while(
         self, number: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(refusal, "REFUSAL_LIMIT", 0.02)
+        monkeypatch.setattr(rejection, "REJECTION_LIMIT", 0.02)
         asked = platform()
         asked.down = REFUSED
         with pytest.raises(WaitAbandoned) as abandoned:
@@ -78,7 +78,7 @@ class TestRetryOfRefusals:
         asked.down = REFUSED
         with pytest.raises(WaitAbandoned) as abandoned:
             await check(asked.connect, criteria(accepted=False)[number])
-        assert (abandoned.value.reason, asked.connects) == (AbandonReason.Refused, 2)
+        assert (abandoned.value.reason, asked.connects) == (AbandonReason.Rejected, 2)
 
     async def test_misconfigured_connection_is_handled_as_rejected(self, number: int) -> None:
         async def connect() -> Any:
@@ -86,7 +86,7 @@ class TestRetryOfRefusals:
 
         with pytest.raises(WaitAbandoned, match="host is empty") as abandoned:
             await check(connect, criteria(accepted=False)[number])
-        assert abandoned.value.reason is AbandonReason.Refused
+        assert abandoned.value.reason is AbandonReason.Rejected
 
 
 async def test_fetch_record_retries_while_the_connection_is_invalid() -> None:
