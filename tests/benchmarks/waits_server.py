@@ -22,10 +22,10 @@ from typing import Any, cast
 import pydantic
 
 from airflow_invocations.models import InvocationRecord, InvocationStatus, LogPage
-from airflow_invocations.server.api.errors import ApiError, InvalidRequestError, NotFoundError
 from airflow_invocations.server.api.schemas import ChangeWatchBody, OpenWatchBody
 from airflow_invocations.server.api.sse import server_sent_events
 from airflow_invocations.server.db import LOCAL_ORG, CheckedInvocation, StatusEvent, Store
+from airflow_invocations.server.errors import ApiError, InvalidRequestError, NotFoundError
 from airflow_invocations.server.execution.logs import LogFiles
 from airflow_invocations.server.watch import Watch
 from airflow_invocations.server.watch_hub import WatchHub

@@ -27,6 +27,9 @@ BELOW = {
     "get_provider_info": set(),
     "root": set(),
 }
+#: The server's storage, and the parts of the server that use it.
+STORAGE = ("db", "query")
+ABOVE_STORAGE = {"api", "serve", "watch", "watch_hub"}
 #: Packages that Airflow imports. None of them imports the server or a command.
 FACES = {
     "version_compat",
@@ -156,6 +159,18 @@ def test_every_package_is_in_a_table() -> None:
 @pytest.mark.parametrize("package", BELOW)
 def test_package_below_the_faces_imports_only_allowed_packages(package: str) -> None:
     assert [name for module in modules_of([package]) for name in forbidden(module, BELOW[package])] == []
+
+
+def test_storage_of_the_server_imports_no_part_that_uses_it() -> None:
+    server = f"{NAME}.server."
+    modules = [name for name in imports() if name.startswith(tuple(f"{server}{part}." for part in STORAGE))]
+    assert len(modules) > 10
+    assert [
+        f"{module} -> {name}"
+        for module in modules
+        for name in own_imports(module)
+        if name.startswith(server) and name.removeprefix(server).split(".")[0] in ABOVE_STORAGE
+    ] == []
 
 
 def test_faces_import_neither_the_server_nor_a_command() -> None:

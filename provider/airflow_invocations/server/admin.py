@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .api.errors import ApiError
-from .api.schemas import Role
+from .callers import Role
 from .datasets import DatasetFiles
 from .db import LOCAL_ORG, LOCAL_USER, Store, open_store
+from .errors import ApiError
 from .secrets import Secrets
 from .settings import ServerSettings, StartError
 from .skipped_entries import summarize

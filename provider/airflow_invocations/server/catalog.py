@@ -9,9 +9,9 @@ from typing import NoReturn
 
 from ..models.dataset import FileRecord, SessionRecord, TopicRecord
 from ..runtime.exceptions import PlatformNotFound, PlatformRejected, PlatformUnavailable
-from .api.errors import ApiError, NotFoundError, UnavailableError
 from .dataset_storage import Folder
 from .datasets import DatasetFiles, Notice
+from .errors import ApiError, NotFoundError, UnavailableError
 
 
 class LocalCatalog:

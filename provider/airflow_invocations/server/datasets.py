@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from ..models import Condition, ConditionGroup, Page, QuerySpecification, SortDirection
 from ..models.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileUpdate, NewDataset
-from .api.errors import InvalidRequestError, NotFoundError, UnavailableError
 from .dataset_storage import Folder, parts_of
 from .db import Store
+from .errors import InvalidRequestError, NotFoundError, UnavailableError
 from .outages import is_outage
 from .query.file_patterns import FilePatterns, PatternError
 from .query.roboql import read_roboql

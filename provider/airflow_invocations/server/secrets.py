@@ -12,8 +12,8 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from ..runtime.exceptions import SecretNotSetError
 from ..runtime.secrets import write_private
-from .api.errors import InvalidRequestError
 from .db import LOCAL_ORG, Store
+from .errors import InvalidRequestError
 
 #: Prefix of the environment variables with secret values; the secret's name follows in upper case.
 ENVIRONMENT_PREFIX = "INVOCATIONS_SECRET_"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from .api.errors import UnauthorizedError
+from .errors import UnauthorizedError
 
 #: Seconds for which a URL is valid.
 LIFETIME = 3600

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..runtime.secrets import write_private
-from .api.errors import NotFoundError, UnauthorizedError
-from .api.schemas import Caller, Own, Role
+from .callers import Caller, Own, Role
 from .db import LOCAL_ORG, LOCAL_USER, Store
 from .db.tokens import hash_of
+from .errors import NotFoundError, UnauthorizedError
 
 ORG_HEADER = "x-roboto-org-id"
 OWNER_HEADER = "x-roboto-resource-owner-id"

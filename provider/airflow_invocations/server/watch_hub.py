@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from dataclasses import dataclass
 
 from ..models import InvocationEvent, StreamMessage, StreamOpened
-from .api.errors import ApiError, InvalidRequestError, NotFoundError, UnavailableError
 from .api.schemas import MAX_IDS
 from .db import StatusEvent, Store
+from .errors import ApiError, InvalidRequestError, NotFoundError, UnavailableError
 from .execution.logs import LogFiles
 from .outages import is_outage
 from .watch import Watch, WatchedLog, WatchReader, to_message

@@ -19,9 +19,9 @@ from airflow_invocations.models import (
     QuerySpecification,
 )
 from airflow_invocations.models.dataset import FileUpdate, NewDataset
-from airflow_invocations.server.api.errors import InvalidRequestError
 from airflow_invocations.server.dataset_storage import FoundFile
 from airflow_invocations.server.db import Store
+from airflow_invocations.server.errors import InvalidRequestError
 from airflow_invocations.server.query.roboql import read_roboql
 
 from ...support.published import query as published

@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from airflow_invocations.models import InvocationRecord
-from airflow_invocations.server.api.errors import NotFoundError
 from airflow_invocations.server.db import StatusEvent, Store
+from airflow_invocations.server.errors import NotFoundError
 
 from .conftest import create, invoke
 

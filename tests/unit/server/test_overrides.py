@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_invocations.models import ContainerParameters, DagRunProvenance
-from airflow_invocations.server.api.errors import ForbiddenError
+from airflow_invocations.server.errors import ForbiddenError
 from airflow_invocations.server.execution.overrides import require_as_registered
 
 PROVENANCE = DagRunProvenance(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.server.api.errors import (
+from airflow_invocations.server.callers import Role
+from airflow_invocations.server.db import OrphanedInvocation, StatusEvent, StatusReport, Store
+from airflow_invocations.server.db.aborts import CANCEL_BATCH
+from airflow_invocations.server.errors import (
     ConditionError,
     InvalidRequestError,
     InvalidStateTransitionError,
     NotFoundError,
 )
-from airflow_invocations.server.api.schemas import Role
-from airflow_invocations.server.db import OrphanedInvocation, StatusEvent, StatusReport, Store
-from airflow_invocations.server.db.aborts import CANCEL_BATCH
 from airflow_invocations.server.timestamps import microseconds, now
 
 from .conftest import ORG, OTHER_RUNNER, RUNNER, create, invoke

@@ -13,8 +13,8 @@ from airflow_invocations.models import (
     ConditionOperator,
     QuerySpecification,
 )
-from airflow_invocations.server.api.errors import InvalidRequestError
 from airflow_invocations.server.db.tables import files
+from airflow_invocations.server.errors import InvalidRequestError
 from airflow_invocations.server.query.roboql import MAX_QUERY, read_roboql
 from airflow_invocations.server.query.statements import Queryable, page_of
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_invocations.server.api.errors import InvalidRequestError, NotFoundError
 from airflow_invocations.server.db import Store
+from airflow_invocations.server.errors import InvalidRequestError, NotFoundError
 from airflow_invocations.server.secrets import Secrets
 
 from .conftest import ORG

@@ -29,9 +29,9 @@ from airflow_invocations.models import (
     ParameterType,
     coerce_parameters,
 )
-from airflow_invocations.server.api.errors import InvalidRequestError
 from airflow_invocations.server.datasets import DatasetFiles
 from airflow_invocations.server.db import CheckedInvocation, Store
+from airflow_invocations.server.errors import InvalidRequestError
 from airflow_invocations.server.execution.logs import LogFiles
 from airflow_invocations.server.execution.process_limits import MAX_TOTAL, size_of_all
 from airflow_invocations.server.execution.runner import Runner

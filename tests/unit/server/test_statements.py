@@ -22,8 +22,8 @@ from airflow_invocations.models import (
     QuerySpecification,
     SortDirection,
 )
-from airflow_invocations.server.api.errors import InvalidRequestError
 from airflow_invocations.server.db import Store
+from airflow_invocations.server.errors import InvalidRequestError
 from airflow_invocations.server.query.statements import MAX_CONDITIONS, MAX_DEPTH, MAX_PATTERN
 
 from ...support.published import query as published

@@ -30,14 +30,14 @@ from airflow_invocations.models import (
     UpdateActionRequest,
     UploadDestination,
 )
-from airflow_invocations.server.api.errors import (
+from airflow_invocations.server.db import StatusEvent, Store
+from airflow_invocations.server.errors import (
     ConditionError,
     ConflictError,
     InvalidRequestError,
     InvalidStateTransitionError,
     NotFoundError,
 )
-from airflow_invocations.server.db import StatusEvent, Store
 
 from .conftest import ORG, OTHER_RUNNER, RUNNER, USER, create, invoke, new_action, request
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_invocations.server.api.errors import NotFoundError, UnauthorizedError
-from airflow_invocations.server.api.schemas import Own, Role
+from airflow_invocations.server.callers import Own, Role
 from airflow_invocations.server.db import LOCAL_ORG, LOCAL_USER, Store
+from airflow_invocations.server.errors import NotFoundError, UnauthorizedError
 from airflow_invocations.server.tokens import Tokens, token_of
 
 

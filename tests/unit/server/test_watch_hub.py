@@ -23,8 +23,8 @@ from airflow_invocations.models import (
 )
 from airflow_invocations.server import watch as watch_module
 from airflow_invocations.server import watch_hub as watching
-from airflow_invocations.server.api.errors import InvalidRequestError, UnavailableError
 from airflow_invocations.server.db import Store
+from airflow_invocations.server.errors import InvalidRequestError, UnavailableError
 from airflow_invocations.server.execution.logs import LogFiles
 from airflow_invocations.server.watch import Watch
 from airflow_invocations.server.watch_hub import WatchHub

@@ -17,9 +17,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import ForbiddenError
+from ..callers import Caller, Own, Role
+from ..errors import ForbiddenError
 from .request_body import JsonRequest
-from .schemas import Caller, Own, Role
 
 #: Returns whether a request is about a resource in `Own`. Called in a thread.
 OwnCheck = Callable[[Request, Own], bool]

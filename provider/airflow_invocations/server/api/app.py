@@ -14,8 +14,10 @@ from starlette.concurrency import run_in_threadpool
 
 from ...models import CancelAllRequest, InvocationStatus, LogRecord, Page
 from ...models.base import problems_of
+from ..callers import Caller, Role
 from ..datasets import DatasetFiles
 from ..db import StatusEvent, Store
+from ..errors import InvalidRequestError
 from ..execution.logs import LogFiles
 from ..execution.overrides import accept_overrides, require_as_registered
 from ..metrics import Metrics
@@ -36,21 +38,18 @@ from .access import (
     own_invocation,
 )
 from .dataset_routes import dataset_routes, file_routes, org_routes, query_routes
-from .errors import InvalidRequestError
 from .host_check import HostCheck
 from .page import Sessions, depth_first, page_routes
 from .request_body import BodyLimit
 from .responses import add_error_handlers, data_response, json_response, page_response
 from .schemas import (
     MAX_IDS,
-    Caller,
     ChangeWatchBody,
     CreateActionBody,
     InvokeBody,
     OpenWatchBody,
     QueryBody,
     ReportStatusBody,
-    Role,
     SetAccessibilityBody,
     SetContainerBody,
     SetLogsLocationBody,

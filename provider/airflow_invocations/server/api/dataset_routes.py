@@ -11,23 +11,21 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from ...models.dataset import FileRecord, OrgRecord
+from ..callers import Caller, Own, Role
 from ..datasets import MAX_FILES, DatasetFiles
 from ..db import Store
+from ..errors import NotFoundError
 from ..query.roboql_queries import RoboqlQueries
 from ..signed_urls import SignedUrls
 from ..timestamps import to_datetime
 from .access import GuardedRoute, open_to_all, own_dataset, own_identity
-from .errors import NotFoundError
 from .responses import data_response, json_response
 from .schemas import (
-    Caller,
     CreateDatasetBody,
     CreateDatasetIfMissingBody,
-    Own,
     QueryBody,
     QueryFilesBody,
     RoboqlBody,
-    Role,
     UpdateDatasetBody,
     UpdateFileBody,
 )

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .errors import InvalidRequestError
+from ..errors import InvalidRequestError
 
 
 class HostCheck:

@@ -28,12 +28,12 @@ from ...models import (
     task_instance_of,
 )
 from ...ui.shared.renderer import PageRenderer
+from ..callers import Caller, Role
 from ..db import ID_PREFIX, StatusEvent, Store
+from ..errors import ApiError, ForbiddenError, NotFoundError, UnauthorizedError
 from ..timestamps import microseconds, to_datetime
 from ..tokens import Tokens
 from .access import GuardedRoute, open_to_all
-from .errors import ApiError, ForbiddenError, NotFoundError, UnauthorizedError
-from .schemas import Caller, Role
 
 #: Invocations that the page lists: the newest.
 MAX_ROWS = 200

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...models.base import require_plain_json
-from .errors import InvalidRequestError
+from ..errors import InvalidRequestError
 
 #: Levels of lists and objects in a body: more than any single field may have.
 MAX_BODY_DEPTH = 100

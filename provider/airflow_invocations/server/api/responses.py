@@ -15,9 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from ...models.base import WireModel, problems_of
+from ..errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnavailableError
 from ..execution.logs import InvalidCursorError
 from ..outages import is_outage
-from .errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnavailableError
 
 #: Seconds after which a client may retry during an outage.
 RETRY_AFTER = 2

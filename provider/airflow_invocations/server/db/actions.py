@@ -19,7 +19,7 @@ from ...models import (
     SetAccessibilityRequest,
     UpdateActionRequest,
 )
-from ..api.errors import ConflictError, InvalidRequestError, NotFoundError
+from ..errors import ConflictError, InvalidRequestError, NotFoundError
 from ..query.statements import Queryable, next_token, page_of
 from ..timestamps import now, to_datetime
 from .database import Database

@@ -13,7 +13,7 @@ import pydantic_core
 import sqlalchemy as sa
 
 from ...models import InvocationStatus
-from ..api.errors import InvalidRequestError
+from ..errors import InvalidRequestError
 from ..query.comparisons import add_functions
 from .group_commit import Group, GroupCommit
 from .tables import metadata

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ...models import MetadataChangeset, Page, QuerySpecification
 from ...models.dataset import DatasetRecord, DatasetUpdate, FileUpdate, NewDataset
-from ..api.errors import ConflictError, InvalidRequestError, NotFoundError
+from ..errors import ConflictError, InvalidRequestError, NotFoundError
 from ..query.statements import Queryable, next_token, page_of
 from ..timestamps import now, to_datetime
 from .database import Database

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from ...models import Page, QuerySpecification
 from ...models.dataset import FileRecord, FileStatus, FileUpdate
-from ..api.errors import NotFoundError
 from ..dataset_storage import FoundFile
+from ..errors import NotFoundError
 from ..query.statements import Queryable, next_token, page_of
 from ..timestamps import now, to_datetime
 from .database import QUERY_TIMEOUT, Database

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ...models import ContainerParameters, InvocationRequest
-from ..api.errors import ConflictError
+from ..errors import ConflictError
 from .tables import first_requests, invocations
 
 #: Differences that an error names.

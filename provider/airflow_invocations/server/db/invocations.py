@@ -22,7 +22,7 @@ from ...models import (
     QuerySpecification,
     StatusRecord,
 )
-from ..api.errors import ConditionError
+from ..errors import ConditionError
 from ..execution.overrides import OverrideCheck, require_as_registered
 from ..query.statements import Queryable, next_token, page_of
 from ..timestamps import now, to_datetime

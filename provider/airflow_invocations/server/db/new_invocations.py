@@ -25,7 +25,7 @@ from ...models import (
     UploadDestinationType,
 )
 from ...runtime.secrets import is_secret_uri, parse_secret_uri
-from ..api.errors import InvalidRequestError, NotFoundError, UnsupportedError
+from ..errors import InvalidRequestError, NotFoundError, UnsupportedError
 from ..execution.process_limits import MAX_TOTAL, size_of_all
 from ..query.file_patterns import FilePatterns, PatternError
 from ..query.roboql import read_roboql

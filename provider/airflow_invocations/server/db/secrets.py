@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ..api.errors import NotFoundError
+from ..errors import NotFoundError
 from ..timestamps import now
 from .database import Database
 from .tables import secrets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from ..api.errors import InvalidRequestError
+from ..errors import InvalidRequestError
 from ..timestamps import now
 from .database import Database, InvocationListener
 from .tables import states

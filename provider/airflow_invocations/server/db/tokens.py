@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from ..api.errors import ConflictError, InvalidRequestError, NotFoundError
-from ..api.schemas import Role
+from ..callers import Role
+from ..errors import ConflictError, InvalidRequestError, NotFoundError
 from ..timestamps import now
 from .database import Database
 from .tables import tokens

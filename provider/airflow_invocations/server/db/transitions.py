@@ -16,7 +16,7 @@ from ...models import (
     OwnedStatus,
     status_record_transition,
 )
-from ..api.errors import ConditionError, InvalidStateTransitionError, NotFoundError
+from ..errors import ConditionError, InvalidStateTransitionError, NotFoundError
 from ..timestamps import now
 from .database import StatusEvent, pending_events
 from .tables import events, invocations

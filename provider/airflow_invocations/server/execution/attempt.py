@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...models import ContainerParameters, InvocationRecord, InvocationStatus, LogProcess
 from ...models.dataset import ActionInputRecord
 from ...runtime.exceptions import PrepareEnvException
-from ..api.schemas import Own, Role
+from ..callers import Own, Role
 from ..catalog import LocalCatalog
 from ..datasets import DatasetFiles
 from ..outages import is_outage

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from ...models import ActionRecord, InvocationRecord, InvocationStatus
-from ..api.errors import NotFoundError
-from ..api.schemas import Role
+from ..callers import Role
 from ..db import Store
+from ..errors import NotFoundError
 from ..outages import is_outage, pause_after
 from .termination import started_at
 

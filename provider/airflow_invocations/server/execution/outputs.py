@@ -12,8 +12,8 @@ from ...models.text import counted
 from ...runtime.changesets import read_dataset_changeset, read_file_changesets
 from ...runtime.exceptions import ActionRuntimeException
 from ...runtime.prepare import InvocationPaths
-from ..api.errors import ApiError
 from ..datasets import DatasetFiles
+from ..errors import ApiError
 from ..outages import is_outage
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from ...models import ContainerParameters
-from ..api.errors import ForbiddenError
+from ..errors import ForbiddenError
 
 #: Checks an action's container parameters against an invocation's overrides of them.
 OverrideCheck = Callable[[ContainerParameters, ContainerParameters | None], None]

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from ...models import MAX_PAGE_SIZE
-from ..api.errors import ConditionError, NotFoundError
 from ..db import ID_PREFIX, OrphanedInvocation, Store
+from ..errors import ConditionError, NotFoundError
 from ..outages import log_failure
 from ..settings import ServerSettings
 from ..timestamps import now

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 from ...models import InvocationRecord, InvocationStatus
-from ..api.errors import ConditionError, InvalidStateTransitionError
-from ..api.schemas import Own, Role
+from ..callers import Own, Role
 from ..datasets import DatasetFiles
 from ..db import RUNNER_PREFIX, StatusEvent, Store
+from ..errors import ConditionError, InvalidStateTransitionError
 from ..outages import is_outage, log_failure, pause_after
 from ..secrets import Secrets
 from ..settings import ServerSettings

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import lark
 
 from ...models import Comparator, Condition, ConditionGroup, ConditionOperator
-from ..api.errors import InvalidRequestError
+from ..errors import InvalidRequestError
 
 #: Characters of a query, at most; enough for an OR of a thousand paths.
 MAX_QUERY = 200_000

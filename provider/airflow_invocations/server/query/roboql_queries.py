@@ -10,9 +10,9 @@ from typing import Any
 
 from ...models import Condition, ConditionGroup, Page, QuerySpecification
 from ...models.base import WireModel
-from ..api.errors import NotFoundError, UnsupportedError
 from ..datasets import DatasetFiles
 from ..db import Store
+from ..errors import NotFoundError, UnsupportedError
 from ..timestamps import now, to_datetime
 from .roboql import read_roboql
 

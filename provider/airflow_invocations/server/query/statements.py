@@ -22,7 +22,7 @@ from ...models import (
     SortDirection,
 )
 from ...models.query import MAX_CONDITIONS
-from ..api.errors import InvalidRequestError
+from ..errors import InvalidRequestError
 from ..timestamps import microseconds
 from .comparisons import Field, JsonField, NumberField, TextField, Value
 
