@@ -15,7 +15,7 @@ import termios
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
@@ -32,6 +32,7 @@ from .waiters import (
     LogLine,
     LogPosition,
     LogRelay,
+    LongLine,
     Notice,
     UnshownRecords,
     WaitOptions,
@@ -78,10 +79,15 @@ class ShownLog:
     def as_event(self) -> dict[str, Any]:
         """Return the fields for a trigger's event, cleaned so that Airflow can store them."""
         cursor = storable_token(self.position.cursor)
+        # Without its cursor, the log is shown from the beginning.
+        position = self.position if cursor == self.position.cursor else BEGINNING
+        long_line = position.long_line
+        if long_line is not None and storable_token(long_line.partial_id) is None:
+            long_line = None
         return {
             "cursor": cursor,
-            # Without its cursor, the log is shown from the beginning.
-            "lines_beyond": self.position.lines if cursor == self.position.cursor else 0,
+            "lines_beyond": position.lines,
+            "long_line": None if long_line is None else asdict(long_line),
             "shown_until": None if self.until is None else self.until.isoformat(),
             "log_tail": storable_tail(list(self.last)),
         }
@@ -90,8 +96,14 @@ class ShownLog:
     def from_event(cls, event: Mapping[str, Any]) -> Self:
         """Read what `as_event` wrote. Earlier versions wrote only the cursor and the last lines."""
         until = event.get("shown_until")
+        long_line = event.get("long_line")
+        position = LogPosition(
+            event["cursor"],
+            event.get("lines_beyond", 0),
+            None if long_line is None else LongLine(**long_line),
+        )
         return cls(
-            LogPosition(event["cursor"], event.get("lines_beyond", 0)),
+            position,
             None if until is None else datetime.datetime.fromisoformat(until),
             event["log_tail"],
         )
@@ -113,6 +125,7 @@ class ActionLog:
     def __init__(self, logs_url: str = "", shown: ShownLog = NOTHING_SHOWN) -> None:
         self._logger = structlog.get_logger(ACTION_LOGGER)
         self.shaper = LineShaper(logs_url)
+        self.shaper.long_line = shown.position.long_line
         self.position = shown.position
         self._unshown = UnshownRecords(shown.position)
         self._last = deque(shown.last, maxlen=TAIL_LINES)
@@ -145,7 +158,7 @@ class ActionLog:
         stretch_began = time.monotonic()
         for record, position in self._unshown.of_page(records, cursor):
             self.show(self.shaper.shape(record))
-            self.position = position
+            self.position = self.shaper.position_in_line(position)
             if time.monotonic() - stretch_began > LOG_SETTINGS.stretch:
                 await asyncio.sleep(0)
                 stretch_began = time.monotonic()

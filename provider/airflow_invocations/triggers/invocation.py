@@ -31,13 +31,11 @@ class InvocationTrigger(EndingTrigger):
     Its event has these fields:
 
     - `invocation_id`;
-    - `cursor`, `lines_beyond`, `shown_until`, `log_tail`: how much of the action's log has left the triggerer
-    (a
-      cursor, lines after it, the time of the last line), and the last of these lines. The worker shows the
-      rest;
+    - `cursor`, `lines_beyond`, `long_line`, `shown_until`, `log_tail`: how much of the action's log has left
+      the triggerer (a cursor, lines after it, the long line that it ends in, the time of the last line), and
+      the last of these lines. The worker shows the rest;
     - `given_up`, `detail`, `cancelled`: why the wait ended before the invocation did, and whether the
-    platform
-      confirmed that the invocation is cancelled.
+      platform confirmed that the invocation is cancelled.
 
     The worker reads the status from the platform.
 

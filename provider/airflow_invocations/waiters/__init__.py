@@ -5,7 +5,7 @@ The module `event_stream` is not imported here: only event triggers need it, and
 
 from .cancellation import cancel_and_confirm
 from .group import GroupOutcome, WaitResult, group_outcome, number_wanted, wait_each
-from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, UnshownRecords
+from .log_lines import BEGINNING, LineShaper, LogLine, LogPosition, LongLine, UnshownRecords
 from .log_relay import LogChannel, LogQueue, LogRelay
 from .log_settings import LOG_SETTINGS, LogEnd, LogSettings
 from .logs import EndOfLog, log_pages, read_end
@@ -29,6 +29,7 @@ __all__ = [
     "LogQueue",
     "LogRelay",
     "LogSettings",
+    "LongLine",
     "Notice",
     "UnshownRecords",
     "WaitAbandoned",

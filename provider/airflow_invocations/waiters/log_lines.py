@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..models.text import counted, encodable
@@ -16,15 +16,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class LongLine:
+    """A long line of which some parts were shown.
+
+    :param partial_id: the id that its parts share.
+    :param shown: the characters in these parts.
+    """
+
+    partial_id: str
+    shown: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogPosition:
     """The position up to which a log was shown.
 
     :param cursor: the platform's cursor at the end of a page; None: the beginning.
     :param lines: further records that were shown after the cursor.
+    :param long_line: the line that the position is in; None: it is at the end of a line.
     """
 
     cursor: str | None = None
     lines: int = 0
+    long_line: LongLine | None = None
 
 
 #: The position before the first line.
@@ -51,24 +65,29 @@ class LineShaper:
     :param logs_url: the URL of the whole log; empty if it has no page.
     """
 
+    #: The long line that the last record is a part of.
+    long_line: LongLine | None = None
+
     def __init__(self, logs_url: str = "", settings: LogSettings = LOG_SETTINGS) -> None:
         self.logs_url = logs_url
         self._settings = settings
-        self._long_line: str | None = None
-        self._shown_of_it = 0
 
     def shape(self, record: LogRecord) -> LogLine:
         """Return a record's line. The parts of one long line share its maximum length."""
         text = encodable(record.log.rstrip("\r").rpartition("\r")[2])
-        if record.partial_id is None or record.partial_id != self._long_line:
-            self._long_line, self._shown_of_it = record.partial_id, 0
-        room = self._settings.line_length - self._shown_of_it
-        self._shown_of_it += len(text)
+        before = self.long_line
+        shown = before.shown if before is not None and before.partial_id == record.partial_id else 0
+        room = self._settings.line_length - shown
+        self.long_line = None if record.partial_id is None else LongLine(record.partial_id, shown + len(text))
         if room <= 0:
             return LogLine(None, record.timestamp, 0)
         if len(text) > room or (len(text) == room and record.partial_id is not None):
             text = f"{text[:room]} {self._cut_notice}"
         return LogLine(text, record.timestamp, len(text) + self._settings.overhead)
+
+    def position_in_line(self, position: LogPosition) -> LogPosition:
+        """Return the position of the last record with the long line that it is a part of."""
+        return position if self.long_line is None else replace(position, long_line=self.long_line)
 
     def size_of(self, record: LogRecord) -> int:
         """Return the maximum size of a record's line."""

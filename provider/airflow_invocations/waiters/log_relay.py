@@ -49,6 +49,7 @@ class LogQueue:
         self._context = contextvars.copy_context()
         self._settings = settings
         self._shaper = shaper or LineShaper(settings=settings)
+        self._shaper.long_line = position.long_line
         self._unshown = UnshownRecords(position)
         self._lines: deque[tuple[LogLine, LogPosition | None]] = deque()
         self._is_full = False
@@ -77,7 +78,7 @@ class LogQueue:
         before = self.size
         for record, position in self._unshown.of_page(records, cursor):
             line = self._shaper.shape(record)
-            self._lines.append((line, position))
+            self._lines.append((line, self._shaper.position_in_line(position)))
             self.size += line.size
         if len(self._lines) >= self._settings.queue_lines or self.size >= self._settings.queue_size:
             self._is_full = True

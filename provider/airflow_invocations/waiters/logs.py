@@ -56,6 +56,7 @@ async def read_end(
     :param show: called with each of the first lines as they are read.
     """
     unshown, parts = UnshownRecords(position), FirstAndLast(limit, shaper)
+    shaper.long_line = position.long_line
     deadline = time.monotonic() + limit.seconds
     trouble = ""
     try:

@@ -15,7 +15,7 @@ import pytest
 from airflow_invocations import action_log
 from airflow_invocations.action_log import ActionLog, ShownLog, SocketChannel
 from airflow_invocations.models import LogRecord
-from airflow_invocations.waiters import LogLine, LogPosition
+from airflow_invocations.waiters import LogLine, LogPosition, LongLine
 
 pytestmark = pytest.mark.anyio
 
@@ -67,9 +67,10 @@ def test_whoever_goes_on_writes_later_lines_than_the_one_before(logger: Logger) 
     first = ActionLog()
     for _ in range(100):
         first.show(line("a"))
-    event = json.loads(json.dumps(first.shown(LogPosition("7", 3)).as_event()))
+    position = LogPosition("7", 3, LongLine("f1", 64))
+    event = json.loads(json.dumps(first.shown(position).as_event()))
     shown = ShownLog.from_event(event)
-    assert (shown.position, shown.last) == (LogPosition("7", 3), ["a"] * 20)
+    assert (shown.position, shown.last) == (position, ["a"] * 20)
     logger.times.clear()
     second = ActionLog(shown=shown)
     second.show(line("a"))
@@ -82,6 +83,8 @@ def test_whoever_goes_on_writes_later_lines_than_the_one_before(logger: Logger) 
 def test_a_cursor_that_can_not_be_stored_is_left_out_with_all_that_depends_on_it() -> None:
     event = ShownLog(LogPosition("a\0b", 3)).as_event()
     assert (event["cursor"], event["lines_beyond"]) == (None, 0)
+    event = ShownLog(LogPosition("7", 3, LongLine("a\0b", 64))).as_event()
+    assert (event["cursor"], event["lines_beyond"], event["long_line"]) == ("7", 3, None)
 
 
 def test_an_event_of_an_older_version_is_understood() -> None:

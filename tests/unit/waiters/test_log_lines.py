@@ -20,6 +20,7 @@ from airflow_invocations.waiters import (
     UnshownRecords,
     read_end,
 )
+from airflow_invocations.waiters.log_relay import LogQueue
 from airflow_invocations.waiters.logs import EndOfLog
 
 from .conftest import page
@@ -103,6 +104,22 @@ def test_long_line_is_cut_once_whole_or_in_parts() -> None:
     assert shaper.shape(record("next", "b")).text == "next"
     assert shaper.shape(record("12345678901", "b")).text == f"123456 {notice}"
     assert shaper.shape(record("whole")).text == "whole"
+
+
+@pytest.mark.parametrize("shown_first", [1, 2, 3])
+def test_long_line_continues_where_an_earlier_reader_stopped(shown_first: int) -> None:
+    settings = LogSettings(line_length=10)
+    parts = [record(part, "a") for part in ("123456", "7890", "more", "still")]
+    texts: list[str | None] = []
+    first = LogQueue(lambda line: texts.append(line.text), shaper=LineShaper(URL, settings))
+    first.put(parts, "4")
+    for _ in range(shown_first):
+        first.write_next()
+    then = LogQueue(lambda line: texts.append(line.text), first.written, LineShaper(URL, settings))
+    then.put(parts, "4")
+    while len(then):
+        then.write_next()
+    assert texts == ["123456", f"7890 [... cut after 10 characters; the whole line: {URL} ]"]
 
 
 def end_of(

@@ -275,7 +275,8 @@ def test_endless_line_is_cut_and_takes_no_room() -> None:
     assert len(texts) == 1
     assert texts[0].startswith("y" * SETTINGS.line_length + " [... cut after 16,384 characters")
     assert "http://platform/log" in texts[0]
-    assert queue.written == LogPosition("799")
+    assert (queue.written.cursor, queue.written.lines) == ("799", 0)
+    assert queue.written.long_line is not None
 
 
 def test_budget_halves_after_a_slow_burst_and_grows_slowly_after_quick_ones() -> None:
