@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .. import __version__
 from .common import Commands, add_command
 from .datasets import add_dataset
-from .invocations import add_events, add_tree
+from .invocations import add_events, add_list, add_tree, add_watch
 from .local_server import add_backup, add_connection, add_demo, add_serve
 from .secrets import add_secret
 from .tokens import add_token
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         add_serve, add_token, add_connection, add_dataset, add_secret, add_backup,
-        add_events, add_tree, add_demo, _add_check,
+        add_list, add_watch, add_tree, add_events, add_demo, _add_check,
     ):  # fmt: skip
         add(commands)
     return parser

@@ -342,6 +342,51 @@ class TestTrees:
         assert main(["tree", "iv_unknown", "--data-dir", str(service.data_dir)]) == 1
         assert "iv_unknown" in capsys.readouterr().err
 
+    def test_list_command_shows_roots_in_a_period(
+        self, service: Service, tree: list[Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def listed(*options: str) -> list[str]:
+            assert main(["list", "--data-dir", str(service.data_dir), "--json", *options]) == 0
+            return [item["invocation_id"] for item in json.loads(capsys.readouterr().out)]
+
+        root, *children = (invocation.id for invocation in tree)
+        created = tree[0].created
+        assert listed("--limit", "1") == [root]
+        assert not {*children} & {*listed()}
+        assert listed("--since", created.isoformat(), "--limit", "1") == [root]
+        later = (created + datetime.timedelta(microseconds=1)).isoformat()
+        assert root not in listed("--since", later)
+        assert root not in listed("--until", created.isoformat())
+        assert main(["list", "--data-dir", str(service.data_dir), "--limit", "1"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split()[1] == root
+        with pytest.raises(SystemExit):
+            main(["list", "--since", "yesterday"])
+        assert "'yesterday' is not a time" in capsys.readouterr().err
+
+    def test_watch_command_prints_changes_until_the_tree_has_ended(
+        self, service: Service, client: Any, tree: list[Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        invoke(create(client))  # of another tree
+        watch = [
+            sys.executable,
+            "-m",
+            "airflow_invocations.cli",
+            "watch",
+            "--data-dir",
+            str(service.data_dir),
+        ]
+        with subprocess.Popen([*watch, tree[0].id], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            first = [process.stdout.readline().split()[1] for _ in tree]
+            path = f"v1/actions/invocations/{tree[0].id}/cancel"
+            service.request("POST", path, params={"cascade": "true"}).raise_for_status()
+            changes = [line.split() for line in process.stdout]
+            assert process.wait(timeout=60) == 0
+        assert first == [invocation.id for invocation in tree]
+        assert {words[1] for words in changes if words[3] == "Cancelled"} == {*first}
+        assert main(["watch", "--data-dir", str(service.data_dir), tree[1].id]) == 1
+        assert f"was started by {tree[0].id}; watch that one" in capsys.readouterr().err
+
 
 class TestTokens:
     @staticmethod

@@ -59,6 +59,7 @@ ROUTES: dict[tuple[str, str], tuple[Rule, Any]] = {
     ("POST", "/v1/actions/invocations/query"): (READ, {}),
     ("POST", "/v1/actions/invocations/cancel/all"): (ADMIN, {"created_before": "1990-01-01T00:00:00Z"}),
     ("GET", "/v1/actions/invocations/org-stats"): (READ, None),
+    ("GET", "/v1/actions/invocations/roots"): (READ, None),
     ("GET", "/v1/actions/invocations/{invocation_id}"): (OWN_READ, None),
     ("GET", "/v1/actions/invocations/{invocation_id}/events"): (OWN_READ, None),
     ("GET", "/v1/actions/invocations/{invocation_id}/tree"): (READ, None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from airflow_invocations.models import InvocationStatus
@@ -72,17 +74,6 @@ class TestEvents:
             store.events.by_invocation(invocation_id, "og_other")
         with pytest.raises(NotFoundError):
             store.events.by_attempt(invocation_id, "og_other", 1)
-        with pytest.raises(NotFoundError):
-            store.events.latest_by_attempt(invocation_id, "og_other", 1)
-
-    def test_the_latest_of_an_attempt(self, store: Store) -> None:
-        invocation_id = run_twice(store)
-        first = store.events.latest_by_attempt(invocation_id, ORG, 1)
-        second = store.events.latest_by_attempt(invocation_id, ORG, 2)
-        assert first is not None
-        assert second is not None
-        assert (first.status, second.status) == (S.Failed, S.Downloading)
-        assert store.events.latest_by_attempt(invocation_id, ORG, 3) is None
 
     def test_the_latest_of_many_and_what_came_since(self, store: Store) -> None:
         one, two = invoke(store).invocation_id, invoke(store).invocation_id
@@ -162,12 +153,9 @@ class TestAborts:
         assert [each.attempts for each in store.aborts.pending(due=later)] == [1]
         assert store.aborts.record_attempt(invocation_id, later) == 2
 
-    def test_a_request_can_be_taken_back_and_ends_with_the_invocation(self, store: Store) -> None:
+    def test_request_ends_with_the_invocation(self, store: Store) -> None:
         one = invoke(store).invocation_id
         store.claims.claim(RUNNER)
-        store.aborts.request(one, "enough", ORG)
-        store.aborts.clear(one)
-        assert store.aborts.pending() == []
         assert store.aborts.stop_reason(one, RUNNER) is None
         store.aborts.request(one, "enough now", ORG)
         store.claims.transition_owned(one, S.Cancelled, "enough now", RUNNER)
@@ -211,15 +199,20 @@ class TestTrees:
             store.invocations.tree(root, "og_other")
         assert {event.root_id for event in store.events.by_invocation(grandchild, ORG)} == {root}
 
-    def test_roots_are_found_by_the_time_they_were_created(self, store: Store) -> None:
+    def test_roots_are_listed_by_the_time_they_were_created(self, store: Store) -> None:
         roots = [invoke(store) for _ in range(4)]
         invoke(store, invocation_source_id=roots[0].invocation_id)
         times = [microseconds(record.created) for record in roots]
-        ids = [record.invocation_id for record in roots]
-        assert store.invocations.roots_between(times[0], times[-1] + 1, ORG) == ids
-        assert store.invocations.roots_between(times[1], times[3], ORG) == ids[1:3]
-        assert store.invocations.roots_between(times[0], times[-1] + 1, ORG, limit=2) == ids[:2]
-        assert store.invocations.roots_between(times[0], times[-1] + 1, "og_other") == []
+        newest_first = [record.invocation_id for record in reversed(roots)]
+
+        def listed(since: int, until: int, org_id: str = ORG, limit: int = 10) -> list[str]:
+            documents = store.invocations.roots_json(org_id, since, until, limit)
+            return [json.loads(document)["invocation_id"] for document in documents]
+
+        assert listed(times[0], times[-1] + 1) == newest_first
+        assert listed(times[1], times[3]) == newest_first[1:3]
+        assert listed(times[0], times[-1] + 1, limit=2) == newest_first[:2]
+        assert listed(times[0], times[-1] + 1, org_id="og_other") == []
 
 
 class TestStates:

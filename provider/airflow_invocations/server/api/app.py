@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from ...models import CancelAllRequest, InvocationStatus, LogRecord, Page
+from ...models import MAX_PAGE_SIZE, CancelAllRequest, InvocationStatus, LogRecord, Page
 from ...models.base import problems_of
 from ..callers import Caller, Role
 from ..datasets import DatasetFiles
@@ -24,7 +24,7 @@ from ..metrics import Metrics
 from ..query.roboql_queries import RoboqlQueries
 from ..settings import MAX_BODY, ServerSettings
 from ..signed_urls import SignedUrls
-from ..timestamps import microseconds, timestamp
+from ..timestamps import microseconds, now, timestamp
 from ..tokens import Tokens
 from ..watch import Watch
 from ..watch_hub import WatchHub
@@ -190,6 +190,20 @@ def _invocation_routes(store: Store, logs: LogFiles, settings: ServerSettings, a
     def stats(who: Reader, start_time: datetime.datetime, end_time: datetime.datetime) -> Response:
         counted = store.invocations.stats(who.org_id, microseconds(start_time), microseconds(end_time))
         return data_response(Page(items=counted))
+
+    @router.get("/roots")
+    def list_roots(
+        who: Reader,
+        since: Annotated[
+            datetime.datetime | None, Query(description="Created at this time or later.")
+        ] = None,
+        until: Annotated[datetime.datetime | None, Query(description="Created before this time.")] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 100,
+    ) -> Response:
+        """Return the newest invocations that no other one has invoked."""
+        begin = 0 if since is None else microseconds(since)
+        end = now() + 1 if until is None else microseconds(until)
+        return page_response(store.invocations.roots_json(who.org_id, begin, end, limit), None)
 
     @router.get("/{invocation_id}")
     def get(invocation_id: InvocationId, who: OwnReader) -> Response:

@@ -120,12 +120,6 @@ class AbortRepository:
             update_invocation(connection, invocation_id, values)
             return attempts
 
-    def clear(self, invocation_id: str) -> None:
-        """Withdraw a request."""
-        with self._database.write() as connection:
-            cleared = {"abort_reason": None, "abort_requested": None, "abort_next": None, "abort_attempts": 0}
-            update_invocation(connection, invocation_id, cleared)
-
     def stop_reason(self, invocation_id: str, runner: str) -> str | None:
         """Return why `runner` must stop working on an invocation; None if it may continue."""
         with self._database.read() as connection:

@@ -43,14 +43,6 @@ class EventRepository:
             require_invocation(connection, invocation_id, org_id)
             return _select(connection, selected, limit)
 
-    def latest_by_attempt(self, invocation_id: str, org_id: str, attempt: int) -> StatusEvent | None:
-        """Return the last event of one attempt; None: no such attempt. Raises NotFoundError."""
-        selected = sa.select(events).where(_of_attempt(invocation_id, attempt))
-        with self._database.read() as connection:
-            require_invocation(connection, invocation_id, org_id)
-            row = connection.execute(selected.order_by(events.c.number.desc()).limit(1)).first()
-        return None if row is None else _to_event(row)
-
     def last_number(self) -> int:
         """Return the number of the last committed event; 0: there is none."""
         with self._database.read() as connection:

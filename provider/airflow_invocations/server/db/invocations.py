@@ -220,22 +220,22 @@ class InvocationRepository:
             documents = to_json(connection, rows)
         return [InvocationRecord.model_validate_json(document) for document in documents]
 
-    def roots_between(self, since: int, until: int, org_id: str, limit: int = 1000) -> list[str]:
-        """Return the ids of invocations that no other one has invoked, oldest first.
+    def roots_json(self, org_id: str, since: int, until: int, limit: int) -> list[str]:
+        """Return the JSON of invocations that no other one has invoked, newest first.
 
         :param since: created at this time or later (microseconds since 1970).
         :param until: created before this time (microseconds since 1970).
         :param limit: how many at most.
         """
-        roots = (
-            sa.select(invocations.c.invocation_id)
+        roots: sa.Select[Any] = (
+            sa.select(*JSON_COLUMNS)
             .where(invocations.c.org_id == org_id, invocations.c.parent_id.is_(None))
             .where(invocations.c.created >= since, invocations.c.created < until)
-            .order_by(invocations.c.created, invocations.c.number)
+            .order_by(invocations.c.created.desc(), invocations.c.number.desc())
             .limit(limit)
         )
-        with self._database.read() as connection:
-            return list(connection.scalars(roots))
+        with self._database.query() as connection:
+            return to_json(connection, connection.execute(roots).all())
 
     def ended_before(self, invocation_ids: Collection[str], deadline: int) -> list[str]:
         """Return those of some invocations that ended before a time (microseconds since 1970)."""
