@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from airflow_invocations.cli import main as cli
-from airflow_invocations.cli.common import SERVER_MODULES
+from airflow_invocations.cli.common import EXTRAS
 from airflow_invocations.server.admin import add_token
 from airflow_invocations.server.db import LOCAL_ORG, Store
 from airflow_invocations.server.execution.log_format import configure_logging
@@ -75,9 +75,10 @@ class TestWithoutTheExtra:
         done = run(plain_python, *arguments, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stdout == ""
+        extra = "demo" if arguments == ["demo"] else "server"
         assert done.stderr.startswith(
             f"invocations {arguments[0]}: needs the extra: "
-            "pip install 'airflow-provider-invocations[server]' (missing: cryptography, "
+            f"pip install 'airflow-provider-invocations[{extra}]' (missing: cryptography, "
         )
         assert done.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
@@ -88,12 +89,17 @@ class TestWithoutTheExtra:
     def test_help_names_the_extra(self, plain_python: Path, tmp_path: Path, command: str) -> None:
         done = run(plain_python, command, "--help", cwd=tmp_path)
         assert done.returncode == 0
-        assert "needs the extra: pip install 'airflow-provider-invocations[server]'" in done.stdout
+        extra = "demo" if command == "demo" else "server"
+        assert f"needs the extra: pip install 'airflow-provider-invocations[{extra}]'" in done.stdout
 
-    def test_server_modules_are_those_of_the_extra(self) -> None:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        extra = [re.split(r"[^\w-]", one)[0] for one in project["optional-dependencies"]["server"]]
-        assert sorted(SERVER_MODULES) == sorted(name.replace("-", "_") for name in extra)
+    def test_modules_are_those_of_the_extras(self) -> None:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        modules = {
+            name: {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in requirements}
+            for name, requirements in extras.items()
+        }
+        assert {*EXTRAS["server"]} == modules["server"]
+        assert {*EXTRAS["demo"]} == modules["server"] | modules["demo"] - {"airflow_provider_invocations"}
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-#: The command that installs the requirements of the local server.
-INSTALL_SERVER = "pip install 'airflow-provider-invocations[server]'"
-
 #: The modules of the extra [server].
-SERVER_MODULES = (
+_SERVER_MODULES = (
     "cryptography", "fastapi", "h11", "itsdangerous", "jinja2", "lark", "prometheus_client", "psutil",
     "sqlalchemy", "starlette", "structlog", "uvicorn",
 )  # fmt: skip
+
+#: The modules of each extra that commands need.
+EXTRAS = {
+    "server": _SERVER_MODULES,
+    "demo": (*_SERVER_MODULES, "matplotlib", "rich", "vega_datasets"),
+}
 
 #: The default data folder of a local server.
 DATA_DIR = Path(".invocations")
@@ -39,19 +42,25 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 def add_command(
-    commands: Commands, name: str, *, purpose: str, description: str, example: str, needs_server: bool = True
+    commands: Commands,
+    name: str,
+    *,
+    purpose: str,
+    description: str,
+    example: str,
+    extra: str | None = "server",
 ) -> argparse.ArgumentParser:
     """Add a command; return its parser.
 
     :param purpose: one line for the list of commands.
     :param example: lines with a command line to copy.
-    :param needs_server: whether the help says that the command needs the extra [server].
+    :param extra: the extra that the command needs, for the help; None: none.
     """
-    extra = f"\nIt needs the extra: {INSTALL_SERVER}" if needs_server else ""
+    needed = "" if extra is None else f"\nIt needs the extra: {_install(extra)}"
     return commands.add_parser(
         name,
         help=purpose,
-        description=f"{description}{extra}",
+        description=f"{description}{needed}",
         epilog=f"example: {example}",
         formatter_class=HelpFormatter,
     )
@@ -106,16 +115,23 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON array of objects, not a table")
 
 
-def needs_server(run: Run) -> Run:
+def needs_extra(extra: str) -> Callable[[Run], Run]:
     """Make a command name the missing extra in one line instead of failing with an ImportError."""
 
-    @functools.wraps(run)
-    def run_if_installed(options: argparse.Namespace) -> int:
-        if missing := [module for module in SERVER_MODULES if importlib.util.find_spec(module) is None]:
-            return fail(options, f"needs the extra: {INSTALL_SERVER} (missing: {', '.join(missing)})")
-        return run(options)
+    def decorate(run: Run) -> Run:
+        @functools.wraps(run)
+        def run_if_installed(options: argparse.Namespace) -> int:
+            if missing := [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]:
+                return fail(options, f"needs the extra: {_install(extra)} (missing: {', '.join(missing)})")
+            return run(options)
 
-    return run_if_installed
+        return run_if_installed
+
+    return decorate
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'airflow-provider-invocations[{extra}]'"
 
 
 def fail(options: argparse.Namespace, reason: str) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import Commands, add_group, add_json, add_org, add_verb, format_rows, needs_server, print_lines
+from .common import Commands, add_group, add_json, add_org, add_verb, format_rows, needs_extra, print_lines
 
 
 def add_dataset(commands: Commands) -> None:
@@ -41,7 +41,7 @@ def add_dataset(commands: Commands) -> None:
     adding.set_defaults(run=_add)
 
 
-@needs_server
+@needs_extra("server")
 def _list(options: argparse.Namespace) -> int:
     from ..server.admin import describe_datasets
 
@@ -50,7 +50,7 @@ def _list(options: argparse.Namespace) -> int:
     )
 
 
-@needs_server
+@needs_extra("server")
 def _add(options: argparse.Namespace) -> int:
     from ..server.admin import add_dataset
 

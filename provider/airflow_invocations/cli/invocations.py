@@ -103,7 +103,7 @@ def _add_query(
         purpose=purpose,
         description=f"{description} {_LOCAL_ONLY}",
         example=example,
-        needs_server=False,
+        extra=None,
     )
     add_data_dir(parser)
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import DATA_DIR, Commands, add_command, add_data_dir, fail, needs_server, print_lines
+from .common import DATA_DIR, Commands, add_command, add_data_dir, fail, needs_extra, print_lines
 
 
 def add_serve(commands: Commands) -> None:
@@ -127,6 +127,7 @@ def add_demo(commands: Commands) -> None:
         description="Start the local server and a real Airflow in a new folder, run the DAG sensor_anomalies "
         "on real temperature files, show the results, and stop everything.",
         example="invocations demo --keep",
+        extra="demo",
     )
     parser.add_argument(
         "--keep", action="store_true", help="keep Airflow running until Ctrl-C, and print its login"
@@ -135,7 +136,7 @@ def add_demo(commands: Commands) -> None:
     parser.set_defaults(run=_demo)
 
 
-@needs_server
+@needs_extra("server")
 def _serve(options: argparse.Namespace) -> int:
     from ..server.serve import serve
     from ..server.settings import ServerSettings, StartError
@@ -159,7 +160,7 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-@needs_server
+@needs_extra("server")
 def _connection(options: argparse.Namespace) -> int:
     from ..server.admin import connection_of
 
@@ -169,14 +170,14 @@ def _connection(options: argparse.Namespace) -> int:
     )
 
 
-@needs_server
+@needs_extra("server")
 def _backup(options: argparse.Namespace) -> int:
     from ..server.backup import back_up
 
     return print_lines(options, lambda: back_up(options.data_dir, options.destination))
 
 
-@needs_server
+@needs_extra("demo")
 def _demo(options: argparse.Namespace) -> int:
     from ..demo import run_demo
 

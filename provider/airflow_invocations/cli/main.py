@@ -64,7 +64,7 @@ def _add_check(commands: Commands) -> None:
         "[core] test_connection enables it.",
         example="invocations check roboto_default\n"
         "exit code: 0 if the platform accepts the connection, else 1 with the reason on stderr",
-        needs_server=False,
+        extra=None,
     )
     parser.add_argument("conn_id", metavar="CONN_ID", help="the connection's id")
     parser.set_defaults(run=_check)

@@ -15,7 +15,7 @@ from .common import (
     add_verb,
     fail,
     format_rows,
-    needs_server,
+    needs_extra,
     print_lines,
 )
 
@@ -61,14 +61,14 @@ def add_secret(commands: Commands) -> None:
     removing.set_defaults(run=_remove)
 
 
-@needs_server
+@needs_extra("server")
 def _list(options: argparse.Namespace) -> int:
     from ..server.admin import describe_secrets
 
     return print_lines(options, lambda: format_rows(options, describe_secrets(options.data_dir, options.org)))
 
 
-@needs_server
+@needs_extra("server")
 def _set(options: argparse.Namespace) -> int:
     from ..server.admin import set_secret
 
@@ -91,7 +91,7 @@ def _read_secret(name: str) -> str:
     return content.decode()
 
 
-@needs_server
+@needs_extra("server")
 def _remove(options: argparse.Namespace) -> int:
     from ..server.admin import remove_secret
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .common import Commands, add_group, add_json, add_org, add_verb, format_rows, needs_server, print_lines
+from .common import Commands, add_group, add_json, add_org, add_verb, format_rows, needs_extra, print_lines
 
 
 def add_token(commands: Commands) -> None:
@@ -58,14 +58,14 @@ def add_token(commands: Commands) -> None:
     revoking.set_defaults(run=_revoke)
 
 
-@needs_server
+@needs_extra("server")
 def _list(options: argparse.Namespace) -> int:
     from ..server.admin import describe_tokens
 
     return print_lines(options, lambda: format_rows(options, describe_tokens(options.data_dir)))
 
 
-@needs_server
+@needs_extra("server")
 def _add(options: argparse.Namespace) -> int:
     from ..server.admin import add_token
 
@@ -74,14 +74,14 @@ def _add(options: argparse.Namespace) -> int:
     )
 
 
-@needs_server
+@needs_extra("server")
 def _rotate(options: argparse.Namespace) -> int:
     from ..server.admin import rotate_token
 
     return print_lines(options, lambda: [rotate_token(options.data_dir, options.name)])
 
 
-@needs_server
+@needs_extra("server")
 def _revoke(options: argparse.Namespace) -> int:
     from ..server.admin import revoke_token
 
