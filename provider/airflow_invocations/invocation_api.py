@@ -162,7 +162,7 @@ class ApiRequest:
         )
         if not repeatable or attempt >= ATTEMPTS - 1:
             return None
-        return backoff(attempt) if error.retry_after is None else min(error.retry_after, MAX_RETRY_AFTER)
+        return retry_pause(attempt, error.retry_after)
 
 
 def client_headers(token: str, org_id: str | None = None) -> dict[str, str]:
@@ -230,6 +230,14 @@ def unanswered(url: str, error: httpx.RequestError) -> ApiError:
         f"{url} can't be reached: {str(error) or type(error).__name__}",
         Repeatable.ALWAYS if nothing_sent else Repeatable.IF_IDEMPOTENT,
     )
+
+
+def retry_pause(attempt: int, retry_after: float | None) -> float:
+    """Return the seconds to wait after an attempt (from 0).
+
+    :param retry_after: seconds that the platform asks to wait; None if it doesn't say: `backoff`.
+    """
+    return backoff(attempt) if retry_after is None else min(retry_after, MAX_RETRY_AFTER)
 
 
 def backoff(attempt: int, base: float = 0.5, cap: float = 30.0) -> float:

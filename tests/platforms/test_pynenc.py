@@ -198,7 +198,7 @@ class TestCancel:
     async def test_a_deferred_task_that_is_out_of_time_says_what_goes_on_without_it(
         self, hook: InvocationHook, asking: Asking, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("airflow_invocations.platforms.pynenc.platform.CANCEL_PATIENCE", 0.2)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.platform.CANCEL_TIMEOUT", 0.2)
         ours = Task()
         operator = deferrable("waits", asking, execution_timeout=datetime.timedelta(seconds=0.5))
         with pytest.raises(InvocationTimedOutError) as late:
@@ -216,7 +216,7 @@ class TestCancel:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr("airflow_invocations.platforms.pynenc.platform.CANCEL_PATIENCE", 0.2)
+        monkeypatch.setattr("airflow_invocations.platforms.pynenc.platform.CANCEL_TIMEOUT", 0.2)
         monkeypatch.setattr(InvocationTrigger, "log", logging.getLogger("trigger"))
         ours = Task()
         with pytest.raises(TaskDeferred) as deferred:

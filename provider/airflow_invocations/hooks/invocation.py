@@ -22,7 +22,6 @@ from ..exceptions import (
 )
 from ..models import ActionRecord, InvocationRecord, InvocationRequest, LogRecord
 from ..platforms import Platform, PlatformError
-from ..platforms.base import web_address
 from ..platforms.registry import DEFAULT_CONN_ID, PLATFORMS
 from ..tasks.adoption import invoke_once
 from ..tasks.sdk_calls import complete
@@ -322,11 +321,11 @@ class InvocationHook(BaseHook):
 
     def url(self, invocation_id: str) -> str:
         """Return the URL of an invocation's page (http or https), or an empty string. Makes no request."""
-        return web_address(self.get_conn().url(invocation_id))
+        return self.get_conn().url(invocation_id)
 
     def logs_url(self, invocation_id: str) -> str:
         """Return the URL of an invocation's log, or an empty string if the platform has no such page."""
-        return web_address(self.get_conn().logs_url(invocation_id))
+        return self.get_conn().logs_url(invocation_id)
 
     def test_connection(self) -> tuple[bool, str]:
         """Return whether the platform accepts the connection, and a sentence about it."""

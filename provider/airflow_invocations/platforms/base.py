@@ -178,8 +178,8 @@ class Platform(ABC):
     async def close(self) -> None:  # noqa: B027
         """Close what `open` has opened. Default: nothing."""
 
-    def url(self, invocation_id: str) -> str:
-        """Return the URL of an invocation's page (http or https). Default: empty, no page."""
+    def page_url(self, invocation_id: str) -> str:
+        """Return the URL of an invocation's page as configured. Default: empty, no page."""
         return ""
 
     def logs_url(self, invocation_id: str) -> str:
@@ -278,6 +278,10 @@ class Platform(ABC):
         )
 
     # -- what all platforms share --------------------------------------------------------------------
+
+    def url(self, invocation_id: str) -> str:
+        """Return the URL of an invocation's page; empty if it is not http or https, or there is no page."""
+        return web_address(self.page_url(invocation_id))
 
     def check_supported(self, request: InvocationRequest) -> None:
         """Reject a request with an argument that the platform can't apply.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..invocation_api import MAX_RETRY_AFTER, backoff
+from ..invocation_api import backoff, retry_pause
 from .errors import TransientError
 
 #: Seconds for which the platform may be unavailable before a wait is abandoned.
@@ -17,7 +17,7 @@ OUTAGE_LIMIT = 3600.0
 #: Longest pause between two attempts, in seconds.
 LONGEST_PAUSE = 30.0
 
-__all__ = ["LONGEST_PAUSE", "OUTAGE_LIMIT", "backoff", "pause_after", "retry_attempts", "retry_transient"]
+__all__ = ["LONGEST_PAUSE", "OUTAGE_LIMIT", "backoff", "retry_attempts", "retry_transient"]
 
 T = TypeVar("T")
 
@@ -61,10 +61,5 @@ async def retry_attempts(operation: Callable[[], Awaitable[T]], attempts: int) -
         try:
             return await operation()
         except TransientError as error:
-            await asyncio.sleep(pause_after(error, attempt))
+            await asyncio.sleep(retry_pause(attempt, error.retry_after))
     return await operation()
-
-
-def pause_after(error: TransientError, attempt: int) -> float:
-    """Return the seconds to wait after an attempt (from 0): the platform's Retry-After, else `backoff`."""
-    return backoff(attempt) if error.retry_after is None else min(error.retry_after, MAX_RETRY_AFTER)

@@ -22,7 +22,6 @@ from ..exceptions import (
 )
 from ..models import InvocationStatus, NewLines
 from ..platforms import Platform, PlatformError, UnsupportedError
-from ..platforms.base import web_address
 from ..platforms.retry import retry_transient
 from ..waiters import (
     LOG_SETTINGS,
@@ -170,8 +169,8 @@ class InvocationLifecycle:
         if deadline is None and waiting.queue_timeout is not None:
             deadline = time.time() + waiting.queue_timeout
         self.waiting = replace(waiting, invocation_id=invocation_id, queue_deadline=deadline)
-        self.url = web_address(platform.url(invocation_id))
-        self.logs_url = web_address(platform.logs_url(invocation_id))
+        self.url = platform.url(invocation_id)
+        self.logs_url = platform.logs_url(invocation_id)
         self.shows_log = self.shows_log and platform.capabilities.logs
         self.is_known.set()
 

@@ -78,7 +78,7 @@ async def flyte(server: FlyteServer) -> AsyncIterator[FlytePlatform]:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow one another at once."""
-    monkeypatch.setattr(retry, "pause_after", lambda error, attempt: 0.0)
+    monkeypatch.setattr(retry, "retry_pause", lambda attempt, retry_after: 0.0)
 
 
 def request(key: str | None = "once", variables: Any = None, **parameters: Any) -> InvocationRequest:

@@ -21,7 +21,7 @@ from .scene import Scene, Stage
 AT_ONCE = 6
 
 #: Longest time from the end of the DAG run to the end of all its invocations, in seconds.
-ORPHAN_PATIENCE = 20.0
+ORPHAN_TIMEOUT = 20.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Matrix:
                 self._scenes.enter_context(scene)
             row.happens(scene)
             scene.until_run_ends()
-            scene.until("end of all invocations", lambda: _all_ended(scene), ORPHAN_PATIENCE)
+            scene.until("end of all invocations", lambda: _all_ended(scene), ORPHAN_TIMEOUT)
             problem = _difference(row, scene.statuses(), scene.final_states(), scene)
         except AssertionError as error:
             problem = str(error)

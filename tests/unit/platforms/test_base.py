@@ -88,10 +88,29 @@ def test_links_are_empty_by_default_and_logs_url_is_the_invocations(platform: Sm
     assert platform.url("iv_1") == platform.logs_url("iv_1") == ""
 
     class Linked(Smallest):
-        def url(self, invocation_id: str) -> str:
+        def page_url(self, invocation_id: str) -> str:
             return f"https://example/{invocation_id}"
 
     assert Linked().logs_url("iv_1") == "https://example/iv_1"
+
+
+@pytest.mark.parametrize(
+    ("configured", "url"),
+    [
+        ("https://platform.example/iv_1", "https://platform.example/iv_1"),
+        ("http://127.0.0.1:8085/iv_1", "http://127.0.0.1:8085/iv_1"),
+        ("javascript:alert(1)", ""),
+        ("data:text/html,x", ""),
+        (" https://platform.example", ""),
+        ("", ""),
+    ],
+)
+def test_url_is_http_or_empty(configured: str, url: str) -> None:
+    class Linked(Smallest):
+        def page_url(self, invocation_id: str) -> str:
+            return configured
+
+    assert (Linked().url("iv_1"), Linked().logs_url("iv_1")) == (url, url)
 
 
 @pytest.mark.parametrize(

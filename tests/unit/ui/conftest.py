@@ -26,7 +26,7 @@ from airflow_invocations.models import (
     LogProcess,
     LogRecord,
 )
-from airflow_invocations.platforms import Capabilities, NotFoundError
+from airflow_invocations.platforms import Capabilities, NotFoundError, Platform
 from airflow_invocations.ui.airflow import app as page_app
 from airflow_invocations.ui.airflow.queries import PlatformQueries
 from airflow_invocations.ui.airflow.runs import Instance, RunKey, Try, TryKey
@@ -125,8 +125,10 @@ class FakePlatform:
         await self._asked("logs", invocation_id, cursor)
         return self.pages.get(cursor) or page_of(last_read=cursor)
 
-    def url(self, invocation_id: str) -> str:
+    def page_url(self, invocation_id: str) -> str:
         return f"{self.link_base}/{invocation_id}"
+
+    url = Platform.url
 
     async def _asked(self, *what: Any) -> None:
         self.asked.append(what)

@@ -27,7 +27,6 @@ from airflow_invocations.ui.airflow.queries import (
     ListResult,
     PlatformQueries,
     QueryFailedError,
-    web_address,
 )
 from airflow_invocations.ui.airflow.runs import PLATFORMS, RunKey
 from airflow_invocations.version_compat import AirflowNotFoundException
@@ -284,21 +283,6 @@ class TestOneInvocation:
 )
 def test_started_at(steps: Any, began: Any) -> None:
     assert record(steps=steps).started_at == began
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("https://platform.example/iv_1", "https://platform.example/iv_1"),
-        ("http://127.0.0.1:8085/iv_1", "http://127.0.0.1:8085/iv_1"),
-        ("javascript:alert(1)", ""),
-        ("data:text/html,x", ""),
-        (" https://platform.example", ""),
-        ("", ""),
-    ],
-)
-def test_web_address_accepts_http_only(url: str, address: str) -> None:
-    assert web_address(url) == address
 
 
 @pytest.mark.parametrize("kind", PLATFORMS)

@@ -21,7 +21,7 @@ from ...models import (
     UnreadableItem,
     task_instance_of,
 )
-from ..base import Capabilities, EventStream, Platform, web_address
+from ..base import Capabilities, EventStream, Platform
 from ..errors import (
     ConflictError,
     InvalidRequestError,
@@ -100,7 +100,7 @@ class FlytePlatform(Platform):
         """Close the connection pool and its streams."""
         await self._connect.pool.close()
 
-    def url(self, invocation_id: str) -> str:
+    def page_url(self, invocation_id: str) -> str:
         """Return the URL of the run's page in Flyte's console, which is at /v2 of the endpoint."""
         try:
             run = RunId.of(invocation_id)
@@ -112,7 +112,7 @@ class FlytePlatform(Platform):
         project, domain, name = (
             quote(part, safe="") for part in (run.scope.project, run.scope.domain, run.name)
         )
-        return web_address(f"{base}/domain/{domain}/project/{project}/runs/{name}")
+        return f"{base}/domain/{domain}/project/{project}/runs/{name}"
 
     async def check(self) -> str:
         """List one run; return a sentence with the address and the project."""
@@ -238,7 +238,7 @@ class FlytePlatform(Platform):
 
     @asynccontextmanager
     async def watch(
-        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], place: int | None
+        self, invocation_ids: Collection[str], logs: Mapping[str, str | None], cursor: int | None
     ) -> AsyncIterator[FlyteWatch]:
         """Open a stream for each project and domain of the runs. It begins with the present statuses.
 

@@ -21,7 +21,7 @@ from ...models import (
     StatusSnapshot,
     UnreadableItem,
 )
-from ..base import Capabilities, EventStream, Platform, web_address
+from ..base import Capabilities, EventStream, Platform
 from ..errors import CannotStopError, InvalidRequestError, UnavailableError
 from ..overdue import Overdue
 from ..polling import SLACK, ListedInvocation, PollingEventStream
@@ -39,11 +39,11 @@ _clusters: dict[tuple[int, PynencSettings], Cluster] = {}
 
 #: Seconds for which a cancel waits until an invocation that is between two statuses can be stopped, or a
 #: running one stops by itself. Airflow kills a task 5 s after it asked it to stop.
-CANCEL_PATIENCE = 2.0
+CANCEL_TIMEOUT = 2.0
 CANCEL_PAUSE = 0.05
 
 #: Seconds for which an invocation may be registered by another caller, and between two checks.
-REGISTER_PATIENCE = 40.0
+REGISTER_TIMEOUT = 40.0
 REGISTER_PAUSE = 0.02
 
 #: Invocations whose records are read in one call, which blocks the thread.
@@ -94,10 +94,10 @@ class PynencPlatform(Platform):
         """Forget the app."""
         self._cluster = None
 
-    def url(self, invocation_id: str) -> str:
+    def page_url(self, invocation_id: str) -> str:
         """Return the URL of its page in pynmon, if the connection has pynmon's address."""
         base = self._settings.link_base
-        return web_address(f"{base.rstrip('/')}/invocations/{quote(invocation_id, safe='')}") if base else ""
+        return f"{base.rstrip('/')}/invocations/{quote(invocation_id, safe='')}" if base else ""
 
     async def check(self) -> str:
         """Read the app's runners and queue; return a sentence about them."""
@@ -117,10 +117,10 @@ class PynencPlatform(Platform):
         :raises UnsupportedError: the request has an argument that pynenc can't apply.
         :raises InvalidRequestError: the parameters don't fit the task's signature; all problems.
         :raises ConflictError: the idempotency id belongs to another task's invocation.
-        :raises UnavailableError: another caller has been registering it for REGISTER_PATIENCE seconds.
+        :raises UnavailableError: another caller has been registering it for REGISTER_TIMEOUT seconds.
         """
         self.check_supported(request)
-        deadline = time.monotonic() + REGISTER_PATIENCE
+        deadline = time.monotonic() + REGISTER_TIMEOUT
         while True:
             record = await self._call(lambda cluster: cluster.invoke(action, request))
             if record is not None:
@@ -216,7 +216,7 @@ class PynencPlatform(Platform):
 
         :raises CannotStopError: it keeps running; the message says where.
         """
-        deadline = time.monotonic() + CANCEL_PATIENCE
+        deadline = time.monotonic() + CANCEL_TIMEOUT
         await self._call(lambda cluster: cluster.request_stop(invocation_id))
         while True:
             stop = await self._call(lambda cluster: cluster.stop(invocation_id))

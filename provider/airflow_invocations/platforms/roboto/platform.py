@@ -27,7 +27,7 @@ from ...models import (
 from ...models.base import problems_of
 from ...models.dataset import DatasetRecord, FileRecord
 from ...models.query import roboql_text
-from ..base import Capabilities, EventStream, Platform, web_address
+from ..base import Capabilities, EventStream, Platform
 from ..errors import (
     ConflictError,
     InvalidRequestError,
@@ -58,7 +58,7 @@ from .records import (
 from .watch import RobotoWatch
 
 #: Seconds that a query over files may take, and between two requests for its state.
-QUERY_PATIENCE = 900.0
+QUERY_TIMEOUT = 900.0
 QUERY_INTERVAL = 2.0
 
 
@@ -82,10 +82,10 @@ class RobotoPlatform(Platform):
         """Close the connection pool."""
         await self._client.pool.close()
 
-    def url(self, invocation_id: str) -> str:
+    def page_url(self, invocation_id: str) -> str:
         """Return the URL of an invocation's page; the app's host is the API's with `app` for `api`."""
         base = self._settings.link_base or self._settings.endpoint.replace("://api.", "://app.", 1)
-        return web_address(f"{base.rstrip('/')}/actions/invocations/{segment(invocation_id)}")
+        return f"{base.rstrip('/')}/actions/invocations/{segment(invocation_id)}"
 
     def logs_url(self, invocation_id: str) -> str:
         """Return the URL of an invocation's log, which is a part of the local server's page."""
@@ -274,7 +274,7 @@ class RobotoPlatform(Platform):
         body = {"query": query, "target": "files", "content_mode": "record_with_meta"}
         state = read(FileQuery, await self._client.call("POST", "v1/query/submit/roboql", body=body))
         path = f"v1/query/id/{segment(state.query_id)}"
-        async with asyncio.timeout(QUERY_PATIENCE):
+        async with asyncio.timeout(QUERY_TIMEOUT):
             while state.status != "results_available":
                 if state.status == "failed":
                     raise InvalidRequestError(f"the query failed: {query}")

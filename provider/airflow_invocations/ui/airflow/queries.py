@@ -29,7 +29,6 @@ from ...platforms import (
     UnauthorizedError,
     UnsupportedError,
 )
-from ...platforms.base import web_address
 from ...version_compat import AirflowNotFoundException
 from .runs import PLATFORMS, RunKey
 
@@ -210,7 +209,7 @@ class PlatformQueries:
             task = task_instance_of(record.provenance.source.source_id)
             if task is None or RunKey(task.dag_id, task.run_id) != run:
                 raise NotFoundError("the DAG run has no such invocation")
-            return InvocationDetail(record, task, web_address(platform.url(invocation_id)))
+            return InvocationDetail(record, task, platform.url(invocation_id))
 
         detail = self._run_interactive(conn_id, fetch)
         with self._lock:
@@ -388,5 +387,5 @@ def to_row(
         started=record.started_at,
         ended=record.ended_at,
         task=task,
-        url=web_address(platform.url(record.invocation_id)),
+        url=platform.url(record.invocation_id),
     )

@@ -20,7 +20,7 @@ STOPPED = 14.0
 MANY = 500
 
 #: Longest time until all tasks have started, and until all have ended, in seconds.
-MANY_PATIENCE = 1500.0
+MANY_TIMEOUT = 1500.0
 
 
 @row("scheduler SIGKILL and restart, while deferred", executors=BOTH, disturbs=True)
@@ -76,9 +76,9 @@ if VERSION >= (3, 4):  # older versions fail the task, whose invocation complete
 def many(scene: Scene) -> None:
     scene.airflow.add_pool("few", slots=8)  # more are too slow on two cores
     scene.trigger(count=MANY)
-    scene.until("all of them deferred", lambda: _deferred(scene) == MANY, within=MANY_PATIENCE)
+    scene.until("all of them deferred", lambda: _deferred(scene) == MANY, within=MANY_TIMEOUT)
     scene.gate.open()
-    scene.until_run_ends(within=MANY_PATIENCE)
+    scene.until_run_ends(within=MANY_TIMEOUT)
 
 
 def _deferred(scene: Scene) -> int:

@@ -219,7 +219,7 @@ class Flyte:
 
 @pytest.fixture
 def flyte(script: Script, monkeypatch: pytest.MonkeyPatch) -> Flyte:
-    monkeypatch.setattr(retry, "pause_after", lambda error, attempt: 0.0)
+    monkeypatch.setattr(retry, "retry_pause", lambda attempt, retry_after: 0.0)
     monkeypatch.setattr(platform, "WHY_PAUSE", 0.0)
     # A task that was read must not be kept for the next case.
     monkeypatch.setattr(tasks, "TASK_FRESH", 0.0)
@@ -289,7 +289,7 @@ def no_error_but_of_the_platform(wrong: Any) -> Iterator[None]:
 
 def test_every_method_is_tried() -> None:
     public = {name for name in vars(FlytePlatform) if not name.startswith("_")}
-    assert public - set(METHODS) == {"name", "capabilities", "open", "close", "url", "watch"}
+    assert public - set(METHODS) == {"name", "capabilities", "open", "close", "page_url", "watch"}
 
 
 @pytest.mark.parametrize(
