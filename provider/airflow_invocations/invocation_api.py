@@ -80,6 +80,7 @@ _BY_CODE = {
     "RobotoNotFoundException": FailureKind.NOT_FOUND,
     "RobotoNotImplementedException": FailureKind.UNSUPPORTED,
     "RobotoUnauthorizedException": FailureKind.UNAUTHORIZED,
+    "RobotoUnknownOperationException": FailureKind.UNSUPPORTED,
 }
 #: For errors in the API's own format with an unknown code.
 _BY_STATUS = {

@@ -4,7 +4,7 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from roboto import exceptions, http, query
-    from roboto.domain import actions
+    from roboto import exceptions, http, query, updates
+    from roboto.domain import actions, orgs, users
 
-__all__ = ["actions", "exceptions", "http", "query"]
+__all__ = ["actions", "exceptions", "http", "orgs", "query", "updates", "users"]

@@ -32,6 +32,19 @@ class Accessibility(StrEnum):
     ActionHub = "action_hub"
 
 
+def require_flat(metadata: dict[str, Any]) -> None:
+    """Raise ValueError unless an action's metadata is flat, as the platform requires.
+
+    Datasets and files may have nested metadata.
+    """
+    for key, value in metadata.items():
+        if not isinstance(value, str | bool | int | float):
+            raise ValueError(
+                f"the metadata of an action is flat: {key!r} is {type(value).__name__}; allowed: a string, "
+                "a number, true or false"
+            )
+
+
 class ActionReference(WireModel):
     """An action by name, with its version and owner where they matter."""
 

@@ -41,11 +41,31 @@ class NotFoundError(ApiError):
     status = 404
 
 
+class UnknownOperationError(ApiError):
+    """No operation of that path and method."""
+
+    code = "RobotoUnknownOperationException"
+    status = 404
+
+
 class InvalidRequestError(ApiError):
     """The request is malformed or invalid."""
 
     code = "RobotoInvalidRequestException"
     status = 400
+
+
+class RangeError(InvalidRequestError):
+    """The requested range has no byte of the content.
+
+    :param size: bytes of the content.
+    """
+
+    status = 416
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message)
+        self.size = size
 
 
 class InvalidStateTransitionError(ApiError):

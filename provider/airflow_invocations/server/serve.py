@@ -25,6 +25,7 @@ from .api.app import create_app
 from .connections import BoundedConfig, RareReports, max_connections, raise_descriptor_limit
 from .datasets import DatasetFiles
 from .db import LOCAL_ORG, LOCAL_USER, Store, open_store
+from .errors import InvalidRequestError
 from .execution.action_files import read_action
 from .execution.log_format import configure_logging
 from .execution.logs import LogFiles
@@ -248,4 +249,9 @@ def _register_actions(store: Store, folder: Path | None) -> list[str]:
             container.workdir = str((path.parent / (container.workdir or ".")).resolve())
         store.actions.register(action, LOCAL_ORG, LOCAL_USER)
         names[action.name] = path
+    for name, path in names.items():
+        try:
+            store.actions.effective(name, LOCAL_ORG)
+        except InvalidRequestError as error:
+            raise StartError(f"{path}: {error.message}") from None
     return list(names)

@@ -83,7 +83,7 @@ class TestActions:
     def test_metadata_tags_and_parameters_are_changed_by_changesets(self, client: Any) -> None:
         action = create(
             client,
-            metadata={"team": "perception", "nested": {"a": 1, "b": 2}},
+            metadata={"team": "perception", "a": 1, "b": 2},
             tags=["old", "kept"],
             parameters=[published.ActionParameter(name="p", default=1), published.ActionParameter(name="q")],
         )
@@ -92,14 +92,14 @@ class TestActions:
             metadata_changeset=changes.MetadataChangeset(
                 put_tags=["new"],
                 remove_tags=["old"],
-                put_fields={"nested.c": [1]},
-                remove_fields=["nested.a"],
+                put_fields={"c": 1.5},
+                remove_fields=["a"],
             ),
             parameter_changeset=published.ActionParameterChangeset(
                 put_parameters=[published.ActionParameter(name="r", required=True)], remove_parameters=["q"]
             ),
         )
-        assert action.metadata == {"team": "perception", "nested": {"b": 2, "c": [1]}}
+        assert action.metadata == {"team": "perception", "b": 2, "c": 1.5}
         assert action.tags == ["kept", "new"]
         assert [parameter.name for parameter in action.parameters] == ["p", "r"]
 

@@ -145,6 +145,19 @@ class TestPublishedClient:
         answer = httpx.get(file.get_signed_url(override_content_type="text/x"), verify=False)
         assert (answer.text, answer.headers["content-type"]) == ("1", "text/x; charset=utf-8")
 
+    def test_a_file_is_marked_as_ingested_until_its_content_changes(
+        self, dataset: datasets.Dataset, client: RobotoClient, folder: Path
+    ) -> None:
+        file = dataset.get_file_by_path("notes.txt")
+        assert file.ingestion_status is files.IngestionStatus.NotIngested
+        assert file.mark_ingested().ingestion_status is files.IngestionStatus.Ingested
+        ingested = {"field": "ingestion_status", "comparator": "EQUALS", "value": "ingested"}
+        spec = QuerySpecification.model_validate({"condition": ingested})
+        assert file.file_id in {one.file_id for one in files.File.query(spec, roboto_client=client)}
+        (folder / "notes.txt").write_text("another version")
+        again = dataset.get_file_by_path("notes.txt")
+        assert again.ingestion_status is files.IngestionStatus.NotIngested
+
     def test_files_are_found_by_roboql(
         self, client: RobotoClient, dataset: datasets.Dataset, dataset_id: str
     ) -> None:
@@ -255,6 +268,38 @@ class TestSignedAddresses:
     )
     def test_one_that_was_changed_is_rejected(self, url: str, change: tuple[str, str]) -> None:
         assert httpx.get(url.replace(*change), verify=False).status_code == 401
+
+    @pytest.mark.parametrize(
+        ("asked", "content", "span"),
+        [
+            ("bytes=0-0", "3", "bytes 0-0/5"),
+            ("bytes=1-2", "45", "bytes 1-2/5"),
+            ("bytes=3-", "67", "bytes 3-4/5"),
+            ("bytes=3-999", "67", "bytes 3-4/5"),
+            ("bytes=-2", "67", "bytes 3-4/5"),
+            ("bytes=-131072", "34567", "bytes 0-4/5"),
+            ("bytes=3-1", "34567", None),
+            ("bytes=0-1,3-4", "34567", None),
+            ("lines=0-1", "34567", None),
+        ],
+    )
+    def test_a_range_is_a_part_of_the_file(
+        self, url: str, folder: Path, asked: str, content: str, span: str | None
+    ) -> None:
+        (folder / "notes.txt").write_text("34567")
+        answer = httpx.get(url, headers={"Range": asked}, verify=False)
+        assert (answer.status_code, answer.text) == (200 if span is None else 206, content)
+        assert answer.headers.get("content-range") == span
+        assert answer.headers["accept-ranges"] == "bytes"
+        head = httpx.head(url, headers={"Range": asked}, verify=False)
+        assert (head.status_code, head.content) == (answer.status_code, b"")
+        assert head.headers["content-length"] == str(len(content))
+
+    @pytest.mark.parametrize("asked", ["bytes=3-4", "bytes=-0"])
+    def test_a_range_behind_the_end_is_rejected_with_the_size(self, url: str, asked: str) -> None:
+        answer = httpx.get(url, headers={"Range": asked}, verify=False)
+        assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */3")
+        assert "has 3 bytes" in answer.json()["error"]["message"]
 
     def test_it_is_for_its_file_only(self, url: str, dataset: datasets.Dataset) -> None:
         here, other = (dataset.get_file_by_path(path).file_id for path in ("notes.txt", "logs/two.csv"))
@@ -399,6 +444,31 @@ class TestLargeInputs:
         assert seconds < MANY_FILES_WITHIN
         manifest = json.loads((workspace_of(service, record) / "inputs.json").read_text())
         assert len(manifest["files"]) == 10_000
+
+
+class TestWhereOutputsGo:
+    def test_into_the_one_dataset_that_a_query_chose(
+        self, service: Service, dataset: datasets.Dataset, dataset_id: str
+    ) -> None:
+        chosen = {"files": {"query": f'dataset_id = "{dataset_id}" AND path LIKE "%.csv"'}}
+        record = invoke(service, 'echo 4 > "$ROBOTO_OUTPUT_DIR/sum.txt"', rich_input_data=chosen)
+        assert record["last_status"] == COMPLETED, detail_of(record)
+        assert dataset.get_file_by_path("sum.txt").record.size == 2
+
+    def test_nowhere_if_the_input_is_of_several(
+        self, service: Service, client: RobotoClient, dataset_id: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "second").mkdir()
+        (tmp_path / "second" / "x.csv").write_text("1")
+        second = add_dataset(service.data_dir, f"second {tmp_path}", tmp_path / "second", "og_local")
+        query = f'(dataset_id = "{dataset_id}" OR dataset_id = "{second}") AND path LIKE "%.csv"'
+        record = invoke(
+            service, 'echo 4 > "$ROBOTO_OUTPUT_DIR/sum.txt"', rich_input_data={"files": {"query": query}}
+        )
+        assert record["last_status"] == COMPLETED, detail_of(record)
+        assert not (tmp_path / "second" / "sum.txt").exists()
+        log = service.request("GET", f"v1/actions/invocations/{record['invocation_id']}/logs").text
+        assert "its input isn't of one dataset" in log
 
 
 def test_workspaces_go_when_they_are_old(start_service: Any, tmp_path: Path) -> None:

@@ -45,11 +45,34 @@ def test_nobody_is_let_in_without_the_token(service: Service, authorization: str
         ("GET", "v1/actions/invocations/iv_1/unknown"),
         ("GET", "v1/actions/a%2Fb"),
         ("GET", "%2e%2e/server.json"),
-        ("GET", "v1/datasets/ds_1"),
     ],
 )
-def test_an_unknown_route_is_404_in_the_envelope(service: Service, method: str, path: str) -> None:
-    assert task_error(service.request(method, path)) == (404, "RobotoNotFoundException")
+def test_an_unknown_route_is_an_unknown_operation_and_not_missing_data(
+    service: Service, method: str, path: str
+) -> None:
+    assert task_error(service.request(method, path)) == (404, "RobotoUnknownOperationException")
+    assert task_error(service.request("GET", "v1/datasets/ds_1")) == (404, "RobotoNotFoundException")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "feature"),
+    [
+        ("POST", "v1/sessions", "sessions"),
+        ("GET", "v1/datasets/ds_1/sessions", "sessions"),
+        ("GET", "v1/triggers/nightly", "triggers"),
+        ("GET", "v1/topics/id/tp_1", "topics"),
+        ("POST", "v1/events", "events"),
+        ("GET", "v1/datasets/ds_1/summary", "summaries"),
+        ("DELETE", "v1/orgs/id/og_local", "management of organisations"),
+        ("PUT", "v1/users", "management of users"),
+    ],
+)
+def test_a_feature_that_only_the_platform_has_is_not_implemented(
+    service: Service, method: str, path: str, feature: str
+) -> None:
+    answer = service.request(method, path)
+    assert task_error(answer) == (501, "RobotoNotImplementedException")
+    assert feature in answer.text
 
 
 @pytest.mark.parametrize(("method", "path"), [("PATCH", "v1/actions/act"), ("DELETE", "v1/actions")])
@@ -57,7 +80,7 @@ def test_a_method_that_a_route_does_not_have_is_405_in_the_envelope(
     service: Service, method: str, path: str
 ) -> None:
     answer = service.request(method, path)
-    assert task_error(answer) == (405, "RobotoInvalidRequestException")
+    assert task_error(answer) == (405, "RobotoUnknownOperationException")
     assert answer.headers["allow"]
 
 

@@ -11,11 +11,12 @@ import pytest
 from airflow_invocations.server.execution.logs import PAGE_LINES
 
 from ...support.published import actions as published
-from ...support.published import exceptions, query
+from ...support.published import exceptions, orgs, query, updates, users
 from ..conftest import Service
 from .conftest import client_of, end_of, ended, invoke, lines, says, script, steps
 
 Status = published.InvocationStatus
+INVALID = exceptions.RobotoInvalidRequestException
 
 
 def test_it_creates_an_action_and_finds_it_by_name_and_digest(client: Any) -> None:
@@ -145,6 +146,25 @@ def test_it_finds_actions(client: Any) -> None:
     assert [one.name for one in found] == [action.name]
 
 
+def test_it_knows_who_it_is(client: Any) -> None:
+    me = users.User.for_self(roboto_client=client)
+    assert (me.user_id, me.name) == ("local", "local")
+    assert users.User.from_id(me.user_id, roboto_client=client).record == me.record
+    assert [org.org_id for org in orgs.Org.for_user(me.user_id, roboto_client=client)] == ["og_local"]
+    identity = client.get("v1/users/whoami").to_dict(json_path=["data"])
+    assert (identity["user_id"], identity["org_id"], identity["role"]) == ("local", "og_local", "admin")
+    with pytest.raises(exceptions.RobotoNotFoundException, match="no user 'somebody'"):
+        users.User.from_id("somebody", roboto_client=client)
+
+
+def test_an_action_does_not_download_what_its_parent_does_not(client: Any) -> None:
+    parent = script(client, "true", requires_downloaded_inputs=False)
+    child = script(client, "true", inherits=parent.record.reference)
+    assert child.record.requires_downloaded_inputs is None
+    with pytest.raises(exceptions.RobotoInvalidRequestException, match="there is no action 'gone'"):
+        script(client, "true", inherits=published.ActionReference(name="gone"))
+
+
 def test_one_idempotency_id_is_one_invocation(client: Any) -> None:
     action = script(client, "true")
     first = invoke(action, idempotency_id=action.name, parameter_values={"try": 1})
@@ -174,6 +194,31 @@ class TestErrors:
         named = query.Condition.equals_cond("provenance.action.name", action.name)
         spec = query.QuerySpecification(condition=named)
         assert list(published.Invocation.query(spec, roboto_client=client)) == []
+
+    def test_an_undeclared_parameter(self, client: Any) -> None:
+        action = script(client, "true", parameters=[published.ActionParameter(name="p")])
+        with pytest.raises(
+            exceptions.RobotoInvalidRequestException, match="no parameter 'q'; it declares: p"
+        ):
+            invoke(action, parameter_values={"q": 1})
+
+    def test_nested_metadata_of_an_action(self, client: Any) -> None:
+        with pytest.raises(
+            exceptions.RobotoInvalidRequestException, match="the metadata of an action is flat"
+        ):
+            script(client, "true", metadata={"a": {"b": 1}})
+        action = script(client, "true", metadata={"a": 1})
+        with pytest.raises(
+            exceptions.RobotoInvalidRequestException, match="the metadata of an action is flat"
+        ):
+            action.update(metadata_changeset=updates.MetadataChangeset(put_fields={"b.c": 1}))
+        assert action.to_dict()["metadata"] == {"a": 1}
+
+    def test_what_the_server_does_not_have(self, client: Any) -> None:
+        with pytest.raises(exceptions.RobotoNotImplementedException, match="doesn't have collections"):
+            client.get("v1/collections")
+        with pytest.raises(exceptions.RobotoUnknownOperationException):
+            client.get("v1/nothing")
 
     def test_a_wrong_token(self, service: Service) -> None:
         with pytest.raises(

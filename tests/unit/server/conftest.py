@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_invocations.models import (
+    ActionParameter,
     ActionRecord,
     ContainerParameters,
     CreateActionRequest,
@@ -68,6 +69,11 @@ def new_action(name: str = "act", **fields: Any) -> CreateActionRequest:
     """An action that runs a process."""
     container = ContainerParameters(command=["true"])
     return CreateActionRequest(**{"name": name, "container_parameters": container, **fields})
+
+
+def declared(*names: str) -> list[ActionParameter]:
+    """Parameters of any type, as an action declares them."""
+    return [ActionParameter(name=name) for name in names]
 
 
 def create(store: Store, name: str = "act", **fields: Any) -> ActionRecord:

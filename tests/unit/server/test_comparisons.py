@@ -25,7 +25,7 @@ from airflow_invocations.server.errors import InvalidRequestError
 from airflow_invocations.server.query.roboql import read_roboql
 
 from ...support.published import query as published
-from .conftest import ORG, USER, create, invoke
+from .conftest import ORG, USER, create, declared, invoke
 
 NUMBERS: list[Any] = [
     0, 1, 9, 12, 15, -3, 2**53 + 1, 2**63 - 1, -(2**63), 12.0, 12.5, 0.1, -0.0, 1e300, True, False,
@@ -91,7 +91,10 @@ def fill(store: Store) -> None:
             name=text[:100] or None, description=None if number % 5 else text, tags=[text], metadata=values
         )
         store.datasets.create(new, ORG, USER)
-        create(store, f"{number}", metadata=values, short_description=text[:140], timeout=number + 1)
+        create(
+            store, f"{number}", metadata=values, short_description=text[:140], timeout=number + 1,
+            parameters=declared("v"),
+        )  # fmt: skip
         invoke(
             store, f"{number}", parameter_values=values,
             idempotency_id=f"{number}" if number % 2 else None, invocation_source_id=text or "12",

@@ -8,7 +8,12 @@ from typing import Any
 import pydantic
 import pytest
 
-from airflow_invocations.server.api.schemas import CreateActionBody, InvokeBody, UpdateActionBody
+from airflow_invocations.server.api.schemas import (
+    CreateActionBody,
+    CreateDatasetBody,
+    InvokeBody,
+    UpdateActionBody,
+)
 
 NAN, INFINITY, HALF = float("nan"), float("inf"), "\ud800"
 
@@ -62,7 +67,7 @@ def test_a_value_that_could_not_be_written_again_is_rejected(value: Any, message
     with pytest.raises(pydantic.ValidationError, match=message):
         invocation(parameter_values={"v": value})
     with pytest.raises(pydantic.ValidationError, match=message):
-        CreateActionBody(name="act", metadata={"v": value})
+        CreateDatasetBody(metadata={"v": value})
 
 
 @pytest.mark.parametrize(
@@ -70,8 +75,19 @@ def test_a_value_that_could_not_be_written_again_is_rejected(value: Any, message
 )
 def test_every_other_is_taken_and_can(value: Any) -> None:
     assert invocation(parameter_values={"v": value}).parameter_values == {"v": value}
-    taken = CreateActionBody(name="act", metadata={"v": value})
+    taken = CreateDatasetBody(metadata={"v": value})
     assert json.loads(json.dumps(taken.model_dump(mode="json")).encode())["metadata"] == {"v": value}
+
+
+@pytest.mark.parametrize("value", [True, 0, -1.5, 10**400, "", "é🤖"])
+def test_the_metadata_of_an_action_is_flat(value: Any) -> None:
+    assert CreateActionBody(name="act", metadata={"v": value}).metadata == {"v": value}
+
+
+@pytest.mark.parametrize("value", [None, [], {}, {"a": 1}])
+def test_nested_metadata_of_an_action_is_rejected(value: Any) -> None:
+    with pytest.raises(pydantic.ValidationError, match="the metadata of an action is flat: 'v' is"):
+        CreateActionBody(name="act", metadata={"v": value})
 
 
 @pytest.mark.parametrize("minutes", [0, -1, 365 * 24 * 60 + 1, 10**400, 1.5, "soon"])

@@ -152,7 +152,6 @@ class TestActionsOfAFolder:
         ("content", "warnings"),
         [
             ({"container_parameters": {"command": ["true"]}, "docker_config": {}, "image_uri": None}, []),
-            ({"inherits": {"name": "base"}}, []),
             (
                 {"paramters": [], "container_parameters": {"command": ["true"]}},
                 ["the field 'paramters' has no effect; did you mean 'parameters'?"],

@@ -37,7 +37,7 @@ from airflow_invocations.server.execution.process_limits import MAX_TOTAL, size_
 from airflow_invocations.server.execution.runner import Runner
 from airflow_invocations.server.settings import ServerSettings
 
-from .conftest import ORG, USER, create, invoke, runner_of
+from .conftest import ORG, USER, create, declared, invoke, runner_of
 from .test_runner import reached
 
 pytestmark = pytest.mark.anyio
@@ -210,7 +210,8 @@ async def test_a_parameter_that_can_not_be_a_variable_is_in_the_file(
     store: Store, runner: Runner, logs: LogFiles, values: dict[str, Any], printed: list[str],
     too_large: str | None,
 ) -> None:  # fmt: skip
-    create(store, container_parameters=ContainerParameters(command=[sys.executable, "-c", SIZES]))
+    command = ContainerParameters(command=[sys.executable, "-c", SIZES])
+    create(store, container_parameters=command, parameters=declared(*values))
     record = await ended(store, parameter_values=values)
     assert record.last_status is InvocationStatus.Completed, record.current.detail
     assert [line.log for line in said(logs, record) if line.process is LogProcess.Action] == printed
@@ -269,7 +270,7 @@ async def test_a_default_arrives_as_a_value_that_is_given(
 async def test_a_secret_that_is_not_set_says_how_to_set_it_and_is_not_retried(
     store: Store, runner: Runner, logs: LogFiles, name: str
 ) -> None:
-    create(store)
+    create(store, parameters=declared("password"))
     record = await ended(store, parameter_values={"password": f"roboto-secret://{name}"})
     reason = f"secret '{name}' isn't set (set it with: invocations secret set {shlex.quote(name)})"
     assert record.current.detail == f"exit code 78: {reason}"

@@ -27,7 +27,7 @@ from airflow_invocations.server.errors import InvalidRequestError
 from airflow_invocations.server.query.statements import MAX_CONDITIONS, MAX_DEPTH, MAX_PATTERN
 
 from ...support.published import query as published
-from .conftest import ORG, RUNNER, create, invoke
+from .conftest import ORG, RUNNER, create, declared, invoke
 
 NAMES = ["find", "Find", "find_anomalies", "100%", "a_b", "a*b", "[x]", "a?b", "back\\slash"]
 
@@ -50,7 +50,7 @@ def fill(store: Store) -> None:
     """Put in invocations that differ in what can be asked for, some of it missing in some."""
     dice = random.Random(7)
     for name in ("find", "find_anomalies"):
-        create(store, name)
+        create(store, name, parameters=declared("flag", "list", "n", "nothing", "s", "x"))
     for number in range(40):
         values: dict[str, Any] = {"n": number % 7, "x": number / 4, "flag": number % 2 == 0}
         if number % 3:
@@ -143,7 +143,6 @@ FIELDS: dict[str, tuple[list[Any], list[Comparator]]] = {
     "idempotency_id": (["once-1", "once-%", "once"], [*TEXT, *MEMBERS]),
     "last_status": ([0, 3, 5, 998], ORDER),
     "timeout": ([720, 1], ORDER),
-    "data_source.data_source_id": (["__UNSPECIFIED_DATA_SOURCE__"], TEXT),
 }
 ABSENT = ["parameter_values.nothing", "parameter_values.nowhere", "parameter_values.s", "idempotency_id"]
 

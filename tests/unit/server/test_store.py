@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from airflow_invocations.models import (
+    Accessibility,
     ActionParameter,
     ActionParameterChangeset,
     ActionReference,
@@ -27,6 +28,7 @@ from airflow_invocations.models import (
     InvocationSource,
     InvocationStatus,
     QuerySpecification,
+    SetAccessibilityRequest,
     UpdateActionRequest,
     UploadDestination,
 )
@@ -39,7 +41,7 @@ from airflow_invocations.server.errors import (
     NotFoundError,
 )
 
-from .conftest import ORG, OTHER_RUNNER, RUNNER, USER, create, invoke, new_action, request
+from .conftest import ORG, OTHER_RUNNER, RUNNER, USER, create, declared, invoke, new_action, request
 
 T = TypeVar("T")
 S = InvocationStatus
@@ -162,7 +164,12 @@ class TestInvoking:
 
     def test_defaults_of_parameters_are_filled_in(self, store: Store) -> None:
         create(
-            store, parameters=[ActionParameter(name="a", default=1), ActionParameter(name="b", default="x")]
+            store,
+            parameters=[
+                ActionParameter(name="a", default=1),
+                ActionParameter(name="b", default="x"),
+                *declared("c"),
+            ],
         )
         assert invoke(store, parameter_values={"b": [2], "c": None}).parameter_values == {
             "a": "1",
@@ -176,12 +183,21 @@ class TestInvoking:
     ) -> None:
         parameter = ActionParameter(name="password", default=uri)
         create(store, "as-default", parameters=[parameter])
-        create(store, "given")
+        create(store, "given", parameters=declared("password"))
         for name, values in (("given", {"password": uri}), ("as-default", {})):
             with pytest.raises(InvalidRequestError, match="parameter 'password'"):
                 invoke(store, name, parameter_values=values)
         own = invoke(store, "given", parameter_values={"password": "roboto-secret://crown@og_local"})
         assert own.parameter_values == {"password": "roboto-secret://crown@og_local"}
+
+    def test_an_undeclared_parameter_is_named_and_nothing_is_invoked(self, store: Store) -> None:
+        create(store, "parent", parameters=declared("a"))
+        create(store, parameters=declared("b"), inherits=ActionReference(name="parent"))
+        with pytest.raises(InvalidRequestError) as rejected:
+            invoke(store, parameter_values={"a": 1, "b": 2, "d": 3, "c": 4})
+        assert rejected.value.message == "action 'act' has no parameter 'c', 'd'; it declares: a, b"
+        assert store.claims.claim(RUNNER) is None
+        assert invoke(store, parameter_values={"a": 1, "b": 2}).parameter_values == {"a": 1, "b": 2}
 
     def test_a_missing_parameter_is_named_and_nothing_is_invoked(self, store: Store) -> None:
         create(
@@ -230,7 +246,7 @@ class TestInvoking:
         assert store.claims.claim(RUNNER) is None
 
     def test_what_was_acknowledged_is_there_after_a_restart(self, store: Store, database: Path) -> None:
-        create(store)
+        create(store, parameters=declared("a", "b"))
         values = {"a": "é", "b": {"c": [1, None]}}
         record = invoke(store, parameter_values=values, idempotency_id="once")
         store.close()
@@ -296,13 +312,43 @@ class TestInheritance:
         assert invoke(store, "moving").timeout == 2
 
     def test_an_ancestor_that_is_not_there_is_named(self, store: Store) -> None:
-        create(store, inherits=ActionReference(name="gone"))
-        with pytest.raises(NotFoundError, match="there is no action 'gone'"):
+        rejected = pytest.raises(InvalidRequestError, match="inherits: there is no action 'gone'")
+        with rejected:
+            create(store, inherits=ActionReference(name="gone"))
+        create(store)
+        change = UpdateActionRequest(inherits=ActionReference(name="gone"))
+        with rejected:
+            store.actions.update("act", change, ORG, USER)
+        assert store.actions.get("act", ORG).inherits is None
+
+    def test_an_ancestor_that_was_deleted_is_named_at_invoke(self, store: Store) -> None:
+        create(store, "parent")
+        create(store, inherits=ActionReference(name="parent"))
+        store.actions.delete("parent", ORG)
+        with pytest.raises(InvalidRequestError, match="'act', inherits: there is no action 'parent'"):
             invoke(store)
 
+    def test_downloads_are_inherited_unless_the_action_says_otherwise(self, store: Store) -> None:
+        create(store, "parent", requires_downloaded_inputs=False)
+        create(store, "same", inherits=ActionReference(name="parent"))
+        create(store, "other", inherits=ActionReference(name="parent"), requires_downloaded_inputs=True)
+        assert store.actions.effective("same", ORG).requires_downloaded_inputs is False
+        assert store.actions.effective("other", ORG).requires_downloaded_inputs is True
+
+    def test_an_action_of_another_organisation_is_inherited_only_if_it_is_public(self, store: Store) -> None:
+        create(store, "hello", timeout=1)
+        store.actions.create(new_action("hello", timeout=7), "og_public", USER)
+        theirs = ActionReference(name="hello", owner="og_public")
+        with pytest.raises(InvalidRequestError, match="there is no action 'hello' in og_public"):
+            create(store, inherits=theirs)
+        public = SetAccessibilityRequest(accessibility=Accessibility.ActionHub)
+        store.actions.set_accessibility("hello", public, "og_public")
+        create(store, inherits=theirs, container_parameters=None)
+        assert invoke(store).timeout == 7
+
     def test_a_circle_of_ancestors_is_rejected(self, store: Store) -> None:
-        create(store, "a", inherits=ActionReference(name="b"))
-        create(store, "b", inherits=ActionReference(name="a"))
+        store.actions.register(new_action("a", inherits=ActionReference(name="b")), ORG, USER)
+        store.actions.register(new_action("b", inherits=ActionReference(name="a")), ORG, USER)
         with pytest.raises(InvalidRequestError, match="action 'a' inherits over more than"):
             invoke(store, "a")
 
@@ -315,10 +361,14 @@ class TestIdempotency:
         "container_parameter_overrides": ContainerParameters(command=["true"], env_vars={"TRY": "1"}),
     }
 
+    DECLARED: ClassVar[list[ActionParameter]] = declared(
+        "key", "list", "more", "n", *(f"p{n}" for n in range(100))
+    )
+
     def test_the_same_request_gets_the_first_invocation_whatever_changes_between_tries(
         self, store: Store
     ) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
         first = invoke(store, idempotency_id="once", invocation_source_id="try 1", **self.WHOLE)
         environment = ContainerParameters(command=["true"], env_vars={"TRY": "2"})
         again = invoke(
@@ -348,7 +398,7 @@ class TestIdempotency:
     def test_another_request_with_the_same_id_is_a_conflict_that_says_what_differs(
         self, store: Store, changed: dict[str, Any], difference: str
     ) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
         first = invoke(store, idempotency_id="once", **self.WHOLE)
         with pytest.raises(ConflictError) as rejected:
             invoke(store, idempotency_id="once", **{**self.WHOLE, **changed})
@@ -360,7 +410,7 @@ class TestIdempotency:
         assert len(store.invocations.query(QuerySpecification(), ORG).items) == 1
 
     def test_many_differences_are_counted(self, store: Store) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
         invoke(store, idempotency_id="once", parameter_values={f"p{n}": n for n in range(100)})
         with pytest.raises(ConflictError, match=r"'p9' \(given first, not now\); and 90 more\. Send"):
             invoke(store, idempotency_id="once")
@@ -369,7 +419,7 @@ class TestIdempotency:
     def test_a_change_of_the_action_between_two_tries_is_no_difference(
         self, store: Store, change: str
     ) -> None:
-        create(store, parameters=[ActionParameter(name="n", default="1")])
+        create(store, parameters=[ActionParameter(name="n", default="1"), *declared("m")])
         first = invoke(store, idempotency_id="once", parameter_values={"m": 2})
         if change == "default":
             new = UpdateActionRequest(
@@ -391,7 +441,7 @@ class TestIdempotency:
     def test_an_invocation_of_an_earlier_version_of_the_service_comes_back(
         self, store: Store, database: Path
     ) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
         first = invoke(store, idempotency_id="once", parameter_values={"n": 1})
         store.close()
         with closing(sqlite3.connect(database)) as connection, connection:
@@ -402,7 +452,7 @@ class TestIdempotency:
         reopened.close()
 
     def test_it_comes_back_after_its_end_too(self, store: Store) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
         first = invoke(store, idempotency_id="once")
         run_to(store, S.Completed)
         again = invoke(store, idempotency_id="once")
@@ -410,7 +460,7 @@ class TestIdempotency:
         assert store.claims.claim(RUNNER) is None
 
     def test_the_same_id_for_another_action_is_a_conflict(self, store: Store) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
         create(store, "other")
         first = invoke(store, idempotency_id="once")
         with pytest.raises(ConflictError) as rejected:
@@ -419,18 +469,18 @@ class TestIdempotency:
         assert "Different: the action: 'act' first, 'other' now." in rejected.value.message
 
     def test_no_id_is_a_new_invocation_each_time(self, store: Store) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
         assert len({invoke(store).invocation_id for _ in range(3)}) == 3
 
     def test_twenty_at_once_get_one_invocation(self, store: Store) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
         records = at_once(20, lambda n: invoke(store, idempotency_id="once", parameter_values={"n": 1}))
         assert len({record.invocation_id for record in records}) == 1
         assert store.claims.claim(RUNNER) is not None
         assert store.claims.claim(RUNNER) is None
 
     def test_of_twenty_different_requests_at_once_one_is_taken(self, store: Store) -> None:
-        create(store)
+        create(store, parameters=self.DECLARED)
 
         def ask(number: int) -> InvocationRecord | None:
             try:

@@ -15,14 +15,19 @@ from airflow_invocations.models import ContainerParameters, InvocationRecord
 from airflow_invocations.server.db import Store
 from airflow_invocations.server.execution.workspace import Access, Workspace
 
-from .conftest import create, invoke, prepare
+from .conftest import create, declared, invoke, prepare
 
 ACCESS = Access("http://127.0.0.1:1", "t0ken-of-this-run")
 
 
 @pytest.fixture
 def record(store: Store) -> InvocationRecord:
-    create(store, timeout=7, container_parameters=ContainerParameters(command=["x"], env_vars={"A": "own"}))
+    create(
+        store,
+        timeout=7,
+        container_parameters=ContainerParameters(command=["x"], env_vars={"A": "own"}),
+        parameters=declared("text", "number", "nothing", "deep"),
+    )
     return invoke(
         store,
         parameter_values={"text": "é=\n", "number": 2.5, "nothing": None, "deep": {"a": [1, True]}},
@@ -62,14 +67,14 @@ def test_the_environment_is_what_the_api_promises_and_nothing_else(
     assert environment["ROBOTO_API_KEY"] == environment["ROBOTO_BEARER_TOKEN"] == ACCESS.token
 
 
-def test_parameters_are_texts_as_they_are_and_json_otherwise(
+def test_parameters_are_texts_as_the_client_returns_them(
     workspace: Workspace, record: InvocationRecord
 ) -> None:
     environment = workspace.environment(record, ACCESS, ["x"], print)
     assert environment["ROBOTO_PARAM_text"] == "é=\n"
     assert environment["ROBOTO_PARAM_number"] == "2.5"
-    assert environment["ROBOTO_PARAM_nothing"] == "null"
-    assert environment["ROBOTO_PARAM_deep"] == '{"a": [1, true]}'
+    assert environment["ROBOTO_PARAM_nothing"] == "None"
+    assert environment["ROBOTO_PARAM_deep"] == "{'a': [1, True]}"
     assert json.loads(Path(environment["ROBOTO_ACTION_PARAMETERS_FILE"]).read_bytes()) == {
         "text": "é=\n",
         "number": 2.5,
@@ -133,7 +138,7 @@ def test_the_next_attempt_finds_nothing_of_the_one_before(
 def test_a_value_is_the_same_in_the_file_and_in_the_environment(
     tmp_path: Path, store: Store, value: Any
 ) -> None:
-    create(store)
+    create(store, parameters=declared("v"))
     record = invoke(store, parameter_values={"v": value})
     workspace = Workspace(tmp_path / "workspace")
     prepare(workspace, record, store)

@@ -17,7 +17,7 @@ from ...models.base import problems_of
 from ..callers import Caller, Role
 from ..datasets import DatasetFiles
 from ..db import StatusEvent, Store
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, NotFoundError
 from ..execution.logs import LogFiles
 from ..execution.overrides import accept_overrides, require_as_registered
 from ..metrics import Metrics
@@ -37,7 +37,7 @@ from .access import (
     own_identity,
     own_invocation,
 )
-from .dataset_routes import dataset_routes, file_routes, org_routes, query_routes
+from .dataset_routes import dataset_routes, file_routes, org_record, org_routes, query_routes
 from .host_check import HostCheck
 from .page import Sessions, depth_first, page_routes
 from .request_body import BodyLimit
@@ -65,6 +65,7 @@ Json = dict[str, Any]
 ActionName = Annotated[str, Path(max_length=256)]
 InvocationId = Annotated[str, Path(max_length=64)]
 WatchId = Annotated[str, Path(max_length=64)]
+UserId = Annotated[str, Path(max_length=256)]
 Allows = Callable[..., Any]
 
 
@@ -370,15 +371,41 @@ def _watch_routes(watches: WatchHub, allows: Allows) -> APIRouter:
 
 
 def _user_routes(allows: Allows) -> APIRouter:
-    """Return the route of the caller's user; a user is a token's name."""
+    """Return the routes of the caller's user; a user is a token's name."""
     router = APIRouter(tags=["users"], route_class=GuardedRoute)
     Reader = Annotated[Caller, allows(Role.Read, own_identity)]  # noqa: N806
 
     @router.get("")
     def caller(who: Reader) -> Json:
-        return {"data": {"user_id": who.user, "name": who.user}}
+        return {"data": _user(who)}
+
+    @router.get("/whoami")
+    def identity(who: Reader) -> Json:
+        """Return the user of the token, its organisation and its role."""
+        role = who.role.name.lower()
+        return {"data": {**_user(who), "org_id": who.org_id, "role": role}}
+
+    @router.get("/id/{user_id}")
+    def get(user_id: UserId, who: Reader) -> Json:
+        _require_self(user_id, who)
+        return {"data": _user(who)}
+
+    @router.get("/id/{user_id}/orgs")
+    def orgs(user_id: UserId, who: Reader) -> Response:
+        _require_self(user_id, who)
+        return json_response([org_record(who.org_id).model_dump(mode="json")])
 
     return router
+
+
+def _user(who: Caller) -> Json:
+    return {"user_id": who.user, "name": who.user, "is_service_user": who.own is not None}
+
+
+def _require_self(user_id: str, who: Caller) -> None:
+    """Raise NotFoundError for another user; a token may look up only its own."""
+    if user_id != who.user:
+        raise NotFoundError(f"no user {user_id!r}; this token can look up only its own, {who.user!r}")
 
 
 def _probe_routes(store: Store, metrics: Metrics) -> APIRouter:

@@ -3,14 +3,13 @@
 # No postponed annotations here: the routes' types are made inside functions.
 
 import mimetypes
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
-from ...models.dataset import FileRecord, OrgRecord
+from ...models.dataset import OrgRecord
 from ..callers import Caller, Own, Role
 from ..datasets import MAX_FILES, DatasetFiles
 from ..db import Store
@@ -19,6 +18,7 @@ from ..query.roboql_queries import RoboqlQueries
 from ..signed_urls import SignedUrls
 from ..timestamps import to_datetime
 from .access import GuardedRoute, open_to_all, own_dataset, own_identity
+from .content import content_response
 from .responses import data_response, json_response
 from .schemas import (
     CreateDatasetBody,
@@ -36,9 +36,6 @@ Version = Annotated[int | None, Query(ge=0, le=2**31)]
 Allows = Callable[..., Any]
 #: A value that is valid in a header.
 HeaderValue = Annotated[str | None, Query(max_length=1000, pattern=r"^[\x20-\x7e]*$")]
-
-#: Bytes of one chunk of a file's content.
-_CHUNK = 256 * 1024
 
 
 def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIRouter:
@@ -138,24 +135,22 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
         path = urls.sign(file_id, who.org_id, headers)
         return json_response({"url": f"{str(request.base_url).rstrip('/')}{path}", "version": record.version})
 
+    # A route of its own, because FastAPI gives both methods of one route the same id.
+    @router.head("/{file_id}/content", dependencies=[Depends(open_to_all)], include_in_schema=False)
     @router.get("/{file_id}/content", dependencies=[Depends(open_to_all)])
-    def download(file_id: FileId, request: Request) -> StreamingResponse:
-        """Return the content of a file at a signed URL."""
+    def download(file_id: FileId, request: Request) -> Response:
+        """Return the content of a file at a signed URL, or a range of it."""
         signed = urls.read(file_id, request.query_params)
         record = datasets.file(file_id, signed.org_id)
-        guessed = mimetypes.guess_type(record.name)[0] or "application/octet-stream"
         # Downloaded, never shown: HTML in it would have the origin of this server's page.
-        disposition = signed.headers.get("disposition") or "attachment"
-        return StreamingResponse(
-            _content(datasets, record),
-            media_type=signed.headers.get("type") or guessed,
-            headers={
-                "Content-Disposition": disposition,
-                "Content-Length": str(record.size),
-                "X-Content-Type-Options": "nosniff",
-                "Content-Security-Policy": "sandbox",
-            },
-        )
+        headers = {
+            "Content-Disposition": signed.headers.get("disposition") or "attachment",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox",
+        }
+        guessed = mimetypes.guess_type(record.name)[0] or "application/octet-stream"
+        media_type = signed.headers.get("type") or guessed
+        return content_response(request, datasets, record, media_type, headers)
 
     return router
 
@@ -192,26 +187,19 @@ def org_routes(allows: Allows) -> APIRouter:
 
     @router.get("/caller")
     def of_caller(who: Reader) -> Response:
-        return json_response([_org(who.org_id).model_dump(mode="json")])
+        return json_response([org_record(who.org_id).model_dump(mode="json")])
 
     @router.get("/id/{org_id}")
     def get(org_id: Annotated[str, Path(max_length=64)], who: Reader) -> Response:
         if org_id != who.org_id:
             raise NotFoundError(f"no organisation {org_id!r}")
-        return data_response(_org(org_id))
+        return data_response(org_record(org_id))
 
     return router
 
 
-def _org(org_id: str) -> OrgRecord:
+def org_record(org_id: str) -> OrgRecord:
+    """Return the record of an organisation; organisations have nothing but an id here."""
     return OrgRecord(
         org_id=org_id, name=org_id, tier="free", status="active", created=to_datetime(0), created_by=None
     )
-
-
-def _content(datasets: DatasetFiles, record: FileRecord) -> Iterator[bytes]:
-    with datasets.content(record) as file:
-        left = record.size
-        while left > 0 and (part := os.read(file, min(left, _CHUNK))):
-            left -= len(part)
-            yield part

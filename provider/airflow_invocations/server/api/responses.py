@@ -15,9 +15,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from ...models.base import WireModel, problems_of
-from ..errors import ApiError, InvalidRequestError, NotFoundError, UnauthorizedError, UnavailableError
+from ..errors import (
+    ApiError,
+    InvalidRequestError,
+    RangeError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from ..execution.logs import InvalidCursorError
 from ..outages import is_outage
+from .unknown_operations import unknown_operation
 
 #: Seconds after which a client may retry during an outage.
 RETRY_AFTER = 2
@@ -57,6 +64,8 @@ def _error_response(error: ApiError) -> JSONResponse:
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, UnauthorizedError) else None
     if isinstance(error, UnavailableError):
         headers = {"Retry-After": str(RETRY_AFTER)}
+    if isinstance(error, RangeError):
+        headers = {"Content-Range": f"bytes */{error.size}"}
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
@@ -77,8 +86,11 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         return _internal_error(request, error)
-    if error.status_code == NotFoundError.status:
-        return _error_response(NotFoundError("this server has no such endpoint"))
+    if error.status_code in (404, 405):
+        unknown = unknown_operation(request.method, request.url.path.lstrip("/"))
+        # 405 tells which methods the path has.
+        status = 405 if error.status_code == 405 and unknown.status == 404 else unknown.status
+        return JSONResponse(unknown.body(), status_code=status, headers=error.headers)
     invalid = InvalidRequestError(str(error.detail))
     return JSONResponse(invalid.body(), status_code=error.status_code, headers=error.headers)
 

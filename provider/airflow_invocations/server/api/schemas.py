@@ -29,6 +29,7 @@ from ...models import (
     UpdateActionRequest,
     default_misfit,
 )
+from ...models.action import require_flat
 from ...models.base import WireModel, require_plain_json
 from ...models.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
 from ...models.status import KnownStatus
@@ -77,6 +78,12 @@ def _require_variable(name: str) -> None:
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     require_plain_json(values)
     return values
+
+
+def _flat(metadata: dict[str, Any]) -> dict[str, Any]:
+    require_plain_json(metadata)
+    require_flat(metadata)
+    return metadata
 
 
 def _for_variables(parameters: list[ActionParameter]) -> list[ActionParameter]:
@@ -149,7 +156,7 @@ class CreateActionBody(CreateActionRequest, defer_build=False):
     ] = []
     tags: _Tags = []
     uri: Annotated[str | None, pydantic.Field(max_length=_MAX_URI)] = None
-    metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_plain)] = {}
+    metadata: Annotated[dict[str, Any], pydantic.AfterValidator(_flat)] = {}
     timeout: Annotated[int | None, pydantic.Field(ge=1, le=_MAX_TIMEOUT)] = None
 
     @pydantic.field_validator("name")

@@ -19,6 +19,7 @@ from ...models import (
     SetAccessibilityRequest,
     UpdateActionRequest,
 )
+from ...models.action import require_flat
 from ..errors import ConflictError, InvalidRequestError, NotFoundError
 from ..query.statements import Queryable, next_token, page_of
 from ..timestamps import now, to_datetime
@@ -59,14 +60,23 @@ class ActionRepository:
         self._database = database
 
     def create(self, request: CreateActionRequest, org_id: str, user: str) -> ActionRecord:
-        """Store a new action. Raises ConflictError if the name is taken."""
+        """Store a new action.
+
+        :raises ConflictError: the name is taken.
+        :raises InvalidRequestError: an action that it inherits from doesn't exist.
+        """
         with self._database.write() as connection:
             if _find_latest(connection, org_id, request.name) is not None:
                 raise ConflictError(f"action {request.name!r} exists already in {org_id}")
-            return _insert(connection, request, org_id, user)
+            record = _insert(connection, request, org_id, user)
+            _complete(connection, record)
+            return record
 
     def register(self, request: CreateActionRequest, org_id: str, user: str) -> ActionRecord:
-        """Store an action, or a new version of it; an unchanged action gets no new version."""
+        """Store an action, or a new version of it; an unchanged action gets no new version.
+
+        The actions that it inherits from may be stored later; see `effective`.
+        """
         with self._database.write() as connection:
             row = _find_latest(connection, org_id, request.name)
             if row is None:
@@ -77,6 +87,15 @@ class ActionRepository:
         """Return the latest version of an action, or the one with a digest. Raises NotFoundError."""
         with self._database.read() as connection:
             return _to_record(_require_action(connection, org_id, name, digest))
+
+    def effective(self, name: str, org_id: str, digest: str | None = None) -> ActionRecord:
+        """Return an action, completed from the actions that it inherits from.
+
+        :raises NotFoundError: no such action.
+        :raises InvalidRequestError: an action that it inherits from doesn't exist.
+        """
+        with self._database.read() as connection:
+            return effective_action(connection, org_id, name, digest)
 
     def query(self, spec: QuerySpecification, org_id: str) -> Page[ActionRecord]:
         """Return a page of the latest versions of actions. Raises InvalidRequestError."""
@@ -96,9 +115,12 @@ class ActionRepository:
             row = _require_action(connection, org_id, name, None)
             try:
                 changed = request.applied_to(_to_record(row))
+                require_flat(changed.metadata)
             except ValueError as error:
                 raise InvalidRequestError(str(error)) from None
-            return _update(connection, changed, org_id, user, row)
+            record = _update(connection, changed, org_id, user, row)
+            _complete(connection, record)
+            return record
 
     def set_accessibility(self, name: str, request: SetAccessibilityRequest, org_id: str) -> ActionRecord:
         """Make a version of an action public or private. Raises NotFoundError."""
@@ -136,9 +158,13 @@ def _require_action(connection: sa.Connection, org_id: str, name: str, digest: s
     else:
         row = connection.execute(_VERSION, {"org": org_id, "name": name, "digest": digest}).first()
     if row is None:
-        version = f" with digest {digest!r}" if digest else ""
-        raise NotFoundError(f"there is no action {name!r}{version} in {org_id}")
+        raise NotFoundError(_missing(org_id, name, digest))
     return row
+
+
+def _missing(org_id: str, name: str, digest: str | None) -> str:
+    version = f" with digest {digest!r}" if digest else ""
+    return f"there is no action {name!r}{version} in {org_id}"
 
 
 def _to_record(row: sa.Row[Any]) -> ActionRecord:
@@ -196,27 +222,62 @@ def _digest(request: CreateActionRequest, org_id: str) -> str:
 
 
 def effective_action(connection: sa.Connection, org_id: str, name: str, digest: str | None) -> ActionRecord:
-    """Return an action, completed from the actions that it inherits from."""
-    action = _to_record(_require_action(connection, org_id, name, digest))
-    ancestor: ActionReference | None = action.inherits
+    """Return an action, completed from the actions that it inherits from.
+
+    :raises NotFoundError: no such action.
+    :raises InvalidRequestError: an action that it inherits from doesn't exist.
+    """
+    return _complete(connection, _to_record(_require_action(connection, org_id, name, digest)))
+
+
+def _complete(connection: sa.Connection, action: ActionRecord) -> ActionRecord:
+    name, owner, ancestor = action.name, action.org_id, action.inherits
     for _ in range(_MAX_ANCESTORS):
         if ancestor is None:
             return action
-        parent = _to_record(_require_action(connection, org_id, ancestor.name, ancestor.digest))
-        own = {parameter.name for parameter in action.parameters}
-        action = action.model_copy(
-            update={
-                "compute_requirements": action.compute_requirements or parent.compute_requirements,
-                "container_parameters": (parent.container_parameters or ContainerParameters()).overridden_by(
-                    action.container_parameters
-                ),
-                "parameters": [
-                    *(parameter for parameter in parent.parameters if parameter.name not in own),
-                    *action.parameters,
-                ],
-                "timeout": action.timeout or parent.timeout,
-                "uri": action.uri or parent.uri,
-            }
-        )
-        ancestor = parent.inherits
+        parent = _parent(connection, name, action.org_id, owner, ancestor)
+        action = _inherited(action, parent)
+        owner, ancestor = parent.org_id, parent.inherits
     raise InvalidRequestError(f"action {name!r} inherits over more than {_MAX_ANCESTORS} actions")
+
+
+def _parent(
+    connection: sa.Connection, name: str, org_id: str, child_owner: str, reference: ActionReference
+) -> ActionRecord:
+    """Return the action that a reference names.
+
+    :param name: the action that inherits, for errors.
+    :param org_id: its organisation, which may inherit from its own and from public actions.
+    :param child_owner: the organisation of the action that has the reference; the default owner.
+    """
+    owner = reference.owner or child_owner
+    try:
+        parent = _to_record(_require_action(connection, owner, reference.name, reference.digest))
+    except NotFoundError as error:
+        raise InvalidRequestError(f"action {name!r}, inherits: {error.message}") from None
+    if owner != org_id and parent.accessibility is not Accessibility.ActionHub:
+        # As for an action that doesn't exist, so that nothing is said about other organisations.
+        missing = _missing(owner, reference.name, reference.digest)
+        raise InvalidRequestError(f"action {name!r}, inherits: {missing}")
+    return parent
+
+
+def _inherited(action: ActionRecord, parent: ActionRecord) -> ActionRecord:
+    own = {parameter.name for parameter in action.parameters}
+    container = parent.container_parameters or ContainerParameters()
+    downloads = action.requires_downloaded_inputs
+    return action.model_copy(
+        update={
+            "compute_requirements": action.compute_requirements or parent.compute_requirements,
+            "container_parameters": container.overridden_by(action.container_parameters),
+            "parameters": [
+                *(parameter for parameter in parent.parameters if parameter.name not in own),
+                *action.parameters,
+            ],
+            "requires_downloaded_inputs": (
+                parent.requires_downloaded_inputs if downloads is None else downloads
+            ),
+            "timeout": action.timeout or parent.timeout,
+            "uri": action.uri or parent.uri,
+        }
+    )

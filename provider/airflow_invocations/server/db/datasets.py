@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ...models import MetadataChangeset, Page, QuerySpecification
-from ...models.dataset import DatasetRecord, DatasetUpdate, FileUpdate, NewDataset
+from ...models.dataset import DatasetRecord, DatasetUpdate, FileUpdate, IngestionStatus, NewDataset
 from ..errors import ConflictError, InvalidRequestError, NotFoundError
 from ..query.statements import Queryable, next_token, page_of
 from ..timestamps import now, to_datetime
@@ -128,6 +128,9 @@ class DatasetRepository:
 def apply_update(record: dict[str, Any], update: DatasetUpdate | FileUpdate) -> dict[str, Any]:
     """Return the record of a dataset or file after an update. Raises InvalidRequestError."""
     changed = dict(record)
+    if isinstance(update, FileUpdate) and update.ingestion_complete:
+        changed["ingestion_status"] = IngestionStatus.Ingested.value
+        changed["ingestable"] = True
     for field in ("description", "device_id"):
         if field in update.model_fields_set:
             changed[field] = getattr(update, field)

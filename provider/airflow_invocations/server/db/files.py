@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ...models import Page, QuerySpecification
-from ...models.dataset import FileRecord, FileStatus, FileUpdate
+from ...models.dataset import FileRecord, FileStatus, FileUpdate, IngestionStatus
 from ..dataset_storage import FoundFile
 from ..errors import NotFoundError
 from ..query.statements import Queryable, next_token, page_of
@@ -32,6 +32,11 @@ FILES = Queryable(
         "created_by": files.c.created_by,
         "modified": files.c.modified,
         "modified_by": files.c.modified_by,
+        "ingestion_status": sa.func.coalesce(
+            sa.func.json_extract(files.c.record, "$.ingestion_status"),
+            IngestionStatus.NotIngested.value,
+            type_=sa.Text,
+        ),
     },
     times=frozenset({"created", "modified"}),
     documents=frozenset({"description", "device_id", "metadata", "tags"}),
@@ -44,6 +49,9 @@ _OF_DATASET = (
 _KNOWN = sa.select(
     files.c.number, files.c.path, files.c.size, files.c.written, files.c.version, files.c.available
 ).where(files.c.dataset_id == sa.bindparam("dataset"))
+
+#: The record of a file whose content has changed: a new version isn't ingested.
+_NOT_INGESTED = sa.func.json_remove(files.c.record, "$.ingestion_status", "$.ingestable")
 
 #: Rows that are read at a time when listing a whole dataset.
 _CHUNK = 2000
@@ -86,6 +94,7 @@ class FileRepository:
                     "available": True,
                     "modified": file.written // 1000,
                     "modified_by": user,
+                    "record": _NOT_INGESTED,
                 }
                 connection.execute(files.update().where(files.c.number == row.number).values(values))
             if gone:

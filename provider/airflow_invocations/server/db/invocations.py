@@ -80,7 +80,6 @@ _INVOCATIONS = Queryable(
         {
             "compute_requirements",
             "container_parameters",
-            "data_source",
             "input_data",
             "parameter_values",
             "provenance",

@@ -47,13 +47,20 @@ def new_invocation(
 ) -> tuple[dict[str, Any], InvocationRecord]:
     """Return a new invocation as a row and as a record.
 
-    :raises InvalidRequestError: a parameter is missing or names another organisation's secret, or this server
-        can't run the action.
+    :raises InvalidRequestError: a parameter is missing, isn't declared, or names another organisation's
+        secret; or this server can't run the action.
     """
     given = request.parameter_values or {}
     if missing := action.missing_parameters(given):
         raise InvalidRequestError(
             f"action {action.name!r} needs parameter {', '.join(map(repr, missing))}; "
+            f"it declares: {action.declared_parameters}"
+        )
+    # An action that declares nothing accepts every parameter, as for the operators.
+    declared = {parameter.name for parameter in action.parameters}
+    if undeclared := declared and given.keys() - declared:
+        raise InvalidRequestError(
+            f"action {action.name!r} has no parameter {', '.join(map(repr, sorted(undeclared)))}; "
             f"it declares: {action.declared_parameters}"
         )
     container = (action.container_parameters or ContainerParameters()).overridden_by(

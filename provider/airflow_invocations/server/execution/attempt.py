@@ -76,6 +76,7 @@ class Attempt:
         self._redaction = Redaction(())
         self._own = Own(claim.record.invocation_id, claim.record.org_id, "", set())
         self._role = Role.Action
+        self._destination: str | None = None
 
     async def run(self) -> Outcome:
         """Run the action; return the outcome."""
@@ -150,6 +151,7 @@ class Attempt:
         except _Stopped as stopped:
             return stopped.outcome
         self._redaction = Redaction(prepared.secrets.values())
+        self._destination = destination_of(self._record, prepared.inputs)
         self._own = own_of(self._record, prepared.inputs)
         self._role = self._claim.role_of_process()
         return self._claim.stopped()
@@ -164,7 +166,9 @@ class Attempt:
             self._writer.say(LogProcess.OutputHandler, text)
 
         try:
-            upload(self._datasets, self._record, workspace.paths, say, self._unless_stopped())
+            upload(
+                self._datasets, self._record, self._destination, workspace.paths, say, self._unless_stopped()
+            )
         except UploadError as error:
             say(str(error))
             return Outcome(InvocationStatus.Failed, f"the upload failed: {error}"[:MAX_DETAIL])
@@ -227,7 +231,7 @@ def own_of(record: InvocationRecord, inputs: ActionInputRecord) -> Own:
     named = {None if record.data_source.is_unspecified else record.data_source.data_source_id}
     named |= {selector.dataset_id for selector in selectors}
     named |= {file.association_id for file, _ in inputs.files}
-    named.add(destination_of(record))
+    named.add(destination_of(record, inputs))
     datasets = {dataset_id for dataset_id in named if dataset_id is not None}
     return Own(record.invocation_id, record.org_id, record.provenance.action.name, datasets)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from ...models import ActionRecord, InvocationRecord, InvocationStatus
 from ..callers import Role
 from ..db import Store
-from ..errors import NotFoundError
+from ..errors import InvalidRequestError, NotFoundError
 from ..outages import is_outage, pause_after
 from .termination import started_at
 
@@ -123,11 +123,11 @@ class Claim:
                 return outcome
 
     def _action(self) -> ActionRecord | None:
-        """Return the version of the action that was invoked; None: it has been deleted."""
+        """Return the version of the action that was invoked, with what it inherits; None: it was deleted."""
         action = self.record.provenance.action
         try:
-            return self.store.actions.get(action.name, action.org_id, action.digest)
-        except NotFoundError:
+            return self.store.actions.effective(action.name, action.org_id, action.digest)
+        except (NotFoundError, InvalidRequestError):
             return None
 
     def _record(self, outcome: Outcome) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...models import InvocationRecord, UploadDestinationType
-from ...models.dataset import DatasetUpdate, FileUpdate
+from ...models.dataset import ActionInputRecord, DatasetUpdate, FileUpdate
 from ...models.text import counted
 from ...runtime.changesets import read_dataset_changeset, read_file_changesets
 from ...runtime.exceptions import ActionRuntimeException
@@ -21,17 +21,26 @@ class UploadError(Exception):
     """An output can't be uploaded; the message says which and why. The workspace keeps all outputs."""
 
 
-def destination_of(record: InvocationRecord) -> str | None:
-    """Return the dataset of an invocation's outputs: its upload destination, or its input dataset."""
+def destination_of(record: InvocationRecord, inputs: ActionInputRecord) -> str | None:
+    """Return the dataset of an invocation's outputs: its upload destination, or its input dataset.
+
+    Without a data source, it is the dataset that all input files are in, however they were selected.
+
+    :return: None: the input is of no dataset, or of several.
+    """
     destination = record.upload_destination
     if destination is not None and destination.destination_type is UploadDestinationType.Dataset:
         return destination.destination_id
-    return None if record.data_source.is_unspecified else record.data_source.data_source_id
+    if not record.data_source.is_unspecified:
+        return record.data_source.data_source_id
+    datasets = {file.association_id for file, _ in inputs.files}
+    return datasets.pop() if len(datasets) == 1 else None
 
 
 def upload(
     datasets: DatasetFiles,
     record: InvocationRecord,
+    dataset_id: str | None,
     paths: InvocationPaths,
     say: Callable[[str], object],
     stop: Callable[[], None],
@@ -43,6 +52,7 @@ def upload(
 
     :param datasets: has the dataset.
     :param record: the invocation.
+    :param dataset_id: the dataset to upload to; None: the outputs stay in their folder.
     :param paths: its folders and files.
     :param say: called with messages for the invocation's log.
     :param stop: called before each file; it raises an exception to stop.
@@ -58,12 +68,11 @@ def upload(
         if is_outage(error.__cause__):
             raise error.__cause__ from None
         raise UploadError(str(error)) from None
-    dataset_id = destination_of(record)
     if dataset_id is None:
         if files:
             say(
                 f"Kept {counted(len(files), 'output')} in {paths.output_dir}: "
-                "the invocation names no upload_destination"
+                "the invocation names no upload_destination, and its input isn't of one dataset"
             )
         return
     for path in file_changes.keys() - files.keys():
