@@ -24,9 +24,11 @@ def context(**changes: Any) -> dict[str, Any]:
         "triggering_user_name": None,
         "consumed_asset_events": [],
         "start_date": NOON,
+        "run_after": NOON,
         "clear_number": 0,
     }
     instance = {
+        "id": "01999999-0000-7000-8000-000000000001",
         "dag_id": "fleet",
         "run_id": "scheduled__2026-01-31T12:00:00+00:00",
         "task_id": "ask",

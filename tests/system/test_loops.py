@@ -49,7 +49,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
             deployment=airflow.url,
             dag_id="looped",
             run_id=run_id,
-            run_started=datetime.fromisoformat(run["start_date"]),
+            run_after=datetime.fromisoformat(run["run_after"]),
             task_id="outside",
             map_index=asker.map_index,
             incarnation=0,

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .parameters import coerce_parameters, default_misfit
     from .provenance import (
         MAX_ASSET_EVENTS,
+        SOURCE_ID_BEGIN,
         ActionProvenance,
         AssetEvent,
         DagRunProvenance,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         SourceFilter,
         SourceProvenance,
         TaskInstanceReference,
+        deployment_id,
         source_id_prefix,
         task_instance_of,
     )
@@ -109,6 +111,7 @@ __all__ = [
     "DEFINITIONS",
     "MAX_ASSET_EVENTS",
     "MAX_PAGE_SIZE",
+    "SOURCE_ID_BEGIN",
     "UNSPECIFIED_DATA_SOURCE",
     "Accessibility",
     "ActionParameter",
@@ -181,6 +184,7 @@ __all__ = [
     "cursor_at",
     "decode_message",
     "default_misfit",
+    "deployment_id",
     "digests_of",
     "encode_message",
     "get_status_definition",

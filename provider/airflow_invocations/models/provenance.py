@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +83,11 @@ class DagRunProvenance(pydantic.BaseModel):
         (https://airflow.apache.org/docs/apache-airflow/stable/stable-rest-api-ref.html).
     :param clear_number: how often anything in the run was cleared before.
     :param logical_date: None, like the data interval, for runs without one, such as asset-triggered runs.
+    :param instance_id: Airflow's id of this try; each try has its own, also in another run of the same id.
+    :param max_tries: the tries that Airflow allows. Retries leave it as it is, a clear changes it. None: not
+        known, as in a triggerer.
+    :param is_detached: whether the invocation is to go on after its task (`wait=False`,
+        `cancel_on_kill=False`).
     :param triggered_by: the user; None for a run that no user started.
     :param consumed_asset_events: the first MAX_ASSET_EVENTS, and at least one of each asset.
     :param base_url: the URL of this Airflow; None if `[api] base_url` isn't set.
@@ -99,6 +105,9 @@ class DagRunProvenance(pydantic.BaseModel):
     region_index: int | None = None
     try_number: int
     clear_number: int = 0
+    instance_id: str | None = None
+    max_tries: int | None = None
+    is_detached: bool = False
     logical_date: datetime.datetime | None = None
     data_interval_start: datetime.datetime | None = None
     data_interval_end: datetime.datetime | None = None
@@ -128,6 +137,10 @@ class DagRunProvenance(pydantic.BaseModel):
             "clear_number": self.clear_number or None,
             "region_id": self.region_id,
             "region_index": self.region_index,
+            "instance_id": self.instance_id,
+            "max_tries": self.max_tries,
+            "detached": 1 if self.is_detached else None,
+            "deployment": deployment_id(self.base_url),
         }
         return task + urlencode({name: value for name, value in query.items() if value is not None})
 
@@ -183,7 +196,7 @@ def source_id_prefix(
     :param map_index: -1 for a task that isn't mapped; None for any index.
     :param iteration: used only with a task; with None and a `map_index`, no task in a loop matches.
     """
-    prefix = f"airflow:dags/{_quoted(dag_id)}/"
+    prefix = f"{SOURCE_ID_BEGIN}{_quoted(dag_id)}/"
     if run_id is not None:
         prefix += f"runs/{_quoted(run_id)}/"
     if task_id is not None:
@@ -195,8 +208,18 @@ def source_id_prefix(
     return prefix
 
 
+def deployment_id(base_url: str | None) -> str | None:
+    """Return what names an Airflow in a `source_id`: a digest of its base URL; None without one."""
+    if not base_url:
+        return None
+    return hashlib.sha256(base_url.rstrip("/").encode()).hexdigest()[:16]
+
+
 class TaskInstanceReference(pydantic.BaseModel):
-    """The task instance that a `source_id` names, with the fields of `DagRunProvenance`."""
+    """The task instance that a `source_id` names, with the fields of `DagRunProvenance`.
+
+    :param deployment: which Airflow it is an instance of (`deployment_id`); None: it doesn't say.
+    """
 
     dag_id: str
     run_id: str
@@ -207,6 +230,10 @@ class TaskInstanceReference(pydantic.BaseModel):
     region_index: int | None = None
     try_number: int
     clear_number: int = 0
+    instance_id: str | None = None
+    max_tries: int | None = None
+    is_detached: bool = False
+    deployment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +276,9 @@ class SourceFilter:
         )
 
 
+#: How every `source_id` of a task instance begins.
+SOURCE_ID_BEGIN = "airflow:dags/"
+
 #: The segments that may follow a task in a `source_id`, in this order.
 _INDEXES = ("iterations", "mapped")
 
@@ -277,6 +307,10 @@ def task_instance_of(source_id: str) -> TaskInstanceReference | None:
                     region_index=int(query["region_index"][-1]) if "region_index" in query else None,
                     try_number=int(try_number),
                     clear_number=int(query.get("clear_number", ["0"])[-1]),
+                    instance_id=query.get("instance_id", [None])[-1],
+                    max_tries=int(query["max_tries"][-1]) if "max_tries" in query else None,
+                    is_detached="detached" in query,
+                    deployment=query.get("deployment", [None])[-1],
                 )
             except ValueError:
                 return None

@@ -18,8 +18,8 @@ from ..platforms.registry import DEFAULT_CONN_ID
 from ..platforms.retry import OUTAGE_LIMIT
 from ..tasks.cancellation import cancel, cancel_active, was_taken_over
 from ..tasks.lifecycle import CancelledByClear, InvocationLifecycle, WorkerLog
-from ..tasks.provenance import identity_of, loop_position_of, provenance_of
-from ..tasks.result import INVOCATION_ID_KEY, invoked_line, result_of
+from ..tasks.provenance import first_try_of, identity_of, loop_position_of, provenance_of
+from ..tasks.result import INCARNATION_KEY, INVOCATION_ID_KEY, invoked_line, result_of
 from ..tasks.submission import InvocationSubmission, idempotency_ids
 from ..tasks.validation import REQUEST_ARGUMENTS, task_label
 from ..tasks.xcom import push_xcom
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         InvocationRecord,
         UploadDestination,
     )
+    from ..tasks.idempotency import TaskInvocationKey
 
 #: Seconds that a killed worker waits for the id of its invocation, if the platform hasn't returned it yet.
 #: Airflow sends SIGKILL after 5 s.
@@ -296,13 +297,26 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         self._context = context
         lifecycle = self._new_lifecycle(hook)
         submission = InvocationSubmission.of(
-            self, task_label(self), provenance, identity_of(context), context["ti"].id, self.log.warning
+            self, task_label(self), provenance, self._key(context), first_try_of(context), self.log.warning
         )
         record = hook.run(lambda: lifecycle.submit(submission))
         self.invocation_url, self.logs_url = lifecycle.url, lifecycle.logs_url
         if self._was_killed and self.cancel_on_kill:
             self._cancel(record.invocation_id)
         return lifecycle, record
+
+    def _key(self, context: Context) -> TaskInvocationKey:
+        """Return the key of this task's invocations, which is the trigger's if one has begun this try."""
+        if not self.start_from_trigger:
+            return identity_of(context)
+        instance = context["ti"]
+        stored = instance.xcom_pull(
+            task_ids=self.task_id, key=INCARNATION_KEY, map_indexes=instance.map_index
+        )
+        is_of_this_try = isinstance(stored, Mapping) and stored.get("try_number") == instance.try_number
+        if is_of_this_try:
+            return identity_of(context, int(stored["incarnation"]))
+        return identity_of(context, 0 if instance.try_number == 1 else None)
 
     def _resume(self, invocation_id: str | None) -> InvocationLifecycle:
         """Return the lifecycle of an invocation that was submitted before this worker started."""
@@ -429,7 +443,7 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         """Cancel what a trigger that started the task has invoked, after it did not end the task in time."""
         hook = self._hook()
         ids = idempotency_ids(
-            identity_of(context), context["ti"].try_number, context["ti"].id, is_durable=self.durable
+            self._key(context), context["ti"].try_number, context["ti"].id, is_durable=self.durable
         )
         cancelled: list[str] = []
         if self.cancel_on_kill:

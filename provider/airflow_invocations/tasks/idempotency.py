@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..models import InvocationRecord, InvocationRequest
 
 #: Changes whenever the derivation does, so that an old identity is never taken for a new one.
-_SCHEME = "airflow-1"
+_SCHEME = "airflow-2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,15 @@ class TaskInvocationKey:
     deployment: str
     dag_id: str
     run_id: str
-    #: When the DAG run started: another one that is made later under the same run id isn't this one.
-    run_started: datetime.datetime | None
+    #: The DAG run's `run_after`, which nothing changes: a manual run that is created again under the same
+    #: run id has another one.
+    run_after: datetime.datetime | None
     task_id: str
     map_index: int
-    #: `max_tries - retries`: constant over automatic retries, another one after a clear (airflow's
-    #: `clear_task_instances` sets `max_tries` to the tries so far plus `retries`).
+    #: Constant over automatic retries, another one after a clear: the task instance's `max_tries`, which only
+    #: a clear changes (`clear_task_instances`); in a triggerer, which doesn't know it, the tries before the
+    #: clear. A clear after an edit of `retries` may leave the number as it was, and then the provenance of
+    #: an invocation decides (`tasks.incarnation`).
     incarnation: int
     #: Which of several invocations that the task asks for; a task that asks for one has none.
     part: str = ""
@@ -49,12 +52,12 @@ class TaskInvocationKey:
 
     def idempotency_id(self, failures: int) -> str:
         """Return the id of the invocation that follows `failures` failed ones of this incarnation."""
-        started = None if self.run_started is None else self.run_started.astimezone(datetime.UTC).isoformat()
+        run_after = None if self.run_after is None else self.run_after.astimezone(datetime.UTC).isoformat()
         parts = [
             self.deployment.rstrip("/"),
             self.dag_id,
             self.run_id,
-            started,
+            run_after,
             self.task_id,
             self.map_index,
             self.incarnation,
@@ -87,6 +90,7 @@ async def invoke_idempotent(
     idempotency_ids: Iterable[str],
     try_number: int,
     volatile: Collection[str] = (),
+    reject_stale: Callable[[InvocationRecord], Awaitable[bool]] | None = None,
 ) -> InvocationRecord:
     """Return this try's invocation: the first one that no earlier try has seen fail.
 
@@ -96,6 +100,8 @@ async def invoke_idempotent(
     the request of the same try again; differences to the try's own invocation are then ignored.
 
     :param volatile: names of parameters that may change from one try to the next.
+    :param reject_stale: returns whether an invocation is one from before a clear, and has ended it; the next
+        id is used then.
 
     Raises:
         RequestConflictError: the invocation has a different request.
@@ -108,7 +114,9 @@ async def invoke_idempotent(
             record = await platform.invoke(action, named)
         except RepeatedIdError as repeated:
             record = repeated.record
-        if _has_failed(record) and started_by_earlier_try(record, try_number):
+        if has_failed(record) and started_by_earlier_try(record, try_number):
+            continue
+        if reject_stale is not None and await reject_stale(record):
             continue
         if record.provenance.source.source_id != request.invocation_source_id:
             check_adopted(record, action, named, platform.capabilities, volatile)
@@ -137,6 +145,7 @@ def was_cancelled_by_clear(record: InvocationRecord, try_number: int, clear_numb
     )
 
 
-def _has_failed(record: InvocationRecord) -> bool:
+def has_failed(record: InvocationRecord) -> bool:
+    """Whether an invocation has ended without being Completed."""
     status = record.current.status
     return status.is_terminal and status is not InvocationStatus.Completed

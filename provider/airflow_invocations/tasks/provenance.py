@@ -64,8 +64,12 @@ def map_index_of(instance: Any) -> int:
     return -1 if instance.map_index is None else int(instance.map_index)
 
 
-def provenance_of(context: Context) -> DagRunProvenance:
-    """Return the provenance of the invocations of a task."""
+def provenance_of(context: Context, *, in_worker: bool = True) -> DagRunProvenance:
+    """Return the provenance of the invocations of a task.
+
+    :param in_worker: a triggerer doesn't know a task instance's `max_tries`, and gives the task's `retries`
+        instead (`TriggerRunner.create_runtime_ti`).
+    """
     run = context["dag_run"]
     instance = context["ti"]
     position = loop_position_of(context)
@@ -81,6 +85,8 @@ def provenance_of(context: Context) -> DagRunProvenance:
         region_index=position.region_index if position else None,
         try_number=instance.try_number,
         clear_number=getattr(run, "clear_number", 0) or 0,
+        instance_id=str(instance.id),
+        max_tries=int(instance.max_tries) if in_worker else None,
         logical_date=run.logical_date,
         data_interval_start=run.data_interval_start,
         data_interval_end=run.data_interval_end,
@@ -120,24 +126,31 @@ def _of_each_asset(events: Sequence[Any]) -> list[Any]:
 def identity_of(context: Context, incarnation: int | None = None) -> TaskInvocationKey:
     """Return the key that distinguishes this task's invocations from all others, equal for all retries.
 
-    `[api] base_url` distinguishes Airflows that share a platform. The run's start date distinguishes a run
-    that was deleted and created again under the same id. Airflow doesn't change the start date of a run that
-    hasn't ended (`clear_task_instances`), so it is the same for all retries.
+    No part of it changes while the run exists. `[api] base_url` distinguishes Airflows that share a platform.
+    The run's start date can't be a part: a clear of a run that has ended, or a PATCH of its state, changes
+    it. Neither can `retries`, which a DAG's author may edit.
 
-    :param incarnation: None derives it from the task instance; a triggerer doesn't know the numbers for that.
+    :param incarnation: None: the task instance's `max_tries`, which a retry keeps and a clear changes. A
+        triggerer doesn't know it.
     """
-    run = context["dag_run"]
     instance = context["ti"]
     position = loop_position_of(context)
     return TaskInvocationKey(
         deployment=_base_url(),
         dag_id=instance.dag_id,
         run_id=instance.run_id,
-        run_started=run.start_date,
+        run_after=context["dag_run"].run_after,
         task_id=instance.task_id,
         map_index=map_index_of(instance),
         region=(position.region_id, position.region_index) if position else None,
-        incarnation=(
-            instance.max_tries - (context["task"].retries or 0) if incarnation is None else incarnation
-        ),
+        incarnation=int(instance.max_tries) if incarnation is None else incarnation,
     )
+
+
+def first_try_of(context: Context) -> int:
+    """Return the try with which this incarnation began, unless `retries` was edited since.
+
+    A clear sets `max_tries` to the tries so far plus `retries` (`clear_task_instances`). The number is a hint
+    only; `tasks.incarnation` says where it decides.
+    """
+    return int(context["ti"].max_tries) - (context["task"].retries or 0) + 1

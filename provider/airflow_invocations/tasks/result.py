@@ -18,6 +18,10 @@ INVOCATION_ID_KEY = "invocation_id"
 #: The XCom with the number of the last try that handled the invocation.
 TRY_KEY = "invocation_try"
 
+#: The XCom by which a triggerer passes its number of the incarnation, with the try, to a worker that takes
+#: over the same try; that of the first try is always 0.
+INCARNATION_KEY = "invocation_incarnation"
+
 #: The XComs from which Airflow's API reads the links to an invocation and to its log.
 URL_KEY = "_link_InvocationLink"
 LOGS_URL_KEY = "_link_InvocationLogsLink"

@@ -19,14 +19,14 @@ from ..platforms.retry import OUTAGE_LIMIT
 from ..tasks.idempotency import TaskInvocationKey, started_by_earlier_try
 from ..tasks.lifecycle import InvocationLifecycle
 from ..tasks.provenance import identity_of, provenance_of
-from ..tasks.result import INVOCATION_ID_KEY, invoked_line, result_of
+from ..tasks.result import INCARNATION_KEY, INVOCATION_ID_KEY, invoked_line, result_of
 from ..tasks.submission import InvocationSubmission
 from ..version_compat import AirflowFailException
 from ..waiters import WaitOptions
 from ._base import EndingTrigger, has_retries, pull_xcom, push_xcom
 
 #: The XCom by which a try that fails, and that Airflow retries, passes its incarnation to the next try. A
-#: worker derives the incarnation from numbers that a triggerer doesn't have.
+#: worker reads the incarnation from a number that a triggerer doesn't have.
 RETRY_KEY = "invocation_retry"
 
 
@@ -74,8 +74,11 @@ class InvokeActionTrigger(EndingTrigger):
         """Invoke, wait, show the log, end the task."""
         instance: Any = self.task_instance
         context = instance.get_template_context()
-        provenance = provenance_of(context)
-        self._key = identity_of(context, await self._incarnation(provenance.try_number))
+        provenance = provenance_of(context, in_worker=False)
+        incarnation = await self._incarnation(provenance.try_number)
+        self._key = identity_of(context, incarnation)
+        if provenance.try_number > 1:
+            await push_xcom(self, INCARNATION_KEY, self._numbers)
         self.in_loop = self._key.region is not None
         event = await self._end_task(self._result(self._key, provenance))
         self._has_fired = True
@@ -84,9 +87,9 @@ class InvokeActionTrigger(EndingTrigger):
     async def _incarnation(self, try_number: int) -> int:
         """Return how many tries the task had before it was last cleared; 0 if it was not.
 
-        That is `max_tries - retries`, which a triggerer doesn't have. So a try that fails, and that Airflow
-        retries, stores its incarnation for the next try. A try that finds none is the first of its
-        incarnation.
+        A triggerer doesn't have the numbers for that. So a try that fails, and that Airflow retries, stores
+        its incarnation for the next try. A try that finds none is taken for the first of its incarnation; if
+        nothing in the run was cleared, it continues with an earlier try's invocation all the same.
         """
         if try_number > 1:
             stored = await pull_xcom(self, RETRY_KEY)
@@ -124,11 +127,10 @@ class InvokeActionTrigger(EndingTrigger):
         self, lifecycle: InvocationLifecycle, key: TaskInvocationKey, provenance: DagRunProvenance
     ) -> InvocationRecord:
         """Return the invocation of this try, after storing its id and links."""
-        instance: Any = self.task_instance
         tries = provenance.try_number
         label = f"DAG {provenance.dag_id!r}, task {provenance.task_id!r}"
         record = await lifecycle.submit(
-            InvocationSubmission.of(self, label, provenance, key, instance.id, self.log.warning)
+            InvocationSubmission.of(self, label, provenance, key, key.incarnation + 1, self.log.warning)
         )
         may_have_shown = lifecycle.shows_log and self.wait and not started_by_earlier_try(record, tries)
         if may_have_shown and await pull_xcom(self, INVOCATION_ID_KEY) == record.invocation_id:
@@ -143,9 +145,12 @@ class InvokeActionTrigger(EndingTrigger):
 
     async def _before_failure(self) -> None:
         if has_retries(self):
-            instance: Any = self.task_instance
-            retry = {"try_number": instance.try_number, "incarnation": self._key.incarnation}
-            await push_xcom(self, RETRY_KEY, retry)
+            await push_xcom(self, RETRY_KEY, self._numbers)
+
+    @property
+    def _numbers(self) -> dict[str, int]:
+        instance: Any = self.task_instance
+        return {"try_number": instance.try_number, "incarnation": self._key.incarnation}
 
     def _warn(self, text: str) -> None:
         self.log.warning("Invocation %s: %s", self._invocation_id, text)

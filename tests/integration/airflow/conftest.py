@@ -92,10 +92,11 @@ class Task:
         present = datetime.datetime.now(datetime.UTC)
         self.context: Any = unit_context(start_date=present)
         instance = {
-            **vars(self.context["ti"]), "run_id": f"manual__{uuid.uuid4()}", "start_date": present, **changes
+            **vars(self.context["ti"]), "id": uuid.uuid4(), "run_id": f"manual__{uuid.uuid4()}",
+            "start_date": present, **changes
         }  # fmt: skip
         self.context["ti"] = SimpleNamespace(
-            **instance, id=uuid.uuid4(), xcom_push=self._push, xcom_pull=lambda key, **_: self.pushed.get(key)
+            **instance, xcom_push=self._push, xcom_pull=lambda key, **_: self.pushed.get(key)
         )
 
     def _push(self, key: str, value: Any) -> None:

@@ -15,11 +15,13 @@ from airflow_invocations.exceptions import (
     InvocationConflictError,
     InvocationFailedError,
     InvocationTimedOutError,
+    PlatformUnavailableError,
     RequestRejectedError,
 )
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.models import InvocationStatus
+from airflow_invocations.models import ActionParameter, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.platforms import UnavailableError
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.tasks.result import TRY_KEY
 
@@ -39,6 +41,8 @@ class Instance:
         }  # fmt: skip
         self.run_id = f"manual__{uuid.uuid4()}"
         self.retries = 3
+        #: `retries` in the DAG file, which a worker reads.
+        self.edited_retries = 3
         self.try_number, self.max_tries, self.clear_number = 0, self.retries, 0
         self.first = Task()
 
@@ -47,6 +51,7 @@ class Instance:
         self.try_number += 1
         task = Task(try_number=self.try_number, max_tries=self.max_tries, run_id=self.run_id)
         run = task.context["dag_run"]
+        task.context["task"].retries = self.edited_retries
         run.start_date, run.clear_number = self.first.context["dag_run"].start_date, self.clear_number
         return task
 
@@ -387,3 +392,129 @@ def test_airflow_tasks_test_never_touches_the_invocation_of_a_real_try(hook: Rob
     _, tested = instance.run()
     assert tested["status"] == "Completed"
     assert tested["invocation_id"] != real["invocation_id"]
+
+
+@pytest.mark.parametrize("retries", [0, 2, 5])
+def test_an_edit_of_retries_neither_starts_a_second_one_nor_revives_an_old_one(
+    hook: RobotoHook, retries: int
+) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    _, invoked = instance.start()
+    instance.edited_retries = retries
+    _, again = instance.start()
+    assert again == invoked
+    instance.retries = retries
+    instance.clear()
+    instance.edited_retries = 1
+    instance.arguments["action"] = script(hook, "true")
+    _, result = instance.run()
+    assert (result["status"], result["invocation_id"] != invoked) == ("Completed", True)
+    assert hook.get(invoked).current.status is S.Cancelled
+    _, retried = instance.run()
+    assert retried["invocation_id"] == result["invocation_id"]
+
+
+def test_a_changed_start_of_the_run_starts_no_second_one(hook: RobotoHook) -> None:
+    # PATCH dagRuns/{id} {"state": "queued"} changes it, and so does a clear of a run that has ended.
+    instance = Instance(script(hook, "sleep 60"))
+    _, invoked = instance.start()
+    instance.first.context["dag_run"].start_date += datetime.timedelta(hours=1)
+    _, again = instance.start()
+    assert again == invoked
+    instance.first.context["dag_run"].start_date = None
+    instance.clear()
+    instance.arguments["action"] = script(hook, "true")
+    _, result = instance.run()
+    assert result["status"] == "Completed"
+    assert hook.get(invoked).current.status is S.Cancelled
+
+
+def test_a_clear_cancels_the_earlier_one_although_the_new_arguments_are_rejected(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    _, invoked = instance.start()
+    instance.clear()
+    required = [ActionParameter(name="n", required=True)]
+    instance.arguments["action"] = script(hook, "true", parameters=required)
+    _, error = instance.run()
+    assert type(error) is RequestRejectedError
+    assert hook.get(invoked).current.status is S.Cancelled
+
+
+@pytest.mark.parametrize("is_cleared", [True, False])
+def test_without_durability_no_try_leaves_another_running(hook: RobotoHook, is_cleared: bool) -> None:
+    instance = Instance(script(hook, "sleep 60"), durable=False)
+    _, invoked = instance.start()
+    if is_cleared:
+        instance.clear()
+    instance.arguments["action"] = script(hook, "true")
+    _, result = instance.run()
+    assert result["status"] == "Completed"
+    assert hook.get(invoked).current.status is S.Cancelled
+
+
+def test_a_search_that_is_unavailable_is_repeated(hook: RobotoHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    _, invoked = instance.start()
+    instance.clear()
+    instance.arguments["action"] = script(hook, "true")
+    failures = ["503", "503"]
+    find = RobotoPlatform.find
+
+    async def unavailable_twice(self: RobotoPlatform, *arguments: Any) -> Any:
+        if failures:
+            raise UnavailableError(failures.pop())
+        return await find(self, *arguments)
+
+    monkeypatch.setattr(RobotoPlatform, "find", unavailable_twice)
+    _, result = instance.run()
+    assert (result["status"], failures) == ("Completed", [])
+    assert hook.get(invoked).current.status is S.Cancelled
+
+
+def test_nothing_is_invoked_while_the_cancel_of_an_earlier_one_is_unconfirmed(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = Instance(script(hook, "sleep 60"), outage_limit=1)
+    _, invoked = instance.start()
+    instance.clear()
+    instance.arguments["action"] = script(hook, "true")
+
+    async def hangs(self: RobotoPlatform, invocation_id: str) -> None:
+        raise UnavailableError("504")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RobotoPlatform, "cancel", hangs)
+        _, error = instance.run()
+    assert type(error) is PlatformUnavailableError
+    assert invoked in str(error)
+    assert count(hook, instance.arguments["action"]) == 0
+    _, result = instance.run()
+    assert result["status"] == "Completed"
+    assert hook.get(invoked).current.status is S.Cancelled
+
+
+def test_a_run_that_is_created_again_under_its_id_inherits_nothing(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    _, invoked = instance.start()
+    instance.try_number = 0
+    instance.arguments["action"] = script(hook, "true")
+    _, result = instance.run()
+    assert result["status"] == "Completed"
+    assert hook.get(invoked).current.status is S.Cancelled
+    _, retried = instance.run()
+    assert retried["invocation_id"] == result["invocation_id"]
+
+
+def test_another_airflows_invocations_are_left_alone(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    with monkeypatch.context() as patch:
+        patch.setenv("AIRFLOW__API__BASE_URL", "https://staging.example")
+        _, theirs = instance.start()
+    instance.clear()
+    instance.arguments["action"] = script(hook, "true")
+    _, result = instance.run()
+    assert result["status"] == "Completed"
+    assert hook.get(theirs).current.status is not S.Cancelled
+    hook.cancel(theirs)

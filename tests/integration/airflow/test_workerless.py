@@ -134,10 +134,9 @@ async def test_it_invokes_waits_logs_and_ends(
     told = DagRunProvenance.from_environment(record.container_parameters.env_vars)
     assert told is not None
     assert told.model_dump(mode="json", exclude_none=True) == result["provenance"]
-    # What a worker derives for the same try is what the trigger has derived.
-    worker = identity_of({**task.context, "task": SimpleNamespace(owner="ada", retries=0)})  # type: ignore[typeddict-item]
-    assert record.idempotency_id == worker.idempotency_id(0)
-    assert record.provenance.source.source_id == provenance_of(task.context).source_id
+    # What a worker that takes over the same try derives is what the trigger has derived.
+    assert record.idempotency_id == identity_of(task.context, 0).idempotency_id(0)
+    assert record.provenance.source.source_id == provenance_of(task.context, in_worker=False).source_id
 
 
 async def test_its_log_is_shown_whole_and_of_a_flood_the_first_and_the_last_lines(
@@ -237,12 +236,9 @@ async def test_a_retry_goes_on_and_a_clear_begins_anew(
     triggerer = Triggerer(monkeypatch, retries=3)
     task = first_try(max_tries=3)
     run = {"run_id": task.context["ti"].run_id}
-    start = task.context["dag_run"].start_date
 
     def next_try(number: int) -> Task:
-        following = Task(try_number=number, **run)
-        following.context["dag_run"].start_date = start
-        return following
+        return Task(try_number=number, **run)
 
     made = operator(action, retries=3)
     incarnations = []
@@ -257,8 +253,9 @@ async def test_a_retry_goes_on_and_a_clear_begins_anew(
         await anyio.to_thread.run_sync(hook.get, invocation)
         for invocation in await anyio.to_thread.run_sync(ids_of_task, hook, task)
     ]
-    worker = identity_of({**task.context, "task": SimpleNamespace(owner="ada", retries=3)})  # type: ignore[typeddict-item]
-    assert {record.idempotency_id for record in records} == set(worker.idempotency_ids(2))
+    assert {record.idempotency_id for record in records} == set(
+        identity_of(task.context, 0).idempotency_ids(2)
+    )
 
 
 def ids_of_task(hook: RobotoHook, task: Task) -> list[str]:
@@ -276,7 +273,7 @@ async def test_a_cleared_task_cancels_what_it_had_invoked_before(
     lost.cancel()  # with its triggerer: nobody is told
     await asyncio.gather(lost, return_exceptions=True)
     cleared = Task(try_number=2, run_id=task.context["ti"].run_id)
-    cleared.context["dag_run"].start_date = task.context["dag_run"].start_date
+    cleared.context["dag_run"].clear_number = 1
     quick = await anyio.to_thread.run_sync(script, hook, "true")
     assert type(await triggerer.end(operator(quick), cleared)) is TaskSuccessEvent
     assert triggerer.xcoms["invocation_id"] != before
@@ -362,7 +359,7 @@ async def test_a_worker_takes_over_from_a_trigger_that_broke(
     await triggerer.invoked.wait()
     broken.cancel()
     await asyncio.gather(broken, return_exceptions=True)
-    task.pushed["invocation_id"] = "iv_of_an_earlier_try"
+    task.pushed |= {**triggerer.xcoms, "invocation_id": "iv_of_an_earlier_try"}
     result = await anyio.to_thread.run_sync(
         made.resume_execution,
         "__fail__",
@@ -387,6 +384,7 @@ async def test_a_worker_cancels_what_no_triggerer_ended_in_time(
     await triggerer.invoked.wait()
     stuck.cancel()
     await asyncio.gather(stuck, return_exceptions=True)
+    task.pushed |= triggerer.xcoms
     with pytest.raises(InvocationTimedOutError, match=triggerer.xcoms["invocation_id"]):
         await anyio.to_thread.run_sync(made.resume_execution, *late)
     assert hook.get(triggerer.xcoms["invocation_id"]).current.status is S.Cancelled

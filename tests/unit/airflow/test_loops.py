@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from airflow.sdk.api.datamodels import _generated as datamodels
 
-from airflow_invocations.models import SourceFilter, TaskInstanceReference, task_instance_of
+from airflow_invocations.models import (
+    SourceFilter,
+    TaskInstanceReference,
+    deployment_id,
+    task_instance_of,
+)
 from airflow_invocations.tasks.provenance import identity_of, provenance_of
 
 from ...support.task_context import (
@@ -120,6 +125,9 @@ def test_provenance_names_the_iteration(map_index: int) -> None:
         region_id=str(LOOP),
         region_index=2,
         try_number=2,
+        instance_id=asked.instance_id,
+        max_tries=3,
+        deployment=deployment_id(asked.base_url),
     )
     assert asked.environment()["AIRFLOW_CTX_LOOP_ITERATION"] == "3"
 

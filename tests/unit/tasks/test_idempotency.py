@@ -40,7 +40,7 @@ IDENTITY = TaskInvocationKey(
     deployment="https://airflow.example",
     dag_id="fleet",
     run_id="manual__1",
-    run_started=STARTED,
+    run_after=STARTED,
     task_id="ask",
     map_index=-1,
     incarnation=0,
@@ -53,8 +53,8 @@ IDENTITY = TaskInvocationKey(
         {"deployment": "https://staging.example"},
         {"dag_id": "fleet2"},
         {"run_id": "manual__2"},
-        {"run_started": STARTED + datetime.timedelta(microseconds=1)},
-        {"run_started": None},
+        {"run_after": STARTED + datetime.timedelta(microseconds=1)},
+        {"run_after": None},
         {"task_id": "ask2"},
         {"map_index": 0},
         {"incarnation": 1},
@@ -67,7 +67,7 @@ def test_whatever_tells_two_tasks_apart_tells_their_ids_apart(other: dict[str, A
 
 def test_the_same_task_has_the_same_ids_however_its_parts_are_written() -> None:
     elsewhere = STARTED.astimezone(datetime.timezone(datetime.timedelta(hours=5)))
-    same = replace(IDENTITY, deployment="https://airflow.example/", run_started=elsewhere)
+    same = replace(IDENTITY, deployment="https://airflow.example/", run_after=elsewhere)
     assert same.idempotency_ids(3) == IDENTITY.idempotency_ids(3)
     assert len(set(IDENTITY.idempotency_ids(3))) == 3
 
@@ -81,12 +81,12 @@ def test_parts_do_not_run_into_each_other() -> None:
 def test_the_derivation_does_not_change_by_accident() -> None:
     # A worker of a newer version has to find what an older one has invoked: a change wants a new scheme.
     assert IDENTITY.idempotency_id(0) == (
-        "airflow-1-5cf42f1dcdb234c769950546947c966c5b05eb2ef8c1fcf5beacc4ce56341fb7"
+        "airflow-2-5cf42f1dcdb234c769950546947c966c5b05eb2ef8c1fcf5beacc4ce56341fb7"
     )
 
 
 def test_after_a_clear_the_ids_of_the_incarnations_before_are_known() -> None:
-    # Cleared after its second try: `max_tries - retries` is 2 from then on.
+    # Cleared after its second try: `max_tries` is 2 from then on.
     cleared = replace(IDENTITY, incarnation=2)
     earlier = cleared.earlier_ids(try_number=3)
     assert IDENTITY.earlier_ids(3) == []
