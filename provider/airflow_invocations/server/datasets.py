@@ -17,7 +17,7 @@ from .db import Store
 from .errors import InvalidRequestError, NotFoundError, UnavailableError
 from .outages import is_outage
 from .query.file_patterns import FilePatterns, PatternError
-from .query.roboql import read_roboql
+from .query.roboql import RoboqlQuery, read_roboql
 from .skipped_entries import EntryKind, SkippedEntry, summarize
 
 #: Seconds that a query for an invocation's input may take per page of files, so that an action doesn't fail
@@ -58,9 +58,10 @@ class DatasetFiles:
 
     def find_or_create(self, query: str, request: NewDataset, org_id: str, user: str) -> DatasetRecord:
         """Return the oldest dataset that a RoboQL query selects; create one if there is none."""
-        condition = read_roboql(query)
-        oldest = QuerySpecification(condition=condition, limit=1, sort_direction=SortDirection.Ascending)
-        found = self._store.datasets.query(oldest, org_id).items
+        wanted = read_roboql(query).page(size=1)
+        if wanted.sort_by is None:
+            wanted = wanted.model_copy(update={"sort_direction": SortDirection.Ascending})
+        found = self._store.datasets.query(wanted, org_id).items
         return found[0] if found else self.create(request, org_id, user)
 
     def link(
@@ -186,17 +187,26 @@ class DatasetFiles:
             self._scan_all(org_id)
         return self._store.files.query(spec, org_id)
 
+    def query_datasets(self, spec: QuerySpecification, org_id: str) -> Page[DatasetRecord]:
+        """Return a page of datasets. Raises InvalidRequestError."""
+        if spec.after is None and _refers_to_files(spec.condition):
+            self._scan_all(org_id)
+        return self._store.datasets.query(spec, org_id)
+
     def find_files(self, query: str, org_id: str, notice: Notice) -> list[FileRecord]:
-        """Return all files that a RoboQL query selects, by path. Raises InvalidRequestError.
+        """Return all files that a RoboQL query selects, in its order. Raises InvalidRequestError.
+
+        A query without SORT BY is in the order of paths.
 
         If a dataset's folder can't be read, the query uses its last known files.
 
         :param notice: called if a folder can't be read.
         """
-        condition = read_roboql(query)
+        wanted = read_roboql(query)
         for reason in self._scan_all(org_id):
             notice(f"the query uses the last known files: {reason}")
-        return list(_all_pages(lambda spec: self._store.files.query(spec, org_id, FIND_TIMEOUT), condition))
+        found = _all_pages(lambda spec: self._store.files.query(spec, org_id, FIND_TIMEOUT), wanted)
+        return list(itertools.islice(found, wanted.limit))
 
     def update_file(self, file_id: str, update: FileUpdate, org_id: str, user: str) -> FileRecord:
         """Change a file's metadata. Raises NotFoundError, InvalidRequestError."""
@@ -248,6 +258,12 @@ class DatasetFiles:
                     yield record
 
 
+def _refers_to_files(condition: Condition | ConditionGroup | None) -> bool:
+    if isinstance(condition, ConditionGroup):
+        return any(_refers_to_files(part) for part in condition.conditions)
+    return condition is not None and condition.field.startswith(("file.", "file[", "files.", "files["))
+
+
 def _matcher(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
     """Return a function that matches a path. Raises InvalidRequestError for an invalid pattern."""
     included, excluded = _patterns(include), _patterns(exclude)
@@ -287,11 +303,12 @@ def _of_version(record: FileRecord, version: int | None) -> FileRecord:
 
 
 def _all_pages(
-    page_of: Callable[[QuerySpecification], Page[FileRecord]], condition: Condition | ConditionGroup
+    page_of: Callable[[QuerySpecification], Page[FileRecord]], wanted: RoboqlQuery
 ) -> Iterator[FileRecord]:
-    spec = QuerySpecification(
-        condition=condition, sort_by="relative_path", sort_direction=SortDirection.Ascending
-    )
+    spec = wanted.page()
+    if spec.sort_by is None:
+        by_path = {"sort_by": "relative_path", "sort_direction": SortDirection.Ascending}
+        spec = spec.model_copy(update=by_path)
     while True:
         page = page_of(spec)
         yield from page.items

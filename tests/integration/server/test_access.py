@@ -98,6 +98,7 @@ ROUTES: dict[tuple[str, str], tuple[Rule, Any]] = {
     ("GET", "/v1/files/record/path/{path:path}/association/{dataset_id}"): (OWN_READ, None),
     ("GET", "/v1/files/{file_id}/signed-url"): (OWN_READ, None),
     ("POST", "/v1/query/submit/roboql"): (READ, {"query": "size = 0", "target": "files"}),
+    ("POST", "/v1/query/submit/structured"): (READ, {"query": {}, "target": "datasets"}),
     ("GET", "/v1/query/id/{query_id}"): (READ, None),
     ("GET", "/v1/query/id/{query_id}/results"): (READ, None),
     ("GET", "/v1/orgs/caller"): (OWN_READ, None),

@@ -13,9 +13,11 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from roboto import exceptions
 from roboto.domain import datasets, files
 from roboto.http import BearerTokenDecorator, RobotoClient
 from roboto.query import QueryClient, QuerySpecification, QueryTarget
+from roboto.roboto_search import RobotoSearch
 
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.admin import add_dataset
@@ -180,8 +182,40 @@ class TestPublishedClient:
             "metadata.speed.max IS NULL": everything - {"notes.txt"},
             'created > "2020-01-01" AND NOT created > "2100-01-01T00:00:00Z"': everything,
             'path = "notes.txt" OR tags CONTAINS "good"': {"notes.txt", "logs/two.csv"},
+            f"file.dataset.id = {dataset_id} /* unquoted */": everything,
+            "name = 'two.csv' and tags not_contains 'bad'": {"logs/two.csv"},
         }.items():
             assert found(query) == paths, query
+
+    def test_order_and_limit_hold_over_pages(
+        self, client: RobotoClient, dataset_id: str, folder: Path
+    ) -> None:
+        for number in range(1203):
+            (folder / f"{number:04}.bin").write_bytes(b"")
+        query = f"dataset_id = {dataset_id} AND path LIKE '%.bin' SORT BY path DESC LIMIT"
+        for limit in (1, 1000, 1001, 1203, 5000):
+            found = list(QueryClient(client).submit_query(f"{query} {limit}", QueryTarget.Files, 30))
+            paths = [str(item["relative_path"]) for item in found]
+            assert paths == [f"{number:04}.bin" for number in range(1202, -1, -1)][:limit]
+
+    def test_conditions_are_queried_as_roboql_is(
+        self, client: RobotoClient, dataset: datasets.Dataset, dataset_id: str
+    ) -> None:
+        search = RobotoSearch.for_roboto_client(client)
+        assert dataset_id in {one.dataset_id for one in search.find_datasets()}
+        by_file = f'dataset_id = "{dataset_id}" AND files[0].path LIKE "%.txt"'
+        assert [one.dataset_id for one in search.find_datasets(by_file)] == [dataset_id]
+        named = {"field": "dataset.name", "comparator": "EQUALS", "value": dataset.name}
+        spec = {"condition": named, "sort_by": "size", "sort_direction": "ASC", "limit": 1, "max_results": 2}
+        found = search.find_files(QuerySpecification.model_validate(spec))
+        assert [file.record.size for file in found] == [1, 2]
+
+    @pytest.mark.parametrize("target", ["topics", "topic_message_paths", "events", "sessions"])
+    def test_records_that_the_server_does_not_have_are_not_implemented(
+        self, client: RobotoClient, target: str
+    ) -> None:
+        with pytest.raises(exceptions.RobotoNotImplementedException, match="datasets and files only"):
+            list(QueryClient(client).submit_query("*", QueryTarget(target), 10))
 
     def test_pages_of_files_end(self, service: Service, dataset_id: str) -> None:
         seen: list[str] = []

@@ -241,7 +241,7 @@ def test_roboql_compares_no_types_that_can_not_be_compared(
         store.files.update_many(
             dataset.dataset_id, {path: [FileUpdate(metadata_changeset=changes)]}, ORG, USER
         )
-    found = store.files.query(QuerySpecification(condition=read_roboql(query)), ORG).items
+    found = store.files.query(QuerySpecification(condition=read_roboql(query).condition), ORG).items
     names = {(1, 2): "list", "x:1": "object", 15: "int15", True: "true", "15": "text15", "9": "text9",
              "unknown": "word",
              "2024-05-01": "day", "[12]": "json"}  # fmt: skip
@@ -258,3 +258,75 @@ def test_a_time_is_ordered_and_nothing_else(kinds: dict[str, Kind], comparator: 
 def test_no_number_is_rejected(kinds: dict[str, Kind]) -> None:
     with pytest.raises(InvalidRequestError, match="nan is no number"):
         selected(kinds["files"], asked("metadata.v", Comparator.NotEquals, float("nan")))
+
+
+#: Spellings of one comparator in RoboQL.
+SPELLINGS = {
+    Comparator.Equals: ["="], Comparator.NotEquals: ["!="], Comparator.GreaterThan: [">"],
+    Comparator.GreaterThanOrEqual: [">="], Comparator.LessThan: ["<"], Comparator.LessThanOrEqual: ["<="],
+    Comparator.Contains: ["CONTAINS", "contains"], Comparator.NotContains: ["NOT CONTAINS", "not_contains"],
+    Comparator.Like: ["LIKE", "like"], Comparator.NotLike: ["NOT LIKE", "NOT_LIKE", "not  like"],
+    Comparator.IsNull: ["IS NULL", "is_null"], Comparator.IsNotNull: ["IS NOT NULL", "IS_NOT_NULL"],
+}  # fmt: skip
+
+
+def literal(value: Any, dice: random.Random) -> str:
+    if isinstance(value, bool):
+        return dice.choice([str(value), str(value).lower()])
+    if not isinstance(value, str):
+        return repr(value)
+    quote = dice.choice("\"'")
+    escaped = value.replace("\\", "\\\\").replace(quote, f"\\{quote}")
+    return f"{quote}{escaped}{quote}"
+
+
+def written(condition: Condition | ConditionGroup, dice: random.Random) -> str:
+    """One of many ways to write a condition in RoboQL."""
+    gap = dice.choice([" ", "\n", " /* a 'comment' */ ", ' // to the end "\n'])
+    if isinstance(condition, Condition):
+        words = dice.choice(SPELLINGS[condition.comparator])
+        parts = [condition.field, words]
+        if condition.value is not None:
+            parts.append(literal(condition.value, dice))
+        return gap.join(parts)
+    parts = [written(part, dice) for part in condition.conditions]
+    if condition.operator is ConditionOperator.Not:
+        return f"NOT{gap}(" + f"{gap}or ".join(parts) + ")"
+    return "(" + f"{gap}{condition.operator.value}{gap}".join(parts) + ")"
+
+
+def any_condition(field: str, dice: random.Random, depth: int = 0) -> Condition | ConditionGroup:
+    if depth < 3 and dice.random() < 0.6:
+        parts = [any_condition(field, dice, depth + 1) for _ in range(dice.randrange(1, 4))]
+        return ConditionGroup.model_construct(operator=dice.choice([*ConditionOperator]), conditions=parts)
+    comparator = dice.choice(list(SPELLINGS))
+    if comparator in PRESENCE:
+        return asked(field, comparator, None)
+    values = TEXTS if comparator in TEXTUAL else [value for value in ASKED if "e" not in repr(value)]
+    return asked(field, comparator, dice.choice(values))
+
+
+def outcome(condition: Condition | ConditionGroup, records: list[Any]) -> set[str]:
+    """What the client's matcher selects; a comparison that it can't make selects nothing."""
+    if isinstance(condition, Condition):
+        return expected(condition, records)
+    each = [outcome(part, records) for part in condition.conditions]
+    if condition.operator is ConditionOperator.And:
+        return set.intersection(*each)
+    either = set.union(*each)
+    everybody = {identity(one) for one in records}
+    return either if condition.operator is ConditionOperator.Or else everybody - either
+
+
+@pytest.mark.parametrize("name", ["files", "datasets"])
+def test_roboql_selects_what_the_client_selects_however_it_is_written(
+    kinds: dict[str, Kind], name: str
+) -> None:
+    kind = kinds[name]
+    records = everything(kind)
+    dice = random.Random(11)
+    for _ in range(150):
+        condition = any_condition(kind.mixed, dice)
+        query = written(condition, dice)
+        found = kind.query(read_roboql(query).page(size=1000), ORG).items
+        assert {identity(one) for one in found} == outcome(condition, records), query

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,11 +13,17 @@ from airflow_invocations.models import (
     ConditionGroup,
     ConditionOperator,
     QuerySpecification,
+    SortDirection,
 )
+from airflow_invocations.models.dataset import NewDataset
+from airflow_invocations.server.dataset_storage import FoundFile
+from airflow_invocations.server.db import Store
 from airflow_invocations.server.db.tables import files
-from airflow_invocations.server.errors import InvalidRequestError
-from airflow_invocations.server.query.roboql import MAX_QUERY, read_roboql
+from airflow_invocations.server.errors import InvalidRequestError, UnsupportedError
+from airflow_invocations.server.query.roboql import MAX_QUERY, RoboqlQuery, read_roboql
 from airflow_invocations.server.query.statements import Queryable, page_of
+
+from .conftest import ORG, USER
 
 C = Comparator
 
@@ -62,29 +69,123 @@ def group(operator: str, *conditions: Condition | ConditionGroup) -> ConditionGr
                 group("NOT", is_("c", C.Equals, 3)),
             ),
         ),
+        (r"path = 'it\'s' // a comment", is_("path", C.Equals, "it's")),
+        (r"""path = '"' and x = "'" """, group("AND", is_("path", C.Equals, '"'), is_("x", C.Equals, "'"))),
+        ("tags NOT_CONTAINS 'a'", is_("tags", C.NotContains, "a")),
+        ("path not_like '%'", is_("path", C.NotLike, "%")),
+        ("x IS_NULL or x is_not_null", group("OR", is_("x", C.IsNull), is_("x", C.IsNotNull))),
+        ("file.dataset.id=ds_1", is_("file.dataset.id", C.Equals, "ds_1")),
+        ("files[0].size /* bytes */ > 1", is_("files[0].size", C.GreaterThan, 1)),
+        ("msgpaths[cpu.load].max > 0.9", is_("msgpaths[cpu.load].max", C.GreaterThan, 0.9)),
+        ("msgpaths['/cpu'].max > 1", is_("msgpaths[/cpu].max", C.GreaterThan, 1)),
         # A field's name may begin as a word of the language does.
         ("order = 1 and android = 2", group("AND", is_("order", C.Equals, 1), is_("android", C.Equals, 2))),
     ],
 )
 def test_what_is_understood(query: str, condition: Condition | ConditionGroup) -> None:
-    assert read_roboql(query) == condition
+    assert read_roboql(query) == RoboqlQuery(condition)
+
+
+@pytest.mark.parametrize(
+    ("query", "parsed"),
+    [
+        ("", RoboqlQuery()),
+        (" *\n", RoboqlQuery()),
+        ("* LIMIT 5", RoboqlQuery(limit=5)),
+        ("* sort by metadata.x", RoboqlQuery(None, "metadata.x", SortDirection.Ascending)),
+        (
+            "size > 1 SORT BY created DESC LIMIT 20 // newest",
+            RoboqlQuery(is_("size", C.GreaterThan, 1), "created", SortDirection.Descending, 20),
+        ),
+        # Words of the language that are fields.
+        ("limit = 3 LIMIT 1", RoboqlQuery(is_("limit", C.Equals, 3), limit=1)),
+    ],
+)
+def test_order_and_limit_follow_the_conditions(query: str, parsed: RoboqlQuery) -> None:
+    assert read_roboql(query) == parsed
+
+
+@pytest.mark.parametrize("count", ["0", "1000000001", "9" * 300])
+def test_a_limit_has_bounds(count: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"LIMIT is \d+; allowed: 1 to 1000000000"):
+        read_roboql(f"* LIMIT {count}")
+
+
+class TestReferences:
+    @pytest.fixture
+    def filled(self, store: Store) -> Store:
+        for name, paths in (("city", ["a.mcap", "in/b.csv"]), ("hill", ["b.csv"]), ("none", [])):
+            dataset = store.datasets.create(NewDataset(name=name, tags=[name]), ORG, USER)
+            found = {path: FoundFile(len(name) + number, 0) for number, path in enumerate(paths)}
+            store.files.record_scan(dataset.dataset_id, ORG, found, USER)
+        return store
+
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            ("dataset.name = 'city'", ["a.mcap", "in/b.csv"]),
+            ("file.dataset.name = city AND file.path LIKE '%.csv'", ["in/b.csv"]),
+            ("files[0].dataset.tags CONTAINS hill OR path = 'a.mcap'", ["a.mcap", "b.csv"]),
+            ("NOT dataset.tags CONTAINS 'city'", ["b.csv"]),
+            ("name = 'b.csv'", ["b.csv", "in/b.csv"]),
+            ("org_id = 'og_other'", []),
+        ],
+    )
+    def test_files_are_selected_by_their_dataset(self, filled: Store, query: str, found: list[str]) -> None:
+        records = filled.files.query(read_roboql(query).page(), ORG).items
+        assert sorted(record.relative_path for record in records) == found
+
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            ("files[0].path LIKE '%.csv'", ["city", "hill"]),
+            ("files[0].path LIKE '%.csv' AND files[0].size = 4", ["hill"]),
+            ("files[0].path LIKE '%.csv' AND files[1].path LIKE '%.mcap'", ["city"]),
+            ("files[0].path LIKE '%.csv' AND files[0].path LIKE '%.mcap'", []),
+            ("dataset.name = 'none' OR file.size = 5", ["city", "none"]),
+            ("file.path IS NULL", ["none"]),
+            ("datasets[0].id IS NOT NULL", ["city", "hill", "none"]),
+        ],
+    )
+    def test_datasets_are_selected_by_their_files(self, filled: Store, query: str, found: list[str]) -> None:
+        wanted = read_roboql(f"{query} SORT BY name").page()
+        assert [record.name for record in filled.datasets.query(wanted, ORG).items] == found
+
+    @pytest.mark.parametrize(
+        "query", ["topics[0].name = 'x'", "msgpaths[a.b].max > 1", "session.id = 'x'", "files[1].path = 'x'"]
+    )
+    def test_what_the_server_does_not_have_is_unsupported(self, filled: Store, query: str) -> None:
+        with pytest.raises(UnsupportedError, match=re.escape(query.split(" ")[0])):
+            filled.files.query(read_roboql(query).page(), ORG)
+
+    def test_references_are_limited(self, filled: Store) -> None:
+        query = " AND ".join(f"files[{number}].size > 0" for number in range(4))
+        with pytest.raises(InvalidRequestError, match="a query may refer to 3 other records"):
+            filled.datasets.query(read_roboql(query).page(), ORG)
+
+    def test_an_unknown_field_of_another_record_is_named(self, filled: Store) -> None:
+        with pytest.raises(InvalidRequestError, match="'size' can't be queried; allowed: created"):
+            filled.files.query(read_roboql("dataset.size = 1").page(), ORG)
 
 
 @pytest.mark.parametrize(
     ("query", "character", "found"),
     [
-        ("", 1, "the end"),
         ("path", 5, "the end"),
         ("path = ", 8, "the end"),
         ('path = "open', 8, "'\"'"),
-        ("path = 'single'", 8, '"\'"'),
-        ("size = 1 LIMIT 5", 10, "'L'"),
+        ("path = 'open", 8, '"\'"'),
+        ("size = 1 LIMIT", 15, "the end"),
+        ("size = 1 LIMIT many", 16, "'m'"),
+        ("size = 1 SORT created", 15, "'c'"),
+        ("* AND size = 1", 3, "'A'"),
+        ("/* open", 1, "'/'"),
         ("size = 1 size = 2", 10, "'s'"),
         ("(size = 1", 10, "the end"),
         ("size = 1)", 9, "')'"),
         ("size IN (1, 2)", 6, "'I'"),
         ("size = 1 && size = 2", 10, "'&'"),
-        ("msgpaths[/imu].max > 1", 9, "'['"),
+        ("msgpaths[/imu].max > 1", 10, "'/'"),
         ("path LIKE 5", 11, "'5'"),
         ("size = NULL", 8, "'N'"),
         ("size =\n\n  ?", 11, "'?'"),
@@ -112,8 +213,8 @@ def test_the_pointer_stays_in_sight_in_a_long_query() -> None:
 def test_no_nesting_is_too_deep_to_be_answered() -> None:
     with pytest.raises(InvalidRequestError, match="RoboQL, character 50001"):
         read_roboql("(" * 50_000)
-    assert read_roboql("(" * 50_000 + "a = 1" + ")" * 50_000) == is_("a", C.Equals, 1)
-    condition = read_roboql("NOT " * 40_000 + "a = 1")
+    assert read_roboql("(" * 50_000 + "a = 1" + ")" * 50_000).condition == is_("a", C.Equals, 1)
+    condition = read_roboql("NOT " * 40_000 + "a = 1").condition
     spec = QuerySpecification.model_construct(condition=condition, limit=1)
     with pytest.raises(InvalidRequestError, match="nested 16 deep"):
         page_of(

@@ -113,7 +113,7 @@ def create_app(
     app.include_router(_action_routes(store, settings, allows), prefix="/v1/actions")
     app.include_router(dataset_routes(store, datasets, allows), prefix="/v1/datasets")
     app.include_router(file_routes(datasets, urls, allows), prefix="/v1/files")
-    app.include_router(query_routes(RoboqlQueries(store, datasets), allows), prefix="/v1/query")
+    app.include_router(query_routes(RoboqlQueries(datasets), allows), prefix="/v1/query")
     app.include_router(org_routes(allows), prefix="/v1/orgs")
     app.include_router(_user_routes(allows), prefix="/v1/users")
     app.include_router(_probe_routes(store, metrics))

@@ -14,6 +14,7 @@ from ..callers import Caller, Own, Role
 from ..datasets import MAX_FILES, DatasetFiles
 from ..db import Store
 from ..errors import NotFoundError
+from ..query.roboql import RoboqlQuery
 from ..query.roboql_queries import RoboqlQueries
 from ..signed_urls import SignedUrls
 from ..timestamps import to_datetime
@@ -26,6 +27,7 @@ from .schemas import (
     QueryBody,
     QueryFilesBody,
     RoboqlBody,
+    StructuredQueryBody,
     UpdateDatasetBody,
     UpdateFileBody,
 )
@@ -58,7 +60,7 @@ def dataset_routes(store: Store, datasets: DatasetFiles, allows: Allows) -> APIR
 
     @router.post("/query")
     def query(spec: QueryBody, who: Reader) -> Response:
-        return data_response(store.datasets.query(spec, who.org_id))
+        return data_response(datasets.query_datasets(spec, who.org_id))
 
     @router.get("/{dataset_id}")
     def get(dataset_id: DatasetId, who: OwnReader) -> Response:
@@ -164,6 +166,12 @@ def query_routes(queries: RoboqlQueries, allows: Allows) -> APIRouter:
     @router.post("/submit/roboql")
     def submit(request: RoboqlBody, who: Reader) -> Response:
         return json_response(queries.submit(request.target, request.query, who.org_id, who.user))
+
+    @router.post("/submit/structured")
+    def submit_structured(request: StructuredQueryBody, who: Reader) -> Response:
+        spec = request.query
+        wanted = RoboqlQuery(spec.condition, spec.sort_by, spec.sort_direction, spec.max_results)
+        return json_response(queries.submit_parsed(request.target, wanted, who.org_id, who.user))
 
     @router.get("/id/{query_id}")
     def get(query_id: QueryId, who: Reader) -> Response:

@@ -263,6 +263,19 @@ class RoboqlBody(WireModel, defer_build=False):
     target: str
 
 
+class SearchSpecification(QuerySpecification, defer_build=False):
+    """A QuerySpecification with a limit of all pages together."""
+
+    max_results: Annotated[int | None, pydantic.Field(ge=1, le=2**31)] = None
+
+
+class StructuredQueryBody(WireModel, defer_build=False):
+    """A query of conditions."""
+
+    query: SearchSpecification
+    target: str
+
+
 _Id = Annotated[str, pydantic.Field(max_length=MAX_ID)]
 _Ids = Annotated[list[_Id], pydantic.Field(max_length=MAX_IDS)]
 _Cursors = Annotated[dict[_Id, _Id | None], pydantic.Field(max_length=MAX_IDS)]

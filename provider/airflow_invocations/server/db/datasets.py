@@ -11,25 +11,11 @@ import sqlalchemy as sa
 from ...models import MetadataChangeset, Page, QuerySpecification
 from ...models.dataset import DatasetRecord, DatasetUpdate, FileUpdate, IngestionStatus, NewDataset
 from ..errors import ConflictError, InvalidRequestError, NotFoundError
-from ..query.statements import Queryable, next_token, page_of
+from ..query.statements import next_token, page_of
 from ..timestamps import now, to_datetime
 from .database import Database
+from .queryables import DATASETS
 from .tables import datasets, files
-
-_DATASETS = Queryable(
-    table=datasets,
-    columns={
-        "dataset_id": datasets.c.dataset_id,
-        "org_id": datasets.c.org_id,
-        "name": datasets.c.name,
-        "created": datasets.c.created,
-        "created_by": datasets.c.created_by,
-        "modified": datasets.c.modified,
-        "modified_by": datasets.c.modified_by,
-    },
-    times=frozenset({"created", "modified"}),
-    documents=frozenset({"description", "device_id", "metadata", "tags"}),
-)
 
 
 class DatasetRepository:
@@ -89,7 +75,7 @@ class DatasetRepository:
 
     def query(self, spec: QuerySpecification, org_id: str) -> Page[DatasetRecord]:
         """Return a page of datasets. Raises InvalidRequestError."""
-        statement, sort_by = page_of(spec, _DATASETS, datasets.c.org_id == org_id)
+        statement, sort_by = page_of(spec, DATASETS, datasets.c.org_id == org_id)
         with self._database.query() as connection:
             rows = connection.execute(statement).all()
         items = [_to_record(row) for row in rows[: spec.limit]]

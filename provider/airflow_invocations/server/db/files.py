@@ -9,38 +9,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from ...models import Page, QuerySpecification
-from ...models.dataset import FileRecord, FileStatus, FileUpdate, IngestionStatus
+from ...models.dataset import FileRecord, FileStatus, FileUpdate
 from ..dataset_storage import FoundFile
 from ..errors import NotFoundError
-from ..query.statements import Queryable, next_token, page_of
+from ..query.statements import next_token, page_of
 from ..timestamps import now, to_datetime
 from .database import QUERY_TIMEOUT, Database
 from .datasets import apply_update, require_dataset
+from .queryables import FILES
 from .tables import files
-
-FILES = Queryable(
-    table=files,
-    columns={
-        "association_id": files.c.dataset_id,
-        "dataset_id": files.c.dataset_id,
-        "file_id": files.c.file_id,
-        "path": files.c.path,
-        "relative_path": files.c.path,
-        "size": files.c.size,
-        "version": files.c.version,
-        "created": files.c.created,
-        "created_by": files.c.created_by,
-        "modified": files.c.modified,
-        "modified_by": files.c.modified_by,
-        "ingestion_status": sa.func.coalesce(
-            sa.func.json_extract(files.c.record, "$.ingestion_status"),
-            IngestionStatus.NotIngested.value,
-            type_=sa.Text,
-        ),
-    },
-    times=frozenset({"created", "modified"}),
-    documents=frozenset({"description", "device_id", "metadata", "tags"}),
-)
 
 _OF_DATASET = (
     sa.select(files).where(files.c.dataset_id == sa.bindparam("dataset"), files.c.available).order_by("path")

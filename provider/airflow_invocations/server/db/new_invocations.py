@@ -20,7 +20,6 @@ from ...models import (
     InvocationRecord,
     InvocationRequest,
     InvocationStatus,
-    QuerySpecification,
     SourceProvenance,
     UploadDestinationType,
 )
@@ -33,7 +32,7 @@ from ..query.statements import page_of
 from ..settings import DEFAULT_TIMEOUT
 from ..timestamps import to_datetime
 from .datasets import require_dataset
-from .files import FILES
+from .queryables import FILES
 
 #: Prefix of every invocation id.
 ID_PREFIX = "iv_"
@@ -177,8 +176,7 @@ def require_inputs(connection: sa.Connection, request: InvocationRequest, org_id
             datasets["rich_input_data"] = selector.dataset_id
             _require_datasets(connection, datasets, org_id)
         if selector.query:
-            query = QuerySpecification(condition=read_roboql(selector.query), limit=1)
-            page_of(query, FILES)
+            page_of(read_roboql(selector.query).page(size=1), FILES)
     _require_datasets(connection, datasets, org_id)
 
 

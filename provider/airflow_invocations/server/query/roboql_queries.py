@@ -8,13 +8,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from ...models import Condition, ConditionGroup, Page, QuerySpecification
-from ...models.base import WireModel
+from ...models import Page, QuerySpecification
+from ...models.base import MAX_PAGE_SIZE, WireModel
 from ..datasets import DatasetFiles
-from ..db import Store
-from ..errors import NotFoundError, UnsupportedError
+from ..errors import InvalidRequestError, NotFoundError, UnsupportedError
 from ..timestamps import now, to_datetime
-from .roboql import read_roboql
+from .roboql import RoboqlQuery, read_roboql
 
 #: Number of the latest queries that are kept while the server runs.
 MAX_QUERIES = 1000
@@ -22,21 +21,23 @@ MAX_QUERIES = 1000
 #: Kinds of records that can be queried.
 TARGETS = ("datasets", "files")
 
+#: Those that the platform has besides.
+_PLATFORM_TARGETS = ("collections", "devices", "events", "sessions", "topic_message_paths", "topics")
+
 
 @dataclass(frozen=True, slots=True)
 class _Query:
     org_id: str
     user: str
     target: str
-    condition: Condition | ConditionGroup | None
+    wanted: RoboqlQuery
     submitted: int
 
 
 class RoboqlQueries:
     """The queries of all users; results are read on request, so a query completes immediately."""
 
-    def __init__(self, store: Store, datasets: DatasetFiles) -> None:
-        self._store = store
+    def __init__(self, datasets: DatasetFiles) -> None:
         self._datasets = datasets
         self._lock = threading.Lock()
         self._queries: OrderedDict[str, _Query] = OrderedDict()
@@ -49,11 +50,22 @@ class RoboqlQueries:
         :raises InvalidRequestError: the query is invalid or has an unknown field.
         :raises UnsupportedError: this server doesn't have such records.
         """
-        if target not in TARGETS:
+        return self.submit_parsed(target, read_roboql(query or ""), org_id, user)
+
+    def submit_parsed(self, target: str, wanted: RoboqlQuery, org_id: str, user: str) -> dict[str, Any]:
+        """Store a query that needs no parsing, and return its record.
+
+        :param target: one of TARGETS.
+        :param wanted: the conditions, the order and the limit.
+        :raises InvalidRequestError: the query is invalid or has an unknown field.
+        :raises UnsupportedError: this server doesn't have such records.
+        """
+        if target in _PLATFORM_TARGETS:
             raise UnsupportedError(f"target {target!r}: this server has {' and '.join(TARGETS)} only")
-        condition = read_roboql(query) if query and query.strip() else None
-        submitted = _Query(org_id, user, target, condition, now())
-        self._page(submitted, QuerySpecification(condition=condition, limit=1))  # rejects unknown fields
+        if target not in TARGETS:
+            raise InvalidRequestError(f"target {target!r}: allowed: {', '.join(TARGETS)}")
+        submitted = _Query(org_id, user, target, wanted, now())
+        self._page(submitted, wanted.page(size=1))  # rejects unknown fields
         query_id = f"qr_{secrets.token_hex(8)}"
         with self._lock:
             self._queries[query_id] = submitted
@@ -68,12 +80,23 @@ class RoboqlQueries:
     def results(self, query_id: str, org_id: str, after: str | None) -> WireModel:
         """Return a page of a query's results. Raises NotFoundError, InvalidRequestError."""
         query = self._require(query_id, org_id)
-        return self._page(query, QuerySpecification(condition=query.condition, after=after))
+        wanted = query.wanted
+        if wanted.limit is None:
+            return self._page(query, wanted.page(after=after))
+        # The token counts the results so far, because the limit is of all pages together.
+        before, position = _read_token(after)
+        left = wanted.limit - before
+        if left <= 0:
+            return Page[Any](items=[], next_token=None)
+        page = self._page(query, wanted.page(min(left, MAX_PAGE_SIZE), position))
+        read = before + len(page.items)
+        more = page.next_token is not None and read < wanted.limit
+        return Page(items=page.items, next_token=f"{read}:{page.next_token}" if more else None)
 
     def _page(self, query: _Query, spec: QuerySpecification) -> Page[Any]:
         if query.target == "files":
             return self._datasets.query_files(spec, query.org_id)
-        return self._store.datasets.query(spec, query.org_id)
+        return self._datasets.query_datasets(spec, query.org_id)
 
     def _require(self, query_id: str, org_id: str) -> _Query:
         with self._lock:
@@ -81,6 +104,16 @@ class RoboqlQueries:
         if query is None or query.org_id != org_id:
             raise NotFoundError(f"no query {query_id!r}; the last {MAX_QUERIES} are kept")
         return query
+
+
+def _read_token(after: str | None) -> tuple[int, str | None]:
+    """Return how many results the pages before had, and the position after them."""
+    if after is None:
+        return 0, None
+    count, _, position = after.partition(":")
+    if not (count.isascii() and count.isdigit() and len(count) < 10 and position):
+        raise InvalidRequestError("'next_page_token' is no page token of this query")
+    return int(count), position
 
 
 def _record(query_id: str, query: _Query) -> dict[str, Any]:

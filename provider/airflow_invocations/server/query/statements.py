@@ -22,7 +22,7 @@ from ...models import (
     SortDirection,
 )
 from ...models.query import MAX_CONDITIONS
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, UnsupportedError
 from ..timestamps import microseconds
 from .comparisons import Field, JsonField, NumberField, TextField, Value
 
@@ -41,6 +41,16 @@ _MEMBERSHIP = (Comparator.Contains, Comparator.NotContains)
 #: Conditions in one AND or OR, for which SQLite may use an index.
 _ROW = 100
 
+#: Other records that the conditions of one query may refer to; each is a join.
+MAX_REFERENCES = 3
+
+#: A field of a record that is referred to: `dataset.name`, `files[0].path`.
+_REFERENCE = re.compile(
+    r"(?P<kind>collection|dataset|device|event|file|msgpath|session|topic)s?"
+    r"(?:\[(?P<index>[^\]]*)\])?\.(?P<rest>.+)",
+    re.DOTALL,
+)
+
 _PATH_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_\- ]{0,127}")
 
 
@@ -48,7 +58,7 @@ _PATH_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_\- ]{0,127}")
 class Queryable:
     """The fields by which a kind of record can be queried."""
 
-    table: sa.Table
+    table: sa.FromClause
     #: Fields with a column or an expression.
     columns: Mapping[str, sa.ColumnElement[Any]]
     #: Fields whose columns are times in microseconds.
@@ -58,6 +68,10 @@ class Queryable:
     #: Fields with a partial index of the values below a limit. SQLite uses such an index only if the
     #: statement contains the limit.
     indexed_below: Mapping[str, int] = field(default_factory=dict)
+    #: What fields call one of these records, for example `file`; empty: they can't refer to records.
+    kind: str = ""
+    #: Records that fields can refer to besides, by their kind.
+    related: Mapping[str, Relation] = field(default_factory=dict)
 
     def field(self, name: str) -> Field:
         """Return a field to compare. Raises InvalidRequestError with the allowed fields."""
@@ -78,6 +92,18 @@ class Queryable:
         return field.value if isinstance(field, JsonField) else self.columns[name]
 
 
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How records of another kind belong to a record."""
+
+    #: The table of the other records.
+    table: sa.Table
+    #: Returns what can be queried of the other records, given an alias of their table.
+    fields_of: Callable[[sa.FromClause], Queryable]
+    #: Returns which of them belong to a record, given the alias.
+    belongs: Callable[[sa.FromClause], sa.ColumnElement[bool]]
+
+
 def page_of(
     spec: QuerySpecification, queryable: Queryable, *restrictions: sa.ColumnElement[bool]
 ) -> tuple[sa.Select[Any], str]:
@@ -95,7 +121,9 @@ def page_of(
     number = queryable.table.c.number
     statement = sa.select(queryable.table, key.label("sort_key")).where(*restrictions)
     if spec.condition is not None:
-        statement = statement.where(_Translation(queryable).of(spec.condition, depth=0))
+        references = References(queryable)
+        condition = _Translation(references).of(spec.condition, depth=0)
+        statement = statement.where(references.selected(condition))
     if spec.after is not None:
         statement = statement.where(
             _beyond(_read_token(spec.after, sort_by, descending), key, number, descending)
@@ -139,7 +167,7 @@ def _can_be_bound(value: object) -> bool:
 
 
 def _beyond(
-    last: tuple[Any, int], key: sa.ColumnElement[Any], number: sa.Column[Any], descending: bool
+    last: tuple[Any, int], key: sa.ColumnElement[Any], number: sa.ColumnElement[Any], descending: bool
 ) -> sa.ColumnElement[bool]:
     value, after = last
     same = sa.and_(
@@ -150,11 +178,72 @@ def _beyond(
     return sa.or_(key.is_not(None), same) if value is None else sa.or_(key > value, same)
 
 
-class _Translation:
-    """Translates one condition tree to SQL, within the limits of a query."""
+class References:
+    """The records that one query's conditions refer to: `dataset.name`, `files[0].path`.
+
+    Conditions with the same reference are about one and the same record. A record without related ones is
+    queried as if it had one without any value.
+
+    :param queryable: the records that are queried.
+    """
 
     def __init__(self, queryable: Queryable) -> None:
         self._queryable = queryable
+        self._joined: dict[tuple[str, str], tuple[Queryable, Relation]] = {}
+
+    def resolve(self, condition: Condition) -> tuple[Queryable, Condition]:
+        """Return the records that a condition is about, and the condition with its field's own name.
+
+        :raises UnsupportedError: the server has no such records, or can't query them together.
+        """
+        queryable, name = self._resolve(condition.field)
+        if name == condition.field:
+            return queryable, condition
+        return queryable, condition.model_copy(update={"field": name})
+
+    def selected(self, condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        """Return the condition on the queried records, once all conditions are resolved."""
+        if not self._joined:
+            return condition
+        table = self._queryable.table
+        joined: sa.FromClause = table
+        for queryable, relation in self._joined.values():
+            joined = joined.outerjoin(queryable.table, relation.belongs(queryable.table))
+        matching = sa.select(table.c.number).select_from(joined).where(condition).correlate(None)
+        return table.c.number.in_(matching)
+
+    def _resolve(self, name: str) -> tuple[Queryable, str]:
+        own = self._queryable
+        match = _REFERENCE.fullmatch(name) if own.kind else None
+        if match is None or name in own.columns:
+            return own, name
+        kind, index, rest = match.group("kind"), match.group("index") or "", match.group("rest")
+        if kind == own.kind:
+            if index not in ("", "0"):
+                raise UnsupportedError(f"{name!r}: a query for {kind}s can refer to one {kind} only")
+            return self._resolve(rest)
+        relation = own.related.get(kind)
+        if relation is None:
+            raise UnsupportedError(f"{name!r}: this server can't query {kind}s, only {self._kinds()}")
+        return self._related(kind, index, relation), rest
+
+    def _related(self, kind: str, index: str, relation: Relation) -> Queryable:
+        if (kind, index) not in self._joined:
+            if len(self._joined) == MAX_REFERENCES:
+                raise InvalidRequestError(f"a query may refer to {MAX_REFERENCES} other records")
+            alias = relation.table.alias(f"{kind}_{len(self._joined)}")
+            self._joined[kind, index] = (relation.fields_of(alias), relation)
+        return self._joined[kind, index][0]
+
+    def _kinds(self) -> str:
+        return " and ".join(f"{kind}s" for kind in sorted([self._queryable.kind, *self._queryable.related]))
+
+
+class _Translation:
+    """Translates one condition tree to SQL, within the limits of a query."""
+
+    def __init__(self, references: References) -> None:
+        self._references = references
         self._count = 0
         self._searched = 0
 
@@ -165,7 +254,7 @@ class _Translation:
                 f"a query may have {MAX_CONDITIONS} conditions, nested {MAX_DEPTH} deep; this one has more"
             )
         if isinstance(condition, Condition):
-            return self._comparison(condition)
+            return self._comparison(*self._references.resolve(condition))
         if not condition.conditions:
             raise InvalidRequestError(f"an {condition.operator} group needs at least one condition")
         batch = self._batch(condition)
@@ -192,47 +281,50 @@ class _Translation:
         self._count += len(leaves)
         if self._count > MAX_CONDITIONS:
             raise InvalidRequestError(f"a query may have {MAX_CONDITIONS} conditions; this one has more")
-        field = fields.pop()
-        return self._queryable.field(field).equals_any([self._value(part, part.value) for part in leaves])
+        scope, first = self._references.resolve(leaves[0])
+        values = [
+            self._value(scope, part.model_copy(update={"field": first.field}), part.value) for part in leaves
+        ]
+        return scope.field(first.field).equals_any(values)
 
-    def _value(self, condition: Condition, value: Any) -> Value:
+    def _value(self, scope: Queryable, condition: Condition, value: Any) -> Value:
         if isinstance(value, int) and not _can_be_bound(value):
             raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is too large")
         if isinstance(value, float) and math.isnan(value):
             raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is no number")
-        if condition.field in self._queryable.times:
+        if condition.field in scope.times:
             return _as_microseconds(condition.field, value)
         if isinstance(value, bool):
             return int(value)  # json_extract returns true and false as numbers
         return str(value.isoformat()) if isinstance(value, datetime.datetime) else value
 
-    def _comparison(self, condition: Condition) -> sa.ColumnElement[bool]:
+    def _comparison(self, scope: Queryable, condition: Condition) -> sa.ColumnElement[bool]:
         comparator = condition.comparator
         if comparator in (Comparator.IsNull, Comparator.NotExists):
-            return self._queryable.expression(condition.field).is_(None)
+            return scope.expression(condition.field).is_(None)
         if comparator in (Comparator.IsNotNull, Comparator.Exists):
-            return self._queryable.expression(condition.field).is_not(None)
-        field = self._queryable.field(condition.field)
+            return scope.expression(condition.field).is_not(None)
+        field = scope.field(condition.field)
         if condition.value is None:
             raise InvalidRequestError(
                 f"{condition.field} {comparator}: a value is needed; for none use IS_NULL"
             )
-        if condition.field in self._queryable.times and comparator in (*_TEXTUAL, *_MEMBERSHIP):
+        if condition.field in scope.times and comparator in (*_TEXTUAL, *_MEMBERSHIP):
             raise InvalidRequestError(
                 f"{condition.field} {comparator}: a time can be compared only with = != < <= > >="
             )
-        value = self._value(condition, condition.value)
+        value = self._value(scope, condition, condition.value)
         if comparator in (*_TEXTUAL, *_MEMBERSHIP):
-            self._count_search(condition, value)
+            self._count_search(scope, condition, value)
         if comparator is Comparator.Contains:
             return field.contains(value)
         if comparator is Comparator.NotContains:
             return field.lacks(value)
         if comparator in _TEXTUAL:
             return _textual(condition, field.text(), value)
-        return self._ordered(condition, field, value)
+        return _ordered(scope, condition, field, value)
 
-    def _count_search(self, condition: Condition, value: Value) -> None:
+    def _count_search(self, scope: Queryable, condition: Condition, value: Value) -> None:
         """Reject a value that takes too long to search for: each character costs one pass over a text."""
         if not isinstance(value, str):
             return
@@ -240,7 +332,7 @@ class _Translation:
             raise InvalidRequestError(
                 f"{condition.field} {condition.comparator}: the value may have {MAX_PATTERN} characters"
             )
-        if condition.comparator is Comparator.BeginsWith or condition.field in self._queryable.columns:
+        if condition.comparator is Comparator.BeginsWith or condition.field in scope.columns:
             return
         anywhere = condition.comparator in _MEMBERSHIP
         self._searched += len(value if anywhere else value.partition("%")[2].strip("%"))
@@ -250,13 +342,14 @@ class _Translation:
                 f"more than {MAX_SEARCHED} characters in all"
             )
 
-    def _ordered(self, condition: Condition, field: Field, value: Value) -> sa.ColumnElement[bool]:
-        ordered = field.ordered(condition.comparator, value)
-        limit = self._queryable.indexed_below.get(condition.field)
-        if limit is None or not _is_below(condition.comparator, value, limit):
-            return ordered
-        column = self._queryable.expression(condition.field)
-        return sa.and_(column < sa.literal_column(str(limit)), ordered)
+
+def _ordered(scope: Queryable, condition: Condition, field: Field, value: Value) -> sa.ColumnElement[bool]:
+    ordered = field.ordered(condition.comparator, value)
+    limit = scope.indexed_below.get(condition.field)
+    if limit is None or not _is_below(condition.comparator, value, limit):
+        return ordered
+    column = scope.expression(condition.field)
+    return sa.and_(column < sa.literal_column(str(limit)), ordered)
 
 
 def _joined(
