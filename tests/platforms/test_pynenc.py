@@ -38,6 +38,7 @@ from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiters import cancel_and_confirm
 
 from ..integration.airflow.conftest import Task, run_deferred
+from ..support.task_context import record_state
 from .conftest import CONN_ID, Asking, Late, end_of
 from .deployment import executions, release
 from .on_pynenc import OnRedis, OnSQLite, task
@@ -222,6 +223,7 @@ class TestCancel:
         with pytest.raises(TaskDeferred) as deferred:
             await asyncio.to_thread(deferrable("waits", asking).execute, ours.context)
         await begun(asking.folder)
+        record_state(deferred.value.trigger, "failed")
         await deferred.value.trigger.on_kill()
         invocation_id = ours.pushed["invocation_id"]
         said = [line.getMessage() for line in caplog.records if line.name == "trigger"]

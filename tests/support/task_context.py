@@ -14,6 +14,16 @@ PROVENANCE = DagRunProvenance(
 )
 
 
+def record_state(trigger: Any, state: str) -> None:
+    """Give a trigger a task instance, with this state in Airflow's record."""
+
+    async def states(_: object) -> set[str]:
+        return {state}
+
+    trigger.task_instance = SimpleNamespace(task_id="ask", map_index=-1)
+    trigger._task_states = states
+
+
 def context(**changes: Any) -> dict[str, Any]:
     """The parts of a task's context that the provider reads; `changes` are the DAG run's."""
     run = {

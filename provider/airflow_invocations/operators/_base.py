@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..exceptions import RequestRejectedError
@@ -17,9 +18,11 @@ from ..tasks.validation import (
 from ..version_compat import known_arguments
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from ..hooks import InvocationHook
+    from ..tasks.guard import InvocationGuard
 
 
 class BaseInvocationOperator:
@@ -76,6 +79,45 @@ class BaseInvocationOperator:
         except ValueError as error:
             raise RequestRejectedError(f"{task_label(self)}: {error}") from None  # type: ignore[arg-type]
         return hook
+
+
+class GuardedOperator(BaseInvocationOperator):
+    """An operator that cancels its invocation when its task is killed, times out or fails for good.
+
+    See `tasks.guard`.
+    """
+
+    cancel_on_kill: bool
+    durable: bool
+    log: Any
+
+    _guard: InvocationGuard | None = None
+    _was_killed = False
+
+    def on_kill(self) -> None:
+        """Note the kill. Airflow calls this from a signal handler, and then continues the task."""
+        self._was_killed = True
+        if self._guard is not None:
+            self._guard.note_kill()
+
+    @contextmanager
+    def _guarded(self, context: Context) -> Iterator[InvocationGuard]:
+        """Guard the invocation while a method runs that Airflow calls. Such methods call each other."""
+        if self._guard is not None:
+            yield self._guard
+            return
+        from ..tasks.guard import InvocationGuard
+
+        self._guard = guard = InvocationGuard(
+            context["ti"], self.log, cancels=self.cancel_on_kill, is_adopted=self.durable
+        )
+        if self._was_killed:  # before Airflow called the method
+            guard.note_kill()
+        try:
+            with guard:
+                yield guard
+        finally:
+            self._guard = None
 
 
 def check_mapped(mapping: OperatorPartial, names: Collection[str], checks: Mapping[str, Check] = {}) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -21,14 +20,10 @@ from ._base import BaseInvocationOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from ..hooks import InvocationHook
     from ..models import InvocationRecord
 
 #: The largest number of concurrent cancels.
 _CONCURRENCY = 8
-
-#: Seconds to try to cancel the invocation of a task that fails right after invoking.
-_FAILURE_TIMEOUT = 30.0
 
 
 class CancelInvocationOperator(BaseInvocationOperator, BaseOperator):
@@ -92,36 +87,6 @@ class CancelInvocationOperator(BaseInvocationOperator, BaseOperator):
             what = f"invocation {invocation_id} could not be cancelled"
             return platform_task_error(cause, what, invocation_id=invocation_id, url=url)
         return unconfirmed_cancel_error(invocation_id, self.timeout, url)
-
-
-@contextmanager
-def cancelled_on_failure(
-    operator: BaseOperator,
-    context: Context,
-    hook: InvocationHook,
-    invocation_ids: Sequence[str],
-    *,
-    is_adopted: bool,
-) -> Iterator[None]:
-    """Cancel a task's invocations if the block fails, unless a retry will continue with them.
-
-    :param is_adopted: whether a retry of the task continues with the invocations of the previous try.
-    """
-    try:
-        yield
-    except Exception:
-        instance = context["ti"]
-        named = ", ".join(invocation_ids)
-        if is_adopted and instance.max_tries and instance.try_number <= instance.max_tries:
-            operator.log.warning("The task failed after invoking; its retry continues with %s", named)
-        elif getattr(operator, "cancel_on_kill", True):
-            operator.log.warning("The task failed after invoking; cancelling %s", named)
-            outcomes = hook.ask(partial(cancel_all, ids=invocation_ids, limit=_FAILURE_TIMEOUT))
-            for invocation_id, outcome in outcomes.items():
-                if isinstance(outcome, Exception):
-                    why = outcome or "no answer"
-                    operator.log.error("Could not cancel invocation %s: %s", invocation_id, why)
-        raise
 
 
 async def cancel_all(

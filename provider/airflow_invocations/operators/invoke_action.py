@@ -16,7 +16,7 @@ from ..links import InvocationLink, InvocationLogsLink
 from ..platforms import PlatformError
 from ..platforms.registry import DEFAULT_CONN_ID
 from ..platforms.retry import OUTAGE_LIMIT
-from ..tasks.cancellation import cancel, cancel_active, was_taken_over
+from ..tasks.cancellation import cancel_active
 from ..tasks.lifecycle import CancelledByClear, InvocationLifecycle, WorkerLog
 from ..tasks.provenance import first_try_of, identity_of, loop_position_of, provenance_of
 from ..tasks.result import INCARNATION_KEY, INVOCATION_ID_KEY, invoked_line, result_of
@@ -25,9 +25,8 @@ from ..tasks.validation import REQUEST_ARGUMENTS, task_label
 from ..tasks.xcom import push_xcom
 from ..version_compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
 from ..waiters import AbandonReason, WaitAbandoned, WaitOptions
-from ._base import BaseInvocationOperator
+from ._base import GuardedOperator
 from ._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
-from .cancel_invocation import cancelled_on_failure
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -42,11 +41,8 @@ if TYPE_CHECKING:
         InvocationRecord,
         UploadDestination,
     )
+    from ..tasks.guard import InvocationGuard
     from ..tasks.idempotency import TaskInvocationKey
-
-#: Seconds that a killed worker waits for the id of its invocation, if the platform hasn't returned it yet.
-#: Airflow sends SIGKILL after 5 s.
-_ID_TIMEOUT = 3.0
 
 #: Seconds after its deadline at which Airflow ends a deferral that hasn't ended by itself.
 _BACKSTOP = 120.0
@@ -58,7 +54,7 @@ _TRIGGER_ARGUMENTS = (
 )  # fmt: skip
 
 
-class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
+class InvokeActionOperator(GuardedOperator, BaseOperator):
     """Invoke an action and wait for its end; the task succeeds only if the status is Completed.
 
     The result (XCom `return_value`) is a dict: invocation_id, action, digest, status, created, started,
@@ -122,7 +118,6 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
     operator_extra_links = (InvocationLink(), InvocationLogsLink())
     ui_color = "#e3f1ee"
 
-    _context: Context
     _kept_hook: InvocationHook
     _checked = (
         *REQUEST_ARGUMENTS, "conn_id", "poll_interval", "outage_limit", "queue_timeout", "defer_after",
@@ -179,7 +174,6 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         self.invocation_url: str | None = None
         self.logs_url: str | None = None
         self._lifecycle: InvocationLifecycle | None = None
-        self._was_killed = False
         self._check()
         if self.outlets:  # imported only where it is needed, because DAG files are parsed often
             from ._outlets import check_outlets
@@ -207,18 +201,20 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Invoke the action; wait in the worker or in the triggerer."""
-        hook = self._hook()
-        provenance = provenance_of(context)
-        lifecycle, record = self._submit(hook, context, provenance)
-        with cancelled_on_failure(self, context, hook, [record.invocation_id], is_adopted=self.durable):
+        with self._guarded(context) as guard:
+            guard.forget()
+            hook = self._hook()
+            provenance = provenance_of(context)
+            lifecycle, record = self._submit(hook, context, provenance)
+            guard.guard(lifecycle, hook.ask)
             for key, value in lifecycle.xcoms(provenance.try_number).items():
                 push_xcom(context["ti"], key, value)
-        self.log.info("%s", invoked_line(self.action, record, provenance.try_number, lifecycle.url))
-        if not self.wait:
-            return result_of(record, lifecycle.url, provenance)
-        if self.deferrable and not self._ends_soon(lifecycle, record):
-            self._defer(lifecycle, context, provenance)
-        return self._finish(lifecycle, context)
+            self.log.info("%s", invoked_line(self.action, record, provenance.try_number, lifecycle.url))
+            if not self.wait:
+                return result_of(record, lifecycle.url, provenance)
+            if self.deferrable and not self._ends_soon(lifecycle, record):
+                self._defer(lifecycle, context, provenance)
+            return self._finish(lifecycle, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Resume after the deferral: show the rest of the log, read the status from the platform.
@@ -226,10 +222,14 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         Without an event, start over; this finds the same invocation. Airflow resumes a task without an event
         if the task was cleared while it was deferring, or was missing from its DAG for a while.
         """
-        if event is None:
-            self.log.warning("Resumed without the trigger's event; looking for the invocation again")
-            return self.execute(context)
-        lifecycle = self._resume(event["invocation_id"])
+        with self._guarded(context) as guard:
+            if event is None:
+                self.log.warning("Resumed without the trigger's event; looking for the invocation again")
+                return self.execute(context)
+            return self._complete(guard, context, event)
+
+    def _complete(self, guard: InvocationGuard, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        lifecycle = self._resume(guard, event["invocation_id"])
         if event.get("error") is not None:
             raise error_from_event(event["error"])
         shown = ShownLog.from_event(event)
@@ -244,36 +244,25 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, also after a trigger that timed out (cancel the invocation) or failed (wait here)."""
-        if next_method != TRIGGER_FAIL_REPR:
-            return super().resume_execution(next_method, next_kwargs, context)
-        is_late = (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT
-        if self.start_from_trigger:
-            return self._cancel_late(context) if is_late else self._start_over(context, next_kwargs)
-        invocation_id = context["ti"].xcom_pull(
-            task_ids=self.task_id, key=INVOCATION_ID_KEY, map_indexes=context["ti"].map_index
-        )
-        if invocation_id is None:
-            return super().resume_execution(next_method, next_kwargs, context)
-        lifecycle = self._resume(invocation_id)
-        if is_late:
-            return self._finish_late(lifecycle, context)
-        self.log.warning(
-            "The trigger failed; invocation %s is still running. Waiting for it in the worker.", invocation_id
-        )
-        return self._finish(lifecycle, context)
-
-    def on_kill(self) -> None:
-        """Cancel the invocation. Airflow calls this from a signal handler, and then continues the task."""
-        self._was_killed = True
-        lifecycle = self._lifecycle
-        if not self.cancel_on_kill or lifecycle is None or lifecycle.ended is not None:
-            return
-        if was_taken_over(self._context["ti"]):
-            self.log.info("Not cancelling: a later try of this task took over the invocation")
-        elif lifecycle.is_known.wait(_ID_TIMEOUT):
-            self._cancel(lifecycle.invocation_id)
-        else:
-            self.log.warning("The task is being killed before the platform has returned the invocation")
+        with self._guarded(context) as guard:
+            if next_method != TRIGGER_FAIL_REPR:
+                return super().resume_execution(next_method, next_kwargs, context)
+            is_late = (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT
+            if self.start_from_trigger:
+                return self._cancel_late(context) if is_late else self._start_over(context, next_kwargs)
+            invocation_id = context["ti"].xcom_pull(
+                task_ids=self.task_id, key=INVOCATION_ID_KEY, map_indexes=context["ti"].map_index
+            )
+            if invocation_id is None:
+                return super().resume_execution(next_method, next_kwargs, context)
+            lifecycle = self._resume(guard, invocation_id)
+            if is_late:
+                return self._finish_late(lifecycle, context)
+            self.log.warning(
+                "The trigger failed; invocation %s is still running. Waiting for it in the worker.",
+                invocation_id,
+            )
+            return self._finish(lifecycle, context)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return the datasets that the action has read and written, and its invocation."""
@@ -294,15 +283,12 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         self, hook: InvocationHook, context: Context, provenance: DagRunProvenance
     ) -> tuple[InvocationLifecycle, InvocationRecord]:
         """Return this try's invocation; start it if there is none. Raises an InvocationError."""
-        self._context = context
         lifecycle = self._new_lifecycle(hook)
         submission = InvocationSubmission.of(
             self, task_label(self), provenance, self._key(context), first_try_of(context), self.log.warning
         )
         record = hook.run(lambda: lifecycle.submit(submission))
         self.invocation_url, self.logs_url = lifecycle.url, lifecycle.logs_url
-        if self._was_killed and self.cancel_on_kill:
-            self._cancel(record.invocation_id)
         return lifecycle, record
 
     def _key(self, context: Context) -> TaskInvocationKey:
@@ -318,13 +304,14 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
             return identity_of(context, int(stored["incarnation"]))
         return identity_of(context, 0 if instance.try_number == 1 else None)
 
-    def _resume(self, invocation_id: str | None) -> InvocationLifecycle:
+    def _resume(self, guard: InvocationGuard, invocation_id: str | None) -> InvocationLifecycle:
         """Return the lifecycle of an invocation that was submitted before this worker started."""
         hook = self._hook()
         lifecycle = self._new_lifecycle(hook)
         if invocation_id is not None:
             lifecycle.attach(hook.get_conn(), invocation_id)
             self.invocation_url, self.logs_url = lifecycle.url, lifecycle.logs_url
+            guard.guard(lifecycle, hook.ask)
         return lifecycle
 
     def _new_lifecycle(self, hook: InvocationHook) -> InvocationLifecycle:
@@ -424,7 +411,6 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
         steps: Callable[[], Coroutine[Any, Any, dict[str, Any]]],
     ) -> dict[str, Any]:
         """Run the last steps of the lifecycle; return the task's result. Every path of a worker ends here."""
-        self._context = context
         try:
             result = self._kept_hook.run(steps)
         except CancelledByClear:
@@ -434,10 +420,6 @@ class InvokeActionOperator(BaseInvocationOperator, BaseOperator):
 
             notify_outlets(context, self.outlets, self.conn_id, lifecycle.ended, lifecycle.url)
         return result
-
-    def _cancel(self, invocation_id: str) -> None:
-        """Cancel over the connection that the hook has read already, as this may run in a signal handler."""
-        self._kept_hook.ask(lambda platform: cancel(platform, invocation_id, self.log))
 
     def _cancel_late(self, context: Context) -> NoReturn:
         """Cancel what a trigger that started the task has invoked, after it did not end the task in time."""

@@ -1,25 +1,72 @@
-"""Cancel the invocations of a task, and find out whether a later try still needs them."""
+"""Decide from Airflow's record whether a task has ended, and cancel its invocations."""
 
 from __future__ import annotations
 
-import contextvars
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from ..platforms import CannotStopError, Platform
+from ..platforms import CannotStopError, Platform, PlatformError
 from ..waiters import cancel_and_confirm
-from .result import TRY_KEY
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord
 
-#: Seconds to cancel an invocation and to wait for the platform's confirmation. A worker may be killed
-#: earlier; a platform that has accepted the request completes the cancel by itself.
+#: Seconds to cancel an invocation and to wait for the platform's confirmation. Airflow kills the process of a
+#: task that was ended 5 s after SIGTERM. A platform that has accepted the request completes the cancel by
+#: itself.
 CANCEL_TIMEOUT = 30.0
 
-#: Seconds that a killed worker waits for the answer whether a later try has taken over.
-_TAKEOVER_TIMEOUT = 1.0
+#: States of a task that nothing waits in: the task has ended, or was cleared while a worker ran it
+#: ("restarting"), for instance at the moment of its deferral.
+_ENDED_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed", "restarting"})
+
+#: States of a task whose present or next try handles the invocation: it adopts it, or cancels it because the
+#: task was cleared.
+_RETRIED_STATES = frozenset({"running", "up_for_retry", "up_for_reschedule"})
+
+
+class Intent(Enum):
+    """What Airflow's record of a task means for the invocation of a process that is asked to end."""
+
+    #: The task was ended, cleared or deleted: cancel the invocation.
+    Ended = "ended"
+    #: A worker runs the task, or will: it adopts the invocation or cancels it.
+    Retried = "retried"
+    #: The task is deferred.
+    Deferred = "deferred"
+    #: The task is on its way to a worker, because it resumes or was cleared. Its next state decides.
+    Undecided = "undecided"
+
+
+def intent_of(states: Collection[str]) -> Intent:
+    """Return what Airflow's record of a task means.
+
+    :param states: the states of the task instance; empty if Airflow has no such task instance any more.
+    """
+    if not states or _ENDED_STATES.intersection(states):
+        return Intent.Ended
+    if _RETRIED_STATES.intersection(states):
+        return Intent.Retried
+    return Intent.Deferred if "deferred" in states else Intent.Undecided
+
+
+def recorded_states(instance: Any, read: Callable[..., Any]) -> set[str]:
+    """Return the states that Airflow has recorded of a task instance; empty if it has none.
+
+    Airflow answers this also for a task instance that was ended, cleared or deleted. Requests with the id of
+    a try that was replaced get 404 or 410 instead
+    (https://github.com/apache/airflow/blob/3.3.2/airflow-core/src/airflow/api_fastapi/execution_api/routes/task_instances.py).
+
+    :param read: the method of the task SDK's `RuntimeTaskInstance` that returns states.
+    """
+    runs = read(
+        dag_id=instance.dag_id,
+        task_ids=[instance.task_id],
+        run_ids=[instance.run_id],
+        map_index=instance.map_index,
+    )
+    return {str(state) for run in runs.values() for state in run.values()}
 
 
 async def cancel(
@@ -43,30 +90,19 @@ async def cancel(
     return record
 
 
+async def cancel_unless_ended(platform: Platform, invocation_id: str, log: Any) -> None:
+    """Cancel an invocation as `cancel` does; log nothing about one that has ended by itself."""
+    try:
+        record = await platform.get(invocation_id)
+    except PlatformError:
+        pass  # the cancel asks again
+    else:
+        if record.current.status.is_terminal:
+            return
+    await cancel(platform, invocation_id, log)
+
+
 async def cancel_active(platform: Platform, idempotency_ids: Sequence[str], log: Any) -> list[str]:
     """Cancel the active invocations with these idempotency ids; return their ids. Raises as `cancel` does."""
     active = [one.invocation_id for one in await platform.active(idempotency_ids)]
     return [one for one in active if await cancel(platform, one, log) is not None]
-
-
-def was_taken_over(task_instance: Any) -> bool:
-    """Return whether a later try of a task continues with its invocation, or has cancelled it.
-
-    Airflow starts a retry when a worker has sent no heartbeat for a while, and kills the worker when it sends
-    one again. The question is asked in another thread, because the calling one may be inside a request to
-    Airflow. Without an answer the result is False.
-    """
-
-    def ask() -> bool:
-        latest = task_instance.xcom_pull(
-            task_ids=task_instance.task_id, key=TRY_KEY, map_indexes=task_instance.map_index
-        )
-        return latest is not None and int(latest) > task_instance.try_number
-
-    thread = ThreadPoolExecutor(1, thread_name_prefix="invocations-ask")
-    try:
-        return thread.submit(contextvars.copy_context().run, ask).result(_TAKEOVER_TIMEOUT)
-    except Exception:
-        return False
-    finally:
-        thread.shutdown(wait=False)

@@ -15,7 +15,8 @@ from asgiref.sync import sync_to_async
 from ..action_log import log_relay
 from ..exceptions import InvocationError
 from ..hooks import InvocationHook
-from ..tasks.cancellation import cancel
+from ..platforms.retry import backoff
+from ..tasks.cancellation import Intent, cancel, intent_of, recorded_states
 from ..tasks.lifecycle import CancelledByClear
 from ..tasks.result import INVOCATION_ID_KEY
 from ..tasks.sdk_calls import complete
@@ -28,23 +29,25 @@ if TYPE_CHECKING:
 #: Seconds after which a waiting task logs again what it waits for.
 ANNOUNCEMENT_INTERVAL = 600.0
 
-#: States of a task whose invocation is to be cancelled: the task has ended, or was cleared while a worker
-#: ran it ("restarting"), for instance at the moment of its deferral.
-_UNWANTING_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed", "restarting"})
+#: Seconds between two reads of a task's state, if the state doesn't decide. The pause doubles with each read.
+_READ_PAUSE = 0.5
+_LONGEST_READ_PAUSE = 30.0
 
-#: States of a task that handles its invocation itself: it has resumed, or was cleared and starts again. It
-#: then cancels its earlier invocation, or continues with it.
-_SELF_RELIANT_STATES = frozenset({"running", "up_for_retry", "up_for_reschedule"})
-
-#: Seconds between two reads of the state of a task that is about to change it, and the number of reads.
-_STATE_PAUSE = 0.5
-_STATE_READS = 8
+#: Seconds for which an undecided state is read again. A cleared task may wait for a slot for long.
+_DECISION_LIMIT = 600.0
 
 #: Seconds to fetch the statuses of a killed task's invocations.
 _STATUS_TIMEOUT = 5.0
 
-#: Seconds that a trigger has to cancel an invocation.
+#: Seconds for which a trigger tries to cancel an invocation. It reads the connection again each time, as it
+#: may have been deleted or replaced.
+_CANCEL_LIMIT = 3600.0
+
+#: Seconds for one attempt to cancel, with the same connection.
 _CANCEL_TIMEOUT = 60.0
+
+#: The longest pause in seconds between two attempts.
+_LONGEST_CANCEL_PAUSE = 60.0
 
 #: Seconds within which a triggerer that stops has ended.
 _STOP_TIME = 1.0
@@ -85,7 +88,7 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
     _has_fired = False
 
     async def on_kill(self) -> None:
-        """Cancel the invocations, unless the task still needs them (Airflow calls this then too)."""
+        """Cancel the invocations if the task has ended (Airflow calls this at other times, too)."""
         if self._has_to_cancel:
             await asyncio.shield(self._start_to_cancel())
 
@@ -103,7 +106,7 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
         return self.cancel_on_kill and not self._has_fired
 
     def _start_to_cancel(self) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._cancel_unless_wanted())
+        task = asyncio.create_task(self._cancel_if_ended())
         _cancelling.add(task)
         task.add_done_callback(_cancelling.discard)
         return task
@@ -117,19 +120,22 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
         """Return what the task's XCom `invocation_id` contains while it waits for these invocations."""
         raise NotImplementedError
 
-    async def _cancel_unless_wanted(self) -> None:
+    async def _cancel_if_ended(self) -> None:
+        """Cancel the invocations if Airflow confirms that the task has ended, was cleared or deleted."""
         ids = await self._own_ids()
         if not ids:
             return
-        if await self._is_still_wanted():
-            self.log.info("This trigger is being moved; invocation %s continues", ", ".join(ids))
+        named = ", ".join(ids)
+        why = await self._reason_to_keep()
+        if why:
+            self.log.info("Not cancelling invocation %s: %s", named, why)
             return
         active = await self._active(ids)
         if not active:
-            self.log.info("Nothing to cancel: invocation %s has ended", ", ".join(ids))
+            self.log.info("Nothing to cancel: invocation %s has ended", named)
             return
         self.log.warning("The task was killed")
-        await self._cancel(active)
+        await asyncio.gather(*(self._cancel(one) for one in active))
 
     async def _active(self, ids: Sequence[str]) -> Sequence[str]:
         """Return the ids of the active invocations, or all ids if the platform doesn't answer.
@@ -147,73 +153,88 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
         ended = {one.invocation_id for one in statuses if one.status.is_terminal}
         return [one for one in ids if one not in ended]
 
-    async def _cancel(self, ids: Sequence[str]) -> None:
-        for invocation_id in ids:
+    async def _cancel(self, invocation_id: str) -> None:
+        """Cancel an invocation, repeatedly until the platform confirms; see `_CANCEL_LIMIT`."""
+        deadline = time.monotonic() + _CANCEL_LIMIT
+        attempt = 0
+        while True:
             try:
                 async with await InvocationHook(self.conn_id).connect() as platform:
                     await cancel(platform, invocation_id, self.log, _CANCEL_TIMEOUT)
+                return
             except Exception as error:
-                self.log.error("Could not cancel invocation %s: %s", invocation_id, error or "no answer")
+                pause = backoff(attempt, cap=_LONGEST_CANCEL_PAUSE)
+                is_last = time.monotonic() + pause > deadline
+                what = "Could not cancel invocation %s: %s"
+                if is_last:
+                    self.log.error(what, invocation_id, error or "no answer")
+                    return
+                self.log.warning(f"{what}; trying again", invocation_id, error or "no answer")
+            await asyncio.sleep(pause)
+            attempt += 1
 
-    async def _is_still_wanted(self) -> bool:
-        """Whether the task still waits for its invocation, or handles its end itself.
+    async def _reason_to_keep(self) -> str:
+        """Return why the invocation must not be cancelled; empty if Airflow confirms that nothing needs it.
 
-        Before Airflow 3.4 a trigger that moves to another triggerer is stopped in the same way as a killed
-        one. In every version a triggerer that was blocked stops its trigger after another triggerer has ended
-        the wait. So the task instance's state decides. If it is deferred, its XCom names the invocation that
-        it waits for now. If it is queued or scheduled, it was cleared or resumes; its state is read again,
-        but not for long, because a cleared task may have to wait for a slot.
+        Being asked to stop proves nothing: before Airflow 3.4 a trigger that moves to another triggerer is
+        stopped in the same way as a killed one, and in every version a triggerer that was blocked stops its
+        trigger after another triggerer has ended the wait. So the task instance's record decides. Where it
+        doesn't yet, or Airflow doesn't answer, it is read again, for `_DECISION_LIMIT` seconds.
         """
         if self.task_instance is None:
-            return False
-        try:
-            for _ in range(_STATE_READS):
-                states = await self._task_states(self.task_instance)
-                if states & _UNWANTING_STATES:
-                    return False
-                if states & _SELF_RELIANT_STATES:
-                    # An earlier iteration may be running, because a clear replaced this one.
-                    may_be_another = self.in_loop and "running" in states
-                    return not (may_be_another and await self._was_replaced(self.task_instance))
-                if "deferred" in states:
-                    return await self._is_named_by_xcom(self.task_instance)
-                await asyncio.sleep(_STATE_PAUSE)
-        except Exception as error:
-            # Before Airflow 3.3 a kill looks like a triggerer's shutdown, which cancels nothing.
-            assumed = "killed" if TELLS_OF_KILLS else "running"
-            self.log.warning("Could not read the task's state; assuming that it is %s: %s", assumed, error)
-            return not TELLS_OF_KILLS
-        return False
+            return "this trigger has no task instance"
+        why = ""
+        pause, passed = _READ_PAUSE, 0.0
+        while passed < _DECISION_LIMIT:
+            try:
+                decision = await self._decide(self.task_instance)
+            except Exception as error:
+                why = f"could not read the task's state: {error}"
+            else:
+                if decision is not None:
+                    return decision
+                why = "it is not known whether the task was cleared"
+            await asyncio.sleep(pause)
+            passed += pause
+            pause = min(2 * pause, _LONGEST_READ_PAUSE)
+        return why
 
-    async def _was_replaced(self, instance: TaskInstance) -> bool:
-        """Return whether a clear has replaced this task instance of a loop by another.
-
-        Airflow returns only the state of a loop's latest iteration, which may be an earlier one that is being
-        repeated. A trigger can read XComs only as long as its own task instance is current.
-        """
+    async def _decide(self, instance: TaskInstance) -> str | None:
+        """Return why the invocation is kept; empty to cancel it, None if the record doesn't decide yet."""
+        states = await self._task_states(instance)
+        intent = intent_of(states)
+        if intent is Intent.Ended:
+            return ""
+        if intent is Intent.Undecided:
+            return None
+        if intent is Intent.Retried and "running" not in states:
+            return "the task is retried"
         try:
-            await self._is_named_by_xcom(instance)
+            named = await self._xcom_id(instance)
         except Exception:
-            return True
-        return False
+            # Airflow returns only the state of a loop's latest iteration, which may be an earlier one that
+            # is being repeated, because a clear replaced this one. A trigger can read XComs only as long as
+            # its own task instance is current.
+            if self.in_loop:
+                return ""
+            raise
+        if named == self._named or (self.in_loop and intent is Intent.Retried):
+            return "the task continues with it"
+        # A worker that starts a try deletes the task's XComs, and then names the invocation that it waits
+        # for. A task that is deferred has named it.
+        return None if named is None and intent is Intent.Retried else ""
 
     async def _task_states(self, instance: TaskInstance) -> set[str]:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-        states = await complete(
-            lambda: sync_to_async(RuntimeTaskInstance.get_task_states)(
-                dag_id=instance.dag_id,
-                task_ids=[instance.task_id],
-                run_ids=[instance.run_id],
-                map_index=instance.map_index,
-            )
-        )
-        return {str(state) for run in states.values() for state in run.values()}
+        read = sync_to_async(recorded_states)
+        return await complete(lambda: read(instance, RuntimeTaskInstance.get_task_states))
 
-    async def _is_named_by_xcom(self, instance: TaskInstance) -> bool:
+    async def _xcom_id(self, instance: TaskInstance) -> Any:
+        """Return what the task's XCom `invocation_id` contains now; None if there is none."""
         from airflow.sdk.execution_time.xcom import XCom
 
-        named = await complete(
+        return await complete(
             lambda: sync_to_async(XCom.get_one)(
                 key=INVOCATION_ID_KEY,
                 dag_id=instance.dag_id,
@@ -222,7 +243,6 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
                 map_index=instance.map_index,
             )
         )
-        return bool(named == self._named)
 
 
 class EndingTrigger(BaseInvocationTrigger):

@@ -87,6 +87,8 @@ class Task:
 
     def __init__(self, **changes: Any) -> None:
         self.pushed: dict[str, Any] = {}
+        #: The state that Airflow has recorded when a killed worker asks; an exception: it doesn't answer.
+        self.state: str | Exception = "failed"
         #: Set once there is an invocation.
         self.invoked = threading.Event()
         present = datetime.datetime.now(datetime.UTC)
@@ -96,8 +98,16 @@ class Task:
             "start_date": present, **changes
         }  # fmt: skip
         self.context["ti"] = SimpleNamespace(
-            **instance, xcom_push=self._push, xcom_pull=lambda key, **_: self.pushed.get(key)
+            **instance,
+            xcom_push=self._push,
+            xcom_pull=lambda key, **_: self.pushed.get(key),
+            get_task_states=self._states,
         )
+
+    def _states(self, *, run_ids: list[str], task_ids: list[str], **_: Any) -> dict[str, dict[str, str]]:
+        if isinstance(self.state, Exception):
+            raise self.state
+        return {run_ids[0]: {task_ids[0]: self.state}}
 
     def _push(self, key: str, value: Any) -> None:
         self.pushed[key] = value

@@ -2,8 +2,9 @@
 
 Run as `python -m tests.integration.airflow.task_process CONNECTION ACTION ARGUMENTS STOPS_AT`, the first
 and third as JSON. It executes one `InvokeActionOperator`. The supervisor doesn't answer the request that
-pushes the XCom STOPS_AT ("": it answers all), and the process prints `{"held": ...}` when that has arrived;
-at the end it prints `{"asked": [...]}`: every request with the thread and asyncio task that sent it.
+pushes the XCom STOPS_AT ("": it answers all), and the process prints `{"held": ...}` when that has arrived.
+It says that the task has failed, and the process prints `{"asks": ...}` before it asks that. At the end the
+process prints `{"asked": [...]}`: every request with the thread and asyncio task that sent it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def note(msg: Any) -> None:
     except RuntimeError:
         in_task = False
     thread = threading.current_thread()
+    if type(msg).__name__ == "GetTaskStates":
+        say({"asks": "GetTaskStates"})
     asked.append(
         {
             "type": type(msg).__name__,
@@ -74,6 +77,8 @@ def supervise(channel: socket.socket, connection: dict[str, Any], stops_at: str)
             answer = {"type": "ConnectionResult", "conn_id": request["conn_id"], **empty, **connection}
         elif request["type"] == "GetXCom":
             answer = {"type": "XComResult", "key": request["key"], "value": None}
+        elif request["type"] == "GetTaskStates":
+            answer = {"type": "TaskStatesResult", "task_states": {"a run": {"ask": "failed"}}}
         channel.sendall(_ResponseFrame(id=body.id, body=answer).as_bytes())
 
 
@@ -106,6 +111,7 @@ def main() -> None:
             **vars(instance),
             "xcom_push": lambda key, value: XCom.set(key, value, **names),
             "xcom_pull": lambda key, **_: XCom.get_one(key=key, **names),
+            "get_task_states": task_runner.RuntimeTaskInstance.get_task_states,
         }
     )
     operator = InvokeActionOperator(task_id="ask", action=action, conn_id="fleet", **json.loads(arguments))

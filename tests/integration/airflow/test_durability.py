@@ -10,6 +10,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
+from airflow_invocations.action_log import NOTHING_SHOWN
 from airflow_invocations.exceptions import (
     InvocationCancelledError,
     InvocationConflictError,
@@ -23,7 +24,6 @@ from airflow_invocations.models import ActionParameter, InvocationStatus
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms import UnavailableError
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
-from airflow_invocations.tasks.result import TRY_KEY
 
 from ...support.airflow_version import AirflowException, TaskDeferred
 from ...support.waiting import until
@@ -208,7 +208,6 @@ def test_a_kill_before_the_platform_has_answered_cancels_what_it_answers(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance = Instance(script(hook, "sleep 60"))
-    monkeypatch.setattr("airflow_invocations.operators.invoke_action._ID_TIMEOUT", 0.1)
     arrived, go_on = threading.Event(), threading.Event()
     real = RobotoPlatform.invoke
 
@@ -238,25 +237,13 @@ def test_a_kill_before_the_platform_has_answered_cancels_what_it_answers(
     assert hook.get(task.pushed["invocation_id"]).current.status is S.Cancelled
 
 
-def test_a_worker_that_a_later_try_has_replaced_cancels_nothing_when_it_is_killed(hook: RobotoHook) -> None:
-    """A worker that stood still: Airflow has started a retry, and kills it when it is heard of again."""
-    instance = Instance(script(hook, "sleep 1.5"))
-    operator, task = instance.operator(), instance.next_try()
-    ends: list[str] = []
-    thread = threading.Thread(target=lambda: ends.append(operator.execute(task.context)["status"]))
-    thread.start()
-    assert task.invoked.wait(20)
-    task.pushed[TRY_KEY] = 2  # by the retry, which goes on with the invocation
-    operator.on_kill()
-    thread.join(30)
-    assert ends == ["Completed"]
-    assert count(hook, instance.arguments["action"]) == 1
+def execute_and_kill(instance: Instance, state: str | Exception, **changes: Any) -> object:
+    """Kill a worker's process once it has invoked; return its status, or the type of its exception.
 
-
-@pytest.mark.parametrize("cancel_on_kill", [True, False])
-def test_who_does_not_want_its_invocation_cancelled_says_so(hook: RobotoHook, cancel_on_kill: bool) -> None:
-    instance = Instance(script(hook, "sleep 0.7"), cancel_on_kill=cancel_on_kill)
-    operator, task = instance.operator(), instance.next_try()
+    :param state: the state of the task that Airflow answers then.
+    """
+    operator, task = instance.operator(**changes), instance.next_try()
+    task.state = state
     ends: list[object] = []
 
     def run() -> None:
@@ -270,7 +257,79 @@ def test_who_does_not_want_its_invocation_cancelled_says_so(hook: RobotoHook, ca
     assert task.invoked.wait(20)
     operator.on_kill()
     thread.join(30)
-    assert ends == [InvocationCancelledError if cancel_on_kill else "Completed"]
+    (end,) = ends
+    return end
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param("running", id="heartbeats failed, or a later try has taken over"),
+        pytest.param("up_for_retry", id="it stood still until Airflow called it dead"),
+        pytest.param("queued", id="its retry is about to begin"),
+        pytest.param("deferred", id="its retry has deferred"),
+        pytest.param(RuntimeError("the API server is away"), id="Airflow does not answer"),
+    ],
+)
+def test_a_killed_worker_cancels_nothing_unless_airflow_confirms(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, state: str | Exception
+) -> None:
+    monkeypatch.setattr("airflow_invocations.tasks.guard._READ_PAUSE", 0.05)
+    instance = Instance(script(hook, "sleep 1.5"))
+    assert execute_and_kill(instance, state) == "Completed"
+    assert count(hook, instance.arguments["action"]) == 1
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "skipped", "restarting", "removed"])
+def test_a_killed_worker_cancels_if_airflow_says_that_the_task_has_ended(
+    hook: RobotoHook, state: str
+) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    assert execute_and_kill(instance, state) is InvocationCancelledError
+
+
+def test_a_kill_before_a_deferred_task_resumes_cancels_too(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "sleep 60"))
+    operator, task = instance.operator(deferrable=True), instance.next_try()
+    with pytest.raises(TaskDeferred):
+        operator.execute(task.context)
+    resumed = instance.operator(deferrable=True)
+    resumed.on_kill()
+    event = {"invocation_id": task.pushed["invocation_id"], "given_up": None, **NOTHING_SHOWN.as_event()}
+    with pytest.raises(InvocationCancelledError):
+        resumed.resume_execution("execute_complete", {"event": event}, task.context)
+
+
+@pytest.mark.parametrize(
+    ("max_tries", "status"), [(0, S.Cancelled), (3, S.Processing)], ids=["no retry left", "a retry adopts"]
+)
+def test_a_task_that_fails_after_invoking_cancels_unless_a_retry_adopts(
+    hook: RobotoHook, max_tries: int, status: InvocationStatus
+) -> None:
+    instance = Instance(script(hook, "echo begun; sleep 60"))
+    instance.max_tries = max_tries
+    task = instance.next_try()
+    push = task.context["ti"].xcom_push
+
+    def fail(key: str, value: Any) -> None:
+        push(key=key, value=value)
+        raise AirflowException("404: the XCom can't be stored")
+
+    task.context["ti"].xcom_push = fail
+    with pytest.raises(AirflowException, match="404"):
+        instance.operator().execute(task.context)
+    invocation_id = task.pushed["invocation_id"]
+    if status is S.Processing:
+        until(lambda: hook.get(invocation_id).current.status is S.Processing, within=20)
+        hook.cancel(invocation_id)
+    assert hook.get(invocation_id).current.status is S.Cancelled
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_who_does_not_want_its_invocation_cancelled_says_so(hook: RobotoHook, cancel_on_kill: bool) -> None:
+    instance = Instance(script(hook, "sleep 1.5"), cancel_on_kill=cancel_on_kill)
+    end = execute_and_kill(instance, "failed")
+    assert end == (InvocationCancelledError if cancel_on_kill else "Completed")
 
 
 @pytest.mark.anyio

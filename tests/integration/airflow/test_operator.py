@@ -36,6 +36,7 @@ from airflow_invocations.triggers import InvocationTrigger
 from airflow_invocations.waiters import LOG_SETTINGS
 
 from ...support.airflow_version import AirflowException, AirflowFailException, TaskDeferred
+from ...support.task_context import record_state
 from .conftest import Task, connect_to, end_of, run_deferred, script
 
 pytestmark = pytest.mark.anyio
@@ -248,6 +249,7 @@ async def test_killing_a_deferred_task_cancels_its_invocation_even_if_the_kill_i
     with pytest.raises(TaskDeferred) as deferred:
         await anyio.to_thread.run_sync(operator(action, deferrable=True).execute, task.context)
     trigger = deferred.value.trigger
+    record_state(trigger, "failed")
     kill = asyncio.create_task(trigger.on_kill())
     await asyncio.sleep(0)
     kill.cancel()

@@ -60,14 +60,14 @@ class Triggerer:
         async def states(_: Any, __: Any) -> set[str]:
             return self.states
 
-        async def is_named(trigger: Any, __: Any) -> bool:
-            return bool(self.xcoms.get("invocation_id") == trigger._named)
+        async def xcom_id(_: Any, __: Any) -> Any:
+            return self.xcoms.get("invocation_id")
 
         for module in (_base, invoke_action):
             monkeypatch.setattr(module, "push_xcom", push)
         monkeypatch.setattr(invoke_action, "pull_xcom", pull)
         monkeypatch.setattr(_base.BaseInvocationTrigger, "_task_states", states)
-        monkeypatch.setattr(_base.BaseInvocationTrigger, "_is_named_by_xcom", is_named)
+        monkeypatch.setattr(_base.BaseInvocationTrigger, "_xcom_id", xcom_id)
 
     def trigger(self, operator: InvokeActionOperator, task: Task) -> InvokeActionTrigger:
         """The trigger of a try; a triggerer isn't told the task's numbers."""

@@ -7,7 +7,7 @@ import asyncio
 import importlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,6 +124,8 @@ def test_nothing_else_asks_which_airflow_this_is() -> None:
 @pytest.fixture
 def older(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(version_compat, "VERSION", (3, 1))
+    monkeypatch.setattr(_base, "_DECISION_LIMIT", 0.001)
+    monkeypatch.setattr(_base, "_READ_PAUSE", 0.001)
     monkeypatch.setattr(_base, "TELLS_OF_KILLS", False)
     monkeypatch.setattr(_base, "_STOP_TIME", 0.0)
     version_compat._warn_once.cache_clear()
@@ -213,11 +215,11 @@ class Trigger(InvocationTrigger):
             raise RuntimeError("the triggerer stops")
         return {self.state}
 
-    async def _is_named_by_xcom(self, instance: object) -> bool:
-        return True
+    async def _xcom_id(self, instance: object) -> str:
+        return "iv_1"
 
-    async def _cancel(self, ids: Sequence[str]) -> None:
-        self.cancelled += ids
+    async def _cancel(self, invocation_id: str) -> None:
+        self.cancelled.append(invocation_id)
 
 
 async def ended(trigger: Trigger) -> None:
