@@ -185,7 +185,7 @@ class InvocationConflictError(RequestRejectedError):
 class AccessRejectedError(InvocationError, AirflowFailException):
     """The platform rejected the connection's credentials; the task isn't retried.
 
-    An invocation that exists already continues: without credentials it can't be cancelled.
+    An invocation that already exists continues: without credentials it can't be cancelled.
     """
 
 

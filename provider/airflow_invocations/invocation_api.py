@@ -193,7 +193,7 @@ def read_data(response: httpx.Response, content: bytes) -> Any:
     except (ValueError, KeyError, TypeError):
         raise ApiError(
             FailureKind.UNAVAILABLE,
-            f"{response.request.url} answered {response.status_code} without the API's JSON",
+            f"{response.request.url} responded with {response.status_code}, but not in the API's format",
             Repeatable.IF_IDEMPOTENT,
         ) from None
 
@@ -205,7 +205,7 @@ def read_error(response: httpx.Response, content: bytes) -> ApiError:
         envelope = parse_json(content)["error"]
         code, message = str(envelope["error_code"]), str(envelope["message"])
     except (ValueError, KeyError, TypeError):
-        message = f"{response.reason_phrase}, not in the API's own words"
+        message = f"{response.reason_phrase}, not in the API's format"
         # A redirect is not followed with the token; the address of the platform has to be corrected.
         other = FailureKind.REJECTED if response.is_redirect else FailureKind.UNAVAILABLE
         kind = _BY_FOREIGN_STATUS.get(status, other)
@@ -277,7 +277,7 @@ def _encode(body: object) -> bytes:
     if len(content) > MAX_BODY:
         raise ApiError(
             FailureKind.INVALID_REQUEST,
-            f"the request is {len(content)} bytes, the platform takes {MAX_BODY}; hand large data to the "
-            "action as a file or a dataset, not as a parameter",
+            f"the request has {len(content)} bytes; allowed: {MAX_BODY}. Pass large data to the action as a "
+            "file or a dataset, not as a parameter",
         )
     return content

@@ -468,7 +468,7 @@ class Life:
 
     @property
     def lost_events(self) -> int:
-        lost = "the server ended while this ran"
+        lost = "the server stopped while this invocation ran"
         return sum(step.status is InvocationStatus.Failed and step.detail == lost for step in self.steps)
 
     @property

@@ -39,7 +39,7 @@ def test_a_connection_that_works_says_as_whom_and_where(service: Service) -> Non
         ({"password": "wr0ng-t0ken"}, "the token is unknown to this server"),
         ({"host": "http://127.0.0.1:9"}, "http://127.0.0.1:9 can't be reached"),
         ({"password": ""}, "password is empty; it must be the platform's access token"),
-        ({"extra": {"org_id": "og_elsewhere"}}, "this token has no organisation 'og_elsewhere'"),
+        ({"extra": {"org_id": "og_elsewhere"}}, "not to 'og_elsewhere'"),
         ({"conn_type": "http"}, "its type is 'http'; allowed: roboto"),
         (None, "The conn_id `fleet` isn't defined"),
     ],

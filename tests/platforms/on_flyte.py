@@ -62,10 +62,10 @@ class OnFlyte:
     actions = ACTIONS
     unfit = (
         ({}, "'count'"),
-        ({"count": "many"}, "'count': wanted: integer, got: str 'many'"),
+        ({"count": "many"}, "'count': expected: integer, got: str 'many'"),
         (
             {"count": 1, "ratio": "half", "other": 1},
-            "'ratio': wanted: number, got: str 'half'; 'other' isn't",
+            "'ratio': expected: number, got: str 'half'; 'other' is not",
         ),
     )
     unknown_id = f"{_PLACE}/no-such-run"

@@ -52,8 +52,8 @@ class _OnPynenc:
     unfit = (
         ({}, "'count'"),
         ({"count": 1, "cuont": 2}, "'cuont' isn't declared"),
-        ({"count": "many"}, "'count' wants int, got \"many\""),
-        ({"count": 1, "ratio": [1]}, "'ratio' wants float, got \\[1\\]"),
+        ({"count": "many"}, "'count' expects int, got \"many\""),
+        ({"count": 1, "ratio": [1]}, "'ratio' expects float, got \\[1\\]"),
     )
     unknown_id = "00000000-0000-5000-8000-000000000000"
     words: Mapping[InvocationStatus, str] = {

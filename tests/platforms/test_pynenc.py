@@ -99,7 +99,7 @@ class TestOutputs:
         ("what", "hint"),
         [
             ("object", r"it\['readings'\]\[0\] isn't JSON but py/object tests.platforms.fleet_tasks.Reading"),
-            ("nan", "NaN is no number in JSON"),
+            ("nan", "NaN is not a number in JSON"),
             ("code", "it isn't JSON but py/function builtins.print"),
         ],
     )

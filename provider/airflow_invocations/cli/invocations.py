@@ -36,7 +36,10 @@ def add_list(commands: Commands) -> None:
         description="List the newest invocations that no other invocation has started.",
         example="invocations list --since 2026-11-30T06:00 --limit 20",
     )
-    for option, created in (("--since", "created at this time or later"), ("--until", "created before this")):
+    for option, created in (
+        ("--since", "created at this time or later"),
+        ("--until", "created before this time"),
+    ):
         parser.add_argument(
             option, type=_time, metavar="TIME", help=f"{created}, for example 2026-11-30T06:00 (UTC)"
         )

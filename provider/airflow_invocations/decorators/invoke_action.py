@@ -62,7 +62,7 @@ class InvokeActionDecoratedOperator(DecoratedOperator, InvokeActionOperator):
 
         `map_index_template`, the rendered fields and the lineage of the task read it. What the function
         returned isn't kept in Airflow's database over the deferral, as it may hold secrets. The invocation
-        exists already, so a function that fails this time doesn't fail the task.
+        already exists, so a function that fails this time doesn't fail the task.
         """
         try:
             self._take(self._returned(context))

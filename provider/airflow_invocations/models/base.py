@@ -74,12 +74,12 @@ def require_plain_json(value: object, depth: int = MAX_DEPTH) -> None:
         if seen > MAX_VALUES:
             raise ValueError(f"it has more than {MAX_VALUES} values")
         if isinstance(part, float) and not math.isfinite(part):
-            raise ValueError(f"{part} is no number in JSON")
+            raise ValueError(f"{part} is not a number in JSON")
         if isinstance(part, str):
             part.encode()  # raises ValueError for half of a surrogate pair
         if isinstance(part, dict | list):
             if level > depth:
-                raise ValueError(f"this is nested more than {depth} deep")
+                raise ValueError(f"nested more than {depth} levels deep")
             remaining.extend((key, level) for key in part if isinstance(part, dict))
             remaining.extend((inner, level + 1) for inner in _values(part))
 

@@ -30,7 +30,7 @@ def coerce_parameters(
         parameter = declared.get(name)
         if parameter is None:
             if declared and not action.takes_more:
-                problems.append(f"it has no {name!r}")
+                problems.append(f"unknown parameter {name!r}")
             values[name] = value
             continue
         try:
@@ -38,7 +38,7 @@ def coerce_parameters(
         except ValueError:
             problems.append(f"{name!r} must be {ARTICLES[parameter.type]}, not {described(value)}")
     if missing := action.missing_parameters(given):
-        problems.append(f"it lacks {', '.join(map(repr, missing))}")
+        problems.append(f"missing: {', '.join(map(repr, missing))}")
     return values, problems
 
 

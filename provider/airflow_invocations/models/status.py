@@ -112,7 +112,9 @@ class InvalidTransition(ValueError):
         self.current = current
         self.following = following
         self.allowed = allowed
-        names = ", ".join(sorted(status.name for status in allowed - {current})) or "nothing: it is final"
+        names = (
+            ", ".join(sorted(status.name for status in allowed - {current})) or "none, because it is terminal"
+        )
         what = "a new invocation" if current is None else f"an invocation that is {current.name}"
         super().__init__(f"{what} can't become {following.name}; allowed: {names}")
 
@@ -133,7 +135,7 @@ class NotOwned(ValueError):
         self.owner = owner
         self.mover = mover
         super().__init__(
-            f"{mover or 'a caller without a name'} can't change an invocation of {owner or 'no owner'} "
+            f"{mover or 'an unnamed caller'} can't change an invocation of {owner or 'no owner'} "
             f"from {current.name} to {following.name}"
         )
 

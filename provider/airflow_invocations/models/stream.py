@@ -251,5 +251,5 @@ def _decode(name: str, content: object, cursor: int | None) -> StreamMessage | N
 def _text(content: Mapping[str, Any], key: str) -> str:
     value = content[key]
     if not isinstance(value, str):
-        raise TypeError(f"{key}: not a text")
+        raise TypeError(f"{key}: not a string")
     return value

@@ -131,8 +131,8 @@ def check_mapped(mapping: OperatorPartial, names: Collection[str], checks: Mappi
     try:
         if mapping.kwargs.get("start_from_trigger"):
             raise ValueError(
-                f"{place}: argument 'start_from_trigger': a mapped task can't start in the triggerer, as "
-                "Airflow doesn't hand it its own arguments there; use deferrable=True"
+                f"{place}: argument 'start_from_trigger': a mapped task can't start in the "
+                "triggerer, because Airflow doesn't pass its arguments there; use deferrable=True"
             )
         if mapping.kwargs.get("end_from_trigger"):
             from ._end_from_trigger import check_end_from_trigger

@@ -31,9 +31,9 @@ def check_outlets(place: str, outlets: Iterable[object], conn_id: str, destinati
     for outlet in outlets:
         named = dataset_of(outlet.uri) if isinstance(outlet, Asset) else None
         if named is not None and named != (conn_id, dataset_id):
-            allowed = dataset_uri(conn_id, dataset_id) if dataset_id else "none, without 'upload_destination'"
+            allowed = dataset_uri(conn_id, dataset_id) if dataset_id else "none without 'upload_destination'"
             raise ValueError(
-                f"{place}: argument 'outlets': {outlet.uri!r} isn't what the action writes into; "  # type: ignore[attr-defined]
+                f"{place}: argument 'outlets': {outlet.uri!r} is not the dataset that the action writes to; "  # type: ignore[attr-defined]
                 f"allowed: {allowed}"
             )
 

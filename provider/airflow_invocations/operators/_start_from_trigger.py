@@ -42,10 +42,10 @@ def check_start_from_trigger(operator: BaseOperator, arguments: Mapping[str, obj
             (
                 "a mapped task group",
                 operator.get_closest_mapped_task_group() is not None,
-                "hands it arguments",
+                "provides arguments only in a worker",
             ),
             ("outlets", bool(operator.outlets), "emit no asset event there"),
-            ("retry_policy", getattr(operator, "retry_policy", None) is not None, "isn't asked there"),
+            ("retry_policy", getattr(operator, "retry_policy", None) is not None, "isn't used there"),
             ("on_execute_callback", bool(operator.on_execute_callback), "isn't called there"),
             ("pre_execute", operator._pre_execute_hook is not None, "isn't called there"),
             ("post_execute", operator._post_execute_hook is not None, "isn't called there"),
@@ -78,7 +78,7 @@ def check_start_from_trigger(operator: BaseOperator, arguments: Mapping[str, obj
             )
     if problems:
         raise ValueError(
-            f"{task_label(operator)}: argument 'start_from_trigger': the task can't do without a worker: "
+            f"{task_label(operator)}: argument 'start_from_trigger': the task needs a worker: "
             f"{'; '.join(problems)}; leave it out, and use deferrable=True"
         )
 

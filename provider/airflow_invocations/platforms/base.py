@@ -64,8 +64,8 @@ class Capabilities:
 
 #: What to do instead of an argument that a platform doesn't support.
 _INSTEAD = {
-    "input_data": "hand the action its input's address as a parameter",
-    "upload_destination": "have the action write its outputs itself",
+    "input_data": "pass the input's address to the action as a parameter",
+    "upload_destination": "let the action write its outputs",
     "compute_requirements": "set them where the action is defined",
     "container_parameters": "set them where the action is defined",
     "timeout": "use the task's execution_timeout",
@@ -192,7 +192,7 @@ class Platform(ABC):
         Default: ask for the status of an unknown invocation.
         """
         await self.statuses([_NO_INVOCATION])
-        return f"{self.where} answers as {self.name}"
+        return f"{self.where} responds as {self.name}"
 
     async def ended(self, invocation_ids: Collection[str]) -> list[StatusSnapshot]:
         """Like `statuses`, for invocations in a terminal status only. Default: filter `statuses`."""

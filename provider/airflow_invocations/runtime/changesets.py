@@ -34,7 +34,7 @@ class FilesChangesetFileManager:
         path = os.environ.get(Variable.FileMetadataChangesetFile)
         if path is None:
             raise ValueError(
-                f"{Variable.FileMetadataChangesetFile} is not set: changes of files can't be recorded"
+                f"{Variable.FileMetadataChangesetFile} is not set: changes to files can't be recorded"
             )
         self._path = Path(path)
         self._path.touch()

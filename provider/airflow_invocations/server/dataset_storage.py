@@ -103,7 +103,7 @@ class Folder:
             file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise OSError(errno.EINVAL, f"{path} is no file")
+                raise OSError(errno.EINVAL, f"{path} is not a file")
             yield file
         finally:
             os.close(file)
@@ -224,7 +224,7 @@ def parts_of(path: str) -> list[str]:
     if not _is_text(path):
         raise ValueError(f"{quote_path(path)} can't be a path in a dataset: its name isn't UTF-8")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise ValueError(f"{path!r} is no path below a folder; allowed: names with / between, without '..'")
+        raise ValueError(f"{path!r} is not a relative path; allowed: names separated by /, without '..'")
     return parts
 
 

@@ -291,13 +291,13 @@ def _patterns(patterns: Sequence[str]) -> FilePatterns | None:
     try:
         return FilePatterns(patterns)
     except PatternError as error:
-        raise InvalidRequestError(f"cannot read the pattern {error}") from None
+        raise InvalidRequestError(f"invalid pattern {error}") from None
 
 
 def _of_version(record: FileRecord, version: int | None) -> FileRecord:
     if version not in (None, record.version):
         raise NotFoundError(
-            f"version {version} of {record.relative_path!r} isn't kept; the newest is {record.version}"
+            f"version {version} of {record.relative_path!r} is not available; the newest is {record.version}"
         )
     return record
 

@@ -44,7 +44,8 @@ class Secrets:
         """Store a secret, or its new value. Raises InvalidRequestError if name or value is invalid."""
         if not _NAME.fullmatch(name):
             raise InvalidRequestError(
-                f"{name!r} can't name a secret; allowed: letters, digits, _ . -, at most 128 characters"
+                f"{name!r} is not a valid secret name; allowed: letters, digits, _ . -, "
+                "at most 128 characters"
             )
         if not 0 < len(value) <= MAX_VALUE:
             raise InvalidRequestError(f"a secret's value has 1 to {MAX_VALUE} characters, not {len(value)}")

@@ -202,7 +202,9 @@ def _lock(lock: IO[str], folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StartError(f"another server runs on {folder}; stop it or choose another --data-dir") from None
+        raise StartError(
+            f"another server already runs on {folder}; stop it or choose another --data-dir"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -243,7 +245,7 @@ def _register_actions(store: Store, folder: Path | None) -> list[str]:
         for warning in warnings:
             _log.warning("%s: %s", path, warning)
         if action.name in names:
-            raise StartError(f"{path}: the name {action.name!r} is taken by {names[action.name]}")
+            raise StartError(f"{path}: the name {action.name!r} is already used by {names[action.name]}")
         container = action.container_parameters
         if container is not None:
             container.workdir = str((path.parent / (container.workdir or ".")).resolve())

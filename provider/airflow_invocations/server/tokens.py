@@ -48,7 +48,7 @@ class Tokens:
             raise UnauthorizedError("the token is unknown to this server")
         for header in (ORG_HEADER, OWNER_HEADER):
             if (org := headers.get(header)) not in (None, "", caller.org_id):
-                raise NotFoundError(f"this token has no organisation {org!r}, only {caller.org_id!r}")
+                raise NotFoundError(f"this token belongs to organisation {caller.org_id!r}, not to {org!r}")
         return caller
 
     def needs_look_up(self, authorization: str | None) -> bool:

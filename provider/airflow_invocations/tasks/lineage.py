@@ -37,7 +37,7 @@ def parent_and_root_of(task_instance: Any) -> tuple[str, str] | None:
         return lineage_parent_id(task_instance), lineage_root_parent_id(task_instance)
     except Exception as error:
         # A task must not fail because of its lineage.
-        _log.warning("Could not read the lineage run of the task; the action does not get it: %s", error)
+        _log.warning("Could not read the lineage run of the task; it is not passed to the action: %s", error)
         return None
 
 

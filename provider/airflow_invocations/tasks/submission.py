@@ -307,5 +307,5 @@ def submission_task_error(error: PlatformError, action: str, where: str) -> Invo
             hints.insert(0, "clear the task to start over")
         case TransientError():
             # It may have been invoked all the same.
-            what = f"action {action!r}: the platform doesn't answer; a retry sends the request again"
+            what = f"action {action!r}: the platform doesn't respond; a retry sends the request again"
     return platform_task_error(error, what, action=action, hint="; ".join(hints))

@@ -203,7 +203,7 @@ def _parameters(value: object) -> dict[str, Any]:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the values must be JSON (numbers, texts, lists, dicts): {error}") from None
+        raise ValueError(f"the values must be JSON (numbers, strings, lists, dicts): {error}") from None
     return dict(value)
 
 
@@ -279,7 +279,7 @@ def seconds(least: float, most: float) -> Callable[[object], float]:
 def _wanted(value: object) -> str | int:
     if value in ("all", "any") or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
-    raise ValueError(f"it is {value!r}; allowed: 'all', 'any', or how many, from 1 on")
+    raise ValueError(f"it is {value!r}; allowed: 'all', 'any', or a number ≥ 1")
 
 
 def _moment(value: object) -> datetime.datetime:
@@ -287,7 +287,7 @@ def _moment(value: object) -> datetime.datetime:
         with contextlib.suppress(ValueError):
             value = datetime.datetime.fromisoformat(value)
     if not isinstance(value, datetime.datetime) or value.tzinfo is None:
-        raise TypeError(f"it is {value!r}; allowed: a time with its offset, as 2026-01-31T12:00:00Z")
+        raise TypeError(f"it is {value!r}; allowed: a time with its offset, such as 2026-01-31T12:00:00Z")
     return value
 
 
@@ -295,7 +295,7 @@ def _log_place(value: object) -> object:
     if value in ("log", "xcom") or hasattr(value, "open") or (isinstance(value, str) and "://" in value):
         return value
     raise ValueError(
-        f"it is {value!r}; allowed: 'log', 'xcom', an ObjectStoragePath, or its URL, as file:///tmp/a.log"
+        f"it is {value!r}; allowed: 'log', 'xcom', an ObjectStoragePath, or its URL, such as file:///tmp/a.log"
     )
 
 

@@ -52,8 +52,8 @@ def test_all_that_is_wrong_is_said_before_anything_is_sent(hook: RobotoHook, tas
         "task 'ask': argument 'timeout'",
         "'lines' must be an integer, not the text 'many'",
         "'columns' must be an array, not the integer 3",
-        "it has no 'wot'",
-        "it lacks 'file'",
+        "unknown parameter 'wot'",
+        "missing: 'file'",
         "the action declares: file (string, required), lines (integer, required), columns (array), note",
     ):
         assert problem in said

@@ -202,7 +202,7 @@ async def test_what_is_rejected_fails_with_all_that_is_wrong(
     event = await triggerer.end(operator(action, parameters={"wot": 1}), first_try())
     assert event.payload["invocation_id"] is None
     assert event.payload["error"]["kind"] == "RequestRejectedError"
-    assert "it has no 'wot'; it lacks 'who'" in event.payload["error"]["message"]
+    assert "unknown parameter 'wot'; missing: 'who'" in event.payload["error"]["message"]
     assert triggerer.xcoms == {}
 
 

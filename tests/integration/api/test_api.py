@@ -156,7 +156,7 @@ class TestInvocations:
         other = create(client)
         with pytest.raises(exceptions.RobotoConflictException, match="belongs to"):
             invoke(other, idempotency_id=f"key-{action.name}", parameter_values={"n": 1})
-        with pytest.raises(exceptions.RobotoConflictException, match="Different: parameter 'n'"):
+        with pytest.raises(exceptions.RobotoConflictException, match="Differences: parameter 'n'"):
             invoke(action, idempotency_id=f"key-{action.name}", parameter_values={"n": 2})
 
     def test_an_idempotency_id_holds_across_a_restart(self, start_service: Callable[..., Service]) -> None:
@@ -430,7 +430,7 @@ class TestTokens:
     def test_a_name_that_cannot_be_one_is_rejected(self, service: Service, name: str) -> None:
         rejected = self.command(service, "add", "--", name)
         assert (rejected.returncode, rejected.stdout) == (1, "")
-        assert "can't name a token" in rejected.stderr
+        assert "is not a valid token name" in rejected.stderr
 
     def test_the_line_of_a_connection_is_printed_whole_or_not_at_all(self, service: Service) -> None:
         name = f"airflow-{next(_numbers)}"

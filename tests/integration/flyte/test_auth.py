@@ -158,7 +158,7 @@ class TestClientCredentials:
         [
             ([answer(501, {"code": "unimplemented"})], UnsupportedError, "set extra 'token_url'"),
             ([answer(200, {})], UnsupportedError, "set extra 'token_url'"),
-            ([answer(503, b"")], UnavailableError, "can't be asked now"),
+            ([answer(503, b"")], UnavailableError, "its token endpoint is unknown"),
             ([hang_up], UnavailableError, "can't be reached"),
         ],
     )
@@ -182,7 +182,7 @@ class TestClientCredentials:
             url = f"{script.endpoint}/token"
             said = FlyteSettings(script.endpoint, client_id="airflow", secret=SECRET, token_url=url)
             async with FlytePlatform(said) as flyte:
-                with pytest.raises(UnavailableError, match="not with a token"):
+                with pytest.raises(UnavailableError, match="but without a token"):
                     await flyte.check()
 
     async def test_the_secret_is_not_sent_without_tls_where_flyte_has_it(self) -> None:
@@ -190,7 +190,7 @@ class TestClientCredentials:
             "https://127.0.0.1:9", client_id="airflow", secret=SECRET, token_url="http://127.0.0.1:9/token"
         )
         async with FlytePlatform(said) as flyte:
-            with pytest.raises(UnauthorizedError, match="without TLS"):
+            with pytest.raises(UnauthorizedError, match="does not use TLS"):
                 await flyte.check()
 
 
@@ -245,7 +245,7 @@ class TestTls:
     async def test_any_certificate_is_enough_where_that_is_wanted(self, authority: Authority) -> None:
         with FlyteServer(tls=(authority.certificate, authority.key)) as server:
             async with FlytePlatform(settings(server, verify=False)) as flyte:
-                assert "answers as Flyte 2" in await flyte.check()
+                assert "responds as Flyte 2" in await flyte.check()
 
 
 def client(script: Script, **changes: Any) -> FlytePlatform:
@@ -260,15 +260,27 @@ class TestForeignAnswers:
     @pytest.mark.parametrize(
         ("trouble", "kind", "said"),
         [
-            (answer(404, b"<html>default backend"), UnavailableError, "is it the address of one"),
-            (answer(405, b"<html>be back soon"), UnavailableError, "is it the address of one"),
+            (answer(404, b"<html>default backend"), UnavailableError, "is the address of a Flyte 2 server"),
+            (answer(405, b"<html>be back soon"), UnavailableError, "is the address of a Flyte 2 server"),
             # No stand-in for a Flyte that is away says so; that there is another server is for good.
-            (answer(404, {"error": "Not Found", "code": 5}), InvalidRequestError, "is it the address of one"),
-            (answer(501, {"message": "no", "code": 12}), InvalidRequestError, "is it the address of one"),
-            (answer(501, b"Unsupported method ('POST')"), InvalidRequestError, "is it the address of one"),
-            (answer(415, b""), InvalidRequestError, "is it the address of one"),
-            (answer(200, b"<html>log in</html>"), UnavailableError, "is it the address of one"),
-            (answer(200, b"[]"), UnavailableError, "is it the address of one"),
+            (
+                answer(404, {"error": "Not Found", "code": 5}),
+                InvalidRequestError,
+                "is the address of a Flyte 2 server",
+            ),
+            (
+                answer(501, {"message": "no", "code": 12}),
+                InvalidRequestError,
+                "is the address of a Flyte 2 server",
+            ),
+            (
+                answer(501, b"Unsupported method ('POST')"),
+                InvalidRequestError,
+                "is the address of a Flyte 2 server",
+            ),
+            (answer(415, b""), InvalidRequestError, "is the address of a Flyte 2 server"),
+            (answer(200, b"<html>log in</html>"), UnavailableError, "is the address of a Flyte 2 server"),
+            (answer(200, b"[]"), UnavailableError, "is the address of a Flyte 2 server"),
             (answer(503, b""), UnavailableError, "503"),
             (answer(429, b""), RateLimitedError, "429"),
             (answer(401, b""), UnauthorizedError, "401"),
@@ -304,10 +316,10 @@ class TestForeignAnswers:
     @pytest.mark.parametrize(
         ("stream", "said"),
         [
-            (b"", "broken off"),
-            (b"\0\0\0\0\2{}", "broken off"),
-            (b"\0\0\0\0\xff{", "broken off"),
-            (b"\0\0\0\0\2{{", "isn't a JSON object"),
+            (b"", "closed the stream"),
+            (b"\0\0\0\0\2{}", "closed the stream"),
+            (b"\0\0\0\0\xff{", "closed the stream"),
+            (b"\0\0\0\0\2{{", "other than a JSON object"),
             (b"\1\0\0\0\2{}", "a format that was not requested"),
             (b"\0\xff\0\0\0", "a format that was not requested"),
             (b'\2\0\0\0\x20{"error":{"code":"unavailable"}}', "unavailable"),

@@ -101,7 +101,11 @@ class TestInvoking:
     ) -> None:
         with pytest.raises(InvalidRequestError) as rejected:
             await flyte.invoke("env.greet", request(who=7, count="two", where="here"))
-        for said in ("'who': wanted: text, got: int 7", "'count': wanted: integer", "'where' isn't an input"):
+        for said in (
+            "'who': expected: string, got: int 7",
+            "'count': expected: integer",
+            "'where' is not an input",
+        ):
             assert said in str(rejected.value)
         assert server.calls("CreateRun") == []
 
@@ -272,7 +276,7 @@ class TestOnce:
 
     async def test_of_another_task_it_is_a_conflict(self, server: FlyteServer, flyte: FlytePlatform) -> None:
         await flyte.invoke("env.greet", request())
-        with pytest.raises(ConflictError, match=r"is one of task fleet/development/env\.greet"):
+        with pytest.raises(ConflictError, match=r"is a run of task fleet/development/env\.greet"):
             await flyte.invoke("env.other", request())
 
     async def test_a_retry_goes_on_with_what_an_earlier_try_began_and_anew_after_a_failure(
@@ -497,7 +501,7 @@ class TestErrors:
 
     async def test_who_answers_is_said(self, server: FlyteServer, flyte: FlytePlatform) -> None:
         said = await flyte.check()
-        assert said == f"{server.endpoint} answers as Flyte 2; actions are those of fleet/development"
+        assert said == f"{server.endpoint} responds as Flyte 2; actions are those of fleet/development"
 
     async def test_who_is_not_there_is_named(self) -> None:
         async with FlytePlatform(FlyteSettings("http://127.0.0.1:9")) as flyte:

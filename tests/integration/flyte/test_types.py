@@ -125,14 +125,14 @@ async def test_what_the_sdk_would_not_take_is_rejected_before_it_is_sent(
     with pytest.raises(InvalidRequestError) as rejected:
         await flyte.invoke("typed.describe", asked)
     for said in (
-        "'whole': wanted: integer, got: float 1.5",
-        "'colour': wanted: one of 'RED', 'GREEN', got: str 'red'",
+        "'whole': expected: integer, got: float 1.5",
+        "'colour': expected: one of 'RED', 'GREEN', got: str 'red'",
         "'pose.at.x': 'far' is not of type 'number'",
         "hight",
         "'robot': 'name' is a required property",
-        "'either': wanted: integer or text, got: float 0.5",
-        "'file': wanted: file (its URI), got: str '/tmp/1.bag'",
-        "'several' is missing; wanted: list of integer",
+        "'either': expected: integer or string, got: float 0.5",
+        "'file': expected: file (its URI), got: str '/tmp/1.bag'",
+        "'several' is missing; expected: list of integer",
     ):
         assert said in str(rejected.value), said
     assert server.calls("CreateRun") == []

@@ -100,7 +100,7 @@ class TestAcceptedButNeverEnqueued:
         server.backend.deploy("env.other", server.backend._bodies[next(iter(server.backend._bodies))])
         run = await accepted_and_never_enqueued(server, flyte)
         calls = len(server.calls("CreateRun"))
-        with pytest.raises(ConflictError, match="is one of task"):
+        with pytest.raises(ConflictError, match="is a run of task"):
             await flyte.invoke("env.other", request())
         assert len(server.calls("CreateRun")) == calls
         assert (await flyte.get(run)).current.status is S.Queued

@@ -285,7 +285,7 @@ def test_outputs_land_in_the_dataset_with_what_was_noted_of_them_in_the_order_of
     assert one.outputs["plain.txt"][0]["tags"] == []
     said = [line["log"] for line in one.log if line["process"] == "output_handler"]
     assert said == [
-        "changes of 'never written' are forgotten: there is no such output",
+        "Ignored the changes to 'never written': there is no such output",
         f"Uploaded 2 outputs to dataset {one.destination}",
     ]
 

@@ -113,7 +113,10 @@ def test_entry_point_and_command_make_one_command_line(client: Any) -> None:
 
 @pytest.mark.parametrize(
     ("variables", "says_so"),
-    [({"A=B": "1"}, "'A=B' can't name a variable"), ({"A": "x" * 10**6}, "env_vars 'A' has 1,000,002 bytes")],
+    [
+        ({"A=B": "1"}, "'A=B' is not a valid name of a variable"),
+        ({"A": "x" * 10**6}, "env_vars 'A' has 1,000,002 bytes"),
+    ],
 )
 def test_what_no_process_can_be_given_is_rejected(
     client: Any, variables: dict[str, str], says_so: str

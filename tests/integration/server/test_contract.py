@@ -144,7 +144,9 @@ class TestClearLines:
 
     def test_a_second_service_on_the_same_folder(self, service: Service) -> None:
         line = refuses_to_start(service.data_dir)
-        assert line == f"another server runs on {service.data_dir}; stop it or choose another --data-dir"
+        assert (
+            line == f"another server already runs on {service.data_dir}; stop it or choose another --data-dir"
+        )
         assert json.loads((service.data_dir / "server.json").read_text())["pid"] == service.process.pid
         assert service.request("POST", "v1/actions/query", json={}).status_code == 200
 

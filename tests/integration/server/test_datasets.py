@@ -252,7 +252,7 @@ class TestTheFolder:
         (folder / "notes.txt").write_text("another content")
         answer = service.request("GET", f"v1/files/record/{file_id}", params={"version_id": 1})
         assert answer.status_code == 404
-        assert "version 1 of 'notes.txt' isn't kept; the newest is 2" in answer.text
+        assert "version 1 of 'notes.txt' is not available; the newest is 2" in answer.text
 
     def test_a_folder_that_is_away_is_an_outage_which_a_later_request_outlives(
         self, service: Service, client: RobotoClient, dataset_id: str, folder: Path
@@ -396,10 +396,7 @@ class TestHostileInputs:
         ):
             record = invoke(service, script, **upload_to(dataset_id))
             assert record["last_status"] == FAILED
-            assert (
-                "output 'x' can't be uploaded: it is no file, or a link out of the output folder"
-                in detail_of(record)
-            )
+            assert "output 'x' can't be uploaded: it is not a file in the output folder" in detail_of(record)
         assert not (folder / "x").exists()
 
     def test_a_link_within_the_outputs_is_what_it_leads_to(

@@ -162,10 +162,10 @@ class TestMetadata:
     @pytest.mark.parametrize(
         ("fields", "why"),
         [
-            ('{"speed": 1e400}', "inf is no number in JSON"),
-            ('{"speed": NaN}', "nan is no number in JSON"),
+            ('{"speed": 1e400}', "inf is not a number in JSON"),
+            ('{"speed": NaN}', "nan is not a number in JSON"),
             ('{"' + ".".join("a" * 5000) + '": 1}', "has 5000 parts"),
-            ('{"a.b": ' + "[" * 40 + "]" * 40 + "}", "nested more than 32 deep"),
+            ('{"a.b": ' + "[" * 40 + "]" * 40 + "}", "nested more than 32 levels deep"),
         ],
         ids=["infinity", "nan", "key", "value"],
     )

@@ -135,7 +135,7 @@ def test_eight_mebibytes_are_not_too_much(service: Service) -> None:
 @pytest.mark.parametrize(
     ("field", "status", "hint"),
     [
-        ({"input_data": ["a"]}, 400, "it needs data_source_id"),
+        ({"input_data": ["a"]}, 400, "input_data needs data_source_id"),
         (
             {"data_source_id": "ds_none", "input_data": ["a"]},
             400,
@@ -146,7 +146,11 @@ def test_eight_mebibytes_are_not_too_much(service: Service) -> None:
             400,
             "upload_destination: there is no dataset",
         ),
-        ({"upload_destination": {"destination_type": "Bucket"}}, 400, "only a dataset can be one here"),
+        (
+            {"upload_destination": {"destination_type": "Bucket"}},
+            400,
+            "must be the id of a dataset on this server",
+        ),
         ({"rich_input_data": {"files": {"paths": ["a"]}}}, 400, "paths need dataset_id"),
         ({"rich_input_data": {"files": {"query": "path = "}}}, 400, "RoboQL, character 8: found the end"),
         ({"rich_input_data": {"files": {"query": "color = 1"}}}, 400, "'color' can't be queried"),

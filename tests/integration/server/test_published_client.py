@@ -170,7 +170,7 @@ def test_one_idempotency_id_is_one_invocation(client: Any) -> None:
     first = invoke(action, idempotency_id=action.name, parameter_values={"try": 1})
     again = invoke(action, idempotency_id=action.name, parameter_values={"try": 1})
     assert again.id == first.id
-    with pytest.raises(exceptions.RobotoConflictException, match="Different: parameter 'try'"):
+    with pytest.raises(exceptions.RobotoConflictException, match="Differences: parameter 'try'"):
         invoke(action, idempotency_id=action.name, parameter_values={"try": 2})
     other = script(client, "true")
     with pytest.raises(exceptions.RobotoConflictException, match=first.id):
@@ -228,7 +228,7 @@ class TestErrors:
 
     def test_a_name_that_is_taken(self, client: Any) -> None:
         action = script(client, "true")
-        with pytest.raises(exceptions.RobotoConflictException, match="exists already"):
+        with pytest.raises(exceptions.RobotoConflictException, match="already exists"):
             published.Action.create(name=action.name, roboto_client=client)
 
     def test_another_organisation(self, client: Any) -> None:

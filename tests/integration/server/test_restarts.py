@@ -51,14 +51,14 @@ def test_a_clean_stop_ends_what_runs_and_it_runs_again_at_the_next_start(
     service.start()
     invocation = again(service, invocation)
     assert end_of(invocation) == ("Completed", None)
-    again_as = "attempt 2, from the beginning: the server was stopped while this ran"
+    again_as = "attempt 2, from the beginning: the server was stopped while this invocation ran"
     assert lines(invocation) == ["up", again_as, "second"]
     assert steps(invocation) == [
         "Queued", "Scheduled", "Downloading", "Processing", "Failed", "Queued",
         "Scheduled", "Downloading", "Processing", "Uploading", "Completed",
     ]  # fmt: skip
     stopped = invocation.status_log[4]
-    assert stopped.detail == "the server was stopped while this ran"
+    assert stopped.detail == "the server was stopped while this invocation ran"
 
 
 def test_a_crash_leaves_nothing_running_after_the_next_start(service: Service, tmp_path: Path) -> None:
@@ -71,10 +71,10 @@ def test_a_crash_leaves_nothing_running_after_the_next_start(service: Service, t
     assert all(is_gone(process) for process in running)
     invocation = again(service, invocation)
     assert end_of(invocation) == ("Completed", None)
-    again_as = "attempt 2, from the beginning: the server ended while this ran"
+    again_as = "attempt 2, from the beginning: the server stopped while this invocation ran"
     assert lines(invocation) == ["up", again_as, "second"]
     assert steps(invocation)[4:6] == ["Failed", "Queued"]
-    assert invocation.status_log[4].detail == "the server ended while this ran"
+    assert invocation.status_log[4].detail == "the server stopped while this invocation ran"
 
 
 def test_what_had_ended_does_not_run_again(service: Service, tmp_path: Path) -> None:

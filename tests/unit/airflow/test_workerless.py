@@ -84,7 +84,7 @@ def test_others_start_in_a_worker() -> None:
         ({"outlets": [Asset("a")]}, "outlets emit no asset event there"),
         pytest.param(
             {"retry_policy": invocation_retry_policy()},
-            "retry_policy isn't asked there",
+            "retry_policy isn't used there",
             marks=since("3.3", "retry policies"),
         ),
         ({"on_execute_callback": print}, "on_execute_callback isn't called there"),
@@ -106,7 +106,7 @@ def test_what_needs_a_worker_is_rejected(arguments: dict[str, Any], named: str) 
 
 
 def test_all_that_stands_in_the_way_is_said_at_once() -> None:
-    said = rejected("can't do without a worker", outlets=[Asset("a")], action="{{ ti.task_id }}")
+    said = rejected("the task needs a worker", outlets=[Asset("a")], action="{{ ti.task_id }}")
     assert "outlets" in said
     assert "argument 'action'" in said
 

@@ -126,8 +126,8 @@ def test_all_problems_are_reported_together() -> None:
     assert problems == [
         "'count' must be an integer, not the text 'many'",
         "'flag' must be a boolean, not the integer 1",
-        "it has no 'wot'",
-        "it lacks 'file'",
+        "unknown parameter 'wot'",
+        "missing: 'file'",
     ]
     assert declared.declared_parameters == "count (integer), flag (boolean), note, file (required)"
 

@@ -46,5 +46,5 @@ def test_invalid_transition_names_the_allowed_statuses() -> None:
     with pytest.raises(InvalidTransition) as rejected:
         validate_transition(InvocationStatus.Failed, InvocationStatus.Completed, DEFINITIONS)
     assert "Failed can't become Completed; allowed: Deadly, Queued" in str(rejected.value)
-    with pytest.raises(InvalidTransition, match="nothing: it is final"):
+    with pytest.raises(InvalidTransition, match="none, because it is terminal"):
         validate_transition(InvocationStatus.Cancelled, InvocationStatus.Queued, DEFINITIONS)

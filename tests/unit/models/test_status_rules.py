@@ -65,7 +65,7 @@ def test_cancel_and_recovery_need_no_owner(end: InvocationStatus) -> None:
 
 def test_transition_of_an_ended_invocation_names_the_allowed_statuses() -> None:
     with pytest.raises(
-        InvalidTransition, match="Completed can't become Queued; allowed: nothing: it is final"
+        InvalidTransition, match="Completed can't become Queued; allowed: none, because it is terminal"
     ):
         validate_transition(S.Completed, S.Queued, DEFINITIONS)
     with pytest.raises(InvalidTransition) as raised:

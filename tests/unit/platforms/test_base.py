@@ -81,7 +81,7 @@ async def test_ended_and_records_are_made_of_the_required_methods(platform: Smal
 
 
 async def test_check_asks_for_a_status_and_names_the_platform(platform: Smallest) -> None:
-    assert await platform.check() == "smallest at example answers as Smallest"
+    assert await platform.check() == "smallest at example responds as Smallest"
 
 
 def test_links_are_empty_by_default_and_logs_url_is_the_invocations(platform: Smallest) -> None:

@@ -230,7 +230,7 @@ async def test_an_event_that_is_none_breaks_the_stream_and_nothing_else(
 async def test_an_id_that_is_no_number_counts_as_none(script: Script, number: bytes) -> None:
     script.answers = [streamed(b"event: open", b"id: " + number, b'data: {"watch_id": "w"}')]
     async with script.client() as platform, watch(platform) as stream:
-        with pytest.raises(UnavailableError, match="has ended the stream"):
+        with pytest.raises(UnavailableError, match="closed the stream"):
             async for _ in stream:
                 pass
         assert stream.cursor is None

@@ -111,8 +111,8 @@ class TestText:
             ('{"py/tuple": [1], "x": 2}', "it isn't JSON but py/tuple"),
             ('[[1], {"py/id": 2}]', r"it\[1\] isn't JSON but py/id"),
             ('{"__pynenc__enum__": {"module": "m"}}', "__pynenc__enum__"),
-            ("NaN", "NaN is no number in JSON"),
-            ("[1, -Infinity]", "-Infinity is no number in JSON"),
+            ("NaN", "NaN is not a number in JSON"),
+            ("[1, -Infinity]", "-Infinity is not a number in JSON"),
             ("gASVBAAAAAAAAACMAWGULg==", "it isn't JSON"),
             ("[" * 100_000, "it isn't JSON"),
         ],
@@ -169,12 +169,15 @@ class TestSignature:
             ({"count": 1, "names": None, "ratio": 1}, []),
             ({}, ["'count' is missing"]),
             ({"cuont": 1}, ["'count' is missing", "'cuont' isn't declared"]),
-            ({"count": "1"}, ["'count' wants int, got \"1\""]),
-            ({"count": True}, ["'count' wants int, got true"]),
-            ({"count": 1.5, "ratio": "x"}, ["'count' wants int, got 1.5", "'ratio' wants float, got \"x\""]),
-            ({"count": 1, "names": ["a", 1]}, ["'names' wants list[str] | None, got [\"a\", 1]"]),
-            ({"count": 1, "mode": "slow"}, ["'mode' wants Literal['fast', 'good'], got \"slow\""]),
-            ({"count": 1, "limits": {"a": "b"}}, ['\'limits\' wants dict[str, int], got {"a": "b"}']),
+            ({"count": "1"}, ["'count' expects int, got \"1\""]),
+            ({"count": True}, ["'count' expects int, got true"]),
+            (
+                {"count": 1.5, "ratio": "x"},
+                ["'count' expects int, got 1.5", "'ratio' expects float, got \"x\""],
+            ),
+            ({"count": 1, "names": ["a", 1]}, ["'names' expects list[str] | None, got [\"a\", 1]"]),
+            ({"count": 1, "mode": "slow"}, ["'mode' expects Literal['fast', 'good'], got \"slow\""]),
+            ({"count": 1, "limits": {"a": "b"}}, ['\'limits\' expects dict[str, int], got {"a": "b"}']),
         ],
     )
     def test_all_that_does_not_fit_is_named(self, given: dict[str, Any], problems: list[str]) -> None:
@@ -236,19 +239,19 @@ class TestApps:
         [
             (
                 "some_fleet:in_memory",
-                "orchestrator_cls is MemOrchestrator, which keeps everything in this process",
+                "orchestrator_cls is MemOrchestrator, which keeps its data in this process",
             ),
             ("some_fleet.in_memory", "orchestrator_cls is MemOrchestrator"),
             ("some_fleet:half", "client_data_store_cls is MemClientDataStore"),
             (
                 "some_fleet:each_for_itself",
-                "trigger_cls is MemTrigger, which keeps everything in this process",
+                "trigger_cls is MemTrigger, which keeps its data in this process",
             ),
             ("some_fleet:synchronous", "dev_mode_force_sync_tasks"),
-            ("some_fleet:without_a_path", "doesn't say where: sqlite_db_path"),
-            ("some_fleet:no_app", "'some_fleet:no_app' is no pynenc app but of type int"),
+            ("some_fleet:without_a_path", "uses SQLite but does not set sqlite_db_path"),
+            ("some_fleet:no_app", "'some_fleet:no_app' is not a pynenc app but of type int"),
             ("some_fleet:nothing", "module 'some_fleet' has no 'nothing'"),
-            ("no_such_fleet:app", "there is no module 'no_such_fleet' here"),
+            ("no_such_fleet:app", "module 'no_such_fleet' is not installed here"),
             (
                 "broken_fleet:app",
                 "app 'broken_fleet:app' can't be imported: ZeroDivisionError: division by zero",
@@ -280,7 +283,7 @@ class TestApps:
         (tmp_path / "other.db").touch()
         monkeypatch.setenv("PYNENC__SQLITE_DB_PATH", str(tmp_path / "other.db"))
         settings = PynencSettings("some_fleet:in_memory", sqlite_path=str(tmp_path / "mine.db"))
-        with pytest.raises(InvalidRequestError, match="PYNENC__SQLITE_DB_PATH or the like, leads elsewhere"):
+        with pytest.raises(InvalidRequestError, match="PYNENC__SQLITE_DB_PATH overrides"):
             async with PynencPlatform(settings):
                 pass
         monkeypatch.delenv("PYNENC__SQLITE_DB_PATH")
@@ -305,11 +308,13 @@ class TestApps:
             "old, unknown = app_on('OldBroker'), app_on('NoSuchBroker')\n",
         )
         with pytest.raises(
-            InvalidRequestError, match="OldBroker is of another version than pynenc, it lacks c"
+            InvalidRequestError, match="OldBroker has another version than pynenc; missing: c"
         ):
             async with PynencPlatform(PynencSettings("some_fleet:old")):
                 pass
-        with pytest.raises(InvalidRequestError, match="broker_cls is NoSuchBroker, which is not to be found"):
+        with pytest.raises(
+            InvalidRequestError, match="broker_cls is NoSuchBroker, which can't be found here"
+        ):
             async with PynencPlatform(PynencSettings("some_fleet:unknown")):
                 pass
 
@@ -321,7 +326,7 @@ class TestApps:
         installed = {"pynenc": "0.3.1", "pynenc-redis": "0.3.0"} | {package: "0.4.0"}
         monkeypatch.setattr(importlib.metadata, "version", installed.__getitem__)
         settings = PynencSettings("some_fleet:in_memory", redis_url="redis://127.0.0.1:9/0")
-        with pytest.raises(InvalidRequestError, match=f"^{package} is installed here as 0.4.0, and only 0.3"):
+        with pytest.raises(InvalidRequestError, match=f"^{package} is installed here as 0.4.0, but only 0.3"):
             async with PynencPlatform(settings):
                 pass
 
@@ -335,10 +340,10 @@ class TestApps:
         settings = PynencSettings("some_fleet:in_memory", sqlite_path=str(tmp_path / "mine.db"))
         async with PynencPlatform(settings) as platform:
             for name, why in (
-                ("good", "'good' is no name of a pynenc task; allowed: module.function"),
-                ("no_such_tasks.good", "there is no module 'no_such_tasks' here"),
+                ("good", "'good' is not the name of a pynenc task; allowed: module.function"),
+                ("no_such_tasks.good", "module 'no_such_tasks' is not installed here"),
                 ("some_fleet.nothing", "module 'some_fleet' has no 'nothing'"),
-                ("some_fleet.plain", "'plain' in 'some_fleet' is no pynenc task"),
+                ("some_fleet.plain", "'plain' in 'some_fleet' is not a pynenc task"),
             ):
                 with pytest.raises(NotFoundError, match=why):
                     await platform.get_action(name)

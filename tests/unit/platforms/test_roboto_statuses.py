@@ -131,7 +131,7 @@ async def test_a_stream_is_read_as_what_it_tells(script: Script) -> None:
                 if isinstance(thing, CaughtUp):
                     await watch.change(["iv_2"], ["iv_3"], {"iv_2": "5"})
 
-        with pytest.raises(TransientError, match="ended the stream"):
+        with pytest.raises(TransientError, match="closed the stream"):
             await read()
         assert watch.cursor == 9
     assert told[:2] == [

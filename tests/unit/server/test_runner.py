@@ -463,7 +463,9 @@ class TestWhatNobodyExpected:
             failing.works = unprepared.works = True
             record = await reached(store, one, *TERMINAL)
         assert record.last_status is S.Completed
-        assert "the server lost track of this" in [step.detail for step in record.status]
+        assert "the server lost track of this invocation invocation" in [
+            step.detail for step in record.status
+        ]
 
     async def test_a_cancel_of_what_nobody_works_on_is_carried_out(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
@@ -524,7 +526,7 @@ class TestStopping:
             async with run():
                 await reached(store, one, S.Completed)
             assert [entry.getMessage() for entry in caplog.records][1:] == ["ended"]
-        second = "attempt 2, from the beginning: the server was stopped while this ran"
+        second = "attempt 2, from the beginning: the server was stopped while this invocation ran"
         assert lines(logs, one) == ["km 0", second, "km 0"]
 
     """A clean stop at a bad moment."""
@@ -671,9 +673,9 @@ class TestRecovery:
             record = await reached(store, one, S.Completed)
         before = [S.Queued, S.Scheduled, S.Downloading, *([S.Processing] if recorded else [])]
         assert steps(record)[: len(before) + 2] == [*before, S.Failed, S.Queued]
-        assert record.status[len(before)].detail == "the server ended while this ran"
+        assert record.status[len(before)].detail == "the server stopped while this invocation ran"
         assert lines(logs, one) == [
-            "attempt 2, from the beginning: the server ended while this ran",
+            "attempt 2, from the beginning: the server stopped while this invocation ran",
             "again",
         ]
         assert running(one) == []

@@ -45,22 +45,22 @@ def test_any_other_is_not(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a=b", "=", "a\0"])
 def test_a_parameter_that_can_not_be_a_variable_is_rejected(name: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match="can't name a variable"):
+    with pytest.raises(pydantic.ValidationError, match="is not a valid name of a variable"):
         CreateActionBody.model_validate({"name": "act", "parameters": [{"name": name}]})
-    with pytest.raises(pydantic.ValidationError, match="can't name a variable"):
+    with pytest.raises(pydantic.ValidationError, match="is not a valid name of a variable"):
         invocation(parameter_values={name: 1})
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (NAN, "no number in JSON"),
-        (INFINITY, "no number in JSON"),
-        ([{"deep": -INFINITY}], "no number in JSON"),
+        (NAN, "not a number in JSON"),
+        (INFINITY, "not a number in JSON"),
+        ([{"deep": -INFINITY}], "not a number in JSON"),
         (HALF, "surrogates not allowed"),
         ({HALF: 1}, "surrogates not allowed"),
-        (nested(40), "nested more than 32 deep"),
-        (nested(500), "nested more than 32 deep"),
+        (nested(40), "nested more than 32 levels deep"),
+        (nested(500), "nested more than 32 levels deep"),
     ],
 )
 def test_a_value_that_could_not_be_written_again_is_rejected(value: Any, message: str) -> None:
@@ -109,9 +109,9 @@ def test_no_parameters_are_no_parameters() -> None:
         ({"entry_point": ["\0"]}, "entry_point has a NUL character"),
         ({"workdir": "/a\0"}, "workdir has a NUL character"),
         ({"env_vars": {"A": "\0"}}, "env_vars 'A' has a NUL character"),
-        ({"env_vars": {"A\0": ""}}, "can't name a variable"),
-        ({"env_vars": {"A=B": ""}}, "can't name a variable"),
-        ({"env_vars": {"": ""}}, "can't name a variable"),
+        ({"env_vars": {"A\0": ""}}, "is not a valid name of a variable"),
+        ({"env_vars": {"A=B": ""}}, "is not a valid name of a variable"),
+        ({"env_vars": {"": ""}}, "is not a valid name of a variable"),
         (
             {"env_vars": {"A": "x" * 131_070}},
             "env_vars 'A' has 131,072 bytes; a string for a process may have 131,071",
@@ -152,7 +152,7 @@ def test_a_nul_in_a_parameter_is_rejected() -> None:
             "the default of parameter 'p' must be a string, not the integer 5",
         ),
         ({"default": "a\0b"}, "the default of parameter 'p' has a NUL character"),
-        ({"type": "object", "default": {"a": NAN}}, "nan is no number in JSON"),
+        ({"type": "object", "default": {"a": NAN}}, "nan is not a number in JSON"),
     ],
 )
 def test_a_default_that_can_not_be_given_is_rejected(parameter: dict[str, Any], message: str) -> None:

@@ -77,9 +77,9 @@ def test_what_is_not_there_or_can_not_be_read(store: Store, key_file: Path) -> N
 @pytest.mark.parametrize(
     ("name", "value", "hint"),
     [
-        ("", "v", "can't name a secret"),
-        ("a@b", "v", "can't name a secret"),
-        ("../x", "v", "can't name a secret"),
+        ("", "s3cret", "is not a valid secret name"),
+        ("a@b", "s3cret", "is not a valid secret name"),
+        ("../x", "s3cret", "is not a valid secret name"),
         ("ok", "", "1 to 8192 characters"),
         ("ok", "x" * 8193, "1 to 8192 characters"),
     ],

@@ -57,12 +57,12 @@ class TestRejections:
                 '{"name": "a", "container_parameters": {"command": "sh"}}',
                 "command: Input should be a valid list",
             ),
-            ('{"name": "a", "parameters": [{"name": "x="}]}', "can't name a variable"),
+            ('{"name": "a", "parameters": [{"name": "x="}]}', "is not a valid name of a variable"),
             (
                 '{"name": "a", "parameters": [{"name": "n", "type": "integer", "default": "many"}]}',
                 "the default of parameter 'n' must be an integer, not the text 'many'",
             ),
-            ('{"name": "a", "metadata": {"x": NaN}}', "no number in JSON"),
+            ('{"name": "a", "metadata": {"x": NaN}}', "not a number in JSON"),
             ("\udcff", "can't decode byte"),
         ],
     )
@@ -79,7 +79,10 @@ class TestRejections:
     def test_two_actions_of_one_name(self, tmp_path: Path, actions: Path) -> None:
         first = described(actions, "a", {"name": "same"})
         second = described(actions, "b", {"name": "same"})
-        assert rejection(tmp_path, actions_dir=actions) == f"{second}: the name 'same' is taken by {first}"
+        assert (
+            rejection(tmp_path, actions_dir=actions)
+            == f"{second}: the name 'same' is already used by {first}"
+        )
 
     def test_a_folder_of_actions_that_is_not_there(self, tmp_path: Path) -> None:
         nowhere = tmp_path / "nowhere"

@@ -307,12 +307,12 @@ class TestRejections:
     )  # fmt: skip
     def test_a_page_token_that_is_none_is_rejected(self, filled: Store, content: Any) -> None:
         token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
-        with pytest.raises(InvalidRequestError, match="'after' is no page token"):
+        with pytest.raises(InvalidRequestError, match="'after' is not a page token"):
             filled.invocations.query(QuerySpecification(after=token), ORG)
 
     @pytest.mark.parametrize("token", ["", "x", "é", "\0", "====", "../../etc/passwd", "e30", "a" * 10_000])
     def test_so_is_any_other_text(self, filled: Store, token: str) -> None:
-        with pytest.raises(InvalidRequestError, match="'after' is no page token"):
+        with pytest.raises(InvalidRequestError, match="'after' is not a page token"):
             filled.invocations.query(QuerySpecification(after=token), ORG)
 
     def test_a_page_token_of_another_order_is_rejected(
@@ -323,7 +323,9 @@ class TestRejections:
             QuerySpecification(after=token, sort_direction=SortDirection.Ascending),
             QuerySpecification(after=token, sort_by="invocation_id"),
         ):
-            with pytest.raises(InvalidRequestError, match="'after' belongs to a query with another order"):
+            with pytest.raises(
+                InvalidRequestError, match="'after' belongs to a query with a different order"
+            ):
                 filled.invocations.query(spec, ORG)
 
 

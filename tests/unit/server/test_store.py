@@ -92,7 +92,7 @@ class TestActions:
 
     def test_a_name_can_be_taken_once(self, store: Store) -> None:
         create(store)
-        with pytest.raises(ConflictError, match="action 'act' exists already in og_local"):
+        with pytest.raises(ConflictError, match="action 'act' already exists in og_local"):
             create(store)
 
     def test_an_unknown_action_version_or_organisation_is_not_found(self, store: Store) -> None:
@@ -349,7 +349,7 @@ class TestInheritance:
     def test_a_circle_of_ancestors_is_rejected(self, store: Store) -> None:
         store.actions.register(new_action("a", inherits=ActionReference(name="b")), ORG, USER)
         store.actions.register(new_action("b", inherits=ActionReference(name="a")), ORG, USER)
-        with pytest.raises(InvalidRequestError, match="action 'a' inherits over more than"):
+        with pytest.raises(InvalidRequestError, match="action 'a' inherits through more than"):
             invoke(store, "a")
 
 
@@ -403,8 +403,8 @@ class TestIdempotency:
         with pytest.raises(ConflictError) as rejected:
             invoke(store, idempotency_id="once", **{**self.WHOLE, **changed})
         assert rejected.value.message == (
-            f"idempotency_id 'once' belongs to {first.invocation_id}, which has another request. "
-            f"Different: {difference}. Send the first request again, or use another idempotency_id"
+            f"idempotency_id 'once' belongs to {first.invocation_id}, which has a different request. "
+            f"Differences: {difference}. Send the first request again, or use another idempotency_id"
         )
         assert "s3cret" not in rejected.value.message
         assert len(store.invocations.query(QuerySpecification(), ORG).items) == 1
@@ -466,7 +466,7 @@ class TestIdempotency:
         with pytest.raises(ConflictError) as rejected:
             invoke(store, "other", idempotency_id="once")
         assert f"belongs to {first.invocation_id}, which" in rejected.value.message
-        assert "Different: the action: 'act' first, 'other' now." in rejected.value.message
+        assert "Differences: the action: 'act' first, 'other' now." in rejected.value.message
 
     def test_no_id_is_a_new_invocation_each_time(self, store: Store) -> None:
         create(store, parameters=self.DECLARED)

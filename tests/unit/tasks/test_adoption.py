@@ -56,7 +56,9 @@ def differences(
         pytest.param({"n": {"b": 1, "a": 2}}, {"n": {"a": 2, "b": 1}}, [], id="in another order"),
         pytest.param({"n": 1}, {"n": 2}, ["parameter 'n' (another value)"], id="another number"),
         pytest.param({"n": 1}, {"n": "1"}, ["parameter 'n' (another value)"], id="a text for a number"),
-        pytest.param({"n": 1}, {"n": True}, ["parameter 'n' (another value)"], id="a boolean is no number"),
+        pytest.param(
+            {"n": 1}, {"n": True}, ["parameter 'n' (another value)"], id="a boolean is not a number"
+        ),
         pytest.param({}, {"n": None}, ["parameter 'n' (given now, not first)"], id="new"),
         pytest.param({"n": SECRET}, {"n": SECRET + "2"}, ["parameter 'n' (another value)"], id="a secret"),
         pytest.param({"volatile": 1, "n": 1}, {"volatile": 2, "n": 1}, [], id="one that may change"),

@@ -72,10 +72,12 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
     if url is None:
         url = (await _ask(http, settings, "GetOAuth2Metadata")).get("tokenEndpoint")
         if not isinstance(url, str) or not url:
-            raise UnsupportedError(f"{settings.endpoint} doesn't say where tokens are; set extra 'token_url'")
+            raise UnsupportedError(
+                f"{settings.endpoint} does not name its token endpoint; set extra 'token_url'"
+            )
         client = await _ask(http, settings, "GetPublicClientConfig")
     if urlsplit(settings.endpoint).scheme == "https" and not url.lower().startswith("https:"):
-        raise UnauthorizedError(f"the client's secret isn't sent to {url}, which is without TLS")
+        raise UnauthorizedError(f"the client secret is not sent to {url}, because that URL does not use TLS")
     form = {
         "grant_type": "client_credentials",
         "scope": " ".join(scopes or _texts(client.get("scopes"))),
@@ -88,7 +90,7 @@ async def _fetch(http: httpx.AsyncClient, settings: FlyteSettings) -> _Token:
         why = str(data.get("error", answer.reason_phrase))
         raise UnauthorizedError(f"{url} rejects the client credentials: {answer.status_code} {why}")
     if not answer.is_success or not isinstance(data.get("access_token"), str):
-        raise UnavailableError(f"{url} answers {answer.status_code}, and not with a token")
+        raise UnavailableError(f"{url} responded with {answer.status_code}, but without a token")
     try:
         life = float(data.get("expires_in", _DEFAULT_LIFE))
     except (TypeError, ValueError, OverflowError):
@@ -111,9 +113,9 @@ async def _ask(http: httpx.AsyncClient, settings: FlyteSettings, method: str) ->
     if answer.is_success:
         return data
     if data.get("code") == "unimplemented":
-        raise UnsupportedError(f"{settings.endpoint} doesn't say where tokens are; set extra 'token_url'")
+        raise UnsupportedError(f"{settings.endpoint} does not name its token endpoint; set extra 'token_url'")
     raise UnavailableError(
-        f"{settings.endpoint} answers {method} with {answer.status_code}; where tokens are can't be asked now"
+        f"{settings.endpoint} responded to {method} with {answer.status_code}; its token endpoint is unknown"
     )
 
 

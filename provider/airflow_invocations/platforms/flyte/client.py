@@ -167,7 +167,7 @@ class ConnectClient:
                         yield messages
                     return
         except httpx.ReadTimeout as error:
-            raise SilentError(f"{method} has been silent for {silence:g} s") from error
+            raise SilentError(f"{method} sent nothing for {silence:g} s") from error
         except NO_ANSWER as error:
             raise request_error(self._settings.endpoint, error) from cause_of(error)
 
@@ -179,7 +179,7 @@ class ConnectClient:
                 flags, size = _HEAD.unpack_from(received)
                 if flags & _COMPRESSED or size > MAX_MESSAGE:
                     raise UnavailableError(
-                        f"{self._settings.endpoint} sends {method} in a format that was not requested"
+                        f"{self._settings.endpoint} responded to {method} in a format that was not requested"
                     )
                 if len(received) < _HEAD.size + size:
                     break
@@ -187,7 +187,8 @@ class ConnectClient:
                 del received[: _HEAD.size + size]
                 if not isinstance(data, dict):
                     raise UnavailableError(
-                        f"{self._settings.endpoint} sends {method} something that isn't a JSON object"
+                        f"{self._settings.endpoint} responded to {method} with something "
+                        "other than a JSON object"
                     )
                 if not flags & _END:
                     yield data
@@ -195,12 +196,12 @@ class ConnectClient:
                     raise _error_of(data["error"], method, None) or UnavailableError(f"{method} failed")
                 else:
                     return
-        raise UnavailableError(f"{self._settings.endpoint} has broken off the stream {method}")
+        raise UnavailableError(f"{self._settings.endpoint} closed the stream {method}")
 
     def _foreign(self, method: str, answer: httpx.Response) -> str:
         return (
-            f"{self._settings.endpoint} answers {method} with {answer.status_code} {answer.reason_phrase}, "
-            "not as Flyte 2 does; is it the address of one?"
+            f"{self._settings.endpoint} responded to {method} with {answer.status_code} "
+            f"{answer.reason_phrase}, not as Flyte 2 does; check that this is the address of a Flyte 2 server"
         )
 
     def _error(self, method: str, answer: httpx.Response, content: bytes) -> PlatformError:

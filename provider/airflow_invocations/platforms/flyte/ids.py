@@ -44,7 +44,7 @@ class RunId:
         match invocation_id.split("/"):
             case [project, domain, name] if project and domain and name:
                 return cls(ProjectDomain(project, domain), name)
-        raise NotFoundError(f"{invocation_id!r} is no run of Flyte; one is named project/domain/name")
+        raise NotFoundError(f"{invocation_id!r} is not the id of a Flyte run; allowed: project/domain/name")
 
     def __str__(self) -> str:
         return f"{self.scope}/{self.name}"
@@ -77,8 +77,8 @@ class TaskId:
         parts = path.split("/")
         if not all(parts) or len(parts) > 3 or (at and not version):
             raise InvalidRequestError(
-                f"{action!r} is no task of Flyte; allowed: project/domain/name@version, where the connection "
-                "can fill in project and domain, and no version means the newest"
+                f"{action!r} is not the name of a Flyte task; allowed: project/domain/name@version. The "
+                "connection may provide project and domain; the default version is the newest"
             )
         *given, name = parts
         domain = given.pop() if given else settings.domain
@@ -86,7 +86,7 @@ class TaskId:
         for part, value in (("project", project), ("domain", domain)):
             if not value:
                 raise InvalidRequestError(
-                    f"{action!r} names no {part}, and neither does the connection: set its extra {part!r}, "
+                    f"{action!r} has no {part}, and the connection has none either; set its extra {part!r}, "
                     "or write project/domain/name"
                 )
         return cls(ProjectDomain(project or "", domain or ""), name, version or None)

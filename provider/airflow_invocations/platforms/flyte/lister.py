@@ -58,7 +58,7 @@ def listed_of(run: Mapping[str, Any], settings: FlyteSettings) -> ListedInvocati
     try:
         invocation_id = str(run_id_of(object_at(run, "action")))
     except MisshapenError as error:
-        _log.info("Left a run out: %s", error)
+        _log.info("Skipped a run: %s", error)
         return None
     try:
         return _listed(run, invocation_id, settings)
@@ -74,7 +74,7 @@ def _listed(run: Mapping[str, Any], invocation_id: str, settings: FlyteSettings)
     entered = time_of(status.get("endTime")) or created
     if entered is None:
         return ListedInvocation(
-            invocation_id, None, UnreadableItem(f"{invocation_id}: Flyte doesn't say when it was created")
+            invocation_id, None, UnreadableItem(f"{invocation_id}: Flyte does not report when it was created")
         )
     task: TaskId = task_of(action)
     event = InvocationEvent(

@@ -85,7 +85,7 @@ def inputs_of(task: str, variables: list[Variable], values: Mapping[str, Any]) -
     for name, value in values.items():
         if name not in known:
             declared = ", ".join(known) or "none"
-            problems.append(f"{name!r} isn't an input of it; it declares: {declared}")
+            problems.append(f"{name!r} is not an input of the task; declared: {declared}")
             continue
         try:
             literal = _literal(value, known[name].type, name, lenient=True)
@@ -94,17 +94,17 @@ def inputs_of(task: str, variables: list[Variable], values: Mapping[str, Any]) -
         else:
             literals.append({"name": name, "value": literal})
     problems += [
-        f"{variable.name!r} is missing; wanted: {variable.wanted}"
+        f"{variable.name!r} is missing; expected: {variable.wanted}"
         for variable in variables
         if variable.name not in values and variable.default is None
     ]
     if problems:
-        raise InvalidRequestError(f"task {task} doesn't take these parameters: {'; '.join(problems)}")
+        raise InvalidRequestError(f"task {task} can't have these parameters: {'; '.join(problems)}")
     return {"literals": literals}
 
 
 #: The words for an unknown type, or none.
-_UNKNOWN = "nothing that is known"
+_UNKNOWN = "an unknown type"
 
 
 def type_in_words(kind: Mapping[str, Any]) -> str:
@@ -118,7 +118,7 @@ def type_in_words(kind: Mapping[str, Any]) -> str:
         case {"collectionType": of}:
             return f"list of {type_in_words(of)}"
         case {"mapValueType": of}:
-            return f"dict from text to {type_in_words(of)}"
+            return f"dict from string to {type_in_words(of)}"
         case {"enumType": {"values": [*values]}}:
             return f"one of {', '.join(map(repr, values))}"
         case {"unionType": {"variants": [*variants]}}:
@@ -135,7 +135,7 @@ def type_in_words(kind: Mapping[str, Any]) -> str:
 _SIMPLE_IN_WORDS = {
     "NONE": "None",
     "FLOAT": "number",
-    "STRING": "text",
+    "STRING": "string",
     "BOOLEAN": "true or false",
     "DATETIME": "datetime (ISO 8601)",
     "DURATION": "duration (seconds)",
@@ -158,7 +158,8 @@ def _mismatch(where: str, kind: Mapping[str, Any], value: object, why: str = "")
     if len(shown) > _SHOWN:
         shown = f"{shown[:_SHOWN]}..."
     return _Mismatch(
-        f"{where!r}: wanted: {type_in_words(kind)}, got: {type(value).__name__} {shown}{why and f' ({why})'}"
+        f"{where!r}: expected: {type_in_words(kind)}, got: {type(value).__name__} {shown}"
+        f"{why and f' ({why})'}"
     )
 
 
@@ -224,7 +225,7 @@ def _union(value: Any, kind: Json, variants: list[Json], where: str, *, lenient:
                 continue
         if len(fitting) > 1 and attempt:
             words = " and ".join(type_in_words(variant) for variant, _ in fitting)
-            raise _mismatch(where, kind, value, f"it could be {words}")
+            raise _mismatch(where, kind, value, f"ambiguous: {words}")
         if fitting:
             variant, literal = fitting[0]
             return {"scalar": {"union": {"value": literal, "type": variant}}}

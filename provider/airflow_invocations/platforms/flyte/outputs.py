@@ -38,7 +38,7 @@ def value_of(literal: Mapping[str, Any]) -> Any:
     try:
         return _value(literal)
     except MISSHAPEN as error:
-        return _not_loaded(f"literal of another shape than Flyte's API describes: {type(error).__name__}")
+        return _not_loaded(f"literal that does not match Flyte's API: {type(error).__name__}")
 
 
 def _value(literal: Mapping[str, Any]) -> Any:

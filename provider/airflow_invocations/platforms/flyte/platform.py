@@ -120,9 +120,9 @@ class FlytePlatform(Platform):
         try:
             objects_at(answer, "runs")
         except MisshapenError as error:
-            raise UnavailableError(f"{self.where} answers, but not as Flyte 2 does: {error}") from error
+            raise UnavailableError(f"{self.where} responds, but not as Flyte 2 does: {error}") from error
         scope = "/".join(part for part in (self._settings.project, self._settings.domain) if part)
-        return f"{self.where} answers as Flyte 2" + (f"; actions are those of {scope}" if scope else "")
+        return f"{self.where} responds as Flyte 2" + (f"; actions are those of {scope}" if scope else "")
 
     async def get_action(self, name: str) -> ActionRecord:
         """Return a deployed task, in its newest version if the name has none."""
@@ -268,7 +268,7 @@ class FlytePlatform(Platform):
             if here not in (None, task.scope):
                 raise InvalidRequestError(
                     f"{wanted.action!r} is a task of {task.scope}, and this connection watches {here} only; "
-                    "use a connection of that project and domain, or one that names none"
+                    "use a connection of that project and domain, or one without project and domain"
                 )
             filters = [field_filter("task_name", [task.name])]
         scope = self._runs.scope_of(here)
@@ -335,7 +335,7 @@ def _check_task(details: Json, run: RunId, task: TaskId) -> None:
     """Raise ConflictError unless a run belongs to the requested task."""
     present = task_of(object_at(details, "action"))
     if present.name and present.path != task.path:
-        raise ConflictError(f"run {run}, which has this idempotency id, is one of task {present.path}")
+        raise ConflictError(f"run {run} has this idempotency id, but it is a run of task {present.path}")
 
 
 def _reason(record: InvocationRecord) -> str:

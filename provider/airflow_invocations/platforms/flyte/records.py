@@ -122,7 +122,7 @@ def snapshots_of(runs: Iterable[Mapping[str, Any]]) -> list[StatusSnapshot]:
         try:
             found.append(snapshot_of(run))
         except MisshapenError as error:
-            _log.info("Left a run out: %s", error)
+            _log.info("Skipped a run: %s", error)
     return found
 
 
@@ -133,7 +133,7 @@ def runs_by_id(runs: Iterable[Json]) -> dict[RunId, Json]:
         try:
             found[run_id_of(object_at(run, "action"))] = run
         except MisshapenError as error:
-            _log.info("Left a run out: %s", error)
+            _log.info("Skipped a run: %s", error)
     return found
 
 

@@ -98,7 +98,7 @@ class RunService:
             try:
                 answer = await self.client.send(f"{RUNS}/CreateRun", request)
             except ConflictError:
-                _log.debug("run %s exists already", run)
+                _log.debug("run %s already exists", run)
                 return await self.details_once(run)
             created: Json = object_at(answer, "run", "action")
             if not _is_new(created, task):

@@ -37,7 +37,7 @@ def reads(read: Callable[P, T]) -> Callable[P, T]:
             return read(*args, **kwargs)
         except MISSHAPEN as error:
             raise MisshapenError(
-                f"Flyte's answer has another shape than its API describes: {type(error).__name__}: {error}"
+                f"Flyte's response does not match its API: {type(error).__name__}: {error}"
             ) from error
 
     return guarded
@@ -61,7 +61,7 @@ def objects_at(message: Mapping[str, Any], *path: str) -> list[Json]:
     """
     items: list[Json] = _field(_parent(message, path), path[-1], path, list)
     if not all(isinstance(item, dict) for item in items):
-        raise MisshapenError(f"Flyte's answer has items that are no objects in field {'.'.join(path)!r}")
+        raise MisshapenError(f"Flyte's response has items that are not objects in field {'.'.join(path)!r}")
     return items
 
 
@@ -84,6 +84,6 @@ def _field(message: Mapping[str, Any], name: str, path: tuple[str, ...], kind: t
         return kind()
     if not isinstance(value, kind):
         raise MisshapenError(
-            f"Flyte's answer has {type(value).__name__} in field {'.'.join(path)!r}, not {_KINDS[kind]}"
+            f"Flyte's response has {type(value).__name__} in field {'.'.join(path)!r}, not {_KINDS[kind]}"
         )
     return value

@@ -197,7 +197,7 @@ class FlyteWatch:
             except UnauthorizedError:
                 raise
             except PlatformError as error:
-                _log.debug("Could not read what %s waits for: %s", run, error)
+                _log.debug("Could not read what %s is waiting for: %s", run, error)
                 continue
             if not tail.begun.is_set():
                 await self._report_lines(run, tail, batch)

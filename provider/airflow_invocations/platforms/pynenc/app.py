@@ -76,7 +76,7 @@ def load_app(settings: PynencSettings) -> CallersApp:
     app.theirs = theirs
     if app.conf.dev_mode_force_sync_tasks:
         raise InvalidRequestError(
-            f"app {settings.app} has dev_mode_force_sync_tasks set: it would run its tasks right here"
+            f"app {settings.app} has dev_mode_force_sync_tasks set, so its tasks would run in this process"
         )
     for part, kind in _PARTS.items():
         _require_usable(settings.app, app, part, kind)
@@ -92,7 +92,7 @@ def load_task(app: CallersApp, name: str) -> Task:
     """
     module, _, function = name.rpartition(".")
     if not (module and function):
-        raise NotFoundError(f"{name!r} is no name of a pynenc task; allowed: module.function")
+        raise NotFoundError(f"{name!r} is not the name of a pynenc task; allowed: module.function")
     imported = _imported(module, f"task {name!r}")
     task_id = TaskId(module, function)
     if task_id in app.theirs.tasks and task_id not in app.tasks:
@@ -104,7 +104,7 @@ def load_task(app: CallersApp, name: str) -> Task:
         return app.get_task(task_id)
     except ValueError:
         raise NotFoundError(
-            f"there is no task {name!r}: {function!r} in {module!r} is no pynenc task"
+            f"there is no task {name!r}: {function!r} in {module!r} is not a pynenc task"
         ) from None
 
 
@@ -118,7 +118,7 @@ def _imported_app(reference: str) -> Pynenc:
         raise InvalidRequestError(f"there is no app {reference!r}: module {module!r} has no {attribute!r}")
     app = getattr(imported, attribute)
     if not isinstance(app, Pynenc):
-        raise InvalidRequestError(f"{reference!r} is no pynenc app but of type {type(app).__name__}")
+        raise InvalidRequestError(f"{reference!r} is not a pynenc app but of type {type(app).__name__}")
     return app
 
 
@@ -128,7 +128,7 @@ def _imported(module: str, what: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise NotFoundError(f"there is no {what}: there is no module {error.name!r} here") from None
+            raise NotFoundError(f"there is no {what}: module {error.name!r} is not installed here") from None
         raise InvalidRequestError(f"{what} can't be imported: {type(error).__name__}: {error}") from error
     except (Exception, SystemExit) as error:
         raise InvalidRequestError(f"{what} can't be imported: {type(error).__name__}: {error}") from error
@@ -159,8 +159,8 @@ def _require_usable(reference: str, app: Pynenc, part: str, kind: type) -> None:
     name = getattr(app.conf, part)
     if name.startswith("Mem"):
         raise InvalidRequestError(
-            f"app {reference}: {part} is {name}, which keeps everything in this process, and no other "
-            "process sees it; name a Redis or a SQLite database in the connection, or configure the app"
+            f"app {reference}: {part} is {name}, which keeps its data in this process, where no "
+            "runner can see it; name a Redis or SQLite database in the connection, or configure the app"
         )
     if name.startswith("Redis"):
         require_version("pynenc-redis")
@@ -168,13 +168,13 @@ def _require_usable(reference: str, app: Pynenc, part: str, kind: type) -> None:
         found = get_subclass(kind, name)
     except ValueError:
         raise InvalidRequestError(
-            f"app {reference}: {part} is {name}, which is not to be found here: is its package installed, in "
-            "the version of pynenc's?"
+            f"app {reference}: {part} is {name}, which can't be found here; check that its package is "
+            "installed in the same version as pynenc"
         ) from None
     if inspect.isabstract(found):
         lacking = ", ".join(sorted(found.__abstractmethods__))
         raise InvalidRequestError(
-            f"app {reference}: {name} is of another version than pynenc, it lacks {lacking}"
+            f"app {reference}: {name} has another version than pynenc; missing: {lacking}"
         )
 
 
@@ -186,8 +186,8 @@ def _require_same_backend(settings: PynencSettings, app: Pynenc, chosen: dict[st
     for name, wanted in chosen.items():
         if getattr(app.conf if hasattr(app.conf, name) else part, name) != wanted:
             raise InvalidRequestError(
-                f"an environment variable, PYNENC__{name.upper()} or the like, leads elsewhere than to "
-                f"{settings.where}, which the connection names; unset it here"
+                f"an environment variable such as PYNENC__{name.upper()} overrides {settings.where}, which "
+                "the connection names; unset it here"
             )
 
 
@@ -195,6 +195,6 @@ def _require_database(settings: PynencSettings, app: Pynenc) -> None:
     """Raise unless an app's SQLite database exists: pynenc would create one that no runner uses."""
     path = ConfigSQLite(app.config_values, app.config_filepath).sqlite_db_path
     if not path:
-        raise InvalidRequestError(f"app {settings.app} is on SQLite and doesn't say where: sqlite_db_path")
+        raise InvalidRequestError(f"app {settings.app} uses SQLite but does not set sqlite_db_path")
     if not Path(path).exists():
-        raise UnavailableError(f"{settings.where}: there is no {path} (yet); a runner makes it")
+        raise UnavailableError(f"{settings.where}: {path} does not exist yet; a runner creates it")

@@ -146,7 +146,7 @@ class Cluster:
         with self._signed(source):
             self._app.orchestrator.register_new_invocations([invocation])
         if not self._app.orchestrator.get_active_runners():
-            _log.warning("%s: no runner is alive, invocation %s waits for one", self._where, invocation_id)
+            _log.warning("%s: no runner is alive; invocation %s waits for one", self._where, invocation_id)
         if task.conf.running_concurrency != ConcurrencyControlType.DISABLED:
             self._app.orchestrator.index_arguments_for_concurrency_control(invocation)
 
@@ -168,7 +168,7 @@ class Cluster:
         is_late = current.status is Status.REGISTERED and age.total_seconds() > _LOST_MESSAGE
         if is_late and self._claims("queues", invocation_id):
             self._app.broker.route_invocation(invocation_id)
-            _log.info("%s: queued invocation %s again, which no runner has taken", self._where, invocation_id)
+            _log.info("%s: queued invocation %s again, because no runner took it", self._where, invocation_id)
 
     def statuses_by_key(self, keys: Sequence[str]) -> list[StatusSnapshot]:
         """Return the statuses of the invocations of idempotency ids."""

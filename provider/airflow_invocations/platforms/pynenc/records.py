@@ -141,12 +141,12 @@ class RecordReader:
         try:
             stored = self._app.state_backend._get_result(invocation_id)
         except KeyError:
-            raise NotFoundError(f"{self._where} keeps no result of {invocation_id}") from None
+            raise NotFoundError(f"{self._where} has no result of {invocation_id}") from None
         try:
             return plain(self._text(stored))
         except UnsupportedError as error:
             raise UnsupportedError(
-                f"what {invocation_id} returned can't be shown: {error}; have the task return JSON types"
+                f"the result of {invocation_id} can't be shown: {error}; return JSON types from the task"
             ) from None
 
     def current(self, invocation_id: str, history: Sequence[Any]) -> InvocationStatusRecord:
@@ -159,7 +159,7 @@ class RecordReader:
         for row in history:
             if row.status_record.status.is_final():
                 return row.status_record
-        raise NotFoundError(f"{self._where} knows no invocation {invocation_id}")
+        raise NotFoundError(f"{self._where} has no invocation {invocation_id}")
 
     def _status(self, invocation_id: str) -> InvocationStatus | None:
         try:
@@ -173,7 +173,7 @@ class RecordReader:
         with suppress(InvocationNotFoundError):
             stored = self._app.state_backend._get_invocation(invocation_id)
         if stored is None:
-            raise NotFoundError(f"{self._where} doesn't say what invocation {invocation_id} is of")
+            raise NotFoundError(f"{self._where} does not name the task of invocation {invocation_id}")
         return stored
 
     def _steps(

@@ -81,4 +81,4 @@ def _arguments_in(data: Any) -> list[Any]:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")

@@ -81,6 +81,6 @@ def require_version(package: str) -> None:
         ) from None
     if not version.startswith(f"{VERSION}."):
         raise InvalidRequestError(
-            f"{package} is installed here as {version}, and only {VERSION} works: packages of other versions "
-            "submit what no runner runs; pip install 'airflow-provider-invocations[pynenc]'"
+            f"{package} is installed here as {version}, but only {VERSION} works: other versions submit "
+            "invocations that no runner runs; pip install 'airflow-provider-invocations[pynenc]'"
         )

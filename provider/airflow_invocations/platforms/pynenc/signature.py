@@ -46,7 +46,9 @@ def signature_errors(function: _Function, given: Mapping[str, Any]) -> list[str]
     types_of = _types_of(function)
     for name, value in given.items():
         if name in types_of and not _is(value, types_of[name]):
-            problems.append(f"{name!r} wants {_declared_type(declared[name])}, got {json.dumps(value)[:80]}")
+            problems.append(
+                f"{name!r} expects {_declared_type(declared[name])}, got {json.dumps(value)[:80]}"
+            )
     return problems
 
 

@@ -157,11 +157,11 @@ class RobotoClient:
                 answer = await client.send(request, stream=True)
             try:
                 if answer.status_code in _NO_WATCH:
-                    raise UnsupportedError(f"{self._settings.endpoint} has no such stream")
+                    raise UnsupportedError(f"{self._settings.endpoint} has no watch stream")
                 if not answer.is_success:
                     raise _platform_error(read_error(answer, await body_of(answer)))
                 if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                    raise UnavailableError(f"{request.url} answered with something that is no stream")
+                    raise UnavailableError(f"{request.url} did not respond with a stream")
                 yield answer
             finally:
                 await answer.aclose()
@@ -189,7 +189,7 @@ class RobotoClient:
 def segment(text: str) -> str:
     """Return a text as one segment of a path. Raises InvalidRequestError for an empty one and for dots."""
     if text in ("", ".", ".."):
-        raise InvalidRequestError(f"{text!r} is no name of an action and no id of an invocation")
+        raise InvalidRequestError(f"{text!r} is not the name of an action or the id of an invocation")
     return quote(text, safe="")
 
 

@@ -51,7 +51,7 @@ class PushedEvents:
                     yield message
                 case CursorLost():
                     break
-        raise UnavailableError(f"{self._answer.request.url.host} has ended the stream")
+        raise UnavailableError(f"{self._answer.request.url.host} closed the stream")
 
 
 class RobotoLister:

@@ -97,7 +97,7 @@ class RobotoPlatform(Platform):
         data = await self._client.call("POST", "v1/actions/query", body={"limit": 1}, idempotent=True)
         items = data.get("items") if isinstance(data, dict) else None
         if not isinstance(items, list):
-            raise UnavailableError(f"{self._settings.endpoint} answers, but not as the invocation API does")
+            raise UnavailableError(f"{self._settings.endpoint} responds, but not as the invocation API does")
         user = text_field(await self._account("v1/users"), "user_id")
         # Not that of the action, which may belong to another organisation.
         org = self._settings.org_id or ", ".join(await self._organisations())
@@ -229,7 +229,7 @@ class RobotoPlatform(Platform):
                     stream = PushedEvents(await stack.enter_async_context(self._client.stream(body)))
                 except UnsupportedError as error:
                     if since is not None:
-                        raise UnavailableError(f"{error}, but it has had one before") from error
+                        raise UnavailableError(f"{error}, but it had one before") from error
             yield stream or PollingEventStream(RobotoLister(self._items, wanted.action), since)
 
     async def records(self, invocation_ids: Collection[str]) -> list[InvocationRecord | UnreadableItem]:

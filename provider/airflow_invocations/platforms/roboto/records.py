@@ -73,7 +73,9 @@ def read(kind: type[RecordT], data: Any) -> RecordT:
         return kind.model_validate(data)
     except pydantic.ValidationError as error:
         problems = problems_of(error.errors()[:5])
-        raise UnavailableError(f"the platform's answer is no {kind.__name__}: {problems}") from None
+        raise UnavailableError(
+            f"the platform's response is not a valid {kind.__name__}: {problems}"
+        ) from None
 
 
 def read_record(data: Any) -> InvocationRecord:

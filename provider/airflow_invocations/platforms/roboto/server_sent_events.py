@@ -44,4 +44,4 @@ async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
             yield line.removesuffix(b"\r").decode("utf-8", errors="replace")
         seen = len(received)
         if seen > MAX_LINE:
-            raise UnavailableError(f"{answer.request.url.host} sends a line of more than {MAX_LINE:,} bytes")
+            raise UnavailableError(f"{answer.request.url.host} sent a line of more than {MAX_LINE:,} bytes")

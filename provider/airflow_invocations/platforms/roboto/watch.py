@@ -46,7 +46,7 @@ class RobotoWatch:
                     self.cursor = cursor
                 case StatusSnapshot() | NewLines() | UnreadableLog() | CaughtUp():
                     yield message
-        raise UnavailableError(f"{self._answer.request.url.host} has ended the stream")
+        raise UnavailableError(f"{self._answer.request.url.host} closed the stream")
 
     async def change(
         self, add: Collection[str], remove: Collection[str], logs: Mapping[str, str | None]

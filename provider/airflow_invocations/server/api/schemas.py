@@ -72,7 +72,7 @@ _MAX_TIMEOUT = 365 * 24 * 60
 def _require_variable(name: str) -> None:
     """Raise ValueError unless a process's environment can have a variable of this name."""
     if not name or {"=", "\0"} & set(name):
-        raise ValueError(f"{name!r} can't name a variable: a name must not be empty or contain '='")
+        raise ValueError(f"{name!r} is not a valid name of a variable: it must not be empty or contain '='")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class ActionRepository:
         """
         with self._database.write() as connection:
             if _find_latest(connection, org_id, request.name) is not None:
-                raise ConflictError(f"action {request.name!r} exists already in {org_id}")
+                raise ConflictError(f"action {request.name!r} already exists in {org_id}")
             record = _insert(connection, request, org_id, user)
             _complete(connection, record)
             return record
@@ -238,7 +238,7 @@ def _complete(connection: sa.Connection, action: ActionRecord) -> ActionRecord:
         parent = _parent(connection, name, action.org_id, owner, ancestor)
         action = _inherited(action, parent)
         owner, ancestor = parent.org_id, parent.inherits
-    raise InvalidRequestError(f"action {name!r} inherits over more than {_MAX_ANCESTORS} actions")
+    raise InvalidRequestError(f"action {name!r} inherits through more than {_MAX_ANCESTORS} actions")
 
 
 def _parent(

@@ -136,7 +136,7 @@ def _apply_changeset(record: dict[str, Any], changes: MetadataChangeset) -> dict
 def _require_free(connection: sa.Connection, org_id: str, name: str | None) -> None:
     taken = sa.select(datasets.c.dataset_id).where(datasets.c.org_id == org_id, datasets.c.name == name)
     if (dataset_id := connection.execute(taken).scalar()) is not None:
-        raise ConflictError(f"a dataset {name!r} exists already: {dataset_id}")
+        raise ConflictError(f"a dataset {name!r} already exists: {dataset_id}")
 
 
 def require_dataset(connection: sa.Connection, dataset_id: str, org_id: str) -> sa.Row[Any]:

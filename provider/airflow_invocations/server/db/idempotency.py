@@ -68,7 +68,7 @@ def _require_equal(
         shown = "; ".join([*differences[:_SHOWN], *([f"and {more} more"] if more > 0 else [])])
         raise ConflictError(
             f"idempotency_id {request.idempotency_id!r} belongs to {first.invocation_id}, which has "
-            f"another request. Different: {shown}. Send the first request again, or use another "
+            f"a different request. Differences: {shown}. Send the first request again, or use another "
             "idempotency_id"
         )
 

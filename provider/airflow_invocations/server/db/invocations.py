@@ -317,7 +317,7 @@ class InvocationRepository:
                 current = InvocationStatus(row.last_status)
                 if current in unless:
                     raise ConditionError(
-                        f"{report.invocation_id} is {current}, and a runner is there to run it"
+                        f"{report.invocation_id} is {current}, and this server's runner will run it"
                     )
                 transition(connection, row, report.status, report.detail, report.user)
 

@@ -157,15 +157,13 @@ def require_inputs(connection: sa.Connection, request: InvocationRequest, org_id
     _require_patterns("input_data", request.input_data)
     datasets = {"data_source_id": request.data_source_id}
     if request.input_data and request.data_source_id == UNSPECIFIED_DATA_SOURCE:
-        raise InvalidRequestError(
-            "input_data: it needs data_source_id, the dataset that its patterns are for"
-        )
+        raise InvalidRequestError("input_data needs data_source_id, the dataset that its patterns apply to")
     if (destination := request.upload_destination) is not None:
         if (
             destination.destination_type is not UploadDestinationType.Dataset
             or not destination.destination_id
         ):
-            raise InvalidRequestError("upload_destination: only a dataset can be one here, by its id")
+            raise InvalidRequestError("upload_destination: must be the id of a dataset on this server")
         datasets["upload_destination"] = destination.destination_id
     selectors = rich_input.files if rich_input is not None else None
     for selector in selectors if isinstance(selectors, list) else [selectors] if selectors else []:
@@ -184,7 +182,7 @@ def _require_patterns(field: str, patterns: Sequence[str]) -> None:
     try:
         FilePatterns(patterns)
     except PatternError as error:
-        raise InvalidRequestError(f"{field}: cannot read the pattern {error}") from None
+        raise InvalidRequestError(f"{field}: invalid pattern {error}") from None
 
 
 def _require_datasets(connection: sa.Connection, datasets: Mapping[str, str], org_id: str) -> None:

@@ -46,7 +46,8 @@ class TokenRepository:
         """
         if not _NAME.fullmatch(name):
             raise InvalidRequestError(
-                f"{name[:80]!r} can't name a token; allowed: letters, digits, _ . @ -, at most 64 characters"
+                f"{name[:80]!r} is not a valid token name; allowed: letters, digits, _ . @ -, "
+                "at most 64 characters"
             )
         token = secrets.token_urlsafe(32)
         values = {"name": name, "hash": hash_of(token), "org_id": org_id, "role": role.name, "created": now()}

@@ -100,7 +100,7 @@ class Claim:
         if reason is not None:
             return Outcome(InvocationStatus.Cancelled, reason)
         if self.stopping.is_set():
-            return Outcome(InvocationStatus.Queued, "the server was stopped while this ran")
+            return Outcome(InvocationStatus.Queued, "the server was stopped while this invocation ran")
         return None
 
     def wants_downloads(self) -> bool:

@@ -76,7 +76,7 @@ def upload(
             )
         return
     for path in file_changes.keys() - files.keys():
-        say(f"changes of {path!r} are forgotten: there is no such output")
+        say(f"Ignored the changes to {path!r}: there is no such output")
     try:
         folder = datasets.folder(dataset_id, record.org_id)
         for path, source in files.items():
@@ -112,7 +112,7 @@ def _outputs(folder: Path) -> dict[str, Path]:
     :raises UploadError: the output folder was replaced, or an entry isn't a file in the folder.
     """
     if folder.is_symlink() or not folder.is_dir():
-        raise UploadError(f"the output folder {folder} is no folder any more: the action has replaced it")
+        raise UploadError(f"the output folder {folder} is no longer a folder: the action has replaced it")
     root = folder.resolve()
     found: dict[str, Path] = {}
     for here, folders, names in os.walk(folder, onerror=_raise_unreadable):
@@ -121,9 +121,7 @@ def _outputs(folder: Path) -> dict[str, Path]:
             path = source.relative_to(folder).as_posix()
             target = source.resolve()
             if not target.is_relative_to(root) or not target.is_file():
-                raise UploadError(
-                    f"output {path!r} can't be uploaded: it is no file, or a link out of the output folder"
-                )
+                raise UploadError(f"output {path!r} can't be uploaded: it is not a file in the output folder")
             found[path] = target
     return found
 

@@ -119,9 +119,9 @@ class Reconciler:
         await kill_marked(INVOCATION_VARIABLE, {each.invocation_id for each in orphaned})
         for each in orphaned:
             detail = (
-                "the server lost track of this"
+                "the server lost track of this invocation invocation"
                 if each.owner == self._runner
-                else "the server ended while this ran"
+                else "the server stopped while this invocation ran"
             )
             try:
                 await asyncio.to_thread(

@@ -93,8 +93,8 @@ _COMPARATORS = {
 #: Names of the grammar's terminals in error messages.
 _NAMES = {
     "NAME": "a field",
-    "TEXT": "a text in quotes",
-    "WORD": "a text in quotes",
+    "TEXT": "a string in quotes",
+    "WORD": "a string in quotes",
     "NUMBER": "a number",
     "COUNT": "a number",
     "STAR": "*",

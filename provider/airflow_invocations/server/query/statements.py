@@ -153,9 +153,9 @@ def _read_token(token: str, sort_by: str, descending: bool) -> tuple[Any, int]:
         if type(number) is not int or not _can_be_bound(number) or not _can_be_bound(value):
             raise ValueError(token)
     except (ValueError, TypeError):
-        raise InvalidRequestError("'after' is no page token of this server") from None
+        raise InvalidRequestError("'after' is not a page token of this server") from None
     if (field, direction) != (sort_by, descending):
-        raise InvalidRequestError("'after' belongs to a query with another order")
+        raise InvalidRequestError("'after' belongs to a query with a different order")
     return value, number
 
 
@@ -291,7 +291,7 @@ class _Translation:
         if isinstance(value, int) and not _can_be_bound(value):
             raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is too large")
         if isinstance(value, float) and math.isnan(value):
-            raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is no number")
+            raise InvalidRequestError(f"{condition.field} {condition.comparator}: {value} is not a number")
         if condition.field in scope.times:
             return _as_microseconds(condition.field, value)
         if isinstance(value, bool):
@@ -307,7 +307,7 @@ class _Translation:
         field = scope.field(condition.field)
         if condition.value is None:
             raise InvalidRequestError(
-                f"{condition.field} {comparator}: a value is needed; for none use IS_NULL"
+                f"{condition.field} {comparator}: needs a value; to match missing values, use IS_NULL"
             )
         if condition.field in scope.times and comparator in (*_TEXTUAL, *_MEMBERSHIP):
             raise InvalidRequestError(
@@ -338,7 +338,7 @@ class _Translation:
         self._searched += len(value if anywhere else value.partition("%")[2].strip("%"))
         if self._searched > MAX_SEARCHED:
             raise InvalidRequestError(
-                f"the values that the query searches texts for (CONTAINS, and LIKE after the first %) have "
+                f"the values that the query searches strings for (CONTAINS, and LIKE after the first %) have "
                 f"more than {MAX_SEARCHED} characters in all"
             )
 
@@ -374,7 +374,7 @@ def _is_below(comparator: Comparator, value: Any, limit: int) -> bool:
 
 def _textual(condition: Condition, left: sa.ColumnElement[str], value: Value) -> sa.ColumnElement[bool]:
     if not isinstance(value, str):
-        raise InvalidRequestError(f"{condition.field} {condition.comparator}: the value must be a text")
+        raise InvalidRequestError(f"{condition.field} {condition.comparator}: the value must be a string")
     if condition.comparator is Comparator.BeginsWith:
         return sa.func.substr(left, 1, len(value)) == value
     # GLOB and not LIKE, because SQLite's LIKE ignores case and the platform's doesn't.

@@ -82,9 +82,9 @@ def test_what_is_no_name_of_a_task_is_rejected(action: str) -> None:
 
 def test_what_nobody_says_is_named() -> None:
     nothing = FlyteSettings("http://h")
-    with pytest.raises(InvalidRequestError, match="names no project"):
+    with pytest.raises(InvalidRequestError, match="has no project"):
         TaskId.of("f", FlyteSettings("http://h", domain="d"))
-    with pytest.raises(InvalidRequestError, match="names no domain"):
+    with pytest.raises(InvalidRequestError, match="has no domain"):
         TaskId.of("f", FlyteSettings("http://h", project="p"))
     assert TaskId.of("p/d/f", nothing) == TaskId(ProjectDomain("p", "d"), "f")
 

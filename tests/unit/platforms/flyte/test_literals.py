@@ -50,7 +50,7 @@ def literal_of(kind: Json, value: Any) -> literals_pb2.Literal:
 def rejection(kind: Json, value: Any) -> str:
     with pytest.raises(InvalidRequestError) as rejected:
         inputs_of("t", [Variable("x", kind)], {"x": value})
-    return str(rejected.value).removeprefix("task t doesn't take these parameters: ")
+    return str(rejected.value).removeprefix("task t can't have these parameters: ")
 
 
 @pytest.mark.parametrize(
@@ -136,54 +136,54 @@ def test_of_a_union_that_kind_is_chosen_which_the_value_has(kind: Json, value: o
 
 def test_a_text_that_could_stand_for_two_kinds_is_rejected() -> None:
     assert rejection(union(INTEGER, FLOAT), "5") == (
-        "'x': wanted: integer or number, got: str '5' (it could be integer and number)"
+        "'x': expected: integer or number, got: str '5' (ambiguous: integer and number)"
     )
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "said"),
     [
-        (INTEGER, 3.0, "wanted: integer, got: float 3.0"),
-        (INTEGER, True, "wanted: integer, got: bool True"),
-        (INTEGER, "3.0", "wanted: integer, got: str '3.0'"),
+        (INTEGER, 3.0, "expected: integer, got: float 3.0"),
+        (INTEGER, True, "expected: integer, got: bool True"),
+        (INTEGER, "3.0", "expected: integer, got: str '3.0'"),
         (INTEGER, 2**63, "it needs more than 64 bits"),
-        (FLOAT, True, "wanted: number, got: bool True"),
-        (FLOAT, "nan", "wanted: number, got: str 'nan'"),
-        (TEXT, 3, "wanted: text, got: int 3"),
-        (TEXT, None, "wanted: text, got: NoneType None"),
-        (BOOLEAN, 1, "wanted: true or false, got: int 1"),
-        (BOOLEAN, "yes", "wanted: true or false, got: str 'yes'"),
-        (DATETIME, "tomorrow", "wanted: datetime (ISO 8601), got: str 'tomorrow'"),
-        (DURATION, "soon", "wanted: duration (seconds), got: str 'soon'"),
-        (NONE, 0, "wanted: None, got: int 0"),
-        (ENUM, "BLUE", "wanted: one of 'RED', 'GREEN', got: str 'BLUE'"),
-        (FILE, "/tmp/x", "wanted: file (its URI), got: str '/tmp/x'"),
-        (FOLDER, 1, "wanted: directory (its URI), got: int 1"),
-        (TABLE, [], "wanted: dataset (its URI), got: list []"),
-        (BINARY, "AA==", "wanted: binary, got: str 'AA=='"),
-        (STRUCT, [1], "wanted: dict, got: list [1]"),
-        (list_of(INTEGER), "[1]", "wanted: list of integer, got: str '[1]'"),
-        (dict_of(TEXT), {1: "a"}, "wanted: dict from text to text, got: dict {1: 'a'}"),
-        ({"schema": {}}, 1, "wanted: schema, got: int 1"),
-        ({}, 1, "wanted: nothing that is known, got: int 1"),
-        ({"simple": 42}, 1, "wanted: simple, got: int 1"),
+        (FLOAT, True, "expected: number, got: bool True"),
+        (FLOAT, "nan", "expected: number, got: str 'nan'"),
+        (TEXT, 3, "expected: string, got: int 3"),
+        (TEXT, None, "expected: string, got: NoneType None"),
+        (BOOLEAN, 1, "expected: true or false, got: int 1"),
+        (BOOLEAN, "yes", "expected: true or false, got: str 'yes'"),
+        (DATETIME, "tomorrow", "expected: datetime (ISO 8601), got: str 'tomorrow'"),
+        (DURATION, "soon", "expected: duration (seconds), got: str 'soon'"),
+        (NONE, 0, "expected: None, got: int 0"),
+        (ENUM, "BLUE", "expected: one of 'RED', 'GREEN', got: str 'BLUE'"),
+        (FILE, "/tmp/x", "expected: file (its URI), got: str '/tmp/x'"),
+        (FOLDER, 1, "expected: directory (its URI), got: int 1"),
+        (TABLE, [], "expected: dataset (its URI), got: list []"),
+        (BINARY, "AA==", "expected: binary, got: str 'AA=='"),
+        (STRUCT, [1], "expected: dict, got: list [1]"),
+        (list_of(INTEGER), "[1]", "expected: list of integer, got: str '[1]'"),
+        (dict_of(TEXT), {1: "a"}, "expected: dict from string to string, got: dict {1: 'a'}"),
+        ({"schema": {}}, 1, "expected: schema, got: int 1"),
+        ({}, 1, "expected: an unknown type, got: int 1"),
+        ({"simple": 42}, 1, "expected: simple, got: int 1"),
         (TEXT, ["x" * 500], "..."),
         # What Python itself rejects to make of it.
-        (INTEGER, "9" * 5000, "wanted: integer, got: str '999"),
-        (INTEGER, [10**5000], "wanted: integer, got: list (too long to be shown)"),
-        (FLOAT, 10**400, "wanted: number, got: int 1000"),
-        (FLOAT, "1_0", "wanted: number, got: str '1_0'"),
-        (DURATION, 1e300, "wanted: duration (seconds), got: float 1e+300"),
-        (DURATION, "9" * 50, "wanted: duration (seconds), got: str '999"),
+        (INTEGER, "9" * 5000, "expected: integer, got: str '999"),
+        (INTEGER, [10**5000], "expected: integer, got: list (too long to be shown)"),
+        (FLOAT, 10**400, "expected: number, got: int 1000"),
+        (FLOAT, "1_0", "expected: number, got: str '1_0'"),
+        (DURATION, 1e300, "expected: duration (seconds), got: float 1e+300"),
+        (DURATION, "9" * 50, "expected: duration (seconds), got: str '999"),
         (DATETIME, "0001-01-01T00:00:00+05:00", "date value out of range"),
-        (STRUCT, {"a": 2**70}, "wanted: dict, got: dict {'a': 1180591620717411303424}"),
-        (TEXT, "\ud800", "wanted: text, got: str '\\ud800' ("),
-        (union(FLOAT, NONE), 10**400, "wanted: number or None, got: int 1000"),
+        (STRUCT, {"a": 2**70}, "expected: dict, got: dict {'a': 1180591620717411303424}"),
+        (TEXT, "\ud800", "expected: string, got: str '\\ud800' ("),
+        (union(FLOAT, NONE), 10**400, "expected: number or None, got: int 1000"),
     ],
 )
 def test_what_does_not_fit_is_rejected_with_what_is_wanted(kind: Json, value: object, said: str) -> None:
     message = rejection(kind, value)
-    assert message.startswith("'x': wanted: ")
+    assert message.startswith("'x': expected: ")
     assert said in message
     assert len(message) < 300
 
@@ -205,12 +205,12 @@ def test_everything_that_does_not_fit_is_said_at_once() -> None:
     with pytest.raises(InvalidRequestError) as rejected:
         inputs_of("p/d/f@v1", variables, {"count": "many", "names": ["a", 1, 2], "cuont": 1})
     assert str(rejected.value) == (
-        "task p/d/f@v1 doesn't take these parameters: "
-        "'count': wanted: integer, got: str 'many'; "
-        "'names[1]': wanted: text, got: int 1; "
-        "'names[2]': wanted: text, got: int 2; "
-        "'cuont' isn't an input of it; it declares: count, names, missing, optional; "
-        "'missing' is missing; wanted: text or None"
+        "task p/d/f@v1 can't have these parameters: "
+        "'count': expected: integer, got: str 'many'; "
+        "'names[1]': expected: string, got: int 1; "
+        "'names[2]': expected: string, got: int 2; "
+        "'cuont' is not an input of the task; declared: count, names, missing, optional; "
+        "'missing' is missing; expected: string or None"
     )
 
 

@@ -70,9 +70,7 @@ def _positive(context: InvocationContext, name: str, default: float) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise ActionError(
-            ExitCode.UsageError, f"parameter `{name}` is {text!r}; allowed: a number, 0 or more"
-        )
+        raise ActionError(ExitCode.UsageError, f"parameter `{name}` is {text!r}; allowed: a number ≥ 0")
     return value
 
 
