@@ -91,7 +91,7 @@ def run(folder: Path, source: str, *arguments: str) -> subprocess.CompletedProce
         pytest.param(SETUP, id="setup"),
     ],
 )
-def test_what_hangs_fails_the_run_and_shows_where(tmp_path: Path, source: str) -> None:
+def test_hanging_test_fails_the_run_with_tracebacks(tmp_path: Path, source: str) -> None:
     ended = run(tmp_path, source)
     assert ended.returncode == 1
     assert "Timeout" in ended.stderr
@@ -105,7 +105,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_test_fails(tmp_path: Path) -> N
     assert re.search(r"1 failed, [12] passed", ended.stdout)
 
 
-def test_what_ends_in_time_passes(tmp_path: Path) -> None:
+def test_test_that_ends_in_time_passes(tmp_path: Path) -> None:
     ended = run(tmp_path, "def test_one():\n    pass\n")
     assert ended.returncode == 0
     assert "1 passed" in ended.stdout

@@ -86,7 +86,7 @@ class TestPython:
         ended = clone.run("python", "3.13")
         assert (ended.returncode, ended.stdout) == (1, "")
 
-    def test_of_an_active_environment_the_base_is_taken(self, clone: Clone) -> None:
+    def test_base_interpreter_of_an_active_environment_is_used(self, clone: Clone) -> None:
         for active in (clone.environment(".venv"), clone.environment("another")):
             assert clone.run("python", active=active).stdout.strip() == str(BASE)
             python = str(active / "bin/python")
@@ -133,7 +133,7 @@ class TestVenv:
         assert f"must be recreated from {other}; run `deactivate` first" in ended.stderr
         assert made.stat().st_ino == inode
 
-    def test_one_that_is_not_active_is_replaced(self, clone: Clone, made: Path) -> None:
+    def test_inactive_environment_is_replaced(self, clone: Clone, made: Path) -> None:
         other = clone.has("other", (3, 13))
         ended = clone.run("venv", PYTHON=str(other))
         # The other interpreter is none that could make one.

@@ -159,7 +159,7 @@ class TestBothWays:
             assert re.search(hint, str(error))
         assert task.pushed == {}
 
-    async def test_what_the_platform_can_not_honour_is_rejected(
+    async def test_unsupported_arguments_are_rejected(
         self,
         hook: InvocationHook,
         under_test: PlatformUnderTest,
@@ -276,7 +276,7 @@ class TestBothWays:
         assert type(error) is InvocationFailedError
         assert error.invocation_id == bad.invocation_id
 
-    async def test_what_the_platform_does_not_know_any_more_is_lost(
+    async def test_invocation_unknown_to_the_platform_is_lost(
         self,
         hook: InvocationHook,
         under_test: PlatformUnderTest,

@@ -117,7 +117,7 @@ class TestActions:
             ("timeout", 5),
         ],
     )
-    async def test_what_the_platform_can_not_honour_is_rejected_before_anything_is_kept(
+    async def test_unsupported_request_is_rejected_and_nothing_is_stored(
         self,
         platform: Platform,
         under_test: PlatformUnderTest,
@@ -158,7 +158,7 @@ class TestOneInvocation:
         assert given == (43 if platform.capabilities.parameters else None)
         assert executions(asking.folder) == 1
 
-    async def test_what_it_returned_can_be_read_where_that_is_declared(
+    async def test_outputs_can_be_read_where_the_platform_declares_them(
         self,
         hook: InvocationHook,
         platform: Platform,
@@ -210,7 +210,9 @@ class TestOneInvocation:
         url = hook.url(under_test.unknown_id)
         assert url == "" or under_test.unknown_id.rpartition("/")[2] in url
 
-    async def test_one_that_is_not_there(self, platform: Platform, under_test: PlatformUnderTest) -> None:
+    async def test_unknown_invocation_is_not_found(
+        self, platform: Platform, under_test: PlatformUnderTest
+    ) -> None:
         with pytest.raises(NotFoundError):
             await platform.get(under_test.unknown_id)
         with pytest.raises(NotFoundError):
@@ -259,7 +261,7 @@ async def test_a_watch_tells_the_present_first_or_is_rejected(
     assert (told.invocation_id, told.status) == (invoked.invocation_id, S.Completed)
 
 
-async def test_what_is_queued_is_executed_once_or_not_at_all(
+async def test_queued_invocation_is_executed_at_most_once(
     late: Late, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     once, never, last = (asking.request(answer=number) for number in range(3))
@@ -407,7 +409,7 @@ class TestCancel:
         assert await cancel_and_confirm(platform, invoked.invocation_id, seconds=10.0) == before
 
 
-async def test_who_asked_can_be_read_back_and_searched_for(
+async def test_provenance_can_be_read_and_searched(
     hook: InvocationHook, platform: Platform, under_test: PlatformUnderTest, tmp_path: Path
 ) -> None:
     dag_id = f"fleet {tmp_path.name}/ä%_*"

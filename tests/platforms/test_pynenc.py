@@ -171,7 +171,7 @@ async def test_its_own_retries_are_no_end(hook: InvocationHook, platform: Platfo
     assert executions(asking.folder) == 2
 
 
-async def test_who_is_turned_away_by_concurrency_control_has_failed(
+async def test_invocation_rejected_by_concurrency_control_has_failed(
     hook: InvocationHook, platform: Platform, asking: Asking
 ) -> None:
     first = await platform.invoke(task("alone"), asking.request())
@@ -233,7 +233,7 @@ class TestCancel:
         release(asking.folder)
         assert (await end_of(hook, invocation_id)).current.status is S.Completed
 
-    async def test_one_that_broke_off_is_gone_on_with(
+    async def test_interrupted_registration_is_continued(
         self, late: Late, asking: Asking, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with await late.hook.connect() as platform:
@@ -311,7 +311,7 @@ class TestOnce:
                 await asyncio.sleep(0.1)
         assert executions(asking.folder) == 1
 
-    async def test_whoever_comes_while_it_is_registered_waits_for_that(
+    async def test_concurrent_caller_waits_for_the_registration(
         self,
         hook: InvocationHook,
         platform: Platform,
@@ -426,7 +426,7 @@ class TestEvents:
         assert [(one.invocation_id, one.status) for one in told] == [(one, S.Cancelled) for one in ids]
         assert [one.invocation_id for one in found if isinstance(one, InvocationRecord)] == ids
 
-    async def test_what_the_cluster_does_for_itself_is_not_told(self, late: Late, asking: Asking) -> None:
+    async def test_internal_tasks_of_the_cluster_are_not_reported(self, late: Late, asking: Asking) -> None:
         from pynenc.call import Call
 
         began = datetime.datetime.now(datetime.UTC)
@@ -442,7 +442,7 @@ class TestEvents:
         assert ([one.invocation_id for one in listed], following) == ([ours.invocation_id], None)
 
 
-async def test_what_was_purged_is_still_known_by_its_end(
+async def test_purged_invocation_is_known_by_its_end(
     hook: InvocationHook, platform: Platform, asking: Asking
 ) -> None:
     invoked = await platform.invoke(task("completes"), asking.request(answer=43))

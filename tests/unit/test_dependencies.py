@@ -64,7 +64,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("room", sorted(set(FILES.values())))
-def test_what_is_imported_is_declared(room: str) -> None:
+def test_imported_packages_are_declared(room: str) -> None:
     known = packages_distributions()
     allowed = declared(room)
     allowed |= {part for part, whole in PARTS.items() if whole in allowed and part in required(whole)}

@@ -20,7 +20,7 @@ def told() -> Any:
 
 
 @pytest.mark.parametrize("section", ["operators", "sensors", "triggers", "hooks", "other"])
-def test_what_is_named_is_there_and_says_what_it_does(told: Any, section: str) -> None:
+def test_registered_classes_exist_and_have_docstrings(told: Any, section: str) -> None:
     for entry in told[section]:
         module, _, name = entry["module"].rpartition(".")
         assert getattr(importlib.import_module(module), name).__doc__

@@ -22,7 +22,7 @@ def cancel(task: Task, ids: Any, **arguments: Any) -> dict[str, str | None]:
     return CancelInvocationOperator(task_id="cancel", invocation_ids=ids, **arguments).execute(task.context)
 
 
-def test_what_runs_is_cancelled_and_what_has_ended_stays(hook: RobotoHook, task: Task) -> None:
+def test_running_invocations_are_cancelled_and_ended_ones_stay(hook: RobotoHook, task: Task) -> None:
     running = [invoke_action(hook, script(hook, "sleep 60")) for _ in range(3)]
     ended = invoke_action(hook, script(hook, "true"))
     end_of(hook, ended)
@@ -83,6 +83,6 @@ def test_an_invocation_that_has_no_page_leaves_no_empty_brackets() -> None:
     assert str(operator._error(TimeoutError(), "iv_1", "http://h/1")) == f"{said}: http://h/1"
 
 
-def test_what_names_no_invocation_is_rejected_at_parse() -> None:
+def test_value_that_names_no_invocation_is_rejected_at_parse() -> None:
     with DAG("d"), pytest.raises(ValueError, match="DAG 'd', task 'cancel': argument 'invocation_ids'"):
         CancelInvocationOperator(task_id="cancel", invocation_ids=3)

@@ -326,7 +326,7 @@ def test_a_task_that_fails_after_invoking_cancels_unless_a_retry_adopts(
 
 
 @pytest.mark.parametrize("cancel_on_kill", [True, False])
-def test_who_does_not_want_its_invocation_cancelled_says_so(hook: RobotoHook, cancel_on_kill: bool) -> None:
+def test_task_that_keeps_its_invocation_does_not_cancel_it(hook: RobotoHook, cancel_on_kill: bool) -> None:
     instance = Instance(script(hook, "sleep 1.5"), cancel_on_kill=cancel_on_kill)
     end = execute_and_kill(instance, "failed")
     assert end == (InvocationCancelledError if cancel_on_kill else "Completed")
@@ -334,7 +334,7 @@ def test_who_does_not_want_its_invocation_cancelled_says_so(hook: RobotoHook, ca
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
-async def test_what_nobody_takes_out_of_the_queue_is_cancelled(
+async def test_invocation_that_stays_queued_is_cancelled(
     start_service: Any, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     connect_to(start_service("--slots", "0"), monkeypatch)

@@ -56,9 +56,7 @@ async def invoke(hook: RobotoHook, action: str) -> str:
     return record.invocation_id
 
 
-async def test_what_ends_while_nobody_watches_is_told_when_it_is_watched_again(
-    hook: RobotoHook, way: str
-) -> None:
+async def test_ends_without_a_watcher_are_delivered_when_it_returns(hook: RobotoHook, way: str) -> None:
     good = await anyio.to_thread.run_sync(script, hook, "true")
     bad = await anyio.to_thread.run_sync(script, hook, "exit 3")
     state = State()

@@ -38,7 +38,7 @@ FIND = (lambda hook: hook.find("fleet"), None)
 
 
 @pytest.mark.parametrize(("ask", "kind"), METHODS)
-def test_what_is_not_there(
+def test_unknown_resources(
     hook: RobotoHook, ask: Callable[[RobotoHook], Any], kind: type[InvocationError]
 ) -> None:
     with pytest.raises(InvocationError) as raised:

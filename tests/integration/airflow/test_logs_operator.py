@@ -68,9 +68,7 @@ def test_to_an_xcom_as_much_as_fits(
 
 
 @pytest.mark.parametrize("line", ["", "ä€🤖", '\\"'])
-def test_what_an_xcom_makes_of_lines_fits_whatever_is_in_them(
-    hook: RobotoHook, task: Task, line: str
-) -> None:
+def test_lines_fit_an_xcom_with_any_content(hook: RobotoHook, task: Task, line: str) -> None:
     lines = ended(hook, f"for i in $(seq 300); do printf '%s\\n' '{line}'; done")
     result = fetch(task, invocation_id=lines, destination="xcom", max_bytes=1000)
     assert set(result["lines"]) == {line}
@@ -123,7 +121,7 @@ def test_an_invocation_that_is_not_known_is_lost(hook: RobotoHook, task: Task) -
 @pytest.mark.parametrize(
     ("argument", "value"), [("destination", "xcm"), ("tail", 0), ("max_bytes", 0), ("invocation_id", "")]
 )
-def test_what_can_not_be_right_is_rejected_at_parse(argument: str, value: Any) -> None:
+def test_invalid_arguments_are_rejected_at_parse(argument: str, value: Any) -> None:
     arguments: dict[str, Any] = {"task_id": "fetch", "invocation_id": "iv_1", argument: value}
     with DAG("d"), pytest.raises(ValueError, match=f"DAG 'd', task 'fetch': argument '{argument}'"):
         FetchInvocationLogsOperator(**arguments)

@@ -115,12 +115,12 @@ class TestEveryWay:
         assert task.pushed["_link_InvocationLink"] == hook.url(started)
         assert task.pushed["_link_InvocationLogsLink"] == f"{hook.url(started)}#log"
 
-    async def test_one_that_fails(self, hook: RobotoHook, task: Task, way: Way) -> None:
+    async def test_failed_invocation(self, hook: RobotoHook, task: Task, way: Way) -> None:
         started = await anyio.to_thread.run_sync(invoke, hook, "sleep 0.3; exit 65")
         with pytest.raises(InvocationPermanentError, match="exit code 65"):
             await way(sensor(invocation_id=started), task)
 
-    async def test_one_that_is_not_known(self, hook: RobotoHook, task: Task, way: Way) -> None:
+    async def test_unknown_invocation(self, hook: RobotoHook, task: Task, way: Way) -> None:
         with pytest.raises(InvocationLostError, match="iv_unknown"):
             await way(sensor(invocation_id="iv_unknown"), task)
 
@@ -267,7 +267,7 @@ async def test_a_deferral_is_given_the_rest_of_the_time_and_its_end_is_a_timeout
     hook.cancel(slow)
 
 
-async def test_what_is_wrong_with_rendered_arguments_is_said_at_once(hook: RobotoHook, task: Task) -> None:
+async def test_invalid_rendered_arguments_fail_immediately(hook: RobotoHook, task: Task) -> None:
     made = sensor(invocation_ids="{{ params.ids }}", wait_for=3)
     made.invocation_ids = ["iv_1"]
     with pytest.raises(RequestRejectedError, match="task 'wait': argument 'wait_for': it is 3 of 1"):
@@ -415,7 +415,7 @@ async def test_a_sensor_says_what_it_waits_for_at_the_start_and_now_and_then(
     assert all(one.startswith("Still waiting after ") for one in others)
 
 
-async def test_what_a_sensor_waits_for_in_words() -> None:
+async def test_description_of_what_a_sensor_waits_for() -> None:
     since = datetime.datetime(2026, 1, 31, 4, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
     assert str(CompletionCriteria(ids=("iv_1",))) == "invocation iv_1"
     assert str(CompletionCriteria(ids=("iv_1", "iv_2"), required=2)) == "2 of 2 invocations: iv_1, iv_2"

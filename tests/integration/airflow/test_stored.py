@@ -94,7 +94,7 @@ def test_the_database_rejects_what_is_not_clean(stored: Stored, request: pytest.
             stored.xcom("k", {"detail": rejected})
 
 
-def test_what_a_platform_may_say_can_be_stored(stored: Stored) -> None:
+def test_texts_of_a_platform_can_be_stored(stored: Stored) -> None:
     hostile = record()
     outputs = {"k\0": "\ud800", "nan": [float("nan"), float("-inf")], "big": 2**70}
     assert stored.xcom("return_value", result_of(hostile, f"http://h/{EVIL}", None, outputs))

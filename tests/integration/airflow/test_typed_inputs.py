@@ -38,7 +38,7 @@ def test_the_service_keeps_types_and_texts_become_what_is_declared(hook: RobotoH
     assert kept == {"file": "1.0", "lines": 12, "columns": ["a", "b"], "note": "3"}
 
 
-def test_all_that_is_wrong_is_said_before_anything_is_sent(hook: RobotoHook, task: Task) -> None:
+def test_problems_are_reported_together_before_a_request(hook: RobotoHook, task: Task) -> None:
     action = script(hook, "true", parameters=PARAMETERS)
     operator = InvokeActionOperator(
         task_id="ask", action=action, timeout="{{ params.none }}",

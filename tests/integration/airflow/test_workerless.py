@@ -192,7 +192,7 @@ async def test_a_failure_ends_the_task_unless_only_a_worker_can_refuse_its_retri
         assert made.invocation_url == triggerer.xcoms["_link_InvocationLink"]
 
 
-async def test_what_is_rejected_fails_with_all_that_is_wrong(
+async def test_rejected_task_fails_with_every_problem(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     action = await anyio.to_thread.run_sync(
@@ -281,7 +281,7 @@ async def test_a_cleared_task_cancels_what_it_had_invoked_before(
 
 
 @pytest.mark.parametrize("cancel_on_kill", [True, False])
-async def test_who_is_killed_cancels(
+async def test_killed_trigger_cancels(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, cancel_on_kill: bool
 ) -> None:
     action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
@@ -297,7 +297,7 @@ async def test_who_is_killed_cancels(
     hook.cancel(record.invocation_id)
 
 
-async def test_who_is_killed_before_the_answer_cancels_what_is_answered(
+async def test_trigger_killed_during_submission_cancels_the_new_invocation(
     hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
@@ -336,7 +336,7 @@ async def test_its_time_may_be_over_and_what_the_action_says_to_that_is_shown(
     assert (action_log[0], action_log[-1]) == ("begun", "stopping")
 
 
-async def test_what_nobody_takes_out_of_the_queue_is_cancelled(
+async def test_invocation_that_stays_queued_is_cancelled(
     start_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await anyio.to_thread.run_sync(lambda: start_service("--slots", "0"))
@@ -390,7 +390,9 @@ async def test_a_worker_cancels_what_no_triggerer_ended_in_time(
     assert hook.get(triggerer.xcoms["invocation_id"]).current.status is S.Cancelled
 
 
-async def test_what_somebody_cancels_fails(hook: RobotoHook, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_task_fails_if_a_user_cancels_the_invocation(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     action = await anyio.to_thread.run_sync(script, hook, "sleep 60")
     triggerer = Triggerer(monkeypatch, retries=2)
     ends = asyncio.create_task(triggerer.end(operator(action), first_try()))

@@ -74,7 +74,7 @@ class TestActions:
             assert [log.log for log in invocation.get_logs()] == [line]
             assert invocation.action.digest == version.digest
 
-    def test_the_same_content_is_the_same_version(self, client: Any) -> None:
+    def test_same_content_is_the_same_version(self, client: Any) -> None:
         action = create(client)
         digest = action.digest
         assert action.update(timeout=5).digest != digest

@@ -129,7 +129,7 @@ def test_each_change_is_told_once_and_in_order(service: Service, watch: Any) -> 
     assert stream.last_id == numbers[-1]
 
 
-def test_what_was_missed_is_told_after_a_reconnect_and_nothing_twice(service: Service, watch: Any) -> None:
+def test_missed_events_are_sent_once_after_a_reconnect(service: Service, watch: Any) -> None:
     name = action(service, "sleep 0.3")
     with watch(action=name) as stream:
         stream.until("ready")
@@ -206,7 +206,7 @@ def test_log_lines_come_before_the_end_and_go_on_at_a_cursor(service: Service, w
         assert [name for name, _ in stream.until("ready")].count("log") == 0
 
 
-def test_what_is_put_back_into_the_queue_is_not_told_as_failed(start_service: Callable[..., Service]) -> None:
+def test_requeued_invocation_is_not_reported_as_failed(start_service: Callable[..., Service]) -> None:
     service = start_service("--slots", "1", "--grace", "0.2")
     name = action(service, "sleep 60")
     headers = {"Authorization": f"Bearer {service.token}"}

@@ -111,7 +111,7 @@ class TestClientCredentials:
         assert guarded.tokens_given == 1
         assert len(guarded.calls("GetOAuth2Metadata")) == 1
 
-    async def test_one_that_is_not_good_any_more_is_replaced_once(self, guarded: FlyteServer) -> None:
+    async def test_rejected_token_is_replaced_once(self, guarded: FlyteServer) -> None:
         async with FlytePlatform(settings(guarded, client_id="airflow", secret=SECRET)) as flyte:
             await flyte.check()
             guarded.token = "revoked"
@@ -128,7 +128,7 @@ class TestClientCredentials:
             assert run.endswith(told["runs"][0]["action"]["id"]["run"]["name"])
         assert guarded.tokens_given == 4
 
-    async def test_one_that_has_come_to_its_end_is_not_sent(
+    async def test_expired_token_is_not_sent(
         self, guarded: FlyteServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(auth, "_MARGIN", 7200.0)

@@ -96,7 +96,7 @@ async def test_it_hears_of_its_own_place_and_a_connection_without_one_of_all(
         (f"bags/{DOMAIN}/env.greet", f"a task of bags/{DOMAIN}, and this connection watches {PROJECT}/"),
     ],
 )
-async def test_what_it_never_could_hear_of_is_rejected(flyte: FlytePlatform, action: str, hint: str) -> None:
+async def test_action_of_another_scope_is_rejected(flyte: FlytePlatform, action: str, hint: str) -> None:
     with pytest.raises(InvalidRequestError, match=hint):
         async with flyte.events(EventFilter(action), None):
             raise AssertionError("it was opened")
@@ -123,7 +123,7 @@ async def test_no_run_is_left_out_between_pages(
     assert sorted(one.invocation_id for one in every) == sorted(ids)
 
 
-async def test_what_is_created_between_two_pages_hides_nothing_older(
+async def test_run_created_between_two_pages_hides_no_older_run(
     flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs.RunService.pages, "__defaults__", (2,))

@@ -44,7 +44,7 @@ async def test_a_log_of_several_pages_is_read_to_its_end(
     assert (await everything(flyte, run, pages[-1].last_read))[0] == []
 
 
-async def test_what_comes_later_is_read_from_the_cursor_on(flyte: FlytePlatform, server: FlyteServer) -> None:
+async def test_later_lines_are_read_from_the_cursor(flyte: FlytePlatform, server: FlyteServer) -> None:
     run = (await flyte.invoke("env.greet", request(trouble="hangs"))).invocation_id
     await running(flyte, run)
     first, pages = await everything(flyte, run)
@@ -82,7 +82,7 @@ async def test_attempts_follow_one_another(flyte: FlytePlatform) -> None:
     assert (await everything(flyte, run))[0] == ["the first try", "hello ada 0"]
 
 
-async def test_of_an_attempt_whose_pod_is_gone_there_is_nothing_and_the_next_one_is_read(
+async def test_attempt_without_a_pod_is_skipped_and_the_next_one_is_read(
     flyte: FlytePlatform, server: FlyteServer
 ) -> None:
     run = (await flyte.invoke("env.greet", request(trouble="once"))).invocation_id

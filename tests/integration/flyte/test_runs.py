@@ -96,7 +96,7 @@ class TestInvoking:
             with pytest.raises(NotFoundError, match=r"there is no task .*env\."):
                 await ask
 
-    async def test_what_does_not_fit_is_rejected_before_anything_is_sent(
+    async def test_mismatched_parameters_are_rejected_before_a_request(
         self, server: FlyteServer, flyte: FlytePlatform
     ) -> None:
         with pytest.raises(InvalidRequestError) as rejected:
@@ -118,7 +118,7 @@ class TestInvoking:
             ({"container_parameter_overrides": ContainerParameters(command=["a"])}, "'command'"),
         ],
     )
-    async def test_what_a_run_cannot_change_is_rejected_before_anything_is_sent(
+    async def test_unsupported_arguments_are_rejected_before_a_request(
         self, server: FlyteServer, flyte: FlytePlatform, changes: dict[str, Any], said: str
     ) -> None:
         with pytest.raises(UnsupportedError, match=said):
@@ -274,7 +274,7 @@ class TestOnce:
         assert again.invocation_id == first.invocation_id
         assert len(server.calls("CreateRun")) == 2
 
-    async def test_of_another_task_it_is_a_conflict(self, server: FlyteServer, flyte: FlytePlatform) -> None:
+    async def test_run_of_another_task_is_a_conflict(self, server: FlyteServer, flyte: FlytePlatform) -> None:
         await flyte.invoke("env.greet", request())
         with pytest.raises(ConflictError, match=r"is a run of task fleet/development/env\.greet"):
             await flyte.invoke("env.other", request())
@@ -291,7 +291,7 @@ class TestOnce:
         same = await invoke_idempotent(flyte, "env.greet", retry, ids, 2)
         assert same.invocation_id == anew.invocation_id
 
-    async def test_what_has_not_ended_is_found_by_its_idempotency_ids(
+    async def test_active_runs_are_found_by_idempotency_ids(
         self, server: FlyteServer, flyte: FlytePlatform
     ) -> None:
         deploy(server, project="bags")
@@ -303,7 +303,7 @@ class TestOnce:
         found = await flyte.active(["a", "b", "c", "d"])
         assert found == [StatusSnapshot(one.invocation_id, S.Processing) for one in (here, there)]
 
-    async def test_what_is_accepted_and_never_starts_stays_queued(
+    async def test_run_that_is_accepted_and_never_starts_stays_queued(
         self, server: FlyteServer, flyte: FlytePlatform
     ) -> None:
         server.backend.faults.enqueue_fails = True
@@ -413,7 +413,7 @@ class TestEnds:
         assert await cancel_and_confirm(flyte, invoked.invocation_id, 5.0) == before
         assert server.calls("AbortRun") == []
 
-    async def test_who_is_not_there_cannot_be_cancelled(self, flyte: FlytePlatform) -> None:
+    async def test_unknown_run_cannot_be_cancelled(self, flyte: FlytePlatform) -> None:
         for invocation_id in ("garbage", f"{PROJECT}/{DOMAIN}/no-such-run"):
             with pytest.raises(NotFoundError):
                 await flyte.cancel(invocation_id)
@@ -499,11 +499,11 @@ class TestErrors:
             async with stream as answers:
                 await anext(answers)
 
-    async def test_who_answers_is_said(self, server: FlyteServer, flyte: FlytePlatform) -> None:
+    async def test_check_describes_the_server(self, server: FlyteServer, flyte: FlytePlatform) -> None:
         said = await flyte.check()
         assert said == f"{server.endpoint} responds as Flyte 2; actions are those of fleet/development"
 
-    async def test_who_is_not_there_is_named(self) -> None:
+    async def test_unreachable_server_is_named_in_the_error(self) -> None:
         async with FlytePlatform(FlyteSettings("http://127.0.0.1:9")) as flyte:
             with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:9 can't be reached"):
                 await flyte.check()

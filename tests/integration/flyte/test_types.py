@@ -107,7 +107,7 @@ async def test_every_kind_of_input_arrives_as_what_it_is(server: FlyteServer, fl
     }
 
 
-async def test_what_the_sdk_would_not_take_is_rejected_before_it_is_sent(
+async def test_values_that_the_sdk_rejects_are_rejected_before_a_request(
     server: FlyteServer, flyte: FlytePlatform
 ) -> None:
     await deploy_module(server, HERE / "typed_tasks.py")

@@ -136,7 +136,7 @@ class TestCosts:
         record = await flyte.invoke("env.greet", request("second"))
         assert record.provenance.action.digest == "v2"
 
-    async def test_what_is_told_at_once_is_what_is_told_later(
+    async def test_first_and_later_events_of_a_run_agree(
         self, server: FlyteServer, flyte: FlytePlatform
     ) -> None:
         server.backend.stop_workers()
@@ -145,7 +145,7 @@ class TestCosts:
 
 
 class TestPods:
-    async def test_what_a_pod_waits_for_is_in_the_log(
+    async def test_reason_for_a_waiting_pod_is_in_the_log(
         self, server: FlyteServer, flyte: FlytePlatform, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(watch, "LIST_INTERVAL", 0.05)

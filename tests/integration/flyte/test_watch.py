@@ -109,7 +109,7 @@ class TestStream:
             answered.set()
             assert await told_until(told, lambda one: isinstance(one, CaughtUp)) == [CaughtUp(0)]
 
-    async def test_what_is_added_is_told_and_what_is_removed_is_not(
+    async def test_added_runs_are_reported_and_removed_ones_are_not(
         self, server: FlyteServer, flyte: FlytePlatform
     ) -> None:
         deploy(server, project="bags")
@@ -243,7 +243,7 @@ class TestLogs:
         assert lines_of(told) == [f"hello ada {number}" for number in range(250)]
         assert told[-1] == StatusSnapshot(run, S.Completed)
 
-    async def test_of_every_attempt_and_each_only_once(self, flyte: FlytePlatform) -> None:
+    async def test_lines_of_every_attempt_are_sent_once(self, flyte: FlytePlatform) -> None:
         run = (await flyte.invoke("env.greet", request(trouble="once", count=2))).invocation_id
         async with flyte.watch([run], {run: None}, None) as watching:
             told = await told_until(aiter(watching), is_end)
@@ -306,7 +306,7 @@ class TestLogs:
 
 
 class TestLife:
-    async def test_what_was_opened_is_closed(self, server: FlyteServer) -> None:
+    async def test_streams_are_closed(self, server: FlyteServer) -> None:
         async with FlytePlatform(settings(server)) as flyte:
             runs = [await hanging(flyte, f"{number}") for number in range(3)]
             async with flyte.watch(runs, dict.fromkeys(runs), None) as watching:

@@ -291,7 +291,7 @@ def test_overrides_can_be_allowed(start_service: Callable[..., Service]) -> None
     assert answer.json()["data"]["container_parameters"]["command"] == ["false"]
 
 
-def test_what_waits_for_the_runner_is_not_completed_by_a_report(
+def test_report_does_not_complete_an_invocation_that_waits_for_the_runner(
     start_service: Callable[..., Service],
 ) -> None:
     service = start_service("--slots", "1", "--grace", "0.2")

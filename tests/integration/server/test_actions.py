@@ -118,7 +118,7 @@ def test_entry_point_and_command_make_one_command_line(client: Any) -> None:
         ({"A": "x" * 10**6}, "env_vars 'A' has 1,000,002 bytes"),
     ],
 )
-def test_what_no_process_can_be_given_is_rejected(
+def test_values_that_a_process_cannot_have_are_rejected(
     client: Any, variables: dict[str, str], says_so: str
 ) -> None:
     with pytest.raises(exceptions.RobotoInvalidRequestException, match=re.escape(says_so)):
@@ -142,7 +142,7 @@ def test_what_no_process_can_be_given_is_rejected(
         ({"command": ["x" * 100_000]}, "File name too long"),
     ],
 )
-def test_what_can_not_be_started_fails_and_says_why(
+def test_action_that_cannot_be_started_fails_with_the_reason(
     client: Any, container: dict[str, Any], says_so: str
 ) -> None:
     action = published.Action.create(

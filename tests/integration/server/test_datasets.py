@@ -231,7 +231,7 @@ class TestPublishedClient:
 
 
 class TestTheFolder:
-    def test_what_changes_in_it_changes_in_the_dataset(
+    def test_change_in_the_folder_changes_the_dataset(
         self, dataset: datasets.Dataset, folder: Path, client: RobotoClient
     ) -> None:
         notes = dataset.get_file_by_path("notes.txt")
@@ -300,7 +300,7 @@ class TestSignedAddresses:
     @pytest.mark.parametrize(
         "change", [("signed=", "signed=0"), ("signed=", "signed=AAAA."), ("signed=", "x=")]
     )
-    def test_one_that_was_changed_is_rejected(self, url: str, change: tuple[str, str]) -> None:
+    def test_changed_url_is_rejected(self, url: str, change: tuple[str, str]) -> None:
         assert httpx.get(url.replace(*change), verify=False).status_code == 401
 
     @pytest.mark.parametrize(

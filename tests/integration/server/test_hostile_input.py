@@ -99,7 +99,7 @@ class TestBodies:
              '{"condition": {"field": "created", "comparator": "EQUALS", "value": %s}}'),
         ],
     )  # fmt: skip
-    def test_what_cannot_be_stored_is_rejected(
+    def test_values_that_cannot_be_stored_are_rejected(
         self, service: Service, dataset_id: str, method: str, path: str, body: str, value: str
     ) -> None:
         made = service.request(
@@ -169,7 +169,7 @@ class TestMetadata:
         ],
         ids=["infinity", "nan", "key", "value"],
     )
-    def test_what_an_action_notes_is_rejected_with_the_reason_and_poisons_nothing(
+    def test_invalid_metadata_of_an_action_is_rejected_with_the_reason(
         self, service: Service, dataset_id: str, tmp_path: Path, fields: str, why: str
     ) -> None:
         noted = tmp_path.parent / f"{tmp_path.name}-noted.json"

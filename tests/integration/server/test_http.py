@@ -21,7 +21,7 @@ def task_error(answer: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong", "Bearer", "Basic dTpw", "wrong"])
-def test_nobody_is_let_in_without_the_token(service: Service, authorization: str | None) -> None:
+def test_requests_without_the_token_are_rejected(service: Service, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     tried = 0
     with httpx.Client(base_url=service.endpoint, headers=headers) as client:

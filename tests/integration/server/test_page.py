@@ -107,7 +107,7 @@ def place_in(answer: httpx.Response) -> str:
 
 class TestLogin:
     @pytest.mark.parametrize("path", ["/", "/actions/invocations/iv_1"])
-    def test_whoever_is_not_logged_in_gets_the_form_and_nothing_else(
+    def test_visitor_without_a_session_gets_only_the_form(
         self, service: Service, visitor: httpx.Client, path: str
     ) -> None:
         name = new_action(service, "true")
@@ -145,7 +145,7 @@ class TestLogin:
         assert "set-cookie" not in answer.headers
         assert "wrong" not in answer.text
 
-    def test_what_is_no_form_is_rejected_too(self, visitor: httpx.Client) -> None:
+    def test_login_without_a_form_is_rejected(self, visitor: httpx.Client) -> None:
         for content in (b"\xff\xfe", b"[1, 2]", b"&&&==="):
             assert visitor.post("/login", content=content).status_code == 401
 
@@ -181,7 +181,7 @@ class TestLogin:
             assert place_in(answer) == f"/actions/invocations/{place}"
 
     @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-    def test_nobody_elses_page_logs_anybody_in_or_out(
+    def test_login_and_logout_from_another_site_are_rejected(
         self, service: Service, visitor: httpx.Client, site: str
     ) -> None:
         elsewhere = {"Sec-Fetch-Site": site}
@@ -363,7 +363,9 @@ class TestPage:
         assert len(policies) == 3
 
     @pytest.mark.parametrize("evil", EVIL)
-    def test_what_comes_from_outside_is_text(self, service: Service, reader: httpx.Client, evil: str) -> None:
+    def test_outside_values_are_shown_as_text(
+        self, service: Service, reader: httpx.Client, evil: str
+    ) -> None:
         name = {"name": evil, "container_parameters": {"command": ["true"]}}
         assert service.request("POST", "v1/actions", json=name).status_code == 400
         invocation_id = invoke_evil(service, evil)

@@ -214,7 +214,7 @@ class TestErrors:
             action.update(metadata_changeset=updates.MetadataChangeset(put_fields={"b.c": 1}))
         assert action.to_dict()["metadata"] == {"a": 1}
 
-    def test_what_the_server_does_not_have(self, client: Any) -> None:
+    def test_unsupported_features_of_the_server(self, client: Any) -> None:
         with pytest.raises(exceptions.RobotoNotImplementedException, match="doesn't have collections"):
             client.get("v1/collections")
         with pytest.raises(exceptions.RobotoUnknownOperationException):

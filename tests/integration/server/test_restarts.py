@@ -77,7 +77,7 @@ def test_a_crash_leaves_nothing_running_after_the_next_start(service: Service, t
     assert invocation.status_log[4].detail == "the server stopped while this invocation ran"
 
 
-def test_what_had_ended_does_not_run_again(service: Service, tmp_path: Path) -> None:
+def test_ended_invocation_does_not_run_again(service: Service, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     client = client_of(service)
     ends = {"true": "Completed", "false": "Failed", "sleep 60": "Cancelled"}
@@ -114,7 +114,7 @@ class TestOrphans:
 
     @pytest.mark.parametrize("leaves", ["setsid", "setsid env -i", "env -i setsid setsid"])
     @pytest.mark.parametrize("where", [".", "/"])
-    def test_what_an_action_leaves_behind_ends_with_it(
+    def test_processes_of_an_action_end_with_it(
         self, service: Service, tmp_path: Path, leaves: str, where: str
     ) -> None:
         child = tmp_path / "child"
@@ -123,7 +123,7 @@ class TestOrphans:
         assert end_of(invoke(script(client_of(service), text))) == ("Completed", None)
         assert not psutil.pid_exists(int(child.read_text()))
 
-    def test_what_another_action_has_started_goes_on(self, service: Service, tmp_path: Path) -> None:
+    def test_processes_of_another_action_continue(self, service: Service, tmp_path: Path) -> None:
         child, go = tmp_path / "child", tmp_path / "go"
         sleeping = f"/bin/sh -c 'echo $$ > {child}; exec /bin/sleep 600'"
         text = f"cd /; setsid env -i {sleeping} & echo up; until [ -e {go} ]; do sleep 0.02; done"
@@ -146,7 +146,7 @@ class TestOrphans:
         children = psutil.Process(service.process.pid).children()
         assert [child for child in children if child.status() == psutil.STATUS_ZOMBIE] == []
 
-    def test_what_the_database_does_not_know_ends_at_the_start(
+    def test_processes_unknown_to_the_database_are_ended_at_start(
         self, service: Service, tmp_path: Path
     ) -> None:
         before = invoke(script(client_of(service), "echo kept"))

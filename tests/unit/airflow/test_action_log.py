@@ -63,7 +63,7 @@ def test_no_line_is_from_the_future_whatever_the_platforms_clock_says(logger: Lo
     assert logger.times[1] <= datetime.datetime.now(datetime.UTC)
 
 
-def test_whoever_goes_on_writes_later_lines_than_the_one_before(logger: Logger) -> None:
+def test_next_writer_continues_after_the_earlier_lines(logger: Logger) -> None:
     first = ActionLog()
     for _ in range(100):
         first.show(line("a"))

@@ -36,7 +36,7 @@ def test_a_function_becomes_a_task_that_can_be_mapped() -> None:
     assert dag.get_task("find_all").is_mapped
 
 
-def test_what_is_wrong_is_said_at_parse() -> None:
+def test_invalid_decorator_is_rejected_at_parse() -> None:
     @task.invoke_action(action="a", timeout=0)
     def find() -> None:
         return None
@@ -105,7 +105,7 @@ def test_a_function_returns_parameters_or_a_whole_request(
     assert (made.parameters, made.action) == (parameters, action)
 
 
-def test_what_is_neither_is_rejected() -> None:
+def test_other_return_types_are_rejected() -> None:
     with pytest.raises(RequestRejectedError, match="task 'ask': the function returned list"):
         operator([1])._take([1])
 

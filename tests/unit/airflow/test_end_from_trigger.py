@@ -21,7 +21,7 @@ IGNORED = [
 
 
 @pytest.mark.parametrize(("arguments", "named"), IGNORED)
-def test_what_airflow_ignores_in_a_triggerer_is_rejected_at_parse(
+def test_arguments_that_airflow_ignores_in_a_triggerer_are_rejected_at_parse(
     arguments: dict[str, Any], named: str
 ) -> None:
     with (

@@ -260,7 +260,7 @@ async def test_a_variable_that_is_no_cursor_is_ignored(
     assert "Variable invocation_events_cursor:watched is not a cursor; ignored" in caplog.text
 
 
-async def test_what_was_left_behind_is_taken_along_as_soon_as_there_is_a_run(
+async def test_unacknowledged_events_are_delivered_with_the_next_run(
     airflow: Make, platform: EventsPlatform
 ) -> None:
     async with airflow(timeout=0.1) as scheduling:
@@ -282,7 +282,7 @@ async def test_what_was_left_behind_is_taken_along_as_soon_as_there_is_a_run(
     assert [run.payloads for run in scheduling.runs[2:]] == [["iv_2"]]
 
 
-async def test_what_cannot_be_read_is_passed_over_logged_and_counted(
+async def test_unreadable_items_are_skipped_logged_and_counted(
     airflow: Make, platform: EventsPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with airflow() as scheduling:
@@ -340,7 +340,7 @@ async def test_the_payload_says_what_has_ended_and_is_json(airflow: Make, platfo
         ({"org_id": "og_2"}, {"abroad"}),
     ],
 )
-async def test_only_what_matches_is_handed_over(
+async def test_only_matching_events_are_delivered(
     airflow: Make, platform: EventsPlatform, arguments: dict[str, Any], expected: set[str]
 ) -> None:
     async with airflow(**arguments) as scheduling:
@@ -489,9 +489,7 @@ async def test_a_run_that_was_started_otherwise_has_none(airflow: Make) -> None:
         ({"acknowledge_timeout": 0}, "'acknowledge_timeout'"),
     ],
 )
-def test_what_cannot_be_right_is_rejected_when_the_dag_is_parsed(
-    arguments: dict[str, Any], hint: str
-) -> None:
+def test_invalid_arguments_are_rejected_when_the_dag_is_parsed(arguments: dict[str, Any], hint: str) -> None:
     with pytest.raises(ValueError, match="InvocationEventTrigger: argument ") as rejected:
         InvocationEventTrigger(**arguments)
     assert hint in str(rejected.value)

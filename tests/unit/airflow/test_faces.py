@@ -204,7 +204,7 @@ def test_the_default_of_deferrable_is_airflows(monkeypatch: pytest.MonkeyPatch) 
         ("manual", InvocationSource.Manual),
     ],
 )
-def test_who_started_the_run_decides_the_source(run_type: str, source: InvocationSource) -> None:
+def test_source_depends_on_who_started_the_run(run_type: str, source: InvocationSource) -> None:
     assert provenance_of(context(run_type=run_type)).source.source_type is source  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ def connection(**fields: Any) -> Connection:
     return Connection(**{"conn_id": "c", "conn_type": "flyte", "host": "https://flyte.example", **fields})
 
 
-def test_what_the_connection_says_is_heard() -> None:
+def test_settings_come_from_the_connection() -> None:
     extra = {
         "project": "fleet",
         "domain": "development",

@@ -83,7 +83,7 @@ def test_the_identity_does_not_depend_on_how_airflow_counts_iterations() -> None
     assert ids(at(LOOP, 1, loop_index=1)) == ids(at(LOOP, 1, loop_index=2))
 
 
-def test_what_a_selective_clear_repeats_has_new_ids() -> None:
+def test_tasks_repeated_by_a_selective_clear_have_new_ids() -> None:
     assert not set(ids(at(LOOP, 1, loop_index=1))) & set(ids(at(FORK, 1, loop_index=1)))
 
 

@@ -41,7 +41,7 @@ OUTAGE = "RESCHEDULE" if VERSION >= (3, 4) else "RETRY"
         ({}, KeyError("x"), "DEFAULT", None),
     ],
 )
-def test_what_is_retried(
+def test_failures_that_are_retried(
     options: dict[str, Any], error: BaseException, action: str, delay: timedelta | None
 ) -> None:
     policy = invocation_retry_policy(**options)

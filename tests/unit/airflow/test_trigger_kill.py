@@ -115,7 +115,7 @@ async def test_trigger_reads_an_undecided_state_with_growing_pauses(monkeypatch:
     assert 600 <= sum(pauses) < 630
 
 
-async def test_who_only_watches_cancels_nothing() -> None:
+async def test_trigger_that_only_watches_cancels_nothing() -> None:
     trigger = Trigger(({"failed"}, "iv_1"), cancel_on_kill=False)
     await trigger.on_kill()
     assert trigger.cancels == 0

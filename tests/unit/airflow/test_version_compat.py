@@ -233,7 +233,7 @@ async def ended(trigger: Trigger) -> None:
 @pytest.mark.parametrize(
     ("state", "cancelled"), [("failed", ["iv_1"]), ("deferred", []), ("running", []), (None, [])]
 )
-async def test_who_is_not_told_of_a_kill_looks_whether_it_was_one(
+async def test_trigger_without_kill_notice_reads_the_state_of_the_task(
     older: pytest.LogCaptureFixture, state: str | None, cancelled: list[str]
 ) -> None:
     trigger = Trigger(state)
@@ -254,7 +254,7 @@ async def test_after_its_event_and_where_it_only_watches_it_looks_at_nothing(
 
 
 @pytest.mark.anyio
-async def test_who_is_told_of_kills_does_nothing_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_trigger_with_kill_notice_does_nothing_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_base, "TELLS_OF_KILLS", True)
     monkeypatch.setattr(_base, "_STOP_TIME", 0.0)
     trigger = Trigger("failed")

@@ -99,13 +99,13 @@ def test_others_start_in_a_worker() -> None:
         ({"max_active_tis_per_dagrun": 1}, "max_active_tis_per_dagrun isn't checked"),
     ],
 )
-def test_what_needs_a_worker_is_rejected(arguments: dict[str, Any], named: str) -> None:
+def test_arguments_that_need_a_worker_are_rejected(arguments: dict[str, Any], named: str) -> None:
     said = rejected("DAG 'fleet', task 'ask': argument 'start_from_trigger'", **arguments)
     assert named in said
     assert "use deferrable=True" in said
 
 
-def test_all_that_stands_in_the_way_is_said_at_once() -> None:
+def test_obstacles_are_reported_together() -> None:
     said = rejected("the task needs a worker", outlets=[Asset("a")], action="{{ ti.task_id }}")
     assert "outlets" in said
     assert "argument 'action'" in said

@@ -141,7 +141,7 @@ async def test_a_page_of_large_records_is_asked_for_in_smaller_ones(
 
 
 @pytest.mark.parametrize("status", [400, 403, 503])
-async def test_what_a_platform_says_is_shortened_and_has_no_control_characters(
+async def test_texts_of_a_platform_are_shortened_without_control_characters(
     script: Script, status: int
 ) -> None:
     evil = "\x1b[31mFAKE\x1b[0m\r\n2026-01-01 INFO all is well\0\x07" + "x" * 2_000_000

@@ -30,7 +30,7 @@ def test_pauses_double_up_to_the_longest(clock: list[float]) -> None:
     assert (FIRST_LOOK, LONGEST_PAUSE) == (60, 900)
 
 
-def test_one_that_left_the_queue_begins_again(clock: list[float]) -> None:
+def test_invocation_that_left_the_queue_starts_over(clock: list[float]) -> None:
     looks = Overdue()
     assert looks.due({"iv"}, {"iv"}) == []
     clock[0] += 59
@@ -41,7 +41,7 @@ def test_one_that_left_the_queue_begins_again(clock: list[float]) -> None:
     assert looks.due({"iv"}, {"iv"}) == ["iv"]
 
 
-def test_one_that_was_not_asked_about_keeps_its_turn(clock: list[float]) -> None:
+def test_invocation_that_was_not_checked_keeps_its_turn(clock: list[float]) -> None:
     looks = Overdue()
     looks.due({"a"}, {"a"})
     clock[0] += 61

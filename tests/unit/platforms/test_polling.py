@@ -121,7 +121,7 @@ async def test_ends_are_found_by_asking_each_once() -> None:
     await events.close()
 
 
-async def test_what_has_ended_while_nobody_asked_is_found_when_it_is_resumed() -> None:
+async def test_ends_between_two_polls_are_found_on_resume() -> None:
     invocations = Invocations()
     invocations.begin("long")
     invocations.begin("told")
@@ -139,7 +139,7 @@ async def test_what_has_ended_while_nobody_asked_is_found_when_it_is_resumed() -
     await events.close()
 
 
-async def test_what_is_told_again_is_not_older_than_the_overlap() -> None:
+async def test_repeated_events_are_not_older_than_the_overlap() -> None:
     invocations = Invocations()
     invocations.begin("long ago")
     invocations.end("long ago")

@@ -68,7 +68,7 @@ def test_an_error_in_the_table_is_one_that_there_is(name: str) -> None:
         ("NoPermissionError", UnauthorizedError),
     ],
 )
-def test_what_redis_raises_is_one_of_ours(name: str, expected: type[PlatformError]) -> None:
+def test_errors_of_redis_are_translated(name: str, expected: type[PlatformError]) -> None:
     error = getattr(importlib.import_module("redis.exceptions"), name)
     with pytest.raises(expected, match="here: why"), translated("here"):
         raise error("why")
@@ -81,7 +81,7 @@ def test_a_backend_that_does_not_answer_is_out_of_reach(error: Exception) -> Non
 
 
 @pytest.mark.parametrize("error", [TypeError("ours"), NotFoundError("ours"), UnavailableError("ours")])
-def test_what_is_ours_stays_as_it_is(error: Exception) -> None:
+def test_own_errors_stay_unchanged(error: Exception) -> None:
     with pytest.raises(type(error), match=r"^ours$"), translated("here"):
         raise error
 
@@ -97,7 +97,7 @@ class TestText:
             ('{"py": 1}', {"py": 1}),
         ],
     )
-    def test_what_is_json_or_nearly(self, text: str, value: object) -> None:
+    def test_values_that_are_json_or_nearly(self, text: str, value: object) -> None:
         assert plain(text) == value
 
     @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ class TestText:
             ("[" * 100_000, "it isn't JSON"),
         ],
     )
-    def test_what_is_not(self, text: str, why: str) -> None:
+    def test_values_that_are_not_json(self, text: str, why: str) -> None:
         with pytest.raises(UnsupportedError, match=why):
             plain(text)
 
@@ -136,12 +136,12 @@ class TestText:
             ([], "E"),
         ],
     )
-    def test_what_an_exception_said(self, data: object, said: str) -> None:
+    def test_message_of_an_exception(self, data: object, said: str) -> None:
         stored = {"error_name": "E", "pynenc_error": False, "error_data": json.dumps(data)}
         assert message_in(json.dumps(stored)) == said
 
     @pytest.mark.parametrize("stored", ["{", "[]", "{}", '{"error_name": 1}'])
-    def test_what_can_not_be_read_is_shown_or_left_out(self, stored: str) -> None:
+    def test_unreadable_values_are_described_or_left_out(self, stored: str) -> None:
         assert message_in(stored) in (stored, "1")
 
 
@@ -150,7 +150,7 @@ class Bag:
 
 
 class TestSignature:
-    def test_what_is_declared(self) -> None:
+    def test_declared_parameters(self) -> None:
         def task(
             bag: str, /, count: int, *rest: int, ratio: float = 0.5, when: Any = Bag, **more: str
         ) -> None:
@@ -180,7 +180,7 @@ class TestSignature:
             ({"count": 1, "limits": {"a": "b"}}, ['\'limits\' expects dict[str, int], got {"a": "b"}']),
         ],
     )
-    def test_all_that_does_not_fit_is_named(self, given: dict[str, Any], problems: list[str]) -> None:
+    def test_mismatched_arguments_are_all_named(self, given: dict[str, Any], problems: list[str]) -> None:
         def task(
             count: int,
             ratio: float = 0.5,
@@ -193,13 +193,13 @@ class TestSignature:
 
         assert signature_errors(task, given) == problems
 
-    def test_what_is_not_declared_as_a_type_or_can_not_be_worked_out_takes_anything(self) -> None:
+    def test_parameter_without_a_known_type_accepts_anything(self) -> None:
         def task(count, bag: NoSuchType) -> None:  # type: ignore[no-untyped-def, name-defined]  # noqa: F821
             raise AssertionError
 
         assert signature_errors(task, {"count": "x", "bag": 1}) == []
 
-    def test_who_takes_anything_by_name_gets_it(self) -> None:
+    def test_function_with_keyword_arguments_gets_all_parameters(self) -> None:
         def task(count: int, **more: int) -> None:
             raise AssertionError
 
@@ -263,7 +263,7 @@ class TestApps:
             ("leaving_fleet:app", "can't be imported: SystemExit: 3"),
         ],
     )
-    async def test_what_would_come_to_nothing_is_rejected_with_its_own_error(
+    async def test_unusable_apps_are_rejected_with_the_reason(
         self, module: Callable[[str, str], None], app: str, why: str
     ) -> None:
         module("some_fleet", MODULE)

@@ -78,7 +78,7 @@ async def test_an_invocation_is_sent_as_the_published_client_sends_it(script: Sc
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])
-async def test_what_the_platform_did_not_begin_is_always_tried_again(
+async def test_request_that_had_no_effect_is_always_retried(
     script: Script, no_pauses: list[float], status: int
 ) -> None:
     script.answers = [answer(status, b"<html>gateway</html>"), data(INVOCATION)]
@@ -100,7 +100,7 @@ async def test_what_the_platform_did_not_begin_is_always_tried_again(
     ],
     ids=["500", "504", "408", "reset", "half-header", "half-json"],
 )
-async def test_what_may_have_happened_is_tried_again_only_with_an_idempotency_id(
+async def test_request_that_may_have_had_an_effect_is_retried_only_with_an_idempotency_id(
     script: Script, no_pauses: list[float], trouble: Any
 ) -> None:
     script.answers = [trouble, data(INVOCATION)]

@@ -68,7 +68,7 @@ async def heard(opened: Any) -> list[Any]:
     raise AssertionError("it ended just so")
 
 
-async def test_what_is_pushed_is_read_and_what_cannot_be_read_is_told_as_such(script: Script) -> None:
+async def test_pushed_events_are_read_and_unreadable_ones_reported(script: Script) -> None:
     script.answers = [
         stream(
             ("open", None, '{"watch_id": "wt_1"}'),

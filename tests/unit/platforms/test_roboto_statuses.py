@@ -58,7 +58,7 @@ async def test_a_batch_is_one_query_that_the_api_has(script: Script) -> None:
     assert len(spec.condition.conditions) == 3  # type: ignore[union-attr]
 
 
-async def test_only_what_has_ended_is_asked_for_page_by_page(script: Script) -> None:
+async def test_ended_queries_terminal_statuses_only_page_by_page(script: Script) -> None:
     script.answers = [
         data({"items": [item("iv_1", 998)], "next_token": "next"}),
         data({"items": [item("iv_2", 4711)], "next_token": None}),
@@ -74,7 +74,7 @@ async def test_only_what_has_ended_is_asked_for_page_by_page(script: Script) -> 
     assert second == {**first, "after": "next"}
 
 
-async def test_what_is_under_way_is_found_by_its_idempotency_ids(script: Script) -> None:
+async def test_active_invocations_are_found_by_idempotency_ids(script: Script) -> None:
     script.answers = [data({"items": [item("iv_1", 3)], "next_token": None})]
     async with script.client() as platform:
         assert await platform.active(["a", "b"]) == [StatusSnapshot("iv_1", S.Processing)]
@@ -166,7 +166,7 @@ async def test_a_stream_is_read_as_what_it_tells(script: Script) -> None:
         (stream_of(event("status", {"invocation_id": "iv_1"})), UnavailableError),
     ],
 )
-async def test_what_is_no_stream_says_what_it_is(
+async def test_response_that_is_not_a_stream_is_described(
     script: Script, given: Answer, kind: type[PlatformError]
 ) -> None:
     script.answers = [given]

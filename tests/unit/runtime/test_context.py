@@ -178,7 +178,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_same_action_sees_the_same(observed: dict[str, dict[str, Any]], name: str) -> None:
+def test_same_action_sees_the_same_values(observed: dict[str, dict[str, Any]], name: str) -> None:
     assert observed[name]["ours"] == observed[name]["theirs"]
 
 

@@ -75,7 +75,7 @@ def test_a_link_is_neither_read_nor_written_through(root: Path, outside: Path, t
     assert (outside / "secret").read_text() == "not yours"
 
 
-def test_what_is_no_file_can_not_be_read(root: Path, tmp_path: Path) -> None:
+def test_entry_that_is_not_a_file_cannot_be_read(root: Path, tmp_path: Path) -> None:
     (root / "folder").mkdir()
     os.mkfifo(root / "pipe")
     for path in ("folder", "pipe"):
@@ -130,9 +130,7 @@ def test_a_file_is_put_there_whole_or_not_at_all(
     assert (root / "deep" / "file").read_text() == (root / "made" / "on" / "the" / "way").read_text() == "new"
 
 
-def test_what_is_being_written_is_not_found_yet(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unfinished_upload_is_not_found(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, object]] = []
     folder = Folder(root)
     monkeypatch.setattr(
@@ -168,7 +166,7 @@ def test_one_file_is_found_as_all_of_them_are(root: Path, outside: Path) -> None
         assert folder.find(path) == found.get(path), path
 
 
-def test_what_is_made_and_removed_meanwhile_hides_nothing(root: Path, outside: Path) -> None:
+def test_concurrent_changes_hide_no_file(root: Path, outside: Path) -> None:
     """Another process keeps its temporary files in the folder, and swaps folders for files and links."""
     for number in range(300):
         (root / f"keep-{number}.csv").write_text("kept")
@@ -208,7 +206,7 @@ def test_a_folder_that_is_away_is_no_file_that_has_gone(root: Path, tmp_path: Pa
                 look()
 
 
-def test_what_is_left_out_is_counted_by_kind_with_the_first_of_each(root: Path, outside: Path) -> None:
+def test_skipped_entries_are_counted_by_kind_with_the_first_of_each(root: Path, outside: Path) -> None:
     (root / "file").write_text("")
     for name in ("b", "a"):
         (root / name).symlink_to(outside)

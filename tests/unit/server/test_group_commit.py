@@ -63,7 +63,7 @@ def test_one_who_is_alone_commits_at_once(store: Store, database: Path) -> None:
         assert stored_by_another(database) == count
 
 
-def test_nobody_is_told_before_the_commit(store: Store) -> None:
+def test_listeners_are_notified_after_the_commit(store: Store) -> None:
     told: list[str] = []
     committing = threading.Event()
 
@@ -92,7 +92,7 @@ def test_nobody_is_told_before_the_commit(store: Store) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "between", "last"])
-def test_one_that_fails_fails_alone_and_leaves_nothing(store: Store, database: Path, place: int) -> None:
+def test_failed_write_fails_alone_and_leaves_nothing(store: Store, database: Path, place: int) -> None:
     def half_done() -> InvocationRecord:
         with store.database.write() as connection:
             connection.exec_driver_sql("DELETE FROM actions")
@@ -106,7 +106,7 @@ def test_one_that_fails_fails_alone_and_leaves_nothing(store: Store, database: P
     assert invoke(store).invocation_id
 
 
-def test_the_same_idempotency_id_in_one_transaction_is_one_invocation(store: Store, database: Path) -> None:
+def test_same_idempotency_id_in_one_transaction_is_one_invocation(store: Store, database: Path) -> None:
     outcomes = in_one_transaction(store, *[lambda: invoke(store, idempotency_id="once")] * 5)
     assert len({outcome.result().invocation_id for outcome in outcomes}) == 1
     assert stored_by_another(database) == 1

@@ -138,7 +138,7 @@ class TestLines:
         writer.close()
         assert [record.log for record in records(files)] == ["out 1", "err 1", "out"]
 
-    def test_what_the_service_says_is_split_into_lines_too(self, files: LogFiles) -> None:
+    def test_lines_of_the_server_are_split_too(self, files: LogFiles) -> None:
         writer = files.writer(ID)
         writer.say(LogProcess.Setup, "one\ntwo")
         writer.say(LogProcess.Setup, "half \ud800 of a pair " + "x" * 5 * logs.MAX_LINE)
@@ -219,7 +219,7 @@ class TestRedrawnLines:
         writer.close()
         assert [record.log for record in records(files)] == [" 50%", "100%", "next"]
 
-    def test_what_is_drawn_is_shown_though_nothing_more_comes(
+    def test_unfinished_line_is_shown_without_further_output(
         self, files: LogFiles, clock: list[float]
     ) -> None:
         writer = files.writer(ID)
@@ -506,7 +506,7 @@ class TestCrashes:
         found = records(files)
         assert lines(found) == ["x" * 2 * logs.MAX_LINE] * 2
 
-    def test_what_a_full_disk_rejects_is_written_whole_and_in_order_once_there_is_room(
+    def test_output_that_a_full_disk_rejects_is_written_in_order_later(
         self, files: LogFiles, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write(files, b"one\n")

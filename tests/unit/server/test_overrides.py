@@ -38,7 +38,7 @@ REGISTERED = ContainerParameters(
         REGISTERED,  # as an operator sends it that invokes something again
     ],
 )
-def test_what_the_role_invoke_may_set(overrides: ContainerParameters | None) -> None:
+def test_overrides_that_the_role_invoke_may_set(overrides: ContainerParameters | None) -> None:
     require_as_registered(REGISTERED, overrides)
 
 
@@ -60,7 +60,7 @@ def test_what_the_role_invoke_may_set(overrides: ContainerParameters | None) -> 
         ),
     ],
 )  # fmt: skip
-def test_what_needs_admin(overrides: dict[str, object], named: str) -> None:
+def test_overrides_that_need_admin(overrides: dict[str, object], named: str) -> None:
     with pytest.raises(ForbiddenError) as rejected:
         require_as_registered(REGISTERED, ContainerParameters.model_validate(overrides))
     message = rejected.value.message

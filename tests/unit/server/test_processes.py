@@ -136,7 +136,7 @@ async def test_nothing_of_our_environment_and_files_is_handed_on(
         (["true"], {"A": "x" * 10**6, **PATH}, OSError),
     ],
 )
-async def test_what_can_not_be_started_is_an_error(
+async def test_command_that_cannot_be_started_is_an_error(
     tmp_path: Path, command: list[str], environment: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -298,7 +298,7 @@ class TestOrphanedProcesses:
         async with asyncio.timeout(5):
             await termination.kill_orphaned_group(process.pid, time.time())
 
-    async def test_what_no_group_leads_to_is_found_by_its_environment(
+    async def test_process_outside_its_group_is_found_by_its_environment(
         self, leave: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
     ) -> None:
         mine = leave("setsid sh -c 'echo $$ > escaped; exec sleep 60' & exec sleep 60", BELONGS_TO="iv_mine")

@@ -46,7 +46,7 @@ def test_a_value_of_several_lines_is_replaced_line_by_line() -> None:
     assert b"kqhkiG9w" not in shown
 
 
-def test_what_is_too_short_to_be_told_from_a_word_is_left() -> None:
+def test_short_values_are_not_redacted() -> None:
     redaction = Redaction(["abc", ""])
     assert redaction.applied_to(b"abc") == b"abc"
     assert redaction.held_back(b"abc") == 0

@@ -56,7 +56,7 @@ class TestEvents:
         events = store.events.by_invocation(run_twice(store), ORG)
         assert [event.status for event in events if event.superseded] == [S.Scheduled, S.Failed, S.Scheduled]
 
-    def test_of_one_attempt_since_an_event_page_by_page(self, store: Store) -> None:
+    def test_events_of_one_attempt_after_an_event_page_by_page(self, store: Store) -> None:
         invocation_id = run_twice(store)
         first, *_ = store.events.by_invocation(invocation_id, ORG)
         first_attempt = [S.Queued, S.Scheduled, S.Downloading, S.Failed]
@@ -138,7 +138,7 @@ class TestAborts:
         assert store.aborts.request_tree(child, "enough", ORG) == [child]
         assert store.invocations.get(root).last_status is S.Queued
 
-    def test_what_is_pending_is_listed_counted_and_tried_again_when_due(self, store: Store) -> None:
+    def test_pending_aborts_are_listed_counted_and_retried_when_due(self, store: Store) -> None:
         invocation_id = invoke(store).invocation_id
         store.claims.claim(RUNNER)
         store.claims.set_processing(invocation_id, RUNNER, 4711, 1.5)
@@ -171,7 +171,7 @@ class TestAborts:
         assert (second.success_count, second.has_more) == (2, False)
         assert store.invocations.count_by_status() == {S.Cancelled: CANCEL_BATCH + 3}
 
-    def test_who_listens_hears_of_an_abort_that_a_runner_must_see_to(self, store: Store) -> None:
+    def test_listeners_are_notified_of_aborts_that_need_a_runner(self, store: Store) -> None:
         heard: list[str] = []
         store.database.listen_to_aborts(heard.append)
         waiting, running = invoke(store).invocation_id, None
@@ -184,7 +184,7 @@ class TestAborts:
 
 
 class TestTrees:
-    def test_what_an_invocation_started_is_in_its_tree(self, store: Store) -> None:
+    def test_tree_contains_what_an_invocation_has_started(self, store: Store) -> None:
         root = invoke(store).invocation_id
         child = invoke(store, invocation_source_id=root).invocation_id
         grandchild = invoke(store, invocation_source_id=child).invocation_id

@@ -82,7 +82,7 @@ def group(operator: str, *conditions: Condition | ConditionGroup) -> ConditionGr
         ("order = 1 and android = 2", group("AND", is_("order", C.Equals, 1), is_("android", C.Equals, 2))),
     ],
 )
-def test_what_is_understood(query: str, condition: Condition | ConditionGroup) -> None:
+def test_valid_queries(query: str, condition: Condition | ConditionGroup) -> None:
     assert read_roboql(query) == RoboqlQuery(condition)
 
 
@@ -154,7 +154,7 @@ class TestReferences:
     @pytest.mark.parametrize(
         "query", ["topics[0].name = 'x'", "msgpaths[a.b].max > 1", "session.id = 'x'", "files[1].path = 'x'"]
     )
-    def test_what_the_server_does_not_have_is_unsupported(self, filled: Store, query: str) -> None:
+    def test_unsupported_fields_are_rejected(self, filled: Store, query: str) -> None:
         with pytest.raises(UnsupportedError, match=re.escape(query.split(" ")[0])):
             filled.files.query(read_roboql(query).page(), ORG)
 
@@ -191,7 +191,7 @@ class TestReferences:
         ("size =\n\n  ?", 11, "'?'"),
     ],
 )
-def test_what_is_not_understood_is_pointed_at(query: str, character: int, found: str) -> None:
+def test_syntax_error_points_at_its_position(query: str, character: int, found: str) -> None:
     with pytest.raises(InvalidRequestError, match=f"RoboQL, character {character}: found ") as raised:
         read_roboql(query)
     said, shown, arrow = raised.value.message.split("\n")

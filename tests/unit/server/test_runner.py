@@ -345,7 +345,7 @@ class TestOutages:
         ],
         ids=lambda error: type(error).__name__,
     )
-    async def test_what_the_service_lacks_to_start_a_process_has_the_invocation_wait(
+    async def test_invocation_waits_while_the_server_lacks_resources(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
     ) -> None:
         failing = Failing(processes.start, error)
@@ -422,7 +422,7 @@ class TestOutages:
 class TestWhatNobodyExpected:
     """An exception that is no outage and no verdict."""
 
-    async def test_one_that_repeats_ends_the_invocation_after_a_few_attempts(
+    async def test_repeated_error_ends_the_invocation_after_a_few_attempts(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         failing = Failing(Workspace.prepare, ZeroDivisionError("a mistake in the server"))
@@ -434,7 +434,7 @@ class TestWhatNobodyExpected:
             "lost 3 times: the server could not run this: a mistake in the server"
         )
 
-    async def test_one_that_cannot_even_be_logged_leaves_nothing_stuck(
+    async def test_error_that_cannot_be_logged_blocks_nothing(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Deep(logging.Handler):
@@ -450,7 +450,7 @@ class TestWhatNobodyExpected:
         async with run():
             assert (await reached(store, one, *TERMINAL)).last_status is S.Deadly
 
-    async def test_what_the_runner_owns_and_does_not_work_on_runs_again(
+    async def test_owned_invocation_without_work_runs_again(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         failing = Failing(store.claims.requeue, ZeroDivisionError())
@@ -514,7 +514,7 @@ class Held:
 
 
 class TestStopping:
-    async def test_what_is_interrupted_says_so_and_that_it_runs_again(
+    async def test_interrupted_invocation_records_that_it_runs_again(
         self, store: Store, logs: LogFiles, run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         again = f"{tmp_path}/again"  # made before the line is said that the first run is interrupted at
@@ -531,7 +531,7 @@ class TestStopping:
 
     """A clean stop at a bad moment."""
 
-    async def test_what_runs_is_stopped_and_queued_again_and_not_counted_as_lost(
+    async def test_running_invocation_is_requeued_and_not_counted_as_lost(
         self, store: Store, logs: LogFiles, run: Any
     ) -> None:
         one = script(store, "echo up; exec sleep 60")
@@ -579,7 +579,7 @@ class TestStopping:
             assert store.invocations.get(one).last_status is end
         assert store.claims.claim("runner-next") is None
 
-    async def test_what_ignores_the_hint_is_killed_after_the_grace(
+    async def test_process_that_ignores_sigterm_is_killed_after_the_grace_period(
         self, store: Store, logs: LogFiles, run: Any
     ) -> None:
         one = script(store, "trap 'echo no' TERM; echo up; while :; do sleep 0.05; done")
@@ -680,7 +680,7 @@ class TestRecovery:
         ]
         assert running(one) == []
 
-    async def test_what_is_to_be_cancelled_is_cancelled(self, store: Store, run: Any) -> None:
+    async def test_invocation_with_an_abort_is_cancelled(self, store: Store, run: Any) -> None:
         one = self.claimed_by_the_dead(store)
         left = self.left_running(one)
         store.aborts.request(one, "cancelled by ada", ORG)

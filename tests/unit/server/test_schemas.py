@@ -119,7 +119,7 @@ def test_no_parameters_are_no_parameters() -> None:
         ({"command": ["sh", "é" * 65_536]}, "a part of command has 131,072 bytes"),
     ],
 )
-def test_what_no_process_can_be_given_is_rejected(container: dict[str, Any], message: str) -> None:
+def test_values_that_a_process_cannot_have_are_rejected(container: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         invocation(container_parameter_overrides=container)
     with pytest.raises(pydantic.ValidationError, match=message):
@@ -128,7 +128,7 @@ def test_what_no_process_can_be_given_is_rejected(container: dict[str, Any], mes
         UpdateActionBody.model_validate({"container_parameters": container})
 
 
-def test_what_a_process_can_be_given_is_taken() -> None:
+def test_values_that_a_process_can_have_are_accepted() -> None:
     container = {"command": ["x" * 131_071, ""], "env_vars": {"A": "x" * 131_069, "b c": "=\n"}}
     taken = invocation(container_parameter_overrides=container).container_parameter_overrides
     assert taken is not None

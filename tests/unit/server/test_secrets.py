@@ -56,7 +56,7 @@ def test_the_environment_is_of_the_local_organisation_only(store: Store, key_fil
         secrets.reader("og_other")(name, ORG)
 
 
-def test_what_is_not_there_or_can_not_be_read(store: Store, key_file: Path) -> None:
+def test_missing_or_unreadable_secrets(store: Store, key_file: Path) -> None:
     secrets = Secrets(store, key_file, environment={})
     with pytest.raises(LookupError):
         secrets.reader(ORG)("none", ORG)
@@ -84,7 +84,7 @@ def test_what_is_not_there_or_can_not_be_read(store: Store, key_file: Path) -> N
         ("ok", "x" * 8193, "1 to 8192 characters"),
     ],
 )
-def test_what_can_not_be_a_secret(store: Store, key_file: Path, name: str, value: str, hint: str) -> None:
+def test_invalid_secrets_are_rejected(store: Store, key_file: Path, name: str, value: str, hint: str) -> None:
     with pytest.raises(InvalidRequestError, match=hint) as raised:
         Secrets(store, key_file, environment={}).set(name, ORG, value)
     assert not value or value not in raised.value.message

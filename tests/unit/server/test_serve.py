@@ -116,7 +116,7 @@ class TestRejections:
         assert rejection(tmp_path) == f"can't use the database {database}: file is not a database"
         assert database.read_bytes() == before
 
-    def test_what_is_rejected_leaves_the_folder_free(self, tmp_path: Path) -> None:
+    def test_rejected_start_releases_the_folder(self, tmp_path: Path) -> None:
         for _ in range(2):
             assert "there is no such folder" in rejection(tmp_path, actions_dir=tmp_path / "nowhere")
         assert not (tmp_path / "data" / "server.json").exists()
@@ -185,7 +185,7 @@ class TestActionsOfAFolder:
             ({}, ["it has nothing to run: set container_parameters.command or .entry_point"]),
         ],
     )
-    def test_what_has_no_effect_is_a_warning(
+    def test_field_without_effect_is_a_warning(
         self, store: Store, actions: Path, caplog: pytest.LogCaptureFixture, content: Any, warnings: list[str]
     ) -> None:
         path = described(actions, "a", {"name": "a", **content})
@@ -274,7 +274,7 @@ def test_the_endpoint_is_one_that_can_be_reached(family: int, host: str, endpoin
 
 class TestDataFolder:
     @pytest.mark.parametrize("mode", [0o777, 0o775, 0o702, 0o720])
-    def test_one_that_others_may_write_to_is_rejected(self, tmp_path: Path, mode: int) -> None:
+    def test_folder_that_others_may_write_to_is_rejected(self, tmp_path: Path, mode: int) -> None:
         folder = tmp_path / "data"
         folder.mkdir()
         folder.chmod(mode)
@@ -282,7 +282,7 @@ class TestDataFolder:
         assert list(folder.iterdir()) == []
 
     @pytest.mark.parametrize("mode", [0o755, 0o750, 0o705, 0o711])
-    def test_one_that_others_may_read_is_closed(
+    def test_folder_that_others_may_read_is_made_private(
         self, tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder = tmp_path / "data"

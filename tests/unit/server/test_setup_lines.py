@@ -123,7 +123,7 @@ async def test_a_folder_that_is_away_for_a_moment_is_retried(
         {"rich_input_data": InvocationInput(files=FileSelector(ids=["fl_unknown"], query="size > 0"))},
     ],
 )
-async def test_what_the_request_got_wrong_is_not_retried(
+async def test_error_of_the_request_is_not_retried(
     store: Store, runner: Runner, dataset_id: str, wanted: dict[str, Any]
 ) -> None:
     record = await ended(store, data_source_id=dataset_id, **wanted)
@@ -131,7 +131,7 @@ async def test_what_the_request_got_wrong_is_not_retried(
     assert exception_class_for(record) is InvocationPermanentError
 
 
-async def test_what_a_selection_has_to_say_is_in_the_invocations_own_log(
+async def test_messages_of_a_selection_are_in_the_log_of_the_invocation(
     store: Store, runner: Runner, logs: LogFiles, dataset_id: str
 ) -> None:
     nothing = await ended(store, data_source_id=dataset_id, input_data=["*.Csv"])

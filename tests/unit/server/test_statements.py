@@ -360,7 +360,7 @@ class TestPages:
             paged = everything(filled, sort_by=sort_by, sort_direction=direction, limit=limit)
             assert ids(paged) == whole, limit
 
-    def test_what_has_no_value_is_lowest(self, filled: Store, records: list[InvocationRecord]) -> None:
+    def test_missing_values_sort_lowest(self, filled: Store, records: list[InvocationRecord]) -> None:
         up = everything(filled, sort_by="idempotency_id", sort_direction=SortDirection.Ascending)
         down = everything(filled, sort_by="idempotency_id", sort_direction=SortDirection.Descending)
         named = sorted(record.idempotency_id for record in records if record.idempotency_id)

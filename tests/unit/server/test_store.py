@@ -137,11 +137,11 @@ class TestInvoking:
             == record
         )
 
-    def test_who_says_no_source_is_the_source(self, store: Store) -> None:
+    def test_caller_is_the_default_source(self, store: Store) -> None:
         create(store)
         assert invoke(store).provenance.source.source_id == USER
 
-    def test_what_an_invocation_overrides_counts(self, store: Store) -> None:
+    def test_overrides_of_an_invocation_apply(self, store: Store) -> None:
         create(store, timeout=7, container_parameters=ContainerParameters(command=["a"], env_vars={"A": "1"}))
         record = invoke(
             store,
@@ -221,7 +221,7 @@ class TestInvoking:
             ({"container_parameters": ContainerParameters(command=[])}, "has nothing to run"),
         ],
     )
-    def test_what_this_machine_can_not_run_is_rejected(
+    def test_actions_that_this_machine_cannot_run_are_rejected(
         self, store: Store, fields: dict[str, Any], message: str
     ) -> None:
         create(store, **fields)
@@ -245,7 +245,7 @@ class TestInvoking:
             invoke(store, **fields)
         assert store.claims.claim(RUNNER) is None
 
-    def test_what_was_acknowledged_is_there_after_a_restart(self, store: Store, database: Path) -> None:
+    def test_acknowledged_writes_survive_a_restart(self, store: Store, database: Path) -> None:
         create(store, parameters=declared("a", "b"))
         values = {"a": "é", "b": {"c": [1, None]}}
         record = invoke(store, parameter_values=values, idempotency_id="once")
@@ -277,7 +277,7 @@ def test_a_database_of_an_earlier_version_is_given_the_indexes_and_tables_that_i
 
 
 class TestInheritance:
-    def test_what_an_action_does_not_say_its_ancestors_say(self, store: Store) -> None:
+    def test_undeclared_fields_come_from_the_ancestors(self, store: Store) -> None:
         create(
             store,
             "grandparent",
@@ -365,9 +365,7 @@ class TestIdempotency:
         "key", "list", "more", "n", *(f"p{n}" for n in range(100))
     )
 
-    def test_the_same_request_gets_the_first_invocation_whatever_changes_between_tries(
-        self, store: Store
-    ) -> None:
+    def test_same_request_gets_the_first_invocation_in_every_try(self, store: Store) -> None:
         create(store, parameters=self.DECLARED)
         first = invoke(store, idempotency_id="once", invocation_source_id="try 1", **self.WHOLE)
         environment = ContainerParameters(command=["true"], env_vars={"TRY": "2"})
@@ -459,7 +457,7 @@ class TestIdempotency:
         assert (again.invocation_id, again.last_status) == (first.invocation_id, S.Completed)
         assert store.claims.claim(RUNNER) is None
 
-    def test_the_same_id_for_another_action_is_a_conflict(self, store: Store) -> None:
+    def test_same_id_for_another_action_is_a_conflict(self, store: Store) -> None:
         create(store, parameters=self.DECLARED)
         create(store, "other")
         first = invoke(store, idempotency_id="once")
@@ -479,7 +477,7 @@ class TestIdempotency:
         assert store.claims.claim(RUNNER) is not None
         assert store.claims.claim(RUNNER) is None
 
-    def test_of_twenty_different_requests_at_once_one_is_taken(self, store: Store) -> None:
+    def test_one_of_twenty_concurrent_requests_is_accepted(self, store: Store) -> None:
         create(store, parameters=self.DECLARED)
 
         def ask(number: int) -> InvocationRecord | None:
@@ -599,7 +597,7 @@ class TestAborts:
         assert store.invocations.get(running).last_status is S.Cancelled
 
     @pytest.mark.parametrize("end", [S.Completed, S.Cancelled, S.Failed])
-    def test_one_that_has_ended_stays_as_it_is(self, store: Store, end: InvocationStatus) -> None:
+    def test_ended_invocation_stays_unchanged(self, store: Store, end: InvocationStatus) -> None:
         create(store)
         ended = invoke(store).invocation_id
         run_to(store, S.Processing)
@@ -608,9 +606,7 @@ class TestAborts:
         assert store.aborts.request(ended, "too late", ORG) is end
         assert store.invocations.get(ended) == before
 
-    def test_one_that_ends_by_itself_first_is_not_cancelled_and_its_retry_is_not_either(
-        self, store: Store
-    ) -> None:
+    def test_invocation_that_ends_first_is_not_cancelled_nor_is_its_retry(self, store: Store) -> None:
         create(store)
         running = invoke(store).invocation_id
         run_to(store, S.Processing)
@@ -620,7 +616,7 @@ class TestAborts:
         assert store.claims.claim(RUNNER) is not None
         assert store.aborts.stop_reason(running, RUNNER) is None
 
-    def test_one_that_somebody_outside_moves_along_is_cancelled_at_once(self, store: Store) -> None:
+    def test_invocation_of_an_outside_runner_is_cancelled_immediately(self, store: Store) -> None:
         create(store)
         driven = invoke(store).invocation_id
         store.invocations.set_status(driven, S.Processing, None, "user-ada", ORG)
@@ -654,7 +650,7 @@ class TestAborts:
 
 
 class TestRequeue:
-    def test_what_a_stopped_service_ran_is_queued_again_any_number_of_times(self, store: Store) -> None:
+    def test_invocation_of_a_stopped_server_is_requeued_without_a_limit(self, store: Store) -> None:
         create(store)
         one = invoke(store).invocation_id
         for _ in range(5):
@@ -676,7 +672,7 @@ class TestRequeue:
         assert "lost" in str(record.current.detail)
         assert Counter(steps(record))[S.Failed] == 3
 
-    def test_one_that_is_to_be_cancelled_is_cancelled_instead(self, store: Store) -> None:
+    def test_lost_invocation_with_an_abort_is_cancelled(self, store: Store) -> None:
         create(store)
         one = invoke(store).invocation_id
         run_to(store, S.Processing)
@@ -686,7 +682,7 @@ class TestRequeue:
         assert store.claims.claim(RUNNER) is None
 
     @pytest.mark.parametrize("end", [S.Completed, S.Cancelled, S.Failed])
-    def test_what_has_ended_does_not_run_again(self, store: Store, end: InvocationStatus) -> None:
+    def test_terminal_invocation_does_not_run_again(self, store: Store, end: InvocationStatus) -> None:
         create(store)
         one = invoke(store).invocation_id
         run_to(store, S.Processing)
@@ -695,7 +691,7 @@ class TestRequeue:
             store.claims.requeue(one, RUNNER, "stopped", lost=False)
         assert store.claims.claim(RUNNER) is None
 
-    def test_what_dead_runners_left_is_found_with_its_process(self, store: Store) -> None:
+    def test_invocations_of_dead_runners_are_found_with_their_processes(self, store: Store) -> None:
         create(store)
         ids = [invoke(store).invocation_id for _ in range(4)]
         store.invocations.set_status(ids[0], S.Processing, None, "user-ada", ORG)

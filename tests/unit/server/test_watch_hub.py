@@ -111,7 +111,7 @@ async def _until_caught(stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
             return
 
 
-async def test_what_happens_while_the_past_is_read_is_told_once(store: Store, watches: WatchHub) -> None:
+async def test_events_during_the_replay_are_sent_once(store: Store, watches: WatchHub) -> None:
     before = [invoke(store).invocation_id for _ in range(5)]
     stream = watches.stream(Watch(ORG), since=0)
     seen: list[InvocationEvent] = []
@@ -234,7 +234,7 @@ class TestTokens:
         store.database.listen_to_events(watches.committed)
         return watches
 
-    async def test_one_that_was_revoked_is_told_nothing_more(
+    async def test_revoked_token_receives_nothing_more(
         self, store: Store, watches: WatchHub, good: set[str]
     ) -> None:
         one = await opened(watches, Watch(ORG, token_id="one"))
@@ -245,7 +245,7 @@ class TestTokens:
         assert isinstance(await anext(two), InvocationEvent)
         assert len(watches) == 1
 
-    async def test_one_that_was_revoked_ends_also_where_nothing_happens(
+    async def test_revoked_token_ends_an_idle_stream(
         self, watches: WatchHub, good: set[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(watch_module, "IDLE", 0.01)
@@ -254,7 +254,7 @@ class TestTokens:
         async with asyncio.timeout(20):
             assert [told async for told in stream] == []
 
-    async def test_one_that_is_taken_back_ends_at_once(self, watches: WatchHub) -> None:
+    async def test_revocation_ends_a_stream_immediately(self, watches: WatchHub) -> None:
         stream = await opened(watches, Watch(ORG, token_id="one"))
         watches.token_ended("one")
         async with asyncio.timeout(20):

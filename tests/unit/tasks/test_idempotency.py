@@ -65,7 +65,7 @@ def test_whatever_tells_two_tasks_apart_tells_their_ids_apart(other: dict[str, A
     assert replace(IDENTITY, **other).idempotency_id(0) != IDENTITY.idempotency_id(0)
 
 
-def test_the_same_task_has_the_same_ids_however_its_parts_are_written() -> None:
+def test_same_task_has_the_same_ids_in_every_spelling() -> None:
     elsewhere = STARTED.astimezone(datetime.timezone(datetime.timedelta(hours=5)))
     same = replace(IDENTITY, deployment="https://airflow.example/", run_after=elsewhere)
     assert same.idempotency_ids(3) == IDENTITY.idempotency_ids(3)
@@ -210,7 +210,7 @@ async def test_a_retry_after_a_failure_invokes_anew_and_its_own_retry_finds_that
     assert len(platform.by_id) == 3
 
 
-async def test_what_this_very_try_has_started_is_its_own_however_soon_it_failed() -> None:
+async def test_invocation_of_this_try_is_its_own_even_if_it_failed_early() -> None:
     # The answer was lost, and by the time the request is repeated the invocation has failed.
     platform = RememberingPlatform()
     platform.loses_answers = 1
@@ -241,7 +241,7 @@ async def test_where_a_repeated_id_is_rejected_the_walk_is_the_same() -> None:
     assert len(platform.by_id) == 2
 
 
-async def test_what_another_try_has_started_is_adopted_only_if_it_is_the_same() -> None:
+async def test_invocation_of_another_try_is_adopted_only_for_the_same_request() -> None:
     platform = RememberingPlatform()
     await walk(platform, 1)
     asked = request(2).model_copy(update={"parameter_values": {"n": 2}})
@@ -255,7 +255,7 @@ async def test_what_another_try_has_started_is_adopted_only_if_it_is_the_same() 
     assert found.invocation_id == "iv_0"
 
 
-def test_who_started_an_invocation_is_read_from_it() -> None:
+def test_starter_is_read_from_an_invocation() -> None:
     ours = record(S.Queued, request(2), "iv_0")
     assert not started_by_earlier_try(ours, 2)
     assert started_by_earlier_try(ours, 3)

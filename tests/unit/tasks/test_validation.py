@@ -62,7 +62,7 @@ def test_an_argument_that_can_not_be_right_is_rejected_at_parse(argument: str, v
 
 
 @pytest.mark.parametrize("argument", sorted({argument for argument, *_ in BAD} - {"poll_interval"}))
-def test_what_is_known_only_at_run_time_is_left_alone_at_parse(argument: str) -> None:
+def test_templated_values_are_not_checked_at_parse(argument: str) -> None:
     with DAG("d"):
         InvokeActionOperator(task_id="ask", **{"action": "a", argument: "{{ params.later }}"})
 
@@ -163,7 +163,7 @@ def test_models_are_taken_as_well_as_their_dicts() -> None:
     assert asked.input_data == []
 
 
-def test_what_is_not_asked_for_is_not_sent() -> None:
+def test_unset_arguments_are_not_sent() -> None:
     wire = request().wire()
     assert set(wire) == {
         "data_source_id", "data_source_type", "input_data", "invocation_source", "invocation_source_id",
@@ -180,7 +180,7 @@ def test_rendered_values_are_checked_again_and_all_that_is_wrong_is_said() -> No
     assert values["parameters"] == {"n": 1}
 
 
-def test_all_that_is_wrong_is_said_at_once_at_parse_with_the_dags_name() -> None:
+def test_problems_are_reported_together_at_parse_with_the_dag() -> None:
     with DAG("fleet"), pytest.raises(ValueError, match="DAG 'fleet', task 'ask': ") as raised:
         InvokeActionOperator(
             task_id="ask", action="", timeout=0, parameters="{{ ds }}", compute_requirements={"cpus": 1}
@@ -191,7 +191,7 @@ def test_all_that_is_wrong_is_said_at_once_at_parse_with_the_dags_name() -> None
     assert "parameters" not in said
 
 
-def test_what_is_known_of_a_mapped_task_is_checked_at_parse_too() -> None:
+def test_partial_arguments_of_a_mapped_task_are_checked_at_parse() -> None:
     with DAG("fleet"), pytest.raises(ValueError, match="DAG 'fleet', task 'ask': argument 'timeout'"):
         InvokeActionOperator.partial(task_id="ask", action="a", timeout=0)
     with DAG("fleet") as dag:
@@ -231,6 +231,6 @@ def test_ids_are_found_in_whatever_tasks_hand_on(value: object, ids: list[str]) 
 
 
 @pytest.mark.parametrize("value", [3, {"status": "Failed"}, ["iv_1", 4], "[unclosed"])
-def test_what_names_no_invocation_is_rejected(value: object) -> None:
+def test_value_that_names_no_invocation_is_rejected(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         ids_of(value)

@@ -85,11 +85,11 @@ class TestStorable:
             ([2**64, -(2**63) - 1], ["0x10000000000000000", "-0x8000000000000001"]),
         ],
     )
-    def test_what_a_database_rejects_is_replaced_and_nothing_else(self, value: Any, expected: Any) -> None:
+    def test_values_that_a_database_rejects_are_replaced(self, value: Any, expected: Any) -> None:
         assert storable(value) == expected
         check(storable(value))
 
-    def test_what_is_nested_too_deep_ends(self) -> None:
+    def test_deep_nesting_is_cut(self) -> None:
         deep: list[Any] = []
         for _ in range(sys.getrecursionlimit() * 2):
             deep = [deep]

@@ -48,7 +48,7 @@ def request(key: str | None = "once", **changes: Any) -> InvocationRequest:
         ("bags/production/env.f@v1", TaskId(ProjectDomain("bags", "production"), "env.f", "v1")),
     ],
 )
-def test_what_an_action_leaves_out_comes_from_the_connection(action: str, expected: TaskId) -> None:
+def test_missing_parts_of_an_action_come_from_the_connection(action: str, expected: TaskId) -> None:
     assert TaskId.of(action, SETTINGS) == expected
 
 
@@ -75,12 +75,12 @@ def test_a_task_has_every_name_that_stands_for_it_and_no_other(task: TaskId, exp
 
 
 @pytest.mark.parametrize("action", ["", "/", "a//f", "a/b/c/f", "f@", "@v1", "/f"])
-def test_what_is_no_name_of_a_task_is_rejected(action: str) -> None:
+def test_invalid_task_names_are_rejected(action: str) -> None:
     with pytest.raises(InvalidRequestError, match="project/domain/name@version"):
         TaskId.of(action, SETTINGS)
 
 
-def test_what_nobody_says_is_named() -> None:
+def test_missing_part_is_named() -> None:
     nothing = FlyteSettings("http://h")
     with pytest.raises(InvalidRequestError, match="has no project"):
         TaskId.of("f", FlyteSettings("http://h", domain="d"))
@@ -90,7 +90,7 @@ def test_what_nobody_says_is_named() -> None:
 
 
 @pytest.mark.parametrize("invocation_id", ["", "a", "a/b", "a/b/", "a/b/c/d", "//"])
-def test_what_can_be_no_run_is_not_found(invocation_id: str) -> None:
+def test_invalid_run_ids_are_not_found(invocation_id: str) -> None:
     with pytest.raises(NotFoundError):
         RunId.of(invocation_id)
     assert str(RunId.of("a/b/c")) == "a/b/c"
@@ -102,7 +102,7 @@ def test_a_name_is_one_that_kubernetes_takes_and_depends_on_the_idempotency_id()
     assert all(re.fullmatch(r"[a-z][a-z2-7]{29}", name) for name in names)
 
 
-def test_the_same_idempotency_id_is_the_same_name_whichever_try_asks() -> None:
+def test_same_idempotency_id_is_the_same_name_in_every_try() -> None:
     assert run_name(HERE, request()) == run_name(HERE, request(try_number=2, clear_number=3, task_id="u"))
 
 

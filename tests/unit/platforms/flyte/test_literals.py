@@ -129,7 +129,7 @@ def test_dicts_and_dataclasses_are_msgpack() -> None:
         (union(list_of(INTEGER), INTEGER), [1], 0),
     ],
 )
-def test_of_a_union_that_kind_is_chosen_which_the_value_has(kind: Json, value: object, chosen: int) -> None:
+def test_variant_of_a_union_depends_on_the_value(kind: Json, value: object, chosen: int) -> None:
     made = literal_of(kind, value).scalar.union
     assert json_format.MessageToDict(made.type) == kind["unionType"]["variants"][chosen]
 
@@ -181,14 +181,14 @@ def test_a_text_that_could_stand_for_two_kinds_is_rejected() -> None:
         (union(FLOAT, NONE), 10**400, "expected: number or None, got: int 1000"),
     ],
 )
-def test_what_does_not_fit_is_rejected_with_what_is_wanted(kind: Json, value: object, said: str) -> None:
+def test_mismatched_value_is_rejected_with_the_expected_type(kind: Json, value: object, said: str) -> None:
     message = rejection(kind, value)
     assert message.startswith("'x': expected: ")
     assert said in message
     assert len(message) < 300
 
 
-def test_of_a_dataclass_what_does_not_fit_is_named() -> None:
+def test_mismatched_fields_of_a_dataclass_are_named() -> None:
     said = rejection(POSE, {"x": "far", "y": 1})
     assert "'x.x': 'far' is not of type 'number'" in said
     assert "'y'" in said
@@ -229,7 +229,7 @@ def test_without_the_extra_a_dict_is_rejected_and_the_extra_named(monkeypatch: p
     assert "airflow-provider-invocations[flyte]" in value_of(packed)["not_loaded"]
 
 
-def test_what_a_task_declares_is_read_in_either_form() -> None:
+def test_declarations_of_a_task_are_read_in_either_form() -> None:
     default = {"scalar": {"primitive": {"integer": "1"}}}
     variable = {"type": INTEGER, "description": "how many"}
     given = [{"name": "n", "parameter": {"var": variable, "default": default}}]

@@ -81,7 +81,7 @@ class Executed:
         ({"tomorrow": {}}, "tomorrow"),
     ],
 )
-def test_what_cannot_be_read_safely_is_named_and_not_loaded(literal: dict[str, Any], said: str) -> None:
+def test_unsafe_outputs_are_named_and_not_loaded(literal: dict[str, Any], said: str) -> None:
     Executed.count = 0
     read = value_of(literal)
     assert list(read) == ["not_loaded"]

@@ -49,7 +49,7 @@ def test_an_answer_that_says_nothing_is_a_record_of_it() -> None:
     assert record.provenance.action.name == "//"
 
 
-def test_what_a_run_is_now_comes_last_whatever_the_clocks_say() -> None:
+def test_current_status_of_a_run_comes_last_with_any_clock() -> None:
     first = [step("QUEUED", "12:00:00.1"), step("RUNNING", "12:00:05")]
     # The row's end is before the last event.
     assert steps_of(details("FAILED", first, endTime="2026-01-31T12:00:01Z")) == [
@@ -111,7 +111,7 @@ def test_the_tasks_own_timeout(timeout: str | None, minutes: int) -> None:
     assert to_record(answer, RUN, None).timeout == minutes
 
 
-def test_who_deployed_a_task_is_said_where_flyte_knows() -> None:
+def test_deployer_of_a_task_is_reported_if_known() -> None:
     who = {"user": {"id": {"subject": "ada"}}}
     known = to_action_record(
         TaskId(ProjectDomain("p", "d"), "f", "v1"),
