@@ -1,4 +1,4 @@
-"""Operators that invoke actions, cancel invocations and fetch logs.
+"""Operators that invoke actions, cancel and reconcile invocations, and fetch logs.
 
 A module is imported when one of its names is first used: a DAG file needs few of them, and sensors use the
 private modules of this package only.
@@ -13,17 +13,20 @@ if TYPE_CHECKING:
     from .cancel_invocation import CancelInvocationOperator
     from .fetch_invocation_logs import FetchInvocationLogsOperator
     from .invoke_action import InvokeActionOperator
+    from .reconcile_invocations import ReconcileInvocationsOperator
 
 __all__ = [
     "CancelInvocationOperator",
     "FetchInvocationLogsOperator",
     "InvokeActionOperator",
+    "ReconcileInvocationsOperator",
 ]
 
 _MODULES = {
     "CancelInvocationOperator": ".cancel_invocation",
     "FetchInvocationLogsOperator": ".fetch_invocation_logs",
     "InvokeActionOperator": ".invoke_action",
+    "ReconcileInvocationsOperator": ".reconcile_invocations",
 }
 
 

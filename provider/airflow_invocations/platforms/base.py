@@ -229,6 +229,14 @@ class Platform(ABC):
         """
         raise UnsupportedError(f"{self.name} can't search invocations by the DAG that started them")
 
+    async def find_active(self, limit: int) -> list[InvocationRecord]:
+        """Return the active invocations that tasks of any Airflow have started, in any order.
+
+        :param limit: the largest number of invocations to return.
+        :raises UnsupportedError: the platform can't search by provenance. That is the default.
+        """
+        raise UnsupportedError(f"{self.name} can't search invocations by what started them")
+
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
         """Return the invocation of an action that was created last, at `since` or later; None: none was.
 

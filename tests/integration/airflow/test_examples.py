@@ -13,6 +13,7 @@ from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.models import (
     ContainerParameters,
     CreateActionRequest,
+    DagRunProvenance,
     InvocationRequest,
     InvocationSource,
     InvocationStatus,
@@ -92,6 +93,31 @@ def test_a_map_is_made_of_the_drives_that_were_uploaded_last(hook: RobotoHook) -
     assert results(dag_run, "drives_uploaded") == uploaded.invocation_id
     (line,) = hook.logs(results(dag_run, "make_map")["invocation_id"])
     assert line.log == f"the map of {dag_run.logical_date:%Y-%m-%d}"
+
+
+def test_orphans_are_counted_before_they_are_cancelled(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://examples.example")
+    orphan = orphan_of_deleted_run(hook, "https://examples.example")
+    dag_run = run(example("reconcile_invocations"))
+    assert dag_run.state == "success"
+    counts = results(dag_run, "reconcile")["roboto_default"]
+    assert (counts["orphaned"], counts["cancelled"]) == (1, 0)
+    dag_run = run(example("reconcile_invocations"), {"dry_run": False})
+    counts = results(dag_run, "reconcile")["roboto_default"]
+    assert (counts["orphaned"], counts["cancelled"]) == (1, 1)
+    assert hook.get(orphan).current.status is InvocationStatus.Cancelled
+
+
+def orphan_of_deleted_run(hook: RobotoHook, base_url: str) -> str:
+    asked = DagRunProvenance(
+        dag_id="gone", run_id="r", run_type="manual", task_id="ask", try_number=1, base_url=base_url
+    )
+    register(hook, "long_running", "sleep 600")
+    source = asked.source
+    request = InvocationRequest(invocation_source=source.source_type, invocation_source_id=source.source_id)
+    return hook.invoke("long_running", request).invocation_id
 
 
 def test_drives_are_mapped_once_they_are_collected(hook: RobotoHook) -> None:

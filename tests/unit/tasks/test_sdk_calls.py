@@ -31,7 +31,7 @@ def exposed_calls(source: str) -> Iterator[str]:
     def visit(node: ast.AST, *, is_completed: bool) -> Iterator[str]:
         match node:
             case ast.FunctionDef(name="_read_states"):
-                return  # in the thread of `tasks.guard`, which has no event loop
+                return  # in threads without an event loop: of `tasks.guard` and `tasks.task_states`
             case ast.FunctionDef(name="read_connection") | ast.AsyncFunctionDef(name="read_connection"):
                 return
             case ast.Call(func=ast.Name(id="complete") | ast.Attribute(attr="read_state")):

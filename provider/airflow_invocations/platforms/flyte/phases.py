@@ -39,6 +39,9 @@ PHASES: Mapping[str, Phase] = {
 #: The numbers of the terminal phases, as texts for a filter.
 ENDS = [str(phase.number) for phase in PHASES.values() if phase.status.is_terminal]
 
+#: The numbers of the active phases.
+ACTIVE = [str(phase.number) for phase in PHASES.values() if not phase.status.is_terminal]
+
 #: Added to the number of an unknown phase, which gives an unknown status.
 _UNKNOWN = 1000
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ...models import (
+    SOURCE_ID_BEGIN,
     ActionRecord,
     EventFilter,
     InvocationRecord,
@@ -36,7 +37,7 @@ from .lister import FlyteLister
 from .literals import inputs_of, variables_of
 from .logs import Cursor, page_of
 from .outputs import outputs_of
-from .phases import ENDS
+from .phases import ACTIVE, ENDS
 from .records import (
     ended_at,
     is_unscheduled,
@@ -227,6 +228,25 @@ class FlytePlatform(Platform):
                 if limit is not None and len(mine) >= limit:
                     return sorted(mine, key=lambda record: record.created, reverse=True)[:limit]
         return sorted(mine, key=lambda record: record.created, reverse=True)
+
+    async def find_active(self, limit: int) -> list[InvocationRecord]:
+        """Return the active runs that tasks of any Airflow have started, newest first, in all projects.
+
+        The names of all runs in an active phase are listed, in pages of 200; then each is read.
+        """
+        found: list[InvocationRecord] = []
+        async for page in self._runs.pages(self._runs.scope_of(None), [field_filter("phase", ACTIVE)]):
+            runs = [run_id_of(object_at(run, "action")) for run in page]
+            details = await at_once(self._runs.details_if_any, runs)
+            records = [
+                to_record(one, run, self._org)
+                for run, one in zip(runs, details, strict=True)
+                if one is not None
+            ]
+            found += [one for one in records if one.provenance.source.source_id.startswith(SOURCE_ID_BEGIN)]
+            if len(found) >= limit:
+                break
+        return [one for one in found[:limit] if not one.current.status.is_terminal]
 
     async def _asked_by(self, runs: Collection[RunId], wanted: SourceFilter) -> list[InvocationRecord]:
         """Return the records of those runs that these task instances started."""

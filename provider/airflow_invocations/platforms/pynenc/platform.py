@@ -197,6 +197,10 @@ class PynencPlatform(Platform):
         wanted = SourceFilter(dag_id, run_id, task_id, map_index, iteration)
         return (await self._call(lambda cluster: cluster.reader.find(wanted)))[:limit]
 
+    async def find_active(self, limit: int) -> list[InvocationRecord]:
+        """Return the active invocations that tasks of any Airflow have started."""
+        return await self._call(lambda cluster: cluster.reader.find_active(limit))
+
     @asynccontextmanager
     async def events(self, wanted: EventFilter, since: int | None) -> AsyncIterator[EventStream]:
         """Open a stream of the terminal statuses of all invocations of the app; its history is polled."""

@@ -16,6 +16,7 @@ from pynenc.models.invocation_dto import InvocationDTO
 from pynenc.runner.runner_context import RunnerContext
 
 from ...models import (
+    SOURCE_ID_BEGIN,
     ActionProvenance,
     ComputeRequirements,
     ContainerParameters,
@@ -135,6 +136,17 @@ class RecordReader:
         }
         records = [self.record(one) for one in ids]
         return sorted(records, key=lambda record: record.created, reverse=True)
+
+    def find_active(self, limit: int) -> list[InvocationRecord]:
+        """Return the active invocations that tasks of any Airflow have started."""
+        backend = self._app.state_backend
+        ids = {
+            one
+            for source in {one.runner_id for one in backend.get_matching_runner_contexts(SOURCE_ID_BEGIN)}
+            for one in backend.get_invocations_by_parent_event(source)
+        }
+        active = [one.invocation_id for one in self.statuses(sorted(ids)) if not one.status.is_terminal]
+        return [self.record(one) for one in active[:limit]]
 
     def outputs(self, invocation_id: str) -> Any:
         """Return the result of a completed task. Raises UnsupportedError unless it is JSON."""

@@ -14,6 +14,7 @@ import pydantic
 from ...invocation_api import SECRET_PREFIX
 from ...models import (
     MAX_PAGE_SIZE,
+    SOURCE_ID_BEGIN,
     ActionRecord,
     EventFilter,
     InvocationRecord,
@@ -185,6 +186,17 @@ class RobotoPlatform(Platform):
             if limit is not None and len(found) >= limit:
                 break
         return [with_exit_code(record) for record in found[:limit]]
+
+    async def find_active(self, limit: int) -> list[InvocationRecord]:
+        """Return the active invocations that tasks of any Airflow have started, newest first."""
+        begins = compare("provenance.source.source_id", "BEGINS_WITH", SOURCE_ID_BEGIN)
+        found: list[InvocationRecord] = []
+        query = {"condition": all_of(begins, IS_ACTIVE)}
+        async for page in self._client.pages(RecordPage, query, min(limit, MAX_PAGE_SIZE)):
+            found += page.items
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
         """Return the invocation of an action that was created last, at `since` or later; None: none was.
