@@ -30,7 +30,7 @@ kill-matrix: setup ## kill, stop and disconnect every component of a real Airflo
 	@$(BOUNDED) 3h $(PYTEST) tests/system/kill_matrix -m kill_matrix --kill-matrix-table dist/kill-matrix.md
 
 benchmarks: setup ## the figures of docs/performance.md, and the soak (minutes)
-	@.venv/bin/python -m tests.benchmarks.service
+	@.venv/bin/python -m tests.benchmarks.server
 	@.venv/bin/python -m tests.benchmarks.waits
 	@.venv/bin/python -m tests.benchmarks.waits --airflow
 	@.venv/bin/python -m tests.benchmarks.action_logs

@@ -37,7 +37,7 @@ from ..system.kill_matrix.deployment import POSTGRES, create_database, drop_data
 from ..system.real_triggerer import RealTriggerer
 from ..system.test_action_logs import connection_to, invoke, rest_of
 from .figures import Figure, Times, table
-from .service import fill
+from .server import fill
 
 #: Largest ratio of an end's delay with lines to that without.
 BOUND = 1.5

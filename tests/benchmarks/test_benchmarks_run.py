@@ -19,7 +19,7 @@ def runs() -> Iterator[dict[str, Run]]:
     """Start all benchmarks as commands and at the same time, because each mostly waits."""
     commands = {
         "soak": ["--kills", "3", "--seed", "1"],
-        "service": ["--quick"],
+        "server": ["--quick"],
         "workerless": ["--quick"],
         "parsing": ["--quick"],
         "waits": ["--quick", "--only", "push", "--only", "batched", "--only", "dbt"],
@@ -59,7 +59,7 @@ def test_soak_loses_nothing_in_a_few_kills(runs: dict[str, Run]) -> None:
 
 
 def test_every_figure_is_measured(runs: dict[str, Run]) -> None:
-    printed = printed_by(runs["service"])
+    printed = printed_by(runs["server"])
     for what in ("invoke", "spawn", "launch", "log ingest", "a page of 100", "memory", "status change"):
         assert f"| {what}" in printed
 

@@ -36,7 +36,7 @@ from ..integration.conftest import Service
 from ..support.waiting import until
 from .figures import Figure, Times, table
 from .load import Connection
-from .service import fill, serving
+from .server import fill, serving
 from .waits_process import CONN_ID, POLL_INTERVAL
 from .waits_server import CONTROL, invocation_id_of
 

@@ -1,6 +1,6 @@
 """Measure the speed of the local server, with the limits measured in the same run.
 
-`python -m tests.benchmarks.service [--quick]` prints a markdown table. Only ratios and limits are
+`python -m tests.benchmarks.server [--quick]` prints a markdown table. Only ratios and limits are
 meaningful; absolute numbers depend on the machine.
 """
 
@@ -101,7 +101,7 @@ QUICK = Sizes(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.service", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.server", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="little of each: shows that it runs, no more")
     parser.add_argument("--only", choices=sorted(MEASUREMENTS), action="append", help="only this one")
     options = parser.parse_args(arguments)
