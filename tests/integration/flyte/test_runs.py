@@ -85,9 +85,9 @@ class TestInvoking:
         assert action.name == TASK
         declared = {one.name: (one.required, one.default, one.description) for one in action.parameters}
         assert declared == {
-            "who": (True, None, "text"),
+            "who": (True, None, "string"),
             "count": (False, "1", "integer"),
-            "trouble": (False, "none", "text"),
+            "trouble": (False, "none", "string"),
         }
 
     @pytest.mark.parametrize("action", ["env.nothing", "env.greet@v9", "bags/development/env.greet"])
