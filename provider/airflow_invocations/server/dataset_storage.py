@@ -144,6 +144,41 @@ class Folder:
                     os.unlink(draft, dir_fd=parent)
                 raise
 
+    def move_in(self, source: Path, path: str) -> None:
+        """Create or replace a file by moving another one; copies it from another file system.
+
+        :param source: the file that is moved; its content must be on the disk.
+        :raises OSError: the file can't be written, or the path is a folder.
+        :raises ValueError: the path leads out of the folder, or has the name of an unfinished upload.
+        """
+        with self._opened_root() as root, _parent(root, path, create=True) as (parent, name):
+            if _is_draft(path):
+                raise ValueError(f"{path!r} has the name of an unfinished upload; choose another name")
+            try:
+                os.replace(source, name, dst_dir_fd=parent)
+                return
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+        self.copy_in(source, path)
+        source.unlink()
+
+    def delete(self, path: str) -> None:
+        """Delete a file. Raises OSError, ValueError."""
+        with self._opened_root() as root, _parent(root, path, create=False) as (parent, name):
+            os.unlink(name, dir_fd=parent)
+
+    def rename(self, path: str, new_path: str) -> None:
+        """Move a file within the folder. Raises OSError, ValueError."""
+        with (
+            self._opened_root() as root,
+            _parent(root, path, create=False) as (parent, name),
+            _parent(root, new_path, create=True) as (new_parent, new_name),
+        ):
+            if _is_draft(new_path):
+                raise ValueError(f"{new_path!r} has the name of an unfinished upload; choose another name")
+            os.replace(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
+
     @contextlib.contextmanager
     def _opened_root(self) -> Iterator[int]:
         try:

@@ -14,7 +14,7 @@ from ..models import Condition, ConditionGroup, Page, QuerySpecification, SortDi
 from ..models.dataset import DatasetRecord, DatasetUpdate, FileRecord, FileUpdate, NewDataset
 from .dataset_storage import Folder, parts_of
 from .db import Store
-from .errors import InvalidRequestError, NotFoundError, UnavailableError
+from .errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
 from .outages import is_outage
 from .query.file_patterns import FilePatterns, PatternError
 from .query.roboql import RoboqlQuery, read_roboql
@@ -226,6 +226,58 @@ class DatasetFiles:
         if dataset_updates:
             self._store.datasets.update(dataset_id, dataset_updates, org_id, user)
 
+    def add(
+        self,
+        dataset_id: str,
+        org_id: str,
+        user: str,
+        contents: Mapping[str, Path],
+        updates: Mapping[str, Sequence[FileUpdate]],
+    ) -> dict[str, str]:
+        """Move files into a dataset's folder.
+
+        :param contents: the files by their paths in the dataset.
+        :param updates: metadata to record, by path.
+        :return: the id of each file, by path.
+        :raises InvalidRequestError: a path is a folder of the dataset.
+        :raises NotFoundError: no such dataset.
+        """
+        folder = self.folder(dataset_id, org_id)
+        for path, content in contents.items():
+            with _possible(path):
+                folder.move_in(content, path)
+        found = {path: file for path in contents if (file := folder.find(path)) is not None}
+        self._store.files.record_scan(dataset_id, org_id, found, user, list(contents))
+        self._store.files.update_many(dataset_id, updates, org_id, user)
+        return {path: self._store.files.get_by_path(dataset_id, path, org_id).file_id for path in contents}
+
+    def delete_file(self, file_id: str, org_id: str) -> None:
+        """Delete a file from its dataset's folder. Raises NotFoundError."""
+        record = self.file(file_id, org_id)
+        folder = self.folder(record.association_id, org_id)
+        with contextlib.suppress(FileNotFoundError):
+            folder.delete(record.relative_path)
+        self._scan_file(record.association_id, record.relative_path, org_id)
+
+    def rename_file(self, file_id: str, new_path: str, org_id: str, user: str) -> FileRecord:
+        """Move a file within its dataset; it keeps its id.
+
+        :raises NotFoundError: no such file.
+        :raises InvalidRequestError: the path is none below a folder, or is a folder.
+        :raises ConflictError: the dataset has a file of the new path.
+        """
+        record = self.file(file_id, org_id)
+        folder = self.folder(record.association_id, org_id)
+        with _possible(new_path):
+            if folder.find(new_path) is not None:
+                raise ConflictError(f"dataset {record.association_id} has a file {new_path!r} already")
+
+        def move() -> None:
+            with _possible(new_path):
+                folder.rename(record.relative_path, new_path)
+
+        return self._store.files.rename(file_id, new_path, org_id, user, move)
+
     @contextlib.contextmanager
     def content(self, record: FileRecord) -> Iterator[int]:
         """Yield a descriptor to read a file. Raises NotFoundError if it has disappeared, OSError."""
@@ -283,6 +335,19 @@ def _readable(what: str) -> Iterator[None]:
         if is_outage(error):
             raise
         raise UnavailableError(f"{what} can't be read: {error.strerror}: {error.filename}") from None
+
+
+@contextlib.contextmanager
+def _possible(path: str) -> Iterator[None]:
+    """Raise InvalidRequestError for a path that the folder can't have."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from None
+    except OSError as error:
+        if is_outage(error):
+            raise
+        raise InvalidRequestError(f"{path!r} can't be written: {error.strerror}") from None
 
 
 def _patterns(patterns: Sequence[str]) -> FilePatterns | None:

@@ -35,7 +35,9 @@ from .metrics import CountRequests, Metrics
 from .secrets import Secrets
 from .settings import ServerSettings, StartError
 from .signed_urls import SignedUrls
+from .storage_credentials import StorageCredentials
 from .tokens import Tokens, token_of
+from .uploads import Uploads
 from .watch_hub import WatchHub
 
 _log = logging.getLogger(__name__)
@@ -72,7 +74,10 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     endpoint = _endpoint(listener)
     watches = WatchHub(store, logs, tokens.is_current)
     metrics = Metrics(store.invocations.count_by_status, watches.__len__)
-    api = create_app(store, datasets, logs, tokens, SignedUrls(token), watches, metrics, settings)
+    uploads = Uploads(datasets, settings.uploads)
+    credentials = StorageCredentials(token)
+    urls = SignedUrls(token)
+    api = create_app(store, datasets, logs, tokens, urls, uploads, credentials, watches, metrics, settings)
     # The outermost middleware, so that it also counts the responses of a failed app.
     app = CountRequests(api, metrics)
     config = BoundedConfig(

@@ -73,6 +73,11 @@ class ServerSettings:
         return self.data_dir / "datasets"
 
     @property
+    def uploads(self) -> Path:
+        """The folder of uploads that aren't complete."""
+        return self.data_dir / "uploads"
+
+    @property
     def secrets_key(self) -> Path:
         """The file of the key that encrypts secrets."""
         return self.data_dir / "secrets.key"

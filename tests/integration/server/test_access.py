@@ -92,6 +92,20 @@ ROUTES: dict[tuple[str, str], tuple[Rule, Any]] = {
     ("PUT", "/v1/datasets/{dataset_id}"): (OWN_INVOKE, {}),
     ("DELETE", "/v1/datasets/{dataset_id}"): (ADMIN, None),
     ("POST", "/v1/datasets/{dataset_id}/files/query"): (OWN_READ, {}),
+    ("GET", "/v1/datasets/id/{dataset_id}/credentials"): (OWN_READ, None),
+    ("GET", "/v1/files/association/id/{dataset_id}/credentials"): (OWN_READ, None),
+    ("POST", "/v1/files/upload"): (  # the body has the dataset
+        INVOKE,
+        {
+            "association": {"association_id": "ds_1", "association_type": "dataset"},
+            "resource_manifest": {"x.csv": 1},
+        },
+    ),
+    ("GET", "/v1/files/upload/{upload_id}/credentials"): (INVOKE, None),
+    ("PUT", "/v1/files/upload/{upload_id}/progress"): (INVOKE, {"manifest_items": []}),
+    ("PUT", "/v1/files/upload/{upload_id}/complete"): (INVOKE, None),
+    ("DELETE", "/v1/files/{file_id}"): (INVOKE, None),
+    ("PUT", "/v1/files/{file_id}/rename"): (INVOKE, {"association_id": "ds_1", "new_path": "x/y.csv"}),
     ("POST", "/v1/files/query"): (READ, {}),
     ("GET", "/v1/files/record/{file_id}"): (OWN_READ, None),
     ("PUT", "/v1/files/record/{file_id}"): (OWN_INVOKE, {}),
@@ -113,6 +127,7 @@ ROUTES: dict[tuple[str, str], tuple[Rule, Any]] = {
 OPEN_ROUTES = {
     ("GET", "/v1/files/{file_id}/content"),  # its address is signed
     ("HEAD", "/v1/files/{file_id}/content"),
+    *((method, "/invocations_files/{key:path}") for method in ("GET", "HEAD", "PUT", "POST", "DELETE")),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
@@ -130,7 +145,7 @@ OPEN_ROUTES = {
 
 def routes_of_the_app() -> list[BaseRoute]:
     anything: Any = None
-    return create_app(*[anything] * 7, settings=ServerSettings(Path("unused"))).routes
+    return create_app(*[anything] * 9, settings=ServerSettings(Path("unused"))).routes
 
 
 def test_every_route_has_a_decision() -> None:

@@ -24,8 +24,10 @@ from ..metrics import Metrics
 from ..query.roboql_queries import RoboqlQueries
 from ..settings import MAX_BODY, ServerSettings
 from ..signed_urls import SignedUrls
+from ..storage_credentials import StorageCredentials
 from ..timestamps import microseconds, now, timestamp
 from ..tokens import Tokens
+from ..uploads import Uploads
 from ..watch import Watch
 from ..watch_hub import WatchHub
 from .access import (
@@ -42,6 +44,7 @@ from .host_check import HostCheck
 from .page import Sessions, depth_first, page_routes
 from .request_body import BodyLimit
 from .responses import add_error_handlers, data_response, json_response, page_response
+from .s3_routes import s3_routes
 from .schemas import (
     MAX_IDS,
     ChangeWatchBody,
@@ -57,6 +60,7 @@ from .schemas import (
     UpdateActionBody,
 )
 from .sse import server_sent_events
+from .upload_routes import credential_routes, upload_routes
 
 #: Invocations of a tree in one response: the first in depth-first order.
 MAX_TREE = 1000
@@ -75,13 +79,16 @@ def create_app(
     logs: LogFiles,
     tokens: Tokens,
     urls: SignedUrls,
+    uploads: Uploads,
+    credentials: StorageCredentials,
     watches: WatchHub,
     metrics: Metrics,
     settings: ServerSettings,
 ) -> FastAPI:
     """Return the application: the API and the page.
 
-    Every route of the API requires a bearer token, except the probes and the content of files at signed URLs.
+    Every route of the API requires a bearer token, except the probes, the content of files at
+    signed URLs, and requests that are signed with temporary credentials.
     """
     app = FastAPI(
         title="Invocations: the local server",
@@ -112,12 +119,15 @@ def create_app(
     app.include_router(_invocation_routes(store, logs, settings, allows), prefix="/v1/actions/invocations")
     app.include_router(_action_routes(store, settings, allows), prefix="/v1/actions")
     app.include_router(dataset_routes(store, datasets, allows), prefix="/v1/datasets")
+    app.include_router(credential_routes(store, credentials, allows))
+    app.include_router(upload_routes(uploads, credentials, allows), prefix="/v1/files/upload")
     app.include_router(file_routes(datasets, urls, allows), prefix="/v1/files")
     app.include_router(query_routes(RoboqlQueries(datasets), allows), prefix="/v1/query")
     app.include_router(org_routes(allows), prefix="/v1/orgs")
     app.include_router(_user_routes(allows), prefix="/v1/users")
     app.include_router(_probe_routes(store, metrics))
     app.include_router(page_routes(store, tokens, sessions))
+    app.include_router(s3_routes(datasets, uploads, credentials))
     return app
 
 

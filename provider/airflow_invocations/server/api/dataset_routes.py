@@ -26,6 +26,7 @@ from .schemas import (
     CreateDatasetIfMissingBody,
     QueryBody,
     QueryFilesBody,
+    RenameFileBody,
     RoboqlBody,
     StructuredQueryBody,
     UpdateDatasetBody,
@@ -103,6 +104,7 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
 
     Reader = Annotated[Caller, allows(Role.Read)]  # noqa: N806
     OwnReader = Annotated[Caller, allows(Role.Read, own_file)]  # noqa: N806
+    Invoker = Annotated[Caller, allows(Role.Invoke)]  # noqa: N806
     OwnPath = Annotated[Caller, allows(Role.Read, own_dataset)]  # noqa: N806
     OwnInvoker = Annotated[Caller, allows(Role.Invoke, own_file)]  # noqa: N806
 
@@ -117,6 +119,15 @@ def file_routes(datasets: DatasetFiles, urls: SignedUrls, allows: Allows) -> API
     @router.put("/record/{file_id}")
     def update(file_id: FileId, request: UpdateFileBody, who: OwnInvoker) -> Response:
         return data_response(datasets.update_file(file_id, request, who.org_id, who.user))
+
+    @router.delete("/{file_id}", status_code=204)
+    def delete(file_id: FileId, who: Invoker) -> Response:
+        datasets.delete_file(file_id, who.org_id)
+        return Response(status_code=204)
+
+    @router.put("/{file_id}/rename")
+    def rename(file_id: FileId, request: RenameFileBody, who: Invoker) -> Response:
+        return data_response(datasets.rename_file(file_id, request.new_path, who.org_id, who.user))
 
     @router.get("/record/path/{path:path}/association/{dataset_id}")
     def get_by_path(path: str, dataset_id: DatasetId, who: OwnPath, version_id: Version = None) -> Response:

@@ -31,7 +31,7 @@ from ...models import (
 )
 from ...models.action import require_flat
 from ...models.base import WireModel, require_plain_json
-from ...models.dataset import DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
+from ...models.dataset import Association, DatasetUpdate, FileUpdate, NewDataset, NewDatasetUnlessThere
 from ...models.status import KnownStatus
 from ...runtime.secrets import SECRET_PREFIX
 from ..execution.process_limits import MAX_TEXT, size_of_text, size_of_variable
@@ -136,6 +136,7 @@ def _plain_changes(changes: MetadataChangeset | None) -> MetadataChangeset | Non
 
 
 _Description = Annotated[str | None, pydantic.Field(max_length=_MAX_DESCRIPTION)]
+_Name = Annotated[str, pydantic.Field(max_length=_MAX_NAME)]
 _DeviceId = Annotated[str | None, pydantic.Field(max_length=_MAX_NAME)]
 _Tags = Annotated[
     list[Annotated[str, pydantic.Field(max_length=_MAX_NAME)]], pydantic.Field(max_length=_MAX_TAGS)
@@ -261,6 +262,27 @@ class RoboqlBody(WireModel, defer_build=False):
 
     query: str | None = None
     target: str
+
+
+class BeginUploadBody(WireModel, defer_build=False):
+    """An upload to announce: the bytes of each file, by its path in the dataset."""
+
+    association: Association
+    device_id: _DeviceId = None
+    resource_manifest: dict[Annotated[str, pydantic.Field(max_length=_MAX_URI)], int]
+
+
+class ReportUploadBody(WireModel, defer_build=False):
+    """The URIs of files whose content has been sent."""
+
+    manifest_items: Annotated[list[str], pydantic.Field(max_length=_MAX_SELECTED)]
+
+
+class RenameFileBody(WireModel, defer_build=False):
+    """A file's new path in its dataset."""
+
+    association_id: _Name
+    new_path: Annotated[str, pydantic.Field(max_length=_MAX_URI)]
 
 
 class SearchSpecification(QuerySpecification, defer_build=False):

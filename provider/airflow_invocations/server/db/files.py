@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from ...models.dataset import FileRecord, FileStatus, FileUpdate
 from ..dataset_storage import FoundFile
 from ..errors import NotFoundError
 from ..query.statements import next_token, page_of
+from ..storage_credentials import BUCKET
 from ..timestamps import now, to_datetime
 from .database import QUERY_TIMEOUT, Database
 from .datasets import apply_update, require_dataset
@@ -120,6 +121,21 @@ class FileRepository:
             _update(connection, row, [update], user)
             return _to_record(_require_file(connection, files.c.file_id == file_id, org_id, file_id))
 
+    def rename(self, file_id: str, path: str, org_id: str, user: str, move: Callable[[], None]) -> FileRecord:
+        """Record a file at another path of its dataset, and move its content.
+
+        :param move: moves the content; if it fails, nothing is recorded.
+        :raises NotFoundError: no such file.
+        """
+        with self._database.write() as connection:
+            row = _require_file(connection, files.c.file_id == file_id, org_id, file_id)
+            former = (files.c.dataset_id == row.dataset_id) & (files.c.path == path) & ~files.c.available
+            connection.execute(files.delete().where(former))
+            values = {"path": path, "modified": now(), "modified_by": user}
+            connection.execute(files.update().where(files.c.number == row.number).values(values))
+            move()
+            return _to_record(_require_file(connection, files.c.file_id == file_id, org_id, file_id))
+
     def update_many(
         self, dataset_id: str, updates: Mapping[str, Sequence[FileUpdate]], org_id: str, user: str
     ) -> None:
@@ -202,7 +218,7 @@ def _to_record(row: sa.Row[Any]) -> FileRecord:
         relative_path=row.path,
         size=row.size,
         status=FileStatus.Available,
-        uri=f"invocations://{row.dataset_id}/{row.path}",
+        uri=f"s3://{BUCKET}/{row.dataset_id}/{row.file_id}",
         version=row.version,
         **row.record,
     )

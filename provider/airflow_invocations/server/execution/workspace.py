@@ -127,6 +127,9 @@ class Workspace:
             Variable.ServiceEndpoint: access.endpoint,
             Variable.ApiKey: access.token,
             Variable.BearerToken: access.token,
+            # The published client moves files with boto3, which reads this variable.
+            "AWS_ENDPOINT_URL_S3": access.endpoint,
+            "AWS_EC2_METADATA_DISABLED": "true",
         }
         variables = {f"{_PARAMETER}{name}": _text(value) for name, value in record.parameter_values.items()}
         chosen = record.container_parameters.env_vars or {}
