@@ -13,6 +13,7 @@ from .common import Commands, add_command
 from .datasets import add_dataset
 from .invocations import add_events, add_list, add_tree, add_watch
 from .local_server import add_backup, add_connection, add_demo, add_serve
+from .reconcile import add_reconcile
 from .secrets import add_secret
 from .tokens import add_token
 
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (
         add_serve, add_token, add_connection, add_dataset, add_secret, add_backup,
         add_list, add_watch, add_tree, add_events, add_demo, _add_check,
+        add_reconcile,
     ):  # fmt: skip
         add(commands)
     return parser
