@@ -30,8 +30,8 @@ import sqlalchemy as sa
 
 from airflow_invocations.action_log import ShownLog
 
-from ..integration.conftest import Service as BareService
-from ..system.conftest import Service
+from ..integration.conftest import LocalServer
+from ..system.conftest import SystemServer
 from ..system.kill_matrix.components import Component
 from ..system.kill_matrix.deployment import POSTGRES, create_database, drop_database
 from ..system.real_triggerer import RealTriggerer
@@ -102,8 +102,8 @@ class Lines:
 class Quiet:
     """A server with invocations that stay queued until they are ended one by one."""
 
-    def __init__(self, service: BareService, ids: Sequence[str]) -> None:
-        self.service = service
+    def __init__(self, server: LocalServer, ids: Sequence[str]) -> None:
+        self.server = server
         self.ids = list(ids)
         self.left = list(ids)
 
@@ -114,12 +114,12 @@ class Quiet:
         began = time.monotonic()
         for invocation_id, moment in zip(chosen, moments, strict=True):
             time.sleep(max(0.0, began + moment - time.monotonic()))
-            self.service.request("POST", f"v1/actions/invocations/{invocation_id}/cancel").raise_for_status()
+            self.server.request("POST", f"v1/actions/invocations/{invocation_id}/cancel").raise_for_status()
         time.sleep(max(0.0, began + seconds - time.monotonic()))
         return {each: self._ended(each) for each in chosen}
 
     def _ended(self, invocation_id: str) -> datetime:
-        record = self.service.request("GET", f"v1/actions/invocations/{invocation_id}").json()["data"]
+        record = self.server.request("GET", f"v1/actions/invocations/{invocation_id}").json()["data"]
         return max(datetime.fromisoformat(step["timestamp"]) for step in record["status"])
 
 
@@ -145,38 +145,38 @@ def _measure(
     plan: Plan, folder: Path, database: str | None, provider: Path | None
 ) -> tuple[Window, Window, Lines]:
     ids = fill(folder / "quiet", plan.waits, queued=True)
-    still = BareService(folder / "quiet", "--slots", "0")
+    still = LocalServer(folder / "quiet", "--slots", "0")
     still.start()
     actions = folder / "actions"
     (actions / "writer").mkdir(parents=True)
     (actions / "writer" / "action.json").write_text(json.dumps(WRITER))
     try:
-        with Service(folder / "writers", actions, slots=plan.writers) as service:
-            service.start()
+        with SystemServer(folder / "writers", actions, slots=plan.writers) as server:
+            server.start()
             connections = {
                 "quiet": {"conn_type": "roboto", "host": still.endpoint, "password": still.token},
-                "writers": connection_to(service),
+                "writers": connection_to(server),
             }
             os.environ["AIRFLOW_CONN_WRITERS"] = json.dumps(connections["writers"])
             with RealTriggerer(folder / "airflow", connections, database, provider) as airflow:
-                return _run(plan, folder, airflow, Quiet(still, ids), service)
+                return _run(plan, folder, airflow, Quiet(still, ids), server)
     finally:
         still.kill()
 
 
 def _run(
-    plan: Plan, folder: Path, airflow: RealTriggerer, quiet: Quiet, service: Service
+    plan: Plan, folder: Path, airflow: RealTriggerer, quiet: Quiet, server: SystemServer
 ) -> tuple[Window, Window, Lines]:
     go = folder / "go"
     count = int(plan.lines * plan.seconds / plan.writers)
     parameters = {"go": str(go), "count": str(count), "pause": str(plan.writers / plan.lines)}
-    writers = [invoke(service, "writer", parameters) for _ in range(plan.writers)]
+    writers = [invoke(server, "writer", parameters) for _ in range(plan.writers)]
     # The first task instances are those of the writers.
     airflow.wait_for([("writers", each) for each in writers] + [("quiet", each) for each in quiet.ids])
     triggerer = airflow.start()
     numbers = range(plan.writers)
     airflow.until("first lines", lambda: all(airflow.log(number) for number in numbers), patience=600)
-    airflow.until("waits", lambda: _open_ids(quiet.service) >= 1, patience=600)
+    airflow.until("waits", lambda: _open_ids(quiet.server) >= 1, patience=600)
     time.sleep(10 + plan.waits / 500)
     without = _window(plan, airflow, triggerer, quiet)
     began_lines = {number: len(airflow.log(number)) for number in numbers}
@@ -248,8 +248,8 @@ def _cpu(triggerer: Component) -> tuple[float, float]:
     return sum(times), times[-1]
 
 
-def _open_ids(service: BareService) -> float:
-    text = service.request("GET", "metrics").text
+def _open_ids(server: LocalServer) -> float:
+    text = server.request("GET", "metrics").text
     values = [
         line.rpartition(" ")[2] for line in text.splitlines() if "open_watches" in line and line[0] != "#"
     ]

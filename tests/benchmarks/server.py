@@ -43,7 +43,7 @@ from airflow_invocations.server.execution.logs import LogFiles
 from airflow_invocations.server.execution.workspace import Workspace
 from airflow_invocations.server.settings import ServerSettings
 
-from ..integration.conftest import Service
+from ..integration.conftest import LocalServer
 from ..support.waiting import until
 from ..unit.server.conftest import prepare, runner_of
 from .figures import Figure, Times, table
@@ -119,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure_invoke(folder: Path, sizes: Sizes) -> list[Figure]:
     """Compare invoke requests per second with those of the bare route, in alternating rounds; use medians."""
-    with serving(folder / "data", "--slots", "0") as service, bare(folder / "bare.db") as endpoint:
-        create_action(service, ["true"])
+    with serving(folder / "data", "--slots", "0") as server, bare(folder / "bare.db") as endpoint:
+        create_action(server, ["true"])
         ours: list[float] = []
         theirs: list[float] = []
 
@@ -129,7 +129,7 @@ def measure_invoke(folder: Path, sizes: Sizes) -> list[Figure]:
 
         for _ in range(sizes.rounds):
             rate = asyncio.run(
-                post_many(service.endpoint, service.token, INVOKE, body, sizes.invokes, CONNECTIONS)
+                post_many(server.endpoint, server.token, INVOKE, body, sizes.invokes, CONNECTIONS)
             )
             ours.append(rate)
             theirs.append(asyncio.run(post_many(endpoint, "", "rows", body, sizes.invokes, CONNECTIONS)))
@@ -190,13 +190,13 @@ def measure_logs(folder: Path, sizes: Sizes) -> list[Figure]:
         subprocess.run(["cat", str(source)], stdout=copy, check=True)
     peer = size / (time.perf_counter() - began)
     (folder / "copy").unlink()
-    with serving(folder / "data", "--slots", "1") as service:
-        create_action(service, ["cat", str(source)])
-        record = invoke(service)
-        ended = until(lambda: ended_record(service, record["invocation_id"]), within=120)
+    with serving(folder / "data", "--slots", "1") as server:
+        create_action(server, ["cat", str(source)])
+        record = invoke(server)
+        ended = until(lambda: ended_record(server, record["invocation_id"]), within=120)
         assert ended is not None
         assert ended["last_status"] == InvocationStatus.Completed, ended
-        kept = (service.data_dir / "logs" / f"{record['invocation_id']}.log").stat().st_size
+        kept = (server.data_dir / "logs" / f"{record['invocation_id']}.log").stat().st_size
         assert kept >= size, (kept, size)
     seconds = moment_of(ended, InvocationStatus.Uploading) - moment_of(ended, InvocationStatus.Processing)
     rate, lines = size / seconds, size / 100 / seconds
@@ -223,9 +223,9 @@ def measure_queries(folder: Path, sizes: Sizes) -> list[Figure]:
         }
     finally:
         store.close()
-    with serving(data_dir, "--slots", "0") as service:
+    with serving(data_dir, "--slots", "0") as server:
         over_http = {
-            what: Times.of(asyncio.run(time_http_queries(service, specification, sizes.queries)))
+            what: Times.of(asyncio.run(time_http_queries(server, specification, sizes.queries)))
             for what, specification in queries_over(ids)
         }
     return [
@@ -253,13 +253,13 @@ def measure_memory(folder: Path, sizes: Sizes) -> list[Figure]:
 
     with (
         tempfile.TemporaryDirectory(dir=place, prefix="invocations-benchmark-") as data,
-        serving(Path(data) / "data", "--slots", "0") as service,
+        serving(Path(data) / "data", "--slots", "0") as server,
     ):
-        create_action(service, ["true"])
-        process = psutil.Process(service.process.pid)
+        create_action(server, ["true"])
+        process = psutil.Process(server.process.pid)
 
         def invoke_more(count: int) -> int:
-            asyncio.run(post_many(service.endpoint, service.token, INVOKE, body, count, CONNECTIONS))
+            asyncio.run(post_many(server.endpoint, server.token, INVOKE, body, count, CONNECTIONS))
             resident: int = process.memory_info().rss
             return resident
 
@@ -267,7 +267,7 @@ def measure_memory(folder: Path, sizes: Sizes) -> list[Figure]:
         after = invoke_more(sizes.lives - few)
     return [
         Figure(
-            f"memory of the service, {sizes.lives:,} invocations waiting",
+            f"memory of the server, {sizes.lives:,} invocations waiting",
             f"{after / 1e6:.1f} MB",
             f"{before / 1e6:.1f} MB after {few:,}",
             f"{after / before:.3f} (flat: at most 1.05)",
@@ -279,8 +279,8 @@ def measure_memory(folder: Path, sizes: Sizes) -> list[Figure]:
 def measure_watch(folder: Path, sizes: Sizes) -> list[Figure]:
     """Measure the time from a status in the database to the watcher: with one client, and with many."""
     ids = fill(folder / "data", sizes.watched, queued=True)
-    with serving(folder / "data", "--slots", "0") as service:
-        calm, busy = asyncio.run(time_deliveries(service, ids, sizes.changes))
+    with serving(folder / "data", "--slots", "0") as server:
+        calm, busy = asyncio.run(time_deliveries(server, ids, sizes.changes))
     return [
         Figure(
             f"status change to a watcher of {len(ids):,} ids, {how}",
@@ -307,14 +307,14 @@ MEASUREMENTS: dict[str, Callable[[Path, Sizes], list[Figure]]] = {
 
 
 @contextmanager
-def serving(data_dir: Path, *options: str) -> Iterator[Service]:
+def serving(data_dir: Path, *options: str) -> Iterator[LocalServer]:
     """Run a server process with a data folder until the block ends."""
-    service = Service(data_dir, *options)
-    service.start()
+    server = LocalServer(data_dir, *options)
+    server.start()
     try:
-        yield service
+        yield server
     finally:
-        service.end()
+        server.end()
 
 
 @contextmanager
@@ -330,20 +330,20 @@ def bare(database: Path) -> Iterator[str]:
             process.terminate()
 
 
-def create_action(service: Service, command: list[str]) -> None:
+def create_action(server: LocalServer, command: list[str]) -> None:
     body = {"name": "bench", "container_parameters": {"command": command}}
-    service.request("POST", "v1/actions", json=body).raise_for_status()
+    server.request("POST", "v1/actions", json=body).raise_for_status()
 
 
-def invoke(service: Service) -> dict[str, Any]:
-    answer = service.request("POST", INVOKE, json={"invocation_source": "Manual"})
+def invoke(server: LocalServer) -> dict[str, Any]:
+    answer = server.request("POST", INVOKE, json={"invocation_source": "Manual"})
     record: dict[str, Any] = answer.raise_for_status().json()["data"]
     return record
 
 
-def ended_record(service: Service, invocation_id: str) -> dict[str, Any] | None:
+def ended_record(server: LocalServer, invocation_id: str) -> dict[str, Any] | None:
     """Wait until an invocation has ended; return its record."""
-    record = service.request("GET", f"v1/actions/invocations/{invocation_id}").json()["data"]
+    record = server.request("GET", f"v1/actions/invocations/{invocation_id}").json()["data"]
     return record if InvocationStatus(record["last_status"]).is_terminal else None
 
 
@@ -582,9 +582,9 @@ def time_queries(store: Store, specification: dict[str, Any], count: int) -> Ite
         yield time.perf_counter() - began
 
 
-async def time_http_queries(service: Service, specification: dict[str, Any], count: int) -> list[float]:
+async def time_http_queries(server: LocalServer, specification: dict[str, Any], count: int) -> list[float]:
     durations = []
-    async with Connection(service.endpoint, service.token) as connection:
+    async with Connection(server.endpoint, server.token) as connection:
         await connection.post(QUERY, specification)
         for _ in range(count):
             began = time.perf_counter()
@@ -596,16 +596,16 @@ async def time_http_queries(service: Service, specification: dict[str, Any], cou
 # -- watching ----------------------------------------------------------------------------------------
 
 
-async def time_deliveries(service: Service, ids: Sequence[str], changes: int) -> tuple[Times, Times]:
+async def time_deliveries(server: LocalServer, ids: Sequence[str], changes: int) -> tuple[Times, Times]:
     """Return the seconds from an event's time (before its commit) until the watcher has received it.
 
     First with one client that waits for each delivery, then with many clients that don't.
     """
-    headers = {"Authorization": f"Bearer {service.token}"}
+    headers = {"Authorization": f"Bearer {server.token}"}
     chance = random.Random(3)
     async with httpx.AsyncClient(headers=headers, timeout=60) as client:
         body = {"ids": list(ids)}
-        async with client.stream("POST", f"{service.endpoint}/{WATCH}", json=body) as answer:
+        async with client.stream("POST", f"{server.endpoint}/{WATCH}", json=body) as answer:
             told = events_of(answer)
             known = 0
             async for name, _ in told:
@@ -615,19 +615,19 @@ async def time_deliveries(service: Service, ids: Sequence[str], changes: int) ->
             assert known == len(ids), (known, len(ids))
             chosen = chance.sample(ids, min(changes, len(ids)))
             half = len(chosen) // 2
-            calm = await deliveries(service, told, chosen[:half], connections=1)
-            busy = await deliveries(service, told, chosen[half:], connections=CONNECTIONS)
+            calm = await deliveries(server, told, chosen[:half], connections=1)
+            busy = await deliveries(server, told, chosen[half:], connections=CONNECTIONS)
     return Times.of(calm), Times.of(busy)
 
 
 async def deliveries(
-    service: Service, told: AsyncIterator[tuple[str, dict[str, Any]]], ids: Sequence[str], connections: int
+    server: LocalServer, told: AsyncIterator[tuple[str, dict[str, Any]]], ids: Sequence[str], connections: int
 ) -> list[float]:
     """Cancel all invocations; return the seconds until each change was received."""
     remaining = iter(ids)
 
     async def cancel_on_one() -> None:
-        async with Connection(service.endpoint, service.token) as connection:
+        async with Connection(server.endpoint, server.token) as connection:
             for invocation_id in remaining:
                 await connection.post(f"v1/actions/invocations/{invocation_id}/cancel", {})
 

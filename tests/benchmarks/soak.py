@@ -34,7 +34,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.execution.workspace import INVOCATION_VARIABLE
 
-from ..integration.conftest import Service
+from ..integration.conftest import LocalServer
 from ..support.waiting import until
 
 SLOTS = 6
@@ -122,7 +122,7 @@ class Soak:
         self._marks.touch()
         port = str(free_port())
         options = ["--port", port, "--slots", str(SLOTS), "--grace", "0.3", "--actions", str(folder / "acts")]
-        self._service = Service(folder / "data", *options)
+        self._server = LocalServer(folder / "data", *options)
         self._endpoint = f"http://127.0.0.1:{port}"
         self._asked: list[Asked] = []
         self._over = threading.Event()
@@ -151,11 +151,11 @@ class Soak:
             self._await_ends()
             self._watcher.stop()
         self._look_at_history()
-        self._service.stop()  # which ends the watcher's stream
+        self._server.stop()  # which ends the watcher's stream
         watching.join()
-        for process in self._service.action_processes():
+        for process in self._server.action_processes():
             if process not in self._known_strays:
-                self._violate("processes after the service's end", described(process))
+                self._violate("processes after the server's end", described(process))
 
     def figures(self) -> Iterator[tuple[str, int]]:
         """Return the counts by name."""
@@ -166,7 +166,7 @@ class Soak:
             *(f"  {kind}" for kind in KINDS),
             "requests that had to be repeated",
             "attempts",
-            "times lost with the service",
+            "times lost with the server",
             *(f"ended {status}" for status in InvocationStatus if status.is_terminal),
             "status changes told to the watcher",
             "times the watcher opened its stream",
@@ -178,9 +178,9 @@ class Soak:
         """End all remaining processes."""
         self._over.set()
         self._watcher.stop()
-        if self._service.is_running:
-            self._service.kill()
-        for process in self._service.action_processes():
+        if self._server.is_running:
+            self._server.kill()
+        for process in self._server.action_processes():
             process.kill()
 
     # -- lives of the server -------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class Soak:
             (folder / kind / "action.json").write_text(action)
 
     def _start(self) -> None:
-        self._service.start()
+        self._server.start()
         self._look_at_new_life()
 
     def _kill(self, kills: int) -> None:
@@ -206,32 +206,32 @@ class Soak:
                     self._kill_while_starting()
                 else:
                     self._over.wait(self._chance.uniform(0, LONGEST_LIFE))
-                    self._service.kill()
+                    self._server.kill()
                     self._count["kills"] += 1
                     self._start()
                 done = f"{len(self._asked)} invocations, {len(self.violations)} violations"
                 progress.update(shown, completed=self._count["kills"], description=done)
 
     def _kill_while_starting(self) -> None:
-        self._service.kill()
+        self._server.kill()
         self._count["kills"] += 1
         # The recovery of the previous life is the last fifth of a start.
         instant = self._chance.uniform(0.5, 1.2) * self._usual_start
-        killer = threading.Timer(instant, lambda: self._service.process.send_signal(signal.SIGKILL))
+        killer = threading.Timer(instant, lambda: self._server.process.send_signal(signal.SIGKILL))
         began = time.monotonic()
         killer.start()
         try:
-            self._service.start()
+            self._server.start()
         except AssertionError:  # killed before it served
             killer.join()
-            self._service.process.wait()
-            if self._service.process.returncode != -signal.SIGKILL:
+            self._server.process.wait()
+            if self._server.process.returncode != -signal.SIGKILL:
                 raise
             self._count["  of these while starting"] += 1
         else:
             self._usual_start = time.monotonic() - began
             killer.join()
-            self._service.process.wait()
+            self._server.process.wait()
         self._count["kills"] += 1
         self._start()
 
@@ -240,8 +240,8 @@ class Soak:
 
     def _look_at_new_life(self) -> None:
         """Check that nothing of an earlier life runs or is owned when a new one serves."""
-        began = psutil.Process(self._service.process.pid).create_time()
-        for process in self._service.action_processes():
+        began = psutil.Process(self._server.process.pid).create_time()
+        for process in self._server.action_processes():
             try:
                 earlier = process.create_time() < began - 0.02
                 if earlier and process not in self._known_strays:
@@ -249,7 +249,7 @@ class Soak:
                     self._violate("processes of an earlier life", described(process))
             except psutil.NoSuchProcess:
                 continue
-        mine = f"runner-{self._service.process.pid}-%"
+        mine = f"runner-{self._server.process.pid}-%"
         claimed = "last_status BETWEEN 1 AND 4 AND (owner IS NULL OR owner NOT LIKE ?)"
         query = f"SELECT invocation_id, last_status, owner FROM invocations WHERE {claimed}"
         for row in self._rows(query, mine):
@@ -257,7 +257,7 @@ class Soak:
 
     def _await_ends(self) -> None:
         """Wait until all acknowledged invocations have ended; others are violations."""
-        if not self._service.is_running:
+        if not self._server.is_running:
             return
         active = "SELECT invocation_id, last_status, owner FROM invocations WHERE last_status < 5"
         try:
@@ -297,7 +297,7 @@ class Soak:
         return self._until_answered(lambda: http.post(path, **self._with({}))) is not None
 
     def _with(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {"json": body, "headers": {"Authorization": f"Bearer {self._service.token}"}}
+        return {"json": body, "headers": {"Authorization": f"Bearer {self._server.token}"}}
 
     def _until_answered(self, send: Callable[[], httpx.Response]) -> dict[str, Any] | None:
         """Repeat a request until there is a response; None: the soak has ended."""
@@ -348,7 +348,7 @@ class Soak:
 
     def _look_at_life(self, invocation_id: str, life: Life, begins: list[float], ends: list[float]) -> None:
         self._count["attempts"] += life.attempts
-        self._count["times lost with the service"] += life.losses
+        self._count["times lost with the server"] += life.losses
         self._count[f"ended {life.status}"] += 1
         seen = f"{invocation_id} {life} begins {begins} ends {ends}"
         if not life.status.is_terminal:
@@ -430,7 +430,7 @@ MUST_BE_NONE = (
     "never ended",
     "claimed without an owner that lives",
     "processes of an earlier life",
-    "processes after the service's end",
+    "processes after the server's end",
     "ran without being known",
     "cancelled and not Cancelled",
     "Completed without having come to its end",

@@ -32,7 +32,7 @@ import httpx
 
 from airflow_invocations.models import InvocationRecord
 
-from ..integration.conftest import Service
+from ..integration.conftest import LocalServer
 from ..support.waiting import until
 from .figures import Figure, Times, table
 from .load import Connection
@@ -364,7 +364,7 @@ class InMemory(Server):
 class Real(Server):
     """The local server, with invocations that it doesn't run."""
 
-    def __init__(self, service: Service, ids: list[str]) -> None:
+    def __init__(self, service: LocalServer, ids: list[str]) -> None:
         self._service = service
         self.endpoint, self.token = service.endpoint, service.token
         self.ids = ids

@@ -18,7 +18,7 @@ from pathlib import Path
 from airflow_invocations.demo.standalone import StandaloneAirflow
 from airflow_invocations.models import InvocationStatus
 
-from ..system.conftest import Service
+from ..system.conftest import SystemServer
 from .figures import Figure, Times
 
 ROOT = Path(__file__).parents[2]
@@ -57,14 +57,14 @@ def measure_airflow() -> list[Figure]:
         shutil.copy(Path(__file__).with_name("waits_dag.py"), dags)
         (actions / "until").mkdir(parents=True)
         (actions / "until" / "action.json").write_text(json.dumps(ACTION))
-        with Service(Path(folder) / "service", actions, slots=16) as service:
-            service.start()
-            connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+        with SystemServer(Path(folder) / "server", actions, slots=16) as server:
+            server.start()
+            connection = {"conn_type": "roboto", "host": server.endpoint, "password": server.token}
             home = Path(folder) / "home"
             with StandaloneAirflow(home, dags, {"roboto_default": connection}) as airflow:
                 airflow.start()
                 airflow.wait_for_dag(DAG_ID)
-                delays = run_until_all_waited(airflow, service)
+                delays = run_until_all_waited(airflow, server)
     invoked, by_itself = (Times.of(each) for each in delays)
     ratio = invoked.median / by_itself.median
     return [
@@ -78,16 +78,16 @@ def measure_airflow() -> list[Figure]:
     ]
 
 
-def run_until_all_waited(airflow: StandaloneAirflow, service: Service) -> tuple[list[float], list[float]]:
+def run_until_all_waited(airflow: StandaloneAirflow, server: SystemServer) -> tuple[list[float], list[float]]:
     """Return the seconds from each end to its task's success, for the first run with all tasks deferred."""
     for head_start in HEAD_STARTS:
-        if delays := run_once(airflow, service, head_start):
+        if delays := run_once(airflow, server, head_start):
             return delays
     raise AssertionError(f"the tasks weren't deferred within {HEAD_STARTS[-1]} s\n{airflow.log_tail()}")
 
 
 def run_once(
-    airflow: StandaloneAirflow, service: Service, head_start: float
+    airflow: StandaloneAirflow, server: SystemServer, head_start: float
 ) -> tuple[list[float], list[float]] | None:
     """Return the seconds from each end to the task's success: of invocations, and of triggers by themselves.
 
@@ -111,7 +111,7 @@ def run_once(
         if instance["task_id"].startswith("by_itself"):
             by_itself.append(succeeded - result)
         else:
-            record = service.record(result["invocation_id"])
+            record = server.record(result["invocation_id"])
             assert record.current.status is InvocationStatus.Completed
             invoked.append(succeeded - record.current.timestamp.timestamp())
     return invoked, by_itself

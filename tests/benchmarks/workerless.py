@@ -19,7 +19,7 @@ from pathlib import Path
 
 from airflow_invocations.demo.standalone import StandaloneAirflow
 
-from ..system.conftest import Service
+from ..system.conftest import SystemServer
 from .figures import Figure, table
 
 ACTION = {"name": "nothing", "container_parameters": {"command": ["true"]}}
@@ -40,9 +40,9 @@ def measure(tasks: int) -> Figure:
         shutil.copy(Path(__file__).with_name("workerless_dag.py"), dags)
         (actions / "nothing").mkdir(parents=True)
         (actions / "nothing" / "action.json").write_text(json.dumps(ACTION))
-        with Service(Path(folder) / "service", actions, slots=8) as service:
-            service.start()
-            connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+        with SystemServer(Path(folder) / "server", actions, slots=8) as server:
+            server.start()
+            connection = {"conn_type": "roboto", "host": server.endpoint, "password": server.token}
             home = Path(folder) / "home"
             with StandaloneAirflow(home, dags, {"roboto_default": connection}) as airflow:
                 airflow.start()

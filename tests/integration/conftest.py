@@ -19,7 +19,7 @@ from ..support.waiting import until
 T = TypeVar("T")
 
 
-class Service:
+class LocalServer:
     """One local server on one data folder, that outlives its processes: start, stop or kill, start.
 
     `descriptors` is how many the process may have open, where that isn't the tests' own limit.
@@ -51,7 +51,7 @@ class Service:
             return self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"the service didn't stop in 30 s: {self.errors}") from None
+            raise AssertionError(f"the server didn't stop in 30 s: {self.errors}") from None
 
     def kill(self) -> None:
         """End the process as a crash would."""
@@ -82,7 +82,7 @@ class Service:
         )
 
     def action_processes(self) -> list[psutil.Process]:
-        """What runs on behalf of this service's invocations."""
+        """What runs on behalf of this server's invocations."""
         mine = str(self.data_dir)
         return [
             process
@@ -107,7 +107,7 @@ class Service:
 
     def _announced(self) -> dict[str, Any] | None:
         if not self.is_running:
-            raise AssertionError(f"the service ended with {self.process.returncode}: {self.errors}")
+            raise AssertionError(f"the server ended with {self.process.returncode}: {self.errors}")
         try:
             announced: dict[str, Any] = json.loads((self.data_dir / "server.json").read_text())
         except FileNotFoundError:
@@ -123,25 +123,34 @@ def _environment_of(process: psutil.Process) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for all tests that leave it as they found it: eight slots, and half a second of grace."""
-    service = Service(tmp_path_factory.mktemp("service") / "data", "--slots", "8", "--grace", "0.5")
-    service.start()
-    yield service
-    service.end()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """One server for all tests that leave it as they found it: eight slots, and half a second of grace."""
+    server = LocalServer(tmp_path_factory.mktemp("server") / "data", "--slots", "8", "--grace", "0.5")
+    server.start()
+    yield server
+    server.end()
 
 
 @pytest.fixture
-def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start a service of the test's own, on a folder of its own, with the options it wants."""
-    started: list[Service] = []
+def start_server(tmp_path: Path) -> Iterator[Callable[..., LocalServer]]:
+    """Start a server of the test's own, on a folder of its own, with the options it wants."""
+    started: list[LocalServer] = []
 
-    def start(*options: str) -> Service:
-        service = Service(tmp_path / f"data-{len(started)}", *options)
-        started.append(service)
-        service.start()
-        return service
+    def start(*options: str) -> LocalServer:
+        server = LocalServer(tmp_path / f"data-{len(started)}", *options)
+        started.append(server)
+        server.start()
+        return server
 
     yield start
-    for service in started:
-        service.end()
+    for server in started:
+        server.end()
+
+
+@pytest.fixture(scope="session")
+def service(server: LocalServer) -> LocalServer:
+    """The server, by its former name."""
+    return server
+
+
+Service = LocalServer

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Service
+from .conftest import LocalServer
 
 
 def check(conn_id: str, **connections: Any) -> subprocess.CompletedProcess[str]:
@@ -25,12 +25,12 @@ def check(conn_id: str, **connections: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_connection_that_works_says_as_whom_and_where(service: Service) -> None:
-    done = check("fleet", fleet={"conn_type": "roboto", "host": service.endpoint, "password": service.token})
+def test_a_connection_that_works_says_as_whom_and_where(server: LocalServer) -> None:
+    done = check("fleet", fleet={"conn_type": "roboto", "host": server.endpoint, "password": server.token})
     assert done.returncode == 0, done.stderr
-    said = f"fleet: {service.endpoint} accepts the token of local in organisation og_local"
+    said = f"fleet: {server.endpoint} accepts the token of local in organisation og_local"
     assert done.stdout.splitlines()[-1] == said
-    assert service.token not in done.stdout + done.stderr
+    assert server.token not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_a_connection_that_works_says_as_whom_and_where(service: Service) -> Non
     ],
     ids=["token", "address", "empty", "organisation", "type", "missing"],
 )
-def test_any_other_says_why_not(service: Service, connection: dict[str, Any] | None, said: str) -> None:
-    good = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+def test_any_other_says_why_not(server: LocalServer, connection: dict[str, Any] | None, said: str) -> None:
+    good = {"conn_type": "roboto", "host": server.endpoint, "password": server.token}
     done = check("fleet", **({} if connection is None else {"fleet": {**good, **connection}}))
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("fleet: ")
     assert said in last
-    for secret in (service.token, "wr0ng-t0ken"):
+    for secret in (server.token, "wr0ng-t0ken"):
         assert secret not in done.stderr
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_invocations.models import DagRunProvenance, InvocationRequest, InvocationStatus
 
-from .conftest import Service
+from .conftest import LocalServer
 
 ENDED = {"deferred": False, "failed": True, "gone": True}
 
@@ -77,13 +77,13 @@ def reconcile(*arguments: str, **environment: str) -> subprocess.CompletedProces
     )
 
 
-def connection(service: Service, token: str | None = None) -> str:
-    return json.dumps({"conn_type": "roboto", "host": service.endpoint, "password": token or service.token})
+def connection(server: LocalServer, token: str | None = None) -> str:
+    return json.dumps({"conn_type": "roboto", "host": server.endpoint, "password": token or server.token})
 
 
-def invoke(service: Service, task_id: str, base_url: str) -> str:
+def invoke(server: LocalServer, task_id: str, base_url: str) -> str:
     """Invoke a long action as a task would; the invocation's id."""
-    service.request(
+    server.request(
         "POST", "v1/actions", json={"name": "long", "container_parameters": {"command": ["sleep", "600"]}}
     )
     asked = DagRunProvenance(
@@ -93,24 +93,24 @@ def invoke(service: Service, task_id: str, base_url: str) -> str:
     request = InvocationRequest(
         invocation_source=asked.source.source_type, invocation_source_id=asked.source_id
     )
-    answer = service.request("POST", "v1/actions/long/invoke", json=request.wire()).raise_for_status()
+    answer = server.request("POST", "v1/actions/long/invoke", json=request.wire()).raise_for_status()
     return str(answer.json()["data"]["invocation_id"])
 
 
-def is_cancelled(service: Service, invocation_id: str) -> bool:
-    answer = service.request("GET", f"v1/actions/invocations/{invocation_id}").raise_for_status()
+def is_cancelled(server: LocalServer, invocation_id: str) -> bool:
+    answer = server.request("GET", f"v1/actions/invocations/{invocation_id}").raise_for_status()
     return bool(answer.json()["data"]["last_status"] == int(InvocationStatus.Cancelled))
 
 
-def cancel_all(service: Service) -> None:
-    service.request("POST", "v1/actions/invocations/cancel/all", json={}).raise_for_status()
+def cancel_all(server: LocalServer) -> None:
+    server.request("POST", "v1/actions/invocations/cancel/all", json={}).raise_for_status()
 
 
-def test_reconcile_shows_and_cancels_what_no_task_waits_for(service: Service, airflow: str) -> None:
-    ids = {task_id: invoke(service, task_id, airflow) for task_id in ENDED}
-    other = invoke(service, "failed", "https://staging.example")
+def test_reconcile_shows_and_cancels_what_no_task_waits_for(server: LocalServer, airflow: str) -> None:
+    ids = {task_id: invoke(server, task_id, airflow) for task_id in ENDED}
+    other = invoke(server, "failed", "https://staging.example")
     login = {
-        "AIRFLOW_CONN_FLEET": connection(service),
+        "AIRFLOW_CONN_FLEET": connection(server),
         "INVOCATIONS_AIRFLOW_USER": "ada",
         "INVOCATIONS_AIRFLOW_PASSWORD": Airflow.password,
     }
@@ -121,7 +121,7 @@ def test_reconcile_shows_and_cancels_what_no_task_waits_for(service: Service, ai
     assert summary == (
         "active invocations: 4; foreign: 1; orphaned: 2; wanted: 1; nothing was cancelled (dry run)"
     )
-    assert not is_cancelled(service, ids["failed"])
+    assert not is_cancelled(server, ids["failed"])
     done = reconcile("fleet", "--airflow", airflow, "--json", **login)
     assert done.returncode == 0, done.stderr
     outcomes = {row["invocation_id"]: (row["verdict"], row["outcome"]) for row in json.loads(done.stdout)}
@@ -129,9 +129,9 @@ def test_reconcile_shows_and_cancels_what_no_task_waits_for(service: Service, ai
         ids["deferred"]: ("wanted", None), other: ("foreign", None),
         ids["failed"]: ("orphaned", "cancelled"), ids["gone"]: ("orphaned", "cancelled"),
     }  # fmt: skip
-    assert {name: is_cancelled(service, one) for name, one in ids.items()} == ENDED
+    assert {name: is_cancelled(server, one) for name, one in ids.items()} == ENDED
     assert Airflow.password not in dry.stdout + dry.stderr + done.stderr
-    cancel_all(service)
+    cancel_all(server)
 
 
 @pytest.mark.parametrize(
@@ -150,32 +150,32 @@ def test_reconcile_shows_and_cancels_what_no_task_waits_for(service: Service, ai
     ids=["connection", "url", "unreachable", "token", "password"],
 )
 def test_reconcile_cancels_nothing_without_an_answer(
-    service: Service, airflow: str, arguments: list[str], environment: dict[str, str], said: str
+    server: LocalServer, airflow: str, arguments: list[str], environment: dict[str, str], said: str
 ) -> None:
     base_url = arguments[-1].format(airflow=airflow) if len(arguments) > 1 else airflow
-    invocation_id = invoke(service, "failed", base_url)
+    invocation_id = invoke(server, "failed", base_url)
     arguments = [one.format(airflow=airflow) for one in arguments]
-    done = reconcile(*arguments, **{"AIRFLOW_CONN_FLEET": connection(service), **environment})
+    done = reconcile(*arguments, **{"AIRFLOW_CONN_FLEET": connection(server), **environment})
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("invocations reconcile: ")
     assert said in line
     assert "wr0ng" not in line
-    assert not is_cancelled(service, invocation_id)
-    cancel_all(service)
+    assert not is_cancelled(server, invocation_id)
+    cancel_all(server)
 
 
-def test_reconcile_with_a_token_that_may_not_cancel(service: Service, airflow: str) -> None:
-    invocation_id = invoke(service, "failed", airflow)
+def test_reconcile_with_a_token_that_may_not_cancel(server: LocalServer, airflow: str) -> None:
+    invocation_id = invoke(server, "failed", airflow)
     command = [sys.executable, "-m", "airflow_invocations.cli", "token", "add", "reader", "--role", "read"]
     made = subprocess.run(
-        [*command, "--data-dir", str(service.data_dir)], capture_output=True, text=True, check=True
+        [*command, "--data-dir", str(server.data_dir)], capture_output=True, text=True, check=True
     )
     done = reconcile(
         "fleet", "--airflow", airflow,
-        AIRFLOW_CONN_FLEET=connection(service, made.stdout.split()[-1]), INVOCATIONS_AIRFLOW_TOKEN="t0ken",
+        AIRFLOW_CONN_FLEET=connection(server, made.stdout.split()[-1]), INVOCATIONS_AIRFLOW_TOKEN="t0ken",
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("invocations reconcile: not cancelled: 1 of the unwanted invocations")
-    assert not is_cancelled(service, invocation_id)
-    cancel_all(service)
+    assert not is_cancelled(server, invocation_id)
+    cancel_all(server)

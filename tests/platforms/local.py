@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from airflow_invocations.models import InvocationStatus
 
-from ..integration.conftest import Service
+from ..integration.conftest import LocalServer as Server
 from .deployment import EXECUTIONS, RELEASE, Actions, Deployment
 
 ACTIONS = Actions("completes", "fails", "waits", "typed", unknown="no-such-action")
@@ -42,15 +42,15 @@ class LocalServer:
 
     @contextmanager
     def deploy(self, folder: Path, *, workers: bool) -> Iterator[Deployment]:
-        """A service on a data folder of its own that knows the actions."""
-        service = Service(folder / "service", "--grace", "0.5", "--slots", "8" if workers else "0")
-        service.start()
+        """A server on a data folder of its own that knows the actions."""
+        server = Server(folder / "server", "--grace", "0.5", "--slots", "8" if workers else "0")
+        server.start()
         try:
             for name, (script, parameters) in _SCRIPTS.items():
-                _register(service, name, script, parameters)
-            yield _Deployment(service)
+                _register(server, name, script, parameters)
+            yield _Deployment(server)
         finally:
-            service.end()
+            server.end()
 
     def nowhere(self, folder: Path) -> Mapping[str, Any]:
         """Nothing listens at the port for discarding."""
@@ -58,23 +58,23 @@ class LocalServer:
 
 
 class _Deployment:
-    """A service; without workers it has no slots."""
+    """A server; without workers it has no slots."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self.connection = {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.connection = {"conn_type": "roboto", "host": server.endpoint, "password": server.token}
 
     def start_workers(self) -> None:
-        port = str(urlsplit(self._service.endpoint).port)
-        self._service.restart("--grace", "0.5", "--slots", "8", "--port", port)
+        port = str(urlsplit(self._server.endpoint).port)
+        self._server.restart("--grace", "0.5", "--slots", "8", "--port", port)
 
 
-def _register(service: Service, name: str, script: str, parameters: list[dict[str, Any]]) -> None:
+def _register(server: Server, name: str, script: str, parameters: list[dict[str, Any]]) -> None:
     counted = f'echo once >> "$ROBOTO_PARAM_folder/{EXECUTIONS}"; {script}'
     action = {
         "name": name,
         "parameters": [{"name": "folder", "required": True}, *parameters],
         "container_parameters": {"command": ["sh", "-c", counted]},
     }
-    answer = service.request("POST", "v1/actions", json=action)
+    answer = server.request("POST", "v1/actions", json=action)
     assert answer.status_code == 200, answer.text

@@ -54,7 +54,7 @@ ACTIONS = {
 }
 
 
-class Service(LocalServer):
+class SystemServer(LocalServer):
     """The local server and its records."""
 
     def new_dataset(self) -> str:
@@ -86,16 +86,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemServer]:
+    folder = tmp_path_factory.mktemp("server")
     actions = folder / "actions"
     shutil.copytree(ROOT / "provider/airflow_invocations/demo/actions", actions)
     for name, action in ACTIONS.items():
         (actions / name).mkdir()
         (actions / name / "action.json").write_text(json.dumps({"name": name, **action}))
-    with Service(folder / "data", actions, slots=12) as service:
-        service.start()
-        yield service
+    with SystemServer(folder / "data", actions, slots=12) as server:
+        server.start()
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +111,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment | Non
 
 @pytest.fixture(scope="session")
 def airflow(
-    service: Service,
+    server: SystemServer,
     fleet: Deployment | None,
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
@@ -120,9 +120,9 @@ def airflow(
     dags = folder / "dags"
     shutil.copytree(ROOT / "dags", dags)
     shutil.copytree(HERE / "dags", dags, dirs_exist_ok=True)
-    (dags / "written_dataset").write_text(service.new_dataset())
+    (dags / "written_dataset").write_text(server.new_dataset())
     connections: dict[str, Mapping[str, Any]] = {
-        "roboto_default": {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+        "roboto_default": {"conn_type": "roboto", "host": server.endpoint, "password": server.token}
     }
     if fleet is not None:
         connections["fleet"] = fleet.connection

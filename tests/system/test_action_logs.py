@@ -15,7 +15,7 @@ from airflow_invocations.action_log import ShownLog
 from airflow_invocations.hooks import RobotoHook
 from airflow_invocations.waiters import UnshownRecords, log_pages
 
-from .conftest import Service
+from .conftest import SystemServer
 from .real_triggerer import RealTriggerer
 
 ACTIONS = 40
@@ -35,18 +35,18 @@ BURST = {
 }
 
 
-def invoke(service: Service, action: str, parameters: dict[str, Any]) -> str:
+def invoke(server: SystemServer, action: str, parameters: dict[str, Any]) -> str:
     answer = httpx.post(
-        f"{service.endpoint}/v1/actions/{action}/invoke",
+        f"{server.endpoint}/v1/actions/{action}/invoke",
         json={"invocation_source": "Manual", "parameter_values": parameters},
-        headers={"Authorization": f"Bearer {service.token}"},
+        headers={"Authorization": f"Bearer {server.token}"},
         trust_env=False,
     )
     return str(answer.raise_for_status().json()["data"]["invocation_id"])
 
 
-def connection_to(service: Service) -> dict[str, Any]:
-    return {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+def connection_to(server: SystemServer) -> dict[str, Any]:
+    return {"conn_type": "roboto", "host": server.endpoint, "password": server.token}
 
 
 def rest_of(invocation_id: str, shown: ShownLog, conn_id: str = "roboto_default") -> list[str]:
@@ -72,11 +72,11 @@ def test_no_line_of_a_burst_at_the_end_is_lost_or_shown_twice(
     actions = tmp_path / "actions"
     (actions / "burst").mkdir(parents=True)
     (actions / "burst" / "action.json").write_text(json.dumps(BURST))
-    with Service(tmp_path / "service", actions, slots=ACTIONS) as service:
-        service.start()
-        connection = connection_to(service)
+    with SystemServer(tmp_path / "server", actions, slots=ACTIONS) as server:
+        server.start()
+        connection = connection_to(server)
         monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(connection))
-        ids = [invoke(service, "burst", {"go": str(go)}) for _ in range(ACTIONS)]
+        ids = [invoke(server, "burst", {"go": str(go)}) for _ in range(ACTIONS)]
         with RealTriggerer(tmp_path / "airflow", {"roboto_default": connection}) as airflow:
             airflow.wait_for([("roboto_default", each) for each in ids])
             airflow.start()

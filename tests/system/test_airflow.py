@@ -17,7 +17,7 @@ from ..platforms.deployment import Deployment, executions
 from ..platforms.on_pynenc import OnSQLite
 from ..support import waiting
 from ..support.airflow_version import since
-from .conftest import Service
+from .conftest import SystemServer
 
 #: Longest time for anything that Airflow does on two busy cores, in seconds.
 PATIENCE = 90.0
@@ -53,7 +53,7 @@ def everything_said(airflow: StandaloneAirflow, dag_id: str, run_id: str, task_i
     return json.dumps(airflow.task_log(dag_id, run_id, task_id))
 
 
-def test_dag_checks_sensor_files(airflow: StandaloneAirflow, service: Service) -> None:
+def test_dag_checks_sensor_files(airflow: StandaloneAirflow, server: SystemServer) -> None:
     dag_id, task_id = "sensor_anomalies", "find_anomalies"
     run_id = airflow.trigger(dag_id, {"pace_seconds": 20})
     seen_live: dict[int, list[str]] = {}
@@ -72,7 +72,7 @@ def test_dag_checks_sensor_files(airflow: StandaloneAirflow, service: Service) -
     for index, file in enumerate(("sf-temps.csv", "seattle-temps.csv", "seattle-weather.csv")):
         result = airflow.xcom(dag_id, run_id, task_id, map_index=index)
         assert result["status"] == "Completed"
-        record = service.record(result["invocation_id"])
+        record = server.record(result["invocation_id"])
         assert record.current.status is InvocationStatus.Completed
         assert record.provenance.action.digest == result["digest"]
         provenance = DagRunProvenance.from_environment(record.container_parameters.env_vars)
@@ -94,7 +94,7 @@ def test_dag_checks_sensor_files(airflow: StandaloneAirflow, service: Service) -
             "Invocation": result["url"],
             "Invocation log": f"{result['url']}#log",
         }
-        output = service.folder_of(airflow.xcom(dag_id, run_id, "results")) / Path(file).stem
+        output = server.folder_of(airflow.xcom(dag_id, run_id, "results")) / Path(file).stem
         assert (output / "anomalies.png").read_bytes().startswith(b"\x89PNG")
         report = json.loads((output / "report.json").read_text())
         assert report["file"] == file
@@ -107,7 +107,9 @@ def test_dag_checks_sensor_files(airflow: StandaloneAirflow, service: Service) -
     ]
 
 
-def test_marking_a_task_failed_cancels_its_invocation(airflow: StandaloneAirflow, service: Service) -> None:
+def test_marking_a_task_failed_cancels_its_invocation(
+    airflow: StandaloneAirflow, server: SystemServer
+) -> None:
     run_id = airflow.trigger("killed")
     waiting = {"deferred": "deferred", "in_a_worker": "running"}
     until("waiting tasks", lambda: states(airflow, "killed", run_id) == waiting)
@@ -121,14 +123,14 @@ def test_marking_a_task_failed_cancels_its_invocation(airflow: StandaloneAirflow
         record = until(
             "cancelled invocation",
             lambda invocation_id=invocation_id: (
-                record if (record := service.record(invocation_id)).current.status.is_terminal else None
+                record if (record := server.record(invocation_id)).current.status.is_terminal else None
             ),
         )
         assert record.current.status is InvocationStatus.Cancelled
 
 
 def test_invalid_argument_fails_the_task_without_invocation_or_retry(
-    airflow: StandaloneAirflow, service: Service
+    airflow: StandaloneAirflow, server: SystemServer
 ) -> None:
     dag_id = "refused_and_failed"
     run_id = airflow.trigger(dag_id)
@@ -150,7 +152,7 @@ def test_invalid_argument_fails_the_task_without_invocation_or_retry(
     links = airflow.links(dag_id, run_id, "fails")
     assert (links["Invocation"] or "").endswith(failed)
     assert links["Invocation log"] == f"{links['Invocation']}#log"
-    assert service.record(failed).current.status is InvocationStatus.Failed
+    assert server.record(failed).current.status is InvocationStatus.Failed
 
 
 def test_short_invocations_succeed_with_the_local_executor(airflow: StandaloneAirflow) -> None:
@@ -188,7 +190,7 @@ def test_pynenc_task_is_awaited_in_the_triggerer(
 
 
 @since("3.3", "tasks that start in the triggerer")
-def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) -> None:
+def test_actions_without_a_worker(airflow: StandaloneAirflow, server: SystemServer) -> None:
     dag_id = "workerless"
     run_id = airflow.trigger(dag_id)
     # The link exists as soon as the invocation does.
@@ -232,7 +234,7 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
         "Invocation": result["url"],
         "Invocation log": f"{result['url']}#log",
     }
-    record = service.record(result["invocation_id"])
+    record = server.record(result["invocation_id"])
     provenance = DagRunProvenance.from_environment(record.container_parameters.env_vars)
     assert provenance is not None
     assert provenance.model_dump(mode="json", exclude_none=True) == result["provenance"]
@@ -246,7 +248,7 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
         record = until(
             "cancelled invocation",
             lambda invocation_id=invocation_id: (
-                record if (record := service.record(invocation_id)).current.status.is_terminal else None
+                record if (record := server.record(invocation_id)).current.status.is_terminal else None
             ),
         )
         assert record.current.status is InvocationStatus.Cancelled
@@ -254,28 +256,28 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, service: Service) 
 
 @since("3.2", "forms made of provider info")
 def test_connection_form_of_the_ui_can_test_the_connection(
-    airflow: StandaloneAirflow, service: Service
+    airflow: StandaloneAirflow, server: SystemServer
 ) -> None:
     hooks = airflow.api.get(f"{airflow.url}/ui/connections/hook_meta").raise_for_status().json()
     (form,) = [hook for hook in hooks if hook["connection_type"] == "roboto"]
     assert set(form["extra_fields"]) == {"org_id", "verify", "timeout", "link_base"}
     assert form["standard_fields"]["password"]["title"] == "Access token"
     connection = {
-        "connection_id": "tried", "conn_type": "roboto", "host": service.endpoint, "password": service.token,
+        "connection_id": "tried", "conn_type": "roboto", "host": server.endpoint, "password": server.token,
     }  # fmt: skip
     answer = airflow.api.post("connections/test", json=connection).raise_for_status().json()
     assert answer["status"] is True
-    assert service.endpoint in answer["message"]
+    assert server.endpoint in answer["message"]
     answer = airflow.api.post("connections/test", json={**connection, "password": "wr0ng-t0ken"}).json()
     assert answer["status"] is False
     assert "the token is unknown" in answer["message"]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_secret_anywhere(airflow: StandaloneAirflow, service: Service) -> Any:
+def no_secret_anywhere(airflow: StandaloneAirflow, server: SystemServer) -> Any:
     """Runs last: the token is in no log of Airflow, and nowhere in its database."""
     yield
-    token = service.token.encode()
+    token = server.token.encode()
     for path in airflow.home.rglob("*"):
         if path.is_file() and path.suffix != ".generated":
             assert token not in path.read_bytes(), path

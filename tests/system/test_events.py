@@ -16,7 +16,7 @@ from airflow_invocations.demo.standalone import StandaloneAirflow
 from airflow_invocations.models import task_instance_of
 from airflow_invocations.triggers._event_delivery import CURSOR_KEY
 
-from .conftest import Service
+from .conftest import SystemServer
 from .test_airflow import until
 
 #: Longest time for the first request of a triggerer, in seconds: it starts an API server inside the
@@ -57,14 +57,14 @@ def kill_triggerer(airflow: StandaloneAirflow) -> None:
         process.kill()
 
 
-def invoke(service: Service, count: int) -> set[str]:
+def invoke(server: SystemServer, count: int) -> set[str]:
     """Start invocations without Airflow; return their ids."""
     body = {
         "data_source_id": "__UNSPECIFIED_DATA_SOURCE__", "data_source_type": "Dataset", "input_data": [],
         "invocation_source": "Manual",
     }  # fmt: skip
-    headers = {"Authorization": f"Bearer {service.token}"}
-    url = f"{service.endpoint}/v1/actions/tick/invoke"
+    headers = {"Authorization": f"Bearer {server.token}"}
+    url = f"{server.endpoint}/v1/actions/tick/invoke"
     with httpx.Client(headers=headers, trust_env=False) as client:
         answers = [client.post(url, json=body).raise_for_status() for _ in range(count)]
     return {answer.json()["data"]["invocation_id"] for answer in answers}
@@ -114,21 +114,21 @@ def test_dag_starts_when_an_action_has_written_to_its_dataset(airflow: Standalon
 
 
 def test_terminal_invocation_starts_a_dag_once_when_the_triggerer_dies(
-    airflow: StandaloneAirflow, service: Service, second_triggerer: Session
+    airflow: StandaloneAirflow, server: SystemServer, second_triggerer: Session
 ) -> None:
     until("place where the watcher begins", lambda: cursor(airflow), FIRST_REQUEST)
-    asked = invoke(service, 10)
+    asked = invoke(server, 10)
     until("run", lambda: runs(airflow, "on_ticks"), FIRST_REQUEST)
     # Some are delivered, some are in transit, and some end while no trigger runs.
-    asked |= invoke(service, 3)
+    asked |= invoke(server, 3)
     kill_triggerer(airflow)
-    asked |= invoke(service, 7)
+    asked |= invoke(server, 7)
     second_triggerer.start(10)
     until("every end in a run", lambda: asked <= ids(taken(airflow)), FIRST_REQUEST)
     # When a DAG file is missing for long, Airflow deletes its asset's state and ends the trigger.
     second_triggerer.stop(30)
     forget_state(airflow)
-    asked |= invoke(service, 5)
+    asked |= invoke(server, 5)
     second_triggerer.start(10)
     until(
         "every end in a run, also after the state was gone",

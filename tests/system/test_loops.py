@@ -22,7 +22,7 @@ from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.tasks.idempotency import TaskInvocationKey
 
 from ..support.airflow_version import since
-from .conftest import Service
+from .conftest import SystemServer
 from .dags.loops import FIRST_ITERATION
 from .test_airflow import PATIENCE, until
 
@@ -33,13 +33,13 @@ Instance = dict[str, Any]
 
 
 @pytest.mark.timeout(600)
-def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, service: Service) -> None:
+def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, server: SystemServer) -> None:
     airflow.wait_for_dag("looped")
     run_id = airflow.trigger("looped")
     *_, instances = airflow.watch("looped", run_id, timeout=4 * PATIENCE)
     assert airflow.dag_run("looped", run_id)["state"] == "success", airflow.log_tail()
     run = airflow.dag_run("looped", run_id)
-    everything = invoked(service, "looped", run_id)
+    everything = invoked(server, "looped", run_id)
     outside = [(asker, record) for asker, record in everything if asker.task_id == "outside"]
     assert sorted(asker.map_index for asker, _ in outside) == [0, 1]
     for asker, record in outside:
@@ -86,7 +86,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
         assert {
             one.invocation_id
             for shape in by_task
-            for _, one in invoked(service, "looped", run_id, f"{shape}.ask", iteration)
+            for _, one in invoked(server, "looped", run_id, f"{shape}.ask", iteration)
         } == wanted
 
 
@@ -94,7 +94,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
 @pytest.mark.parametrize("shape", ["long_deferred", "long_worker"])
 @pytest.mark.parametrize("cleared", ["the gate", "the task and the gate"])
 def test_selective_clear_invokes_again_and_cancels_the_replaced_invocation(
-    shape: str, cleared: str, airflow: StandaloneAirflow, service: Service
+    shape: str, cleared: str, airflow: StandaloneAirflow, server: SystemServer
 ) -> None:
     airflow.wait_for_dag("looped_long")
     run_id = airflow.trigger("looped_long")
@@ -108,7 +108,7 @@ def test_selective_clear_invokes_again_and_cancels_the_replaced_invocation(
         """
         for instance in airflow.task_instances("looped_long", run_id):
             if instance["task_id"] == f"{shape}.ask" and instance["region_index"] == FIRST_ITERATION + 1:
-                for asker, record in invoked(service, "looped_long", run_id):
+                for asker, record in invoked(server, "looped_long", run_id):
                     if is_of(asker, instance) and record.current.status is S.Processing:
                         is_waiting = instance["state"] == waiting and shows_lines(airflow, instance)
                         return (instance, record) if is_waiting else None
@@ -124,7 +124,7 @@ def test_selective_clear_invokes_again_and_cancels_the_replaced_invocation(
     clear(airflow, run_id, [one for one in firsts if one["task_id"].endswith(suffixes)])
 
     def ended() -> InvocationRecord | None:
-        record = service.record(replaced.invocation_id)
+        record = server.record(replaced.invocation_id)
         return record if record.current.status.is_terminal else None
 
     assert until("end of what the clear replaced", ended).current.status is S.Cancelled
@@ -133,21 +133,21 @@ def test_selective_clear_invokes_again_and_cancels_the_replaced_invocation(
     assert fresh.invocation_id != replaced.invocation_id
     active = [
         record.invocation_id
-        for asker, record in invoked(service, "looped_long", run_id)
+        for asker, record in invoked(server, "looped_long", run_id)
         if asker.task_id == f"{shape}.ask" and not record.current.status.is_terminal
     ]
     assert active == [fresh.invocation_id]
     airflow.api.patch(f"dags/looped_long/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
-    until("cancelled run", lambda: service.record(fresh.invocation_id).current.status is S.Cancelled)
+    until("cancelled run", lambda: server.record(fresh.invocation_id).current.status is S.Cancelled)
 
 
 def invoked(
-    service: Service, dag_id: str, run_id: str, task_id: str | None = None, iteration: int | None = None
+    server: SystemServer, dag_id: str, run_id: str, task_id: str | None = None, iteration: int | None = None
 ) -> list[tuple[TaskInstanceReference, InvocationRecord]]:
     """Return what a DAG run, or one iteration of its task, has invoked, with the task instances."""
 
     async def find() -> list[InvocationRecord]:
-        async with RobotoPlatform(RobotoSettings(service.endpoint, service.token)) as platform:
+        async with RobotoPlatform(RobotoSettings(server.endpoint, server.token)) as platform:
             return await platform.find(dag_id, run_id, task_id, None, iteration=iteration)
 
     records = asyncio.run(find())

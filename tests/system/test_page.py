@@ -12,7 +12,7 @@ import pytest
 
 from airflow_invocations.demo.standalone import StandaloneAirflow
 
-from .conftest import Service
+from .conftest import SystemServer
 from .test_airflow import PATIENCE, states, until
 
 DAG_ID, TASK_ID = "sensor_anomalies", "find_anomalies"
@@ -56,7 +56,7 @@ def answers() -> Answers:
 
 
 @pytest.fixture
-def tab(browser: Any, airflow: StandaloneAirflow, service: Service, answers: Answers) -> Iterator[Any]:
+def tab(browser: Any, airflow: StandaloneAirflow, server: SystemServer, answers: Answers) -> Iterator[Any]:
     """Yield a logged-in tab; fail the test for an error in the page, and for a token that reached it."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
     context.set_default_timeout(PATIENCE * 1000)
@@ -80,7 +80,7 @@ def tab(browser: Any, airflow: StandaloneAirflow, service: Service, answers: Ans
     answers.read()
     context.close()
     assert answers.bodies
-    assert not [body for body in answers.bodies if service.token.encode() in body]
+    assert not [body for body in answers.bodies if server.token.encode() in body]
     assert wrong == []
 
 
@@ -138,7 +138,7 @@ def brightness(frame: Any) -> float:
 
 def test_view_of_a_dag_run_is_updated_live(
     airflow: StandaloneAirflow,
-    service: Service,
+    server: SystemServer,
     tab: Any,
     answers: Answers,
     picture: Callable[[Any, str], None],
@@ -193,7 +193,7 @@ def test_view_of_a_dag_run_is_updated_live(
     row.locator(".action a").click()
     with tab.context.expect_page() as opened:
         frame.get_by_role("link", name="Invocation on its platform").click()
-    assert opened.value.url.startswith(f"{service.endpoint}/actions/invocations/{invocation_id}")
+    assert opened.value.url.startswith(f"{server.endpoint}/actions/invocations/{invocation_id}")
     opened.value.close()
     answers.read()
     row.locator(".task a").click()

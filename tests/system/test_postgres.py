@@ -9,18 +9,18 @@ from airflow_invocations.demo.standalone import StandaloneAirflow
 
 from ..support.airflow_version import since
 from ..support.metadata_database import empty_postgres
-from .conftest import HERE, Service
+from .conftest import HERE, SystemServer
 from .test_airflow import everything_said
 
 LINE = "RIFF\ufffd"
 
 
 @since("3.2", "tasks that start in the triggerer")
-def test_unstorable_characters_fail_no_task_and_no_triggerer(service: Service, tmp_path: Path) -> None:
+def test_unstorable_characters_fail_no_task_and_no_triggerer(server: SystemServer, tmp_path: Path) -> None:
     (tmp_path / "dags").mkdir()
     shutil.copy(HERE / "dags" / "odd_bytes.py", tmp_path / "dags")
     connections = {
-        "roboto_default": {"conn_type": "roboto", "host": service.endpoint, "password": service.token}
+        "roboto_default": {"conn_type": "roboto", "host": server.endpoint, "password": server.token}
     }
     with (
         empty_postgres() as database,

@@ -1,4 +1,4 @@
-"""Actions to invoke, a connection to the real service, and a task's context without an Airflow around it."""
+"""Actions to invoke, a connection to the real server, and a task's context without an Airflow around it."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def hook(service: Any, monkeypatch: pytest.MonkeyPatch) -> RobotoHook:
-    """A hook on the service, under the connection that operators use by default."""
-    connect_to(service, monkeypatch)
+def hook(server: Any, monkeypatch: pytest.MonkeyPatch) -> RobotoHook:
+    """A hook on the server, under the connection that operators use by default."""
+    connect_to(server, monkeypatch)
     return RobotoHook()
 
 
-def connect_to(service: Any, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
-    """Have the connection that operators use by default lead to a service."""
-    connection = {"conn_type": "roboto", "host": service.endpoint, "password": token or service.token}
+def connect_to(server: Any, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
+    """Have the connection that operators use by default lead to a server."""
+    connection = {"conn_type": "roboto", "host": server.endpoint, "password": token or server.token}
     monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(connection))
 
 
@@ -63,9 +63,9 @@ def script(hook: RobotoHook, command: str, **fields: Any) -> str:
     return name
 
 
-def dataset(service: Any) -> str:
+def dataset(server: Any) -> str:
     """Make an empty dataset; its id."""
-    answer = service.request("POST", "v1/datasets", json={"name": uuid.uuid4().hex}).raise_for_status()
+    answer = server.request("POST", "v1/datasets", json={"name": uuid.uuid4().hex}).raise_for_status()
     return str(answer.json()["data"]["dataset_id"])
 
 

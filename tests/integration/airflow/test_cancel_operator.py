@@ -1,4 +1,4 @@
-"""Cancelling on the real service: confirmed, many at once, harmless where there is nothing to cancel."""
+"""Cancelling on the real server: confirmed, many at once, harmless where there is nothing to cancel."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ from .test_durability import Instance, count
 class Rejecting(ThreadingHTTPServer):
     """The local server, but that each repeated idempotency id is answered with 409."""
 
-    def __init__(self, service: Any) -> None:
+    def __init__(self, server: Any) -> None:
         super().__init__(("127.0.0.1", 0), Relay)
-        self.service = service
+        self.server = server
         self.seen: set[str] = set()
         self.rejected = 0
 
@@ -35,7 +35,7 @@ class Rejecting(ThreadingHTTPServer):
 
 
 class Relay(BaseHTTPRequestHandler):
-    server: Rejecting
+    proxy: Rejecting
 
     def do_POST(self) -> None:
         self._relay()
@@ -47,13 +47,13 @@ class Relay(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path.endswith("/invoke"):
             once = json.loads(content).get("idempotency_id")
-            if once in self.server.seen:
-                self.server.rejected += 1
+            if once in self.proxy.seen:
+                self.proxy.rejected += 1
                 error = {"error_code": "RobotoConflictException", "message": "it is there already"}
                 self._answer(409, json.dumps({"error": error}).encode())
                 return
             if once:
-                self.server.seen.add(once)
+                self.proxy.seen.add(once)
         if "/watch" in self.path:
             error = {"error_code": "RobotoNotImplementedException", "message": "no streams here"}
             self._answer(501, json.dumps({"error": error}).encode())
@@ -62,7 +62,7 @@ class Relay(BaseHTTPRequestHandler):
             name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
         }
         answer = httpx.request(
-            self.command, self.server.service.endpoint + self.path, content=content, headers=headers
+            self.command, self.proxy.server.endpoint + self.path, content=content, headers=headers
         )
         self._answer(answer.status_code, answer.content)
 
@@ -78,14 +78,14 @@ class Relay(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def rejecting(hook: RobotoHook, service: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rejecting]:
+def rejecting(hook: RobotoHook, server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rejecting]:
     """A platform that rejects repeated ids, under the connection that operators use by default."""
-    with Rejecting(service) as server:
-        thread = threading.Thread(target=server.serve_forever)
+    with Rejecting(server) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
         thread.start()
-        connect_to(SimpleNamespace(endpoint=server.endpoint, token=service.token), monkeypatch)
-        yield server
-        server.shutdown()
+        connect_to(SimpleNamespace(endpoint=proxy.endpoint, token=server.token), monkeypatch)
+        yield proxy
+        proxy.shutdown()
         thread.join()
 
 

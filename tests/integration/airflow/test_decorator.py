@@ -1,4 +1,4 @@
-"""`@task.invoke_action` in `dag.test()` against the real service: plain, deferred, mapped, templated."""
+"""`@task.invoke_action` in `dag.test()` against the real server: plain, deferred, mapped, templated."""
 
 from __future__ import annotations
 

@@ -335,9 +335,9 @@ def test_task_that_keeps_its_invocation_does_not_cancel_it(hook: RobotoHook, can
 @pytest.mark.anyio
 @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
 async def test_invocation_that_stays_queued_is_cancelled(
-    start_service: Any, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+    start_server: Any, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
-    connect_to(start_service("--slots", "0"), monkeypatch)
+    connect_to(start_server("--slots", "0"), monkeypatch)
     hook = RobotoHook()
     instance = Instance(script(hook, "true"), queue_timeout=1, deferrable=deferrable)
     task = instance.next_try()
@@ -358,7 +358,7 @@ async def test_invocation_that_stays_queued_is_cancelled(
 
 @pytest.mark.anyio
 async def test_an_absolute_deadline_ends_a_deferred_task_and_its_invocation(
-    hook: RobotoHook, service: Any, monkeypatch: pytest.MonkeyPatch, action_log: list[str]
+    hook: RobotoHook, server: Any, monkeypatch: pytest.MonkeyPatch, action_log: list[str]
 ) -> None:
     stops = "trap 'echo stopping; exit 1' TERM; echo begun; while :; do sleep 0.1; done"
     instance = Instance(script(hook, stops), deferrable=True, execution_timeout=datetime.timedelta(seconds=1))
@@ -386,7 +386,7 @@ async def test_an_absolute_deadline_ends_a_deferred_task_and_its_invocation(
         await anyio.to_thread.run_sync(instance.operator().execute_complete, task.context, event)
     assert unused == []
     monkeypatch.undo()
-    connect_to(service, monkeypatch)
+    connect_to(server, monkeypatch)
     assert (action_log[0], action_log[-1]) == ("begun", "stopping")
     # The retry doesn't go on with what was cancelled.
     _, again = instance.start()

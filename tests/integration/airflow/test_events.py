@@ -1,4 +1,4 @@
-"""Events of the real service: pushed, or asked for as where there is no stream; through its restarts."""
+"""Events of the real server: pushed, or asked for as where there is no stream; through its restarts."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ async def test_ends_without_a_watcher_are_delivered_when_it_returns(hook: Roboto
 
 
 async def test_a_service_that_restarts_in_between_loses_nothing(
-    start_service: Any, monkeypatch: pytest.MonkeyPatch, way: str
+    start_server: Any, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr(event_stream, "LONGEST_PAUSE", 0.2)
-    service = await anyio.to_thread.run_sync(start_service)
-    connect_to(service, monkeypatch)
+    server = await anyio.to_thread.run_sync(start_server)
+    connect_to(server, monkeypatch)
     hook = RobotoHook()
     action = await anyio.to_thread.run_sync(script, hook, "sleep 0.3")
     state = State()
@@ -89,17 +89,17 @@ async def test_a_service_that_restarts_in_between_loses_nothing(
     async with asyncio.timeout(20):
         await state.noted.wait()
     ids = [await invoke(hook, action) for _ in range(3)]
-    await anyio.to_thread.run_sync(service.restart)
-    connect_to(service, monkeypatch)
+    await anyio.to_thread.run_sync(server.restart)
+    connect_to(server, monkeypatch)
     heard = await watcher.hears(*ids)
     await watcher.stop()
     assert {one["invocation_id"] for one in heard} >= set(ids)
 
 
 async def test_the_outlet_of_an_actions_dataset_names_the_invocation(
-    service: Any, hook: RobotoHook, task: Task
+    server: Any, hook: RobotoHook, task: Task
 ) -> None:
-    dataset_id = await anyio.to_thread.run_sync(dataset, service)
+    dataset_id = await anyio.to_thread.run_sync(dataset, server)
     action = await anyio.to_thread.run_sync(script, hook, 'echo 1 > "$ROBOTO_OUTPUT_DIR/one.txt"')
     asset, alias = dataset_asset("roboto_default", dataset_id), AssetAlias("outputs")
     operator = InvokeActionOperator(
@@ -117,8 +117,8 @@ async def test_the_outlet_of_an_actions_dataset_names_the_invocation(
     assert (event.dest_asset_key.uri, event.extra) == (asset.uri, expected)
 
 
-async def test_an_action_that_fails_tells_no_outlet(service: Any, hook: RobotoHook, task: Task) -> None:
-    dataset_id = await anyio.to_thread.run_sync(dataset, service)
+async def test_an_action_that_fails_tells_no_outlet(server: Any, hook: RobotoHook, task: Task) -> None:
+    dataset_id = await anyio.to_thread.run_sync(dataset, server)
     action = await anyio.to_thread.run_sync(script, hook, "exit 3")
     asset = dataset_asset("roboto_default", dataset_id)
     operator = InvokeActionOperator(

@@ -1,4 +1,4 @@
-"""The example DAGs do against the real service what they say; those of other platforms are beside these."""
+"""The example DAGs do against the real server what they say; those of other platforms are beside these."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import DeliverySettings
 
 from ...support.airflow_version import DagBag
-from ..conftest import Service
+from ..conftest import LocalServer
 from .conftest import connect_to
 from .dag_runs import emitted_by, payload_of, results, run, states, watched
 
@@ -135,10 +135,10 @@ def test_drives_are_mapped_once_they_are_collected(hook: RobotoHook) -> None:
 
 @pytest.fixture
 def with_sensor_anomalies(
-    start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+    start_server: Callable[..., LocalServer], monkeypatch: pytest.MonkeyPatch
 ) -> RobotoHook:
-    """A service of its own with the demo's action."""
-    connect_to(start_service("--actions", str(DEMO_ACTIONS), "--slots", "2"), monkeypatch)
+    """A server of its own with the demo's action."""
+    connect_to(start_server("--actions", str(DEMO_ACTIONS), "--slots", "2"), monkeypatch)
     return RobotoHook()
 
 

@@ -49,9 +49,9 @@ def test_unknown_resources(
 # But `outputs`, which this platform rejects before anything is asked.
 @pytest.mark.parametrize("method", [ask for ask, _ in (*METHODS[:5], *METHODS[6:], FIND)])
 def test_a_token_that_is_rejected(
-    service: Any, monkeypatch: pytest.MonkeyPatch, method: Callable[[RobotoHook], Any]
+    server: Any, monkeypatch: pytest.MonkeyPatch, method: Callable[[RobotoHook], Any]
 ) -> None:
-    connect_to(service, monkeypatch, token="wrong")
+    connect_to(server, monkeypatch, token="wrong")
     hook = RobotoHook()
     with pytest.raises(AccessRejectedError) as raised:
         method(hook)
@@ -71,7 +71,7 @@ def test_a_connection_that_is_misconfigured(monkeypatch: pytest.MonkeyPatch) -> 
         InvocationHook().get("iv_1")
 
 
-def test_a_cancel_that_is_not_confirmed_in_time(hook: RobotoHook, start_service: Any) -> None:
+def test_a_cancel_that_is_not_confirmed_in_time(hook: RobotoHook, start_server: Any) -> None:
     action = script(hook, "trap '' TERM; sleep 60 & wait; sleep 60")
     started = hook.invoke(action, REQUEST)
     with pytest.raises(PlatformUnavailableError, match=r"did not confirm the cancel within 0\.01 s: http"):

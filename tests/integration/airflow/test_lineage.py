@@ -30,9 +30,9 @@ def airflow(environment: dict[str, str], *arguments: str) -> str:
 
 
 @pytest.fixture
-def datasets(service: Any) -> tuple[str, str]:
+def datasets(server: Any) -> tuple[str, str]:
     """One to read, and one to write."""
-    return dataset(service), dataset(service)
+    return dataset(server), dataset(server)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def names(event: dict[str, Any]) -> list[list[tuple[str, str]]]:
 
 
 def _lines_of_the_action(hook: RobotoHook, invocation_id: str) -> list[str]:
-    """What the action itself wrote, without what the service says of its input."""
+    """What the action itself wrote, without what the server says of its input."""
     return [line.log for line in hook.logs(invocation_id) if line.process is LogProcess.Action]
 
 

@@ -1,4 +1,4 @@
-"""Fetching logs from the real service: to the task's log, an XCom within its limit, a file."""
+"""Fetching logs from the real server: to the task's log, an XCom within its limit, a file."""
 
 from __future__ import annotations
 

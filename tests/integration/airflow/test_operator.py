@@ -1,4 +1,4 @@
-"""The operator against the real service: the same result, log and error in a worker and deferred."""
+"""The operator against the real server: the same result, log and error in a worker and deferred."""
 
 from __future__ import annotations
 
@@ -122,11 +122,11 @@ class TestBothWays:
         assert task.pushed == {}
 
     async def test_a_wrong_token_is_rejected(
-        self, hook: RobotoHook, service: Any, task: Task, deferrable: bool, monkeypatch: pytest.MonkeyPatch
+        self, hook: RobotoHook, server: Any, task: Task, deferrable: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(
             "AIRFLOW_CONN_OTHER",
-            f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}',
+            f'{{"conn_type": "roboto", "host": "{server.endpoint}", "password": "wr0ng-t0ken"}}',
         )
         error = await outcome(deferrable, "any", task, conn_id="other")
         assert type(error) is AccessRejectedError
@@ -206,13 +206,13 @@ async def test_the_platform_and_the_action_know_who_asked(
 
 
 async def test_the_role_invoke_is_enough_for_what_an_action_declares_and_for_provenance(
-    hook: RobotoHook, service: Any, task: Task, action_log: list[str], monkeypatch: pytest.MonkeyPatch
+    hook: RobotoHook, server: Any, task: Task, action_log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = {"command": ["sh", "-c", "echo $LEVEL $AIRFLOW_CTX_DAG_ID"], "env_vars": {"LEVEL": "info"}}
     name = f"declares-{uuid.uuid4().hex[:12]}"
-    service.request("POST", "v1/actions", json={"name": name, "container_parameters": registered})
-    token = add_token(service.data_dir, name, "og_local", "invoke")
-    connect_to(service, monkeypatch, token)
+    server.request("POST", "v1/actions", json={"name": name, "container_parameters": registered})
+    token = add_token(server.data_dir, name, "og_local", "invoke")
+    connect_to(server, monkeypatch, token)
     rejected = await outcome(True, name, task, container_parameters={"env_vars": {"PYTHONPATH": "/tmp"}})
     assert type(rejected) is AccessRejectedError
     assert "env_vars['PYTHONPATH']" in str(rejected)
@@ -376,8 +376,8 @@ async def test_a_sensor_fails_with_the_invocation_and_for_an_unknown_one(
         await anyio.to_thread.run_sync(unknown.execute, task.context)
 
 
-def test_the_hook_tests_its_connection(hook: RobotoHook, service: Any) -> None:
+def test_the_hook_tests_its_connection(hook: RobotoHook, server: Any) -> None:
     works, message = hook.test_connection()
     assert works
-    assert service.endpoint in message
-    assert service.token not in message
+    assert server.endpoint in message
+    assert server.token not in message

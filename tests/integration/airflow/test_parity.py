@@ -1,4 +1,4 @@
-"""One verdict, whichever way a task comes to it: every end of an invocation by every path, real service."""
+"""One verdict, whichever way a task comes to it: every end of an invocation by every path, real server."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def answered_as(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_every_end_has_one_verdict(
-    hook: RobotoHook, service: Any, task: Task, name: str, path: Path, monkeypatch: pytest.MonkeyPatch
+    hook: RobotoHook, server: Any, task: Task, name: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     action_of, expected = SCENARIOS[name]
     action = action_of(hook)
@@ -228,7 +228,7 @@ async def test_every_end_has_one_verdict(
     elif name != "completed":
         await anyio.to_thread.run_sync(end_of, hook, invocation_id)
     if name == "deadly":
-        answer = service.request(
+        answer = server.request(
             "POST",
             f"v1/actions/invocations/{invocation_id}/status",
             json={"status": 999, "detail": "given up"},
@@ -249,12 +249,12 @@ async def test_every_end_has_one_verdict(
 
 
 async def test_a_token_that_nobody_accepts_has_one_verdict_too(
-    hook: RobotoHook, service: Any, task: Task, monkeypatch: pytest.MonkeyPatch
+    hook: RobotoHook, server: Any, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     action = endless(hook)
     begun = InvokeActionOperator(task_id="ask", action=action, wait=False)
     started = await anyio.to_thread.run_sync(begun.execute, task.context)
-    wrong = f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}'
+    wrong = f'{{"conn_type": "roboto", "host": "{server.endpoint}", "password": "wr0ng-t0ken"}}'
     with monkeypatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
         # Where the task has invoked the token had worked, so that a retry may find that it does again.

@@ -38,10 +38,10 @@ def invoke_all(hook: RobotoHook) -> list[str]:
 
 
 async def test_two_thousand_polled_waits_show_the_lines_of_what_runs_within_fifteen_seconds(
-    start_service: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, action_log: list[str]
+    start_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, action_log: list[str]
 ) -> None:
-    service = await anyio.to_thread.run_sync(lambda: start_service("--slots", str(RUNNING), "--grace", "0.5"))
-    connect_to(service, monkeypatch)
+    server = await anyio.to_thread.run_sync(lambda: start_server("--slots", str(RUNNING), "--grace", "0.5"))
+    connect_to(server, monkeypatch)
     monkeypatch.setattr(roboto, "WATCH", "v1/actions/invocations/no-such-thing")
     hook = RobotoHook()
     ids = await anyio.to_thread.run_sync(invoke_all, hook)

@@ -71,10 +71,10 @@ async def invoke_many(platform: RobotoPlatform, action: str) -> None:
 
 
 def test_a_thousand_active_invocations_need_one_listing(
-    start_service: Any, monkeypatch: pytest.MonkeyPatch
+    start_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = start_service("--slots", "1", "--grace", "0.5")
-    connect_to(service, monkeypatch)
+    server = start_server("--slots", "1", "--grace", "0.5")
+    connect_to(server, monkeypatch)
     hook = RobotoHook()
     action = script(hook, "sleep 600")
     hook.ask(lambda platform: invoke_many(platform, action))

@@ -51,10 +51,10 @@ def test_a_failure_is_invoked_anew_and_what_a_retry_can_not_mend_is_not(hook: Ro
 
 @since("3.4", "reschedules")
 @pytest.mark.usefixtures("database")
-def test_an_outage_uses_up_no_retry(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_uses_up_no_retry(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.sdk.definitions.retry_policy import RetryPolicy
 
-    connect_to(service, monkeypatch)
+    connect_to(server, monkeypatch)
     action = script(RobotoHook(), "true")
     away = {"conn_type": "roboto", "host": "http://127.0.0.1:9", "password": "t"}
     monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", json.dumps(away))
@@ -68,7 +68,7 @@ def test_an_outage_uses_up_no_retry(service: Any, monkeypatch: pytest.MonkeyPatc
             assert ready is not None
             decision = ready.evaluate(*asked, **more)
             decisions.append(decision.action.name)
-            connect_to(service, monkeypatch)
+            connect_to(server, monkeypatch)
             return decision
 
     with DAG("outage", schedule=None) as dag:

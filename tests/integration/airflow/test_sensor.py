@@ -1,4 +1,4 @@
-"""The sensor and the real service: one, several, the newest; poking, rescheduled, deferred, workerless."""
+"""The sensor and the real server: one, several, the newest; poking, rescheduled, deferred, workerless."""
 
 from __future__ import annotations
 
@@ -210,13 +210,13 @@ async def test_its_time_may_be_over(hook: RobotoHook, task: Task, way: Way) -> N
     ids=["first", "later"],
 )
 async def test_a_rescheduled_look_takes_an_earlier_one_for_an_accepted_token(
-    service: Any,
+    server: Any,
     task: Task,
     monkeypatch: pytest.MonkeyPatch,
     looked_before: datetime.datetime | None,
     kind: type[Exception],
 ) -> None:
-    wrong = f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}'
+    wrong = f'{{"conn_type": "roboto", "host": "{server.endpoint}", "password": "wr0ng-t0ken"}}'
     monkeypatch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
     monkeypatch.setattr(rejection, "REJECTION_LIMIT", 0.1)
     task.context["ti"].get_first_reschedule_date = lambda _: looked_before
@@ -226,12 +226,12 @@ async def test_a_rescheduled_look_takes_an_earlier_one_for_an_accepted_token(
 
 
 async def test_a_poking_sensor_outlasts_a_rejection_once_it_was_answered(
-    hook: RobotoHook, service: Any, task: Task, monkeypatch: pytest.MonkeyPatch
+    hook: RobotoHook, server: Any, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = await anyio.to_thread.run_sync(invoke, hook, "sleep 60")
     made = sensor(invocation_id=slow)
     assert await anyio.to_thread.run_sync(made.poke, task.context) is False
-    wrong = f'{{"conn_type": "roboto", "host": "{service.endpoint}", "password": "wr0ng-t0ken"}}'
+    wrong = f'{{"conn_type": "roboto", "host": "{server.endpoint}", "password": "wr0ng-t0ken"}}'
     with monkeypatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_ROBOTO_DEFAULT", wrong)
         patch.setattr(rejection, "REJECTION_LIMIT", 0.1)

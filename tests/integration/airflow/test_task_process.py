@@ -28,11 +28,11 @@ pytestmark = since("3.3", "the messages of this channel")
 class Process:
     """A task process, and what it says."""
 
-    def __init__(self, service: Any, action: str, arguments: dict[str, Any], stops_at: str) -> None:
+    def __init__(self, server: Any, action: str, arguments: dict[str, Any], stops_at: str) -> None:
         connection = {
             "conn_type": "roboto",
-            "host": service.endpoint,
-            "password": service.token,
+            "host": server.endpoint,
+            "password": server.token,
             "extra": '{"timeout": "20"}',
         }
         module = "tests.integration.airflow.task_process"
@@ -51,8 +51,8 @@ class Process:
 
 
 @contextmanager
-def started(service: Any, action: str, stops_at: str = "", **arguments: Any) -> Iterator[Process]:
-    process = Process(service, action, {"poll_interval": 0.1, **arguments}, stops_at)
+def started(server: Any, action: str, stops_at: str = "", **arguments: Any) -> Iterator[Process]:
+    process = Process(server, action, {"poll_interval": 0.1, **arguments}, stops_at)
     try:
         yield process
     finally:
@@ -64,9 +64,9 @@ def started(service: Any, action: str, stops_at: str = "", **arguments: Any) -> 
     "arguments", [{}, {"deferrable": True, "defer_after": 0.5}], ids=["worker", "deferred"]
 )
 def test_nothing_that_can_be_cancelled_asks_the_sdk(
-    service: Any, hook: RobotoHook, arguments: dict[str, Any]
+    server: Any, hook: RobotoHook, arguments: dict[str, Any]
 ) -> None:
-    with started(service, script(hook, "echo a; sleep 1"), **arguments) as process:
+    with started(server, script(hook, "echo a; sleep 1"), **arguments) as process:
         asked = process.next("asked")
     assert {"GetConnection", "MaskSecret", "SetXCom"} <= {one["type"] for one in asked}
     assert [one for one in asked if one["in_task"]] == []
@@ -77,9 +77,9 @@ def invocations_of(hook: RobotoHook, action: str) -> list[str]:
 
 
 @pytest.mark.parametrize("key", ["invocation_id", "_link_InvocationLink"])
-def test_a_kill_while_the_channel_is_stuck_cancels_nothing(service: Any, hook: RobotoHook, key: str) -> None:
+def test_a_kill_while_the_channel_is_stuck_cancels_nothing(server: Any, hook: RobotoHook, key: str) -> None:
     action = script(hook, "echo begun; sleep 60")
-    with started(service, action, stops_at=key) as process:
+    with started(server, action, stops_at=key) as process:
         process.next("held")
         process.process.send_signal(signal.SIGTERM)
         assert process.next("asks") == "GetTaskStates"
@@ -89,9 +89,9 @@ def test_a_kill_while_the_channel_is_stuck_cancels_nothing(service: Any, hook: R
     until(lambda: hook.get(invocation).current.status is InvocationStatus.Processing, within=20.0)
 
 
-def test_a_kill_asks_airflow_outside_of_its_handler(service: Any, hook: RobotoHook) -> None:
+def test_a_kill_asks_airflow_outside_of_its_handler(server: Any, hook: RobotoHook) -> None:
     action = script(hook, "echo begun; sleep 60")
-    with started(service, action) as process:
+    with started(server, action) as process:
         # Its process takes its time to import Airflow.
         until(lambda: any(map(hook.logs, invocations_of(hook, action))), within=60.0)
         process.process.send_signal(signal.SIGTERM)

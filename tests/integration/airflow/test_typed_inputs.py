@@ -1,4 +1,4 @@
-"""Inputs against what an action declares, on the real service: all that is wrong at once, nothing sent."""
+"""Inputs against what an action declares, on the real server: all that is wrong at once, nothing sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many waits against the real service: one stream, outages and restarts survived, nothing blocked."""
+"""Many waits against the real server: one stream, outages and restarts survived, nothing blocked."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ LONGEST_CALLBACK = 0.050
 
 
 @pytest.fixture
-def queued(start_service: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A service that runs nothing: what is invoked stays Queued until a test says otherwise."""
-    service = start_service("--slots", "0")
-    connect_to(service, monkeypatch)
-    return service
+def queued(start_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A server that runs nothing: what is invoked stays Queued until a test says otherwise."""
+    server = start_server("--slots", "0")
+    connect_to(server, monkeypatch)
+    return server
 
 
 def invoke(hook: RobotoHook, count: int) -> list[str]:
@@ -62,8 +62,8 @@ def invoke(hook: RobotoHook, count: int) -> list[str]:
     return hook.call(several)
 
 
-def cancel_all(service: Any) -> None:
-    while service.request("POST", "v1/actions/invocations/cancel/all", json={}).json()["data"]["has_more"]:
+def cancel_all(server: Any) -> None:
+    while server.request("POST", "v1/actions/invocations/cancel/all", json={}).json()["data"]["has_more"]:
         pass
 
 
@@ -79,10 +79,10 @@ async def event_of(waiting: InvocationTrigger) -> dict[str, Any]:
     return payload
 
 
-async def is_waiting(service: Any, count: int) -> None:
-    """Wait until so many watches are open at the service."""
+async def is_waiting(server: Any, count: int) -> None:
+    """Wait until so many watches are open at the server."""
     async with asyncio.timeout(20):
-        while _metric(service.request("GET", "metrics").text, "open_watches") != count:  # noqa: ASYNC110
+        while _metric(server.request("GET", "metrics").text, "open_watches") != count:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
@@ -136,19 +136,19 @@ async def test_a_thousand_waits_share_one_watcher_and_hold_up_nobody(
 
 
 async def test_a_service_that_dies_and_comes_back_has_lost_nobodys_wait(
-    start_service: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    start_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = start_service("--slots", "4", "--port", "0")
-    connect_to(service, monkeypatch)
+    server = start_server("--slots", "4", "--port", "0")
+    connect_to(server, monkeypatch)
     hook = RobotoHook()
     (waited_for,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, "sleep 1.5; echo done", 1))
     wait = asyncio.create_task(event_of(trigger(waited_for)))
-    await is_waiting(service, 1)
-    port = service.endpoint.rpartition(":")[2]
-    await anyio.to_thread.run_sync(service.kill)
+    await is_waiting(server, 1)
+    port = server.endpoint.rpartition(":")[2]
+    await anyio.to_thread.run_sync(server.kill)
     await asyncio.sleep(1.0)  # an outage of some length is what this is about
-    service.options = ("--slots", "4", "--port", port)
-    await anyio.to_thread.run_sync(service.start)
+    server.options = ("--slots", "4", "--port", port)
+    await anyio.to_thread.run_sync(server.start)
     async with asyncio.timeout(30):
         event = await wait
     assert event["given_up"] is None
@@ -185,9 +185,9 @@ async def test_a_token_that_is_replaced_in_the_midst_of_a_wait_is_read_anew(
         assert (await wait)["given_up"] is None
 
 
-def token(service: Any, *arguments: str) -> str:
+def token(server: Any, *arguments: str) -> str:
     command = [sys.executable, "-m", "airflow_invocations.cli", "token"]
-    command += ["--data-dir", str(service.data_dir), *arguments]
+    command += ["--data-dir", str(server.data_dir), *arguments]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     return printed.strip().splitlines()[-1] if printed.strip() else ""
 

@@ -1,4 +1,4 @@
-"""An action without a worker, against the real service: what its trigger does is what the operator does."""
+"""An action without a worker, against the real server: what its trigger does is what the operator does."""
 
 from __future__ import annotations
 
@@ -337,10 +337,10 @@ async def test_its_time_may_be_over_and_what_the_action_says_to_that_is_shown(
 
 
 async def test_invocation_that_stays_queued_is_cancelled(
-    start_service: Any, monkeypatch: pytest.MonkeyPatch
+    start_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = await anyio.to_thread.run_sync(lambda: start_service("--slots", "0"))
-    connect_to(service, monkeypatch)
+    server = await anyio.to_thread.run_sync(lambda: start_server("--slots", "0"))
+    connect_to(server, monkeypatch)
     hook = RobotoHook()
     action = await anyio.to_thread.run_sync(script, hook, "true")
     triggerer = Triggerer(monkeypatch)

@@ -23,7 +23,7 @@ from airflow_invocations.cli.main import main
 from ...support.published import actions as published
 from ...support.published import exceptions, http, query
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 
 TOKEN = (sys.executable, "-m", "airflow_invocations.cli", "token")
 CONNECTION = (sys.executable, "-m", "airflow_invocations.cli", "connection")
@@ -32,13 +32,13 @@ _numbers = itertools.count(time.time_ns())
 
 
 @pytest.fixture
-def client(service: Service) -> Any:
-    return client_of(service)
+def client(server: LocalServer) -> Any:
+    return client_of(server)
 
 
-def client_of(service: Service, token: str | None = None) -> Any:
-    decorator = http.BearerTokenDecorator(token=token or service.token)
-    return http.RobotoClient(endpoint=service.endpoint, auth_decorator=decorator)
+def client_of(server: LocalServer, token: str | None = None) -> Any:
+    decorator = http.BearerTokenDecorator(token=token or server.token)
+    return http.RobotoClient(endpoint=server.endpoint, auth_decorator=decorator)
 
 
 def fresh_name() -> str:
@@ -140,7 +140,7 @@ class TestActions:
 
 class TestInvocations:
     def test_one_idempotency_id_is_one_invocation_under_50_requests_at_once(
-        self, service: Service, client: Any
+        self, server: LocalServer, client: Any
     ) -> None:
         action = create(client)
         barrier = threading.Barrier(50)
@@ -159,17 +159,17 @@ class TestInvocations:
         with pytest.raises(exceptions.RobotoConflictException, match="Differences: parameter 'n'"):
             invoke(action, idempotency_id=f"key-{action.name}", parameter_values={"n": 2})
 
-    def test_an_idempotency_id_holds_across_a_restart(self, start_service: Callable[..., Service]) -> None:
-        service = start_service("--slots", "0")
-        action = create(client_of(service))
+    def test_an_idempotency_id_holds_across_a_restart(self, start_server: Callable[..., LocalServer]) -> None:
+        server = start_server("--slots", "0")
+        action = create(client_of(server))
         first = invoke(action, idempotency_id="k")
-        service.restart()
-        again = published.Action.from_name(action.name, roboto_client=client_of(service))
+        server.restart()
+        again = published.Action.from_name(action.name, roboto_client=client_of(server))
         assert invoke(again, idempotency_id="k").id == first.id
 
-    def test_all_active_ones_can_be_cancelled_at_once(self, start_service: Callable[..., Service]) -> None:
-        service = start_service("--slots", "1", "--grace", "0.2")
-        client = client_of(service)
+    def test_all_active_ones_can_be_cancelled_at_once(self, start_server: Callable[..., LocalServer]) -> None:
+        server = start_server("--slots", "1", "--grace", "0.2")
+        client = client_of(server)
         action = create(client, "sleep 60")
         invocations = [invoke(action) for _ in range(5)]
         answer = client.post("v1/actions/invocations/cancel/all", data={}).to_dict(json_path=["data"])
@@ -178,9 +178,9 @@ class TestInvocations:
             invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
             assert invocation.current_status is published.InvocationStatus.Cancelled
 
-    def test_a_person_may_move_one_that_nobody_runs(self, start_service: Callable[..., Service]) -> None:
-        service = start_service("--slots", "0")
-        invocation = invoke(create(client_of(service)))
+    def test_a_person_may_move_one_that_nobody_runs(self, start_server: Callable[..., LocalServer]) -> None:
+        server = start_server("--slots", "0")
+        invocation = invoke(create(client_of(server)))
         steps = [status for status in published.InvocationStatus if 1 <= status <= 5]
         for status in steps:
             invocation.update_status(status, detail=f"now {status}")
@@ -240,27 +240,27 @@ class TestInvocations:
                 data={"condition": {"field": "colour", "comparator": "EQUALS", "value": "red"}},
             )
 
-    def test_custom_state_is_remembered_as_a_whole(self, service: Service, client: Any) -> None:
+    def test_custom_state_is_remembered_as_a_whole(self, server: LocalServer, client: Any) -> None:
         invocation = invoke(create(client))
         path = f"v1/actions/invocations/{invocation.id}/state"
-        assert service.request("GET", path).json() == {"data": {"state": None}}
-        service.request("PUT", path, json={"state": "step 3 of 5"}).raise_for_status()
-        assert service.request("GET", path).json() == {"data": {"state": "step 3 of 5"}}
-        assert service.request("PUT", path, json={"state": "x" * 70_000}).status_code == 400
+        assert server.request("GET", path).json() == {"data": {"state": None}}
+        server.request("PUT", path, json={"state": "step 3 of 5"}).raise_for_status()
+        assert server.request("GET", path).json() == {"data": {"state": "step 3 of 5"}}
+        assert server.request("PUT", path, json={"state": "x" * 70_000}).status_code == 400
 
     def test_an_action_finds_a_token_that_ends_with_it(
-        self, service: Service, client: Any, tmp_path: Path
+        self, server: LocalServer, client: Any, tmp_path: Path
     ) -> None:
         gate = tmp_path / "gate"
         command = f"echo $ROBOTO_API_KEY; while [ ! -e {gate} ]; do sleep 0.05; done"
         invocation = invoke(create(client, command))
         token = until(lambda: [log.log for log in invocation.get_logs()])[0]
         headers = {"Authorization": f"Bearer {token}"}
-        own = f"{service.endpoint}/v1/actions/invocations/{invocation.id}"
-        assert token != service.token
+        own = f"{server.endpoint}/v1/actions/invocations/{invocation.id}"
+        assert token != server.token
         assert httpx.get(own, headers=headers).status_code == 200
         assert (
-            httpx.post(f"{service.endpoint}/v1/actions", json={"name": "x"}, headers=headers).status_code
+            httpx.post(f"{server.endpoint}/v1/actions", json={"name": "x"}, headers=headers).status_code
             == 403
         )
         gate.touch()
@@ -277,44 +277,44 @@ class TestTrees:
         child = invoke(action, invocation_source_id=root.id)
         return [root, child, invoke(action, invocation_source_id=child.id)]
 
-    def test_tree_is_depth_first(self, service: Service, tree: list[Any]) -> None:
+    def test_tree_is_depth_first(self, server: LocalServer, tree: list[Any]) -> None:
         path = f"v1/actions/invocations/{tree[0].id}/tree"
-        items = service.request("GET", path).raise_for_status().json()["data"]["items"]
+        items = server.request("GET", path).raise_for_status().json()["data"]["items"]
         assert [(item["depth"], item["invocation"]["invocation_id"]) for item in items] == [
             (depth, invocation.id) for depth, invocation in enumerate(tree)
         ]
-        assert service.request("GET", "v1/actions/invocations/iv_unknown/tree").status_code == 404
+        assert server.request("GET", "v1/actions/invocations/iv_unknown/tree").status_code == 404
 
-    def test_cancel_cascades_on_request_only(self, service: Service, tree: list[Any]) -> None:
+    def test_cancel_cascades_on_request_only(self, server: LocalServer, tree: list[Any]) -> None:
         root, child, grandchild = tree
         child.cancel()
         until(lambda: child.refresh().current_status is published.InvocationStatus.Cancelled)
         assert not root.refresh().reached_terminal_status
         assert not grandchild.refresh().reached_terminal_status
         path = f"v1/actions/invocations/{root.id}/cancel"
-        service.request("POST", path, params={"cascade": "true"}).raise_for_status()
+        server.request("POST", path, params={"cascade": "true"}).raise_for_status()
         for invocation in (root, grandchild):
             until(lambda one=invocation: one.refresh().reached_terminal_status)
             assert invocation.current_status is published.InvocationStatus.Cancelled
 
-    def test_events_by_attempt(self, service: Service, client: Any) -> None:
+    def test_events_by_attempt(self, server: LocalServer, client: Any) -> None:
         invocation = invoke(create(client, "echo no; exit 3"))
         invocation.wait_for_terminal_status(timeout=20, poll_interval=0.05)
         path = f"v1/actions/invocations/{invocation.id}/events"
-        events = service.request("GET", path).raise_for_status().json()["data"]["items"]
+        events = server.request("GET", path).raise_for_status().json()["data"]["items"]
         assert [event["status"] for event in events][:1] == [0]
         last = events[-1]
         assert (last["status"], last["attempt"], last["exit_code"]) == (998, 1, 3)
-        later = service.request("GET", path, params={"after": events[0]["number"]}).json()["data"]["items"]
+        later = server.request("GET", path, params={"after": events[0]["number"]}).json()["data"]["items"]
         assert later == events[1:]
         for attempt, expected in ((1, events), (2, [])):
-            found = service.request("GET", path, params={"attempt": attempt}).json()["data"]["items"]
+            found = server.request("GET", path, params={"attempt": attempt}).json()["data"]["items"]
             assert found == expected
 
-    def test_watch_of_a_tree_by_its_root(self, service: Service, client: Any, tree: list[Any]) -> None:
+    def test_watch_of_a_tree_by_its_root(self, server: LocalServer, client: Any, tree: list[Any]) -> None:
         invoke(create(client))  # of another tree
-        url = f"{service.endpoint}/v1/actions/invocations/watch"
-        headers = {"Authorization": f"Bearer {service.token}", "Last-Event-ID": "0"}
+        url = f"{server.endpoint}/v1/actions/invocations/watch"
+        headers = {"Authorization": f"Bearer {server.token}", "Last-Event-ID": "0"}
         with httpx.stream("GET", url, params={"root": tree[0].id}, headers=headers) as response:
             seen: set[str] = set()
             for line in response.iter_lines():
@@ -325,10 +325,10 @@ class TestTrees:
         assert seen == {invocation.id for invocation in tree}
 
     def test_commands_show_events_and_tree(
-        self, service: Service, tree: list[Any], capsys: pytest.CaptureFixture[str]
+        self, server: LocalServer, tree: list[Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
         def printed(*arguments: str) -> str:
-            assert main([*arguments, "--data-dir", str(service.data_dir)]) == 0
+            assert main([*arguments, "--data-dir", str(server.data_dir)]) == 0
             return capsys.readouterr().out
 
         header, *lines = printed("tree", tree[0].id).splitlines()
@@ -339,14 +339,14 @@ class TestTrees:
         header, first, *_ = printed("events", tree[0].id).splitlines()
         assert header.split() == ["ATTEMPT", "STATUS", "TIMESTAMP", "EXIT_CODE", "DETAIL"]
         assert first.split()[:2] == ["1", "Queued"]
-        assert main(["tree", "iv_unknown", "--data-dir", str(service.data_dir)]) == 1
+        assert main(["tree", "iv_unknown", "--data-dir", str(server.data_dir)]) == 1
         assert "iv_unknown" in capsys.readouterr().err
 
     def test_list_command_shows_roots_in_a_period(
-        self, service: Service, tree: list[Any], capsys: pytest.CaptureFixture[str]
+        self, server: LocalServer, tree: list[Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
         def listed(*options: str) -> list[str]:
-            assert main(["list", "--data-dir", str(service.data_dir), "--json", *options]) == 0
+            assert main(["list", "--data-dir", str(server.data_dir), "--json", *options]) == 0
             return [item["invocation_id"] for item in json.loads(capsys.readouterr().out)]
 
         root, *children = (invocation.id for invocation in tree)
@@ -357,14 +357,14 @@ class TestTrees:
         later = (created + datetime.timedelta(microseconds=1)).isoformat()
         assert root not in listed("--since", later)
         assert root not in listed("--until", created.isoformat())
-        assert main(["list", "--data-dir", str(service.data_dir), "--limit", "1"]) == 0
+        assert main(["list", "--data-dir", str(server.data_dir), "--limit", "1"]) == 0
         assert capsys.readouterr().out.splitlines()[1].split()[1] == root
         with pytest.raises(SystemExit):
             main(["list", "--since", "yesterday"])
         assert "'yesterday' is not a time" in capsys.readouterr().err
 
     def test_watch_command_prints_changes_until_the_tree_has_ended(
-        self, service: Service, client: Any, tree: list[Any], capsys: pytest.CaptureFixture[str]
+        self, server: LocalServer, client: Any, tree: list[Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
         invoke(create(client))  # of another tree
         watch = [
@@ -373,68 +373,70 @@ class TestTrees:
             "airflow_invocations.cli",
             "watch",
             "--data-dir",
-            str(service.data_dir),
+            str(server.data_dir),
         ]
         with subprocess.Popen([*watch, tree[0].id], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             first = [process.stdout.readline().split()[1] for _ in tree]
             path = f"v1/actions/invocations/{tree[0].id}/cancel"
-            service.request("POST", path, params={"cascade": "true"}).raise_for_status()
+            server.request("POST", path, params={"cascade": "true"}).raise_for_status()
             changes = [line.split() for line in process.stdout]
             assert process.wait(timeout=60) == 0
         assert first == [invocation.id for invocation in tree]
         assert {words[1] for words in changes if words[3] == "Cancelled"} == {*first}
-        assert main(["watch", "--data-dir", str(service.data_dir), tree[1].id]) == 1
+        assert main(["watch", "--data-dir", str(server.data_dir), tree[1].id]) == 1
         assert f"was started by {tree[0].id}; watch that one" in capsys.readouterr().err
 
 
 class TestTokens:
     @staticmethod
-    def command(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(server: LocalServer, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*TOKEN, "--data-dir", str(service.data_dir), *arguments],
+            [*TOKEN, "--data-dir", str(server.data_dir), *arguments],
             capture_output=True,
             text=True,
             check=False,
         )
 
-    def test_tokens_are_added_listed_used_and_revoked_while_the_service_runs(self, service: Service) -> None:
+    def test_tokens_are_added_listed_used_and_revoked_while_the_service_runs(
+        self, server: LocalServer
+    ) -> None:
         name = f"reader-{next(_numbers)}"
-        token = self.command(service, "add", name, "--role", "read").stdout.strip()
-        listed = self.command(service, "list", "--json").stdout
+        token = self.command(server, "add", name, "--role", "read").stdout.strip()
+        listed = self.command(server, "list", "--json").stdout
         assert {"name": name, "org_id": "og_local", "role": "read"}.items() <= next(
             one for one in json.loads(listed) if one["name"] == name
         ).items()
         assert token not in listed
         assert token.encode() not in b"".join(
-            path.read_bytes() for path in service.data_dir.glob("server.db*")
+            path.read_bytes() for path in server.data_dir.glob("server.db*")
         )
-        reader = client_of(service, token)
+        reader = client_of(server, token)
         assert list(published.Action.query(roboto_client=reader)) is not None
         with pytest.raises(exceptions.RobotoUnauthorizedException, match="needs the role admin"):
             create(reader)
-        twice = self.command(service, "add", name)
+        twice = self.command(server, "add", name)
         assert (twice.returncode, twice.stdout, twice.stderr.count("\n")) == (1, "", 1)
-        former, token = token, self.command(service, "rotate", name).stdout.strip()
+        former, token = token, self.command(server, "rotate", name).stdout.strip()
         with pytest.raises(exceptions.RobotoUnauthorizedException, match="is unknown"):
-            list(published.Action.query(roboto_client=client_of(service, former)))
-        reader = client_of(service, token)
+            list(published.Action.query(roboto_client=client_of(server, former)))
+        reader = client_of(server, token)
         assert list(published.Action.query(roboto_client=reader)) is not None
-        assert self.command(service, "rotate", "no-such-token").returncode == 1
-        assert self.command(service, "revoke", name).returncode == 0
+        assert self.command(server, "rotate", "no-such-token").returncode == 1
+        assert self.command(server, "revoke", name).returncode == 0
         with pytest.raises(exceptions.RobotoUnauthorizedException, match="is unknown"):
             list(published.Action.query(roboto_client=reader))
-        assert self.command(service, "revoke", name).returncode == 1
+        assert self.command(server, "revoke", name).returncode == 1
 
     @pytest.mark.parametrize("name", ["", " ", "two words", "a" * 65, "-x", "line\nfeed"])
-    def test_a_name_that_cannot_be_one_is_rejected(self, service: Service, name: str) -> None:
-        rejected = self.command(service, "add", "--", name)
+    def test_a_name_that_cannot_be_one_is_rejected(self, server: LocalServer, name: str) -> None:
+        rejected = self.command(server, "add", "--", name)
         assert (rejected.returncode, rejected.stdout) == (1, "")
         assert "is not a valid token name" in rejected.stderr
 
-    def test_the_line_of_a_connection_is_printed_whole_or_not_at_all(self, service: Service) -> None:
+    def test_the_line_of_a_connection_is_printed_whole_or_not_at_all(self, server: LocalServer) -> None:
         name = f"airflow-{next(_numbers)}"
-        command = [*CONNECTION, "--data-dir", str(service.data_dir), "--name", name]
+        command = [*CONNECTION, "--data-dir", str(server.data_dir), "--name", name]
 
         def run(*options: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
@@ -442,22 +444,22 @@ class TestTokens:
         first, second, third = run(), run(), run("--replace")
         assert (second.returncode, second.stdout) == (1, "")
         assert "already" in second.stderr
-        port = service.endpoint.rpartition(":")[2]
+        port = server.endpoint.rpartition(":")[2]
         for printed in (first, third):
             line = rf"export AIRFLOW_CONN_ROBOTO_DEFAULT='roboto://:([\w-]+)@127\.0\.0\.1:{port}/http'\n"
             assert re.fullmatch(line, printed.stdout), printed.stderr
         token = third.stdout.partition("//:")[2].partition("@")[0]
-        assert list(published.Action.query(roboto_client=client_of(service, token))) is not None
+        assert list(published.Action.query(roboto_client=client_of(server, token))) is not None
         away = subprocess.run(
             [*CONNECTION, "--data-dir", "nowhere"], capture_output=True, text=True, check=False
         )
         assert (away.returncode, away.stdout) == (1, "")
         assert "no server is running on nowhere" in away.stderr
 
-    def test_organisations_do_not_see_one_another(self, service: Service, client: Any) -> None:
+    def test_organisations_do_not_see_one_another(self, server: LocalServer, client: Any) -> None:
         name = f"other-{next(_numbers)}"
-        token = self.command(service, "add", name, "--role", "admin", "--org", "og_other").stdout.strip()
-        other = client_of(service, token)
+        token = self.command(server, "add", name, "--role", "admin", "--org", "og_other").stdout.strip()
+        other = client_of(server, token)
         mine, theirs = create(client), create(other)
         assert (mine.org_id, theirs.org_id) == ("og_local", "og_other")
         with pytest.raises(exceptions.RobotoNotFoundException):
@@ -465,7 +467,7 @@ class TestTokens:
         invocation = invoke(mine)
         with pytest.raises(exceptions.RobotoNotFoundException):
             published.Invocation.from_id(invocation.id, roboto_client=other)
-        self.command(service, "revoke", name)
+        self.command(server, "revoke", name)
 
     def test_a_folder_that_is_none_is_one_clear_line(self, tmp_path: Any) -> None:
         done = subprocess.run(
@@ -478,11 +480,11 @@ class TestTokens:
         assert done.stderr.startswith(f"invocations token: {tmp_path} is not a data folder")
 
 
-def test_probes_and_metrics_need_no_token(service: Service, client: Any) -> None:
+def test_probes_and_metrics_need_no_token(server: LocalServer, client: Any) -> None:
     invoke(create(client, "echo hello")).wait_for_terminal_status(timeout=20, poll_interval=0.05)
-    assert httpx.get(f"{service.endpoint}/healthz").text == "ok\n"
-    assert httpx.get(f"{service.endpoint}/readyz").text == "ok\n"
-    text = httpx.get(f"{service.endpoint}/metrics").text
+    assert httpx.get(f"{server.endpoint}/healthz").text == "ok\n"
+    assert httpx.get(f"{server.endpoint}/readyz").text == "ok\n"
+    text = httpx.get(f"{server.endpoint}/metrics").text
     for sample in (
         'invocations_http_requests_total{method="POST",route="/v1/actions/{name}/invoke",status="200"}',
         'invocations{status="Completed"}',

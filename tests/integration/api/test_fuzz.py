@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from ..conftest import Service
+from ..conftest import LocalServer
 
 #: Streams don't end, so they are tested elsewhere; the browser's pages speak HTML.
 LEFT_OUT = {"/v1/actions/invocations/watch", "/", "/login", "/logout", "/actions/invocations/{invocation_id}"}
@@ -20,10 +20,10 @@ LEFT_OUT = {"/v1/actions/invocations/watch", "/", "/login", "/logout", "/actions
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_is_answered_with_a_5xx(
-    start_service: Callable[..., Service], mode: GenerationMode
+    start_server: Callable[..., LocalServer], mode: GenerationMode
 ) -> None:
-    service = start_service("--slots", "0")  # made-up commands are stored, and never run
-    schema = schemathesis.openapi.from_url(f"{service.endpoint}/openapi.json")
+    server = start_server("--slots", "0")  # made-up commands are stored, and never run
+    schema = schemathesis.openapi.from_url(f"{server.endpoint}/openapi.json")
     tried = 0
     for found in schema.get_all_operations():
         operation = found.ok()
@@ -40,7 +40,7 @@ def test_no_request_is_answered_with_a_5xx(
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def is_answered(case: Any) -> None:
-            answer = case.call(headers={"Authorization": f"Bearer {service.token}"})
+            answer = case.call(headers={"Authorization": f"Bearer {server.token}"})
             assert answer.status_code < 500 or answer.status_code == 501, answer.text
             if answer.status_code >= 400:
                 error = answer.json()["error"]
@@ -72,9 +72,11 @@ ODD = ["..", "%2e%2e", "..%2f..%2fetc%2fpasswd", "a%00b", "%ff", "a" * 5000, "é
         ("PATCH", "v1/actions/invocations/watch/{}"),
     ],
 )
-def test_an_odd_name_is_a_name_and_nothing_more(service: Service, method: str, path: str, name: str) -> None:
-    address = f"{service.endpoint}/{path.format(name)}"
-    headers = {"Authorization": f"Bearer {service.token}"}
+def test_an_odd_name_is_a_name_and_nothing_more(
+    server: LocalServer, method: str, path: str, name: str
+) -> None:
+    address = f"{server.endpoint}/{path.format(name)}"
+    headers = {"Authorization": f"Bearer {server.token}"}
     answer = httpx.request(method, httpx.URL(address), headers=headers, json={} if method != "GET" else None)
     assert 400 <= answer.status_code < 500
     assert "error" in answer.json()
@@ -83,15 +85,17 @@ def test_an_odd_name_is_a_name_and_nothing_more(service: Service, method: str, p
 @pytest.mark.parametrize(
     "cursor", ["0.999999999", "999999999999999999.0", "-1.0", "1.0", "../../x", "0.0.0", "", "1e5"]
 )
-def test_a_log_cursor_that_nobody_handed_out_is_rejected_or_harmless(service: Service, cursor: str) -> None:
+def test_a_log_cursor_that_nobody_handed_out_is_rejected_or_harmless(
+    server: LocalServer, cursor: str
+) -> None:
     body = {"name": "cursed", "container_parameters": {"command": ["sh", "-c", "echo a; echo b"]}}
-    service.request("POST", "v1/actions", json=body)
+    server.request("POST", "v1/actions", json=body)
     invocation = {
         "data_source_id": "__UNSPECIFIED_DATA_SOURCE__", "data_source_type": "Dataset", "input_data": [],
         "invocation_source": "Manual", "idempotency_id": "cursed",
     }  # fmt: skip
-    created = service.request("POST", "v1/actions/cursed/invoke", json=invocation).json()["data"]
+    created = server.request("POST", "v1/actions/cursed/invoke", json=invocation).json()["data"]
     path = f"v1/actions/invocations/{created['invocation_id']}/logs/stream"
-    answer = service.request("GET", path, params={"last_read": cursor})
+    answer = server.request("GET", path, params={"last_read": cursor})
     assert answer.status_code == 400
     assert answer.json()["error"]["error_code"] == "RobotoInvalidRequestException"

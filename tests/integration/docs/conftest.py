@@ -1,4 +1,4 @@
-"""What a reader of the documentation has: a service with the actions that are shown, and a connection."""
+"""What a reader of the documentation has: a server with the actions that are shown, and a connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_invocations.server.admin import add_dataset, set_secret
 from airflow_invocations.server.db import LOCAL_ORG
 
 from ..airflow.conftest import connect_to, database, end_of, no_floor  # noqa: F401  some are fixtures
-from ..conftest import Service
+from ..conftest import LocalServer
 from .blocks import ROOT, blocks
 
 #: The actions that the pages' DAGs invoke, as a reader of the repository has them.
@@ -27,7 +27,7 @@ EXAMPLES = ROOT / "examples" / "actions"
 class Reader:
     """Somebody who has done what the pages say before the one that is read."""
 
-    service: Service
+    server: LocalServer
     folder: Path
     #: What stands in the pages for what is the reader's own, and what it is here.
     own: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def readers_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """The service, with all that the pages' DAGs want to find there."""
+    """The server, with all that the pages' DAGs want to find there."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(EXAMPLES, folder / "actions")
     for block in blocks():
@@ -54,21 +54,23 @@ def readers_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader
     drives = folder / "drives"
     drives.mkdir()
     (drives / "city.drive").write_text("a drive\n")
-    service = Service(folder / "data", "--actions", str(folder / "actions"), "--slots", "4", "--grace", "0.5")
-    service.start()
+    server = LocalServer(
+        folder / "data", "--actions", str(folder / "actions"), "--slots", "4", "--grace", "0.5"
+    )
+    server.start()
     try:
-        add_dataset(service.data_dir, "drives", drives, LOCAL_ORG)
-        maps = add_dataset(service.data_dir, "some_maps", drives, LOCAL_ORG)
-        set_secret(service.data_dir, "map_server", "correct horse", LOCAL_ORG)
-        yield Reader(service, folder, {"ds_maps": maps, "file:///tmp/logs": f"file://{folder}/logs"})
+        add_dataset(server.data_dir, "drives", drives, LOCAL_ORG)
+        maps = add_dataset(server.data_dir, "some_maps", drives, LOCAL_ORG)
+        set_secret(server.data_dir, "map_server", "correct horse", LOCAL_ORG)
+        yield Reader(server, folder, {"ds_maps": maps, "file:///tmp/logs": f"file://{folder}/logs"})
     finally:
-        service.end()
+        server.end()
 
 
 @pytest.fixture
 def reader(readers_service: Reader, monkeypatch: pytest.MonkeyPatch) -> Reader:
     """The same, with a connection to it, and today's upload done."""
-    connect_to(readers_service.service, monkeypatch)
+    connect_to(readers_service.server, monkeypatch)
     hook = RobotoHook()
     uploaded = hook.invoke("upload_drives", InvocationRequest(invocation_source=InvocationSource.Manual))
     end_of(hook, uploaded.invocation_id)

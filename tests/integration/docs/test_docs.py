@@ -1,7 +1,7 @@
 """The documentation does what it says: every block of every page is tried.
 
 Whoever adds a block says its language, and for a file of the reader's its path as title. Actions are
-registered with a real service and invoked there, DAGs are run by `dag.test()`, other Python is executed,
+registered with a real server and invoked there, DAGs are run by `dag.test()`, other Python is executed,
 commands are read by the parsers of their programs, connections are built into hooks.
 """
 
@@ -70,7 +70,7 @@ OTHER_PROGRAMS = {
     "cd": "the shell's own",
     "eval": "the shell's own",
     "mkdir": "everybody's",
-    "curl": "it would need a service at the port that is shown; the addresses are looked at",
+    "curl": "it would need a server at the port that is shown; the addresses are looked at",
     "flyte": "Flyte's SDK, which wants a real Flyte; tests/integration/flyte deploys the same file",
     "pip": "it would build and install; another test looks at the wheel that is named",
     "pynenc": "it would run until it is stopped; tests/platforms starts the same app's runner",

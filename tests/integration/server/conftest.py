@@ -1,4 +1,4 @@
-"""Actions and invocations in a real service, by the published client."""
+"""Actions and invocations in a real server, by the published client."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 from ...support.published import actions as published
 from ...support.published import http
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 
 
-def client_of(service: Service, token: str | None = None) -> Any:
+def client_of(server: LocalServer, token: str | None = None) -> Any:
     """The published client, let in with the server's token or another one."""
-    decorator = http.BearerTokenDecorator(token=token or service.token)
-    return http.RobotoClient(endpoint=service.endpoint, auth_decorator=decorator)
+    decorator = http.BearerTokenDecorator(token=token or server.token)
+    return http.RobotoClient(endpoint=server.endpoint, auth_decorator=decorator)
 
 
 @pytest.fixture
-def client(service: Service) -> Any:
-    return client_of(service)
+def client(server: LocalServer) -> Any:
+    return client_of(server)
 
 
 def script(client: Any, text: str, **fields: Any) -> Any:

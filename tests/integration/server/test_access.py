@@ -22,7 +22,7 @@ from airflow_invocations.server.api.app import create_app
 from airflow_invocations.server.settings import ServerSettings
 
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 
 #: Statuses of a request that was let through.
 THROUGH = frozenset({200, 204, 400, 404, 409, 501})
@@ -161,22 +161,22 @@ def test_every_route_has_a_decision() -> None:
 class World:
     """A server with one invocation that runs and holds a token of its own, and a token of each kind."""
 
-    def __init__(self, service: Service, folder: Path) -> None:
-        self.service = service
+    def __init__(self, server: LocalServer, folder: Path) -> None:
+        self.server = server
         self.folder = folder
         self.client = httpx.Client(timeout=30, verify=False)
         source = folder / "drives"
         source.mkdir()
         (source / "a.csv").write_text("1")
         self.dataset = self._post("v1/datasets", {"name": "theirs"})["dataset_id"]
-        (service.data_dir / "datasets" / self.dataset).mkdir(parents=True, exist_ok=True)
-        (service.data_dir / "datasets" / self.dataset / "a.csv").write_text("1")
+        (server.data_dir / "datasets" / self.dataset).mkdir(parents=True, exist_ok=True)
+        (server.data_dir / "datasets" / self.dataset / "a.csv").write_text("1")
         (file,) = self._post(f"v1/datasets/{self.dataset}/files/query", {})["items"]
         self.file = file["file_id"]
         self.query = self._post("v1/query/submit/roboql", {"query": "size = 0", "target": "files"})[
             "query_id"
         ]
-        data = service.data_dir
+        data = server.data_dir
         self.tokens = {
             "nobody": None,
             "revoked": add_token(data, "revoked", "og_local", "admin"),
@@ -184,7 +184,7 @@ class World:
             "read": add_token(data, "reads", "og_local", "read"),
             "invoke": add_token(data, "invokes", "og_local", "invoke"),
             "invoking action": self._token_of_process("invokes", may_invoke=True),
-            "admin": service.token,
+            "admin": server.token,
             "other admin": add_token(data, "other", "og_other", "admin"),
         }
         revoke_token(data, "revoked")
@@ -212,7 +212,7 @@ class World:
         """The status of an answer; of a stream that is open, what it began with."""
         token = self.tokens[identity]
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        url = f"{self.service.endpoint}/{path}"
+        url = f"{self.server.endpoint}/{path}"
         with self.client.stream(method, url, headers=headers, json=body) as answer:
             return answer.status_code
 
@@ -231,19 +231,19 @@ class World:
 
     def _invocation(self, identity: str) -> str:
         headers = {"Authorization": f"Bearer {self.tokens[identity]}"}
-        return str(self.service.request("GET", "v1/users", headers=headers).json()["data"]["user_id"])
+        return str(self.server.request("GET", "v1/users", headers=headers).json()["data"]["user_id"])
 
     def _post(self, path: str, body: Any) -> Any:
-        return self.service.request("POST", path, json=body).raise_for_status().json()["data"]
+        return self.server.request("POST", path, json=body).raise_for_status().json()["data"]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("access")
-    service = Service(folder / "data", "--slots", "4", "--grace", "0.2")
-    service.start()
-    yield World(service, folder)
-    service.end()
+    server = LocalServer(folder / "data", "--slots", "4", "--grace", "0.2")
+    server.start()
+    yield World(server, folder)
+    server.end()
 
 
 #: Those that end what the others are tried on come last.
@@ -252,12 +252,12 @@ IN_ORDER = sorted(ROUTES, key=lambda route: (route[1].endswith("/cancel"), route
 
 def test_an_action_has_nothing_that_is_not_its_own(world: World) -> None:
     asked = {"invocation_source": "Manual"}
-    other = world.service.request("POST", "v1/actions/keeps/invoke", json=asked).json()["data"]
-    dataset = world.service.request("POST", "v1/datasets", json={"name": "not theirs"}).json()["data"]
-    folder = world.service.data_dir / "datasets" / dataset["dataset_id"]
+    other = world.server.request("POST", "v1/actions/keeps/invoke", json=asked).json()["data"]
+    dataset = world.server.request("POST", "v1/datasets", json={"name": "not theirs"}).json()["data"]
+    folder = world.server.data_dir / "datasets" / dataset["dataset_id"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "secret.csv").write_text("not theirs")
-    listed = world.service.request("POST", f"v1/datasets/{dataset['dataset_id']}/files/query", json={})
+    listed = world.server.request("POST", f"v1/datasets/{dataset['dataset_id']}/files/query", json={})
     names = {
         "invocation_id": other["invocation_id"],
         "dataset_id": dataset["dataset_id"],
@@ -274,7 +274,7 @@ def test_an_action_has_nothing_that_is_not_its_own(world: World) -> None:
             assert world.status(method, path, "action", body) == 403, (method, path)
             tried += 1
     assert tried > 10
-    world.service.request("POST", f"v1/actions/invocations/{other['invocation_id']}/cancel")
+    world.server.request("POST", f"v1/actions/invocations/{other['invocation_id']}/cancel")
 
 
 @pytest.mark.parametrize(
@@ -287,38 +287,38 @@ def test_overrides_need_admin(world: World, overrides: dict[str, Any]) -> None:
     statuses = {each: world.status("POST", path, each, body) for each in ("invoke", "invoking action")}
     assert statuses == {"invoke": 403, "invoking action": 403}
     headers = {"Authorization": f"Bearer {world.tokens['invoke']}"}
-    rejected = world.service.request("POST", path, json=body, headers=headers).json()["error"]
+    rejected = world.server.request("POST", path, json=body, headers=headers).json()["error"]
     assert rejected["error_code"] == "RobotoUnauthorizedException"
     assert "role admin" in rejected["message"]
-    allowed = world.service.request("POST", path, json=body)
+    allowed = world.server.request("POST", path, json=body)
     assert allowed.status_code == 200
     invocation_id = allowed.json()["data"]["invocation_id"]
-    world.service.request("POST", f"v1/actions/invocations/{invocation_id}/cancel")
+    world.server.request("POST", f"v1/actions/invocations/{invocation_id}/cancel")
 
 
-def test_overrides_can_be_allowed(start_service: Callable[..., Service]) -> None:
-    service = start_service("--slots", "0", "--allow-overrides")
-    service.request("POST", "v1/actions", json={"name": "a", "container_parameters": {"command": ["true"]}})
-    token = add_token(service.data_dir, "airflow", "og_local", "invoke")
+def test_overrides_can_be_allowed(start_server: Callable[..., LocalServer]) -> None:
+    server = start_server("--slots", "0", "--allow-overrides")
+    server.request("POST", "v1/actions", json={"name": "a", "container_parameters": {"command": ["true"]}})
+    token = add_token(server.data_dir, "airflow", "og_local", "invoke")
     body = {"invocation_source": "Manual", "container_parameter_overrides": {"command": ["false"]}}
     headers = {"Authorization": f"Bearer {token}"}
-    answer = service.request("POST", "v1/actions/a/invoke", json=body, headers=headers)
+    answer = server.request("POST", "v1/actions/a/invoke", json=body, headers=headers)
     assert answer.json()["data"]["container_parameters"]["command"] == ["false"]
 
 
 def test_report_does_not_complete_an_invocation_that_waits_for_the_runner(
-    start_service: Callable[..., Service],
+    start_server: Callable[..., LocalServer],
 ) -> None:
-    service = start_service("--slots", "1", "--grace", "0.2")
+    server = start_server("--slots", "1", "--grace", "0.2")
     action = {"name": "waits", "container_parameters": {"command": ["sleep", "600"]}}
-    service.request("POST", "v1/actions", json=action)
+    server.request("POST", "v1/actions", json=action)
     body = {"invocation_source": "Manual"}
     for _ in range(2):
-        asked = service.request("POST", "v1/actions/waits/invoke", json=body).json()["data"]
+        asked = server.request("POST", "v1/actions/waits/invoke", json=body).json()["data"]
     path = f"v1/actions/invocations/{asked['invocation_id']}/status"
-    rejected = service.request("POST", path, json={"status": 5})
+    rejected = server.request("POST", path, json={"status": 5})
     assert (rejected.status_code, rejected.json()["error"]["error_code"]) == (409, "RobotoConditionException")
-    assert service.request("POST", path, json={"status": 998, "detail": "not needed"}).status_code == 200
+    assert server.request("POST", path, json={"status": 998, "detail": "not needed"}).status_code == 200
 
 
 @pytest.mark.parametrize("identity", ["nobody", "read"])
@@ -327,7 +327,7 @@ def test_a_body_is_read_only_of_those_who_may_send_it(world: World, identity: st
     headers = {"Content-Type": "application/json", "Content-Length": str(7_000_000)}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    host, port = world.service.endpoint.removeprefix("http://").split(":")
+    host, port = world.server.endpoint.removeprefix("http://").split(":")
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         # The rest of the body never comes, and the answer doesn't wait for it.

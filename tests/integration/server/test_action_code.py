@@ -16,7 +16,7 @@ from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.admin import add_dataset, set_secret
 
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 
 #: Where each form has its names from; an action begins with one of these.
 FORMS = {
@@ -115,7 +115,7 @@ SECRET_VALUE = 'p@ss"word\\with specials'
 
 
 @pytest.fixture(scope="module", autouse=True)
-def actions(service: Service, tmp_path_factory: pytest.TempPathFactory) -> None:
+def actions(server: LocalServer, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every action in both forms: `members-ours`, `members-published` and so on."""
     folder = tmp_path_factory.mktemp("actions")
     for name, body in ACTIONS.items():
@@ -127,45 +127,45 @@ def actions(service: Service, tmp_path_factory: pytest.TempPathFactory) -> None:
                 "parameters": [{"name": "who"}, {"name": "key"}],
                 "container_parameters": {"command": [sys.executable, "-W", "ignore", str(script)]},
             }
-            assert service.request("POST", "v1/actions", json=action).status_code == 200
-    set_secret(service.data_dir, "test.key", SECRET_VALUE, "og_local")
+            assert server.request("POST", "v1/actions", json=action).status_code == 200
+    set_secret(server.data_dir, "test.key", SECRET_VALUE, "og_local")
 
 
-def new_dataset(service: Service, **fields: Any) -> str:
-    return str(service.request("POST", "v1/datasets", json=fields).json()["data"]["dataset_id"])
+def new_dataset(server: LocalServer, **fields: Any) -> str:
+    return str(server.request("POST", "v1/datasets", json=fields).json()["data"]["dataset_id"])
 
 
-def linked_dataset(service: Service, name: str, folder: Path) -> str:
-    return add_dataset(service.data_dir, name, folder, "og_local")
+def linked_dataset(server: LocalServer, name: str, folder: Path) -> str:
+    return add_dataset(server.data_dir, name, folder, "og_local")
 
 
-def run(service: Service, action: str, **request: Any) -> dict[str, Any]:
+def run(server: LocalServer, action: str, **request: Any) -> dict[str, Any]:
     """The record of an invocation that has ended."""
     body = {"invocation_source": "Manual", **request}
-    answer = service.request("POST", f"v1/actions/{action}/invoke", json=body)
+    answer = server.request("POST", f"v1/actions/{action}/invoke", json=body)
     assert answer.status_code == 200, answer.text
     path = f"v1/actions/invocations/{answer.json()['data']['invocation_id']}"
     return until(
-        lambda: (r := service.request("GET", path).json()["data"])["last_status"] >= 5 and r, within=60
+        lambda: (r := server.request("GET", path).json()["data"])["last_status"] >= 5 and r, within=60
     )
 
 
-def log_of(service: Service, record: dict[str, Any]) -> list[dict[str, Any]]:
+def log_of(server: LocalServer, record: dict[str, Any]) -> list[dict[str, Any]]:
     path = f"v1/actions/invocations/{record['invocation_id']}/logs"
-    items: list[dict[str, Any]] = service.request("GET", path).json()["data"]["items"]
+    items: list[dict[str, Any]] = server.request("GET", path).json()["data"]["items"]
     return items
 
 
-def files_in(service: Service, dataset_id: str) -> dict[str, Any]:
+def files_in(server: LocalServer, dataset_id: str) -> dict[str, Any]:
     """Each file's record and content, by its path."""
-    items = service.request("POST", f"v1/datasets/{dataset_id}/files/query", json={}).json()["data"]["items"]
-    return {item["relative_path"]: (item, content_of(service, item["file_id"])) for item in items}
+    items = server.request("POST", f"v1/datasets/{dataset_id}/files/query", json={}).json()["data"]["items"]
+    return {item["relative_path"]: (item, content_of(server, item["file_id"])) for item in items}
 
 
-def content_of(service: Service, file_id: str) -> bytes:
-    url = service.request("GET", f"v1/files/{file_id}/signed-url").json()["data"]["url"]
-    return service.request(
-        "GET", url.removeprefix(f"{service.endpoint}/"), headers={"Authorization": ""}
+def content_of(server: LocalServer, file_id: str) -> bytes:
+    url = server.request("GET", f"v1/files/{file_id}/signed-url").json()["data"]["url"]
+    return server.request(
+        "GET", url.removeprefix(f"{server.endpoint}/"), headers={"Authorization": ""}
     ).content
 
 
@@ -180,30 +180,30 @@ def described(record: dict[str, Any]) -> dict[str, Any]:
 class Ran:
     """One form of an action, run in a world of its own: two datasets to read, one to write."""
 
-    def __init__(self, service: Service, action: str, form: str, folder: Path, **request: Any) -> None:
+    def __init__(self, server: LocalServer, action: str, form: str, folder: Path, **request: Any) -> None:
         source, other = folder / form, folder / f"{form}-other"
         for root, files in ((source, {"a.csv": "1", "b.txt": "2"}), (other, {"a.csv": "3"})):
             root.mkdir()
             for name, content in files.items():
                 (root / name).write_text(content)
-        self.source = linked_dataset(service, f"{folder.name}-{form[0]}", source)
-        self.other = linked_dataset(service, f"{folder.name}-{form[0]}-other", other)
-        self.destination = new_dataset(service, name="results")
+        self.source = linked_dataset(server, f"{folder.name}-{form[0]}", source)
+        self.other = linked_dataset(server, f"{folder.name}-{form[0]}-other", other)
+        self.destination = new_dataset(server, name="results")
         selectors = [{"dataset_id": self.source, "paths": ["*.csv"]}]
         if request.pop("several", False):
             selectors.append({"query": f'dataset_id = "{self.other}" AND size <= 1'})
         self.record = run(
-            service,
+            server,
             f"{action}-{form}",
             data_source_id=self.source,
             rich_input_data={"files": selectors},
             upload_destination={"destination_type": "Dataset", "destination_id": self.destination},
             **request,
         )
-        self.outputs = files_in(service, self.destination)
-        self.dataset = service.request("GET", f"v1/datasets/{self.source}").json()["data"]
-        self.sources = files_in(service, self.source)
-        self.log = log_of(service, self.record)
+        self.outputs = files_in(server, self.destination)
+        self.dataset = server.request("GET", f"v1/datasets/{self.source}").json()["data"]
+        self.sources = files_in(server, self.source)
+        self.log = log_of(server, self.record)
 
     def told(self) -> dict[str, Any]:
         """Everything that must be the same in both forms."""
@@ -236,14 +236,14 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
-def ran(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def ran(server: LocalServer, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """An action that has run in a form; once for all tests, as loading the published client takes seconds."""
 
     @cache
     def ran(action: str, form: str = "published", *, who: str = "ada", several: bool = True) -> Ran:
         values = {"who": who, "key": "roboto-secret://test.key"}
         folder = tmp_path_factory.mktemp(action)
-        return Ran(service, action, form, folder, several=several, parameter_values=values)
+        return Ran(server, action, form, folder, several=several, parameter_values=values)
 
     return ran
 
@@ -298,7 +298,7 @@ def test_an_action_changes_its_dataset_and_files_through_the_api(ran: Run) -> No
     assert one.sources["b.txt"][0]["metadata"] == {"by": "path"}
 
 
-def test_a_secret_is_in_no_log_and_in_no_answer(service: Service, ran: Run) -> None:
+def test_a_secret_is_in_no_log_and_in_no_answer(server: LocalServer, ran: Run) -> None:
     one = ran("secret")
     assert one.record["last_status"] == COMPLETED
     everything = json.dumps(one.record) + "".join(line["log"] for line in one.log)
@@ -308,7 +308,7 @@ def test_a_secret_is_in_no_log_and_in_no_answer(service: Service, ran: Run) -> N
     assert '{"as json": "***"}' in [line["log"] for line in one.log]
     long = "".join(line["log"] for line in one.log if line["partial_id"])
     assert long == "x" * 70_000 + "***" + "y" * 70_000
-    at_rest = b"".join(path.read_bytes() for path in service.data_dir.glob("server.db*"))
+    at_rest = b"".join(path.read_bytes() for path in server.data_dir.glob("server.db*"))
     assert SECRET_VALUE.encode() not in at_rest
 
 

@@ -15,7 +15,7 @@ import pytest
 from ...support.published import actions as published
 from ...support.published import exceptions
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 from .conftest import end_of, ended, invoke, is_gone, lines, says, script
 
 
@@ -28,17 +28,17 @@ def process_of(invocation: Any, name: str = "pid") -> psutil.Process:
     return psutil.Process(int(until(look).partition("=")[2]))
 
 
-def processes_of(service: Service, *invocations: Any) -> list[psutil.Process]:
+def processes_of(server: LocalServer, *invocations: Any) -> list[psutil.Process]:
     ids = {invocation.id for invocation in invocations}
     return [
         process
-        for process in service.action_processes()
+        for process in server.action_processes()
         if process.environ().get("ROBOTO_INVOCATION_ID") in ids
     ]
 
 
 def test_an_action_finds_its_environment_and_nothing_of_the_services(
-    service: Service, client: Any, tmp_path: Path
+    server: LocalServer, client: Any, tmp_path: Path
 ) -> None:
     program = (
         "import json, os; print(json.dumps([dict(os.environ), os.getcwd(), os.getpgrp() == os.getpid()]))"
@@ -51,14 +51,14 @@ def test_an_action_finds_its_environment_and_nothing_of_the_services(
     )
     invocation = ended(invoke(action, parameter_values={"a": "x y", "n": [1]}))
     environment, folder, leads_its_group = json.loads(lines(invocation)[0])
-    workspace = service.data_dir / "workspaces" / invocation.id
+    workspace = server.data_dir / "workspaces" / invocation.id
     assert Path(folder) == workspace / "work"
     assert leads_its_group
     assert environment.pop("PATH").split(":")[0] == str(Path(sys.executable).parent)
     token = environment.pop("ROBOTO_API_KEY")
     assert environment.pop("ROBOTO_BEARER_TOKEN") == token
-    assert token != service.token
-    assert environment.pop("INVOCATIONS_SERVICE").endswith(f" {service.data_dir}")
+    assert token != server.token
+    assert environment.pop("INVOCATIONS_SERVICE").endswith(f" {server.data_dir}")
     for own_of_the_shell in ("PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"):
         environment.pop(own_of_the_shell, None)
     assert environment == {
@@ -82,7 +82,7 @@ def test_an_action_finds_its_environment_and_nothing_of_the_services(
         "ROBOTO_OUTPUT_DIR": str(workspace / "output"),
         "ROBOTO_PARAM_a": "x y",
         "ROBOTO_PARAM_n": "[1]",
-        "ROBOTO_SERVICE_ENDPOINT": service.endpoint,
+        "ROBOTO_SERVICE_ENDPOINT": server.endpoint,
         "TMPDIR": str(workspace / "work"),
     }
 
@@ -221,10 +221,10 @@ def test_an_action_that_takes_the_hint_can_still_say_something(client: Any) -> N
     assert lines(invocation) == ["up", "bye"]
 
 
-def test_a_daemon_that_holds_the_pipe_does_not_hold_up_the_end(service: Service, client: Any) -> None:
+def test_a_daemon_that_holds_the_pipe_does_not_hold_up_the_end(server: LocalServer, client: Any) -> None:
     invocation = invoke(script(client, "setsid sleep 60 & sleep 0.2"))
     assert end_of(invocation) == ("Completed", None)
-    for process in processes_of(service, invocation):
+    for process in processes_of(server, invocation):
         process.kill()
 
 
@@ -244,7 +244,7 @@ def test_a_status_set_from_outside_ends_the_process(client: Any) -> None:
     assert end_of(invocation) == ("Failed", "looks wrong")
 
 
-def test_cancels_that_race_the_start_leave_nothing_running(service: Service, client: Any) -> None:
+def test_cancels_that_race_the_start_leave_nothing_running(server: LocalServer, client: Any) -> None:
     action = script(client, "exec sleep 60")
     dice = random.Random(5)
     invocations = []
@@ -255,4 +255,4 @@ def test_cancels_that_race_the_start_leave_nothing_running(service: Service, cli
         invocation.cancel()
         invocations.append(invocation)
     assert {end_of(one)[0] for one in invocations} == {"Cancelled"}
-    assert processes_of(service, *invocations) == []
+    assert processes_of(server, *invocations) == []

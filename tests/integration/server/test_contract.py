@@ -17,7 +17,7 @@ import pytest
 
 from ...support.published import actions as published
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 from .conftest import client_of, end_of, invoke, lines, says, script
 
 
@@ -53,71 +53,73 @@ def described(folder: Path, name: str, **fields: Any) -> Path:
 
 
 class TestAnnouncement:
-    def test_it_says_where_with_which_token_and_who(self, service: Service) -> None:
-        path = service.data_dir / "server.json"
+    def test_it_says_where_with_which_token_and_who(self, server: LocalServer) -> None:
+        path = server.data_dir / "server.json"
         assert json.loads(path.read_text()) == {
-            "endpoint": service.endpoint,
-            "token": service.token,
-            "pid": service.process.pid,
+            "endpoint": server.endpoint,
+            "token": server.token,
+            "pid": server.process.pid,
         }
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert service.endpoint.startswith("http://127.0.0.1:")
-        assert service.request("POST", "v1/actions/query", json={}).status_code == 200
+        assert server.endpoint.startswith("http://127.0.0.1:")
+        assert server.request("POST", "v1/actions/query", json={}).status_code == 200
 
-    def test_the_data_folder_is_for_its_owner_only(self, service: Service) -> None:
-        assert stat.S_IMODE(service.data_dir.stat().st_mode) == 0o700
+    def test_the_data_folder_is_for_its_owner_only(self, server: LocalServer) -> None:
+        assert stat.S_IMODE(server.data_dir.stat().st_mode) == 0o700
 
-    def test_it_is_gone_after_a_clean_stop(self, start_service: Callable[..., Service]) -> None:
-        service = start_service()
-        endpoint = service.endpoint
+    def test_it_is_gone_after_a_clean_stop(self, start_server: Callable[..., LocalServer]) -> None:
+        server = start_server()
+        endpoint = server.endpoint
         host, port = endpoint.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))), httpx.Client() as idle:
             idle.get(f"{endpoint}/v1/actions/x")
-            assert service.stop() == 0  # clients that say nothing don't hold it up
-        assert not (service.data_dir / "server.json").exists()
-        assert "Traceback" not in service.errors
+            assert server.stop() == 0  # clients that say nothing don't hold it up
+        assert not (server.data_dir / "server.json").exists()
+        assert "Traceback" not in server.errors
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{endpoint}/v1/actions/x")
 
     def test_the_token_outlives_restarts_and_an_old_announcement_does_not(
-        self, start_service: Callable[..., Service]
+        self, start_server: Callable[..., LocalServer]
     ) -> None:
-        service = start_service("--host", "0.0.0.0")
-        token, endpoint = service.token, service.endpoint
+        server = start_server("--host", "0.0.0.0")
+        token, endpoint = server.token, server.endpoint
         assert endpoint.startswith("http://127.0.0.1:")
-        assert service.request("POST", "v1/actions/query", json={}).status_code == 200
-        service.kill()
-        path = service.data_dir / "server.json"
+        assert server.request("POST", "v1/actions/query", json={}).status_code == 200
+        server.kill()
+        path = server.data_dir / "server.json"
         assert json.loads(path.read_text())["endpoint"] == endpoint
-        service.start()
-        assert service.token == token
-        assert json.loads(path.read_text())["pid"] == service.process.pid
+        server.start()
+        assert server.token == token
+        assert json.loads(path.read_text())["pid"] == server.process.pid
 
 
 class TestOptions:
-    def test_no_slots_accept_everything_and_run_nothing(self, start_service: Callable[..., Service]) -> None:
-        service = start_service("--slots", "0")
-        action = script(client_of(service), "true")
+    def test_no_slots_accept_everything_and_run_nothing(
+        self, start_server: Callable[..., LocalServer]
+    ) -> None:
+        server = start_server("--slots", "0")
+        action = script(client_of(server), "true")
         waiting, cancelled = invoke(action), invoke(action)
         cancelled.cancel()
         assert end_of(cancelled)[0] == "Cancelled"
-        service.restart("--slots", "1")
-        found = published.Invocation.from_id(waiting.id, roboto_client=client_of(service))
+        server.restart("--slots", "1")
+        found = published.Invocation.from_id(waiting.id, roboto_client=client_of(server))
         assert end_of(found) == ("Completed", None)
 
     def test_actions_of_a_folder_are_registered_and_upgraded(
-        self, start_service: Callable[..., Service], tmp_path: Path
+        self, start_server: Callable[..., LocalServer], tmp_path: Path
     ) -> None:
         folder = tmp_path / "actions"
         described(folder, "teller", description="old", timeout=5)
         (folder / "teller" / "told").write_text("told by a file beside it")
         described(folder, "imaged", image_uri="registry/image:1")
         (folder / "no-action").mkdir()
-        service = start_service("--actions", str(folder))
-        assert "actions: imaged, teller" in service.errors
+        server = start_server("--actions", str(folder))
+        assert "actions: imaged, teller" in server.errors
 
         def action(name: str) -> Any:
-            return published.Action.from_name(name, roboto_client=client_of(service))
+            return published.Action.from_name(name, roboto_client=client_of(server))
 
         first = action("teller")
         assert (first.record.description, first.timeout) == ("old", 5)
@@ -127,7 +129,7 @@ class TestOptions:
         assert lines(told) == ["told by a file beside it"]
 
         described(folder, "teller", description="new")
-        service.restart()
+        server.restart()
         assert action("teller").record.description == "new"
         assert action("teller").digest != first.digest
         assert action("teller").created == first.created
@@ -142,50 +144,50 @@ class TestClearLines:
         assert line == f"{path}: timeout: Input should be greater than or equal to 1"
         assert not (tmp_path / "data" / "server.json").exists()
 
-    def test_a_second_service_on_the_same_folder(self, service: Service) -> None:
-        line = refuses_to_start(service.data_dir)
+    def test_a_second_service_on_the_same_folder(self, server: LocalServer) -> None:
+        line = refuses_to_start(server.data_dir)
         assert (
-            line == f"another server already runs on {service.data_dir}; stop it or choose another --data-dir"
+            line == f"another server already runs on {server.data_dir}; stop it or choose another --data-dir"
         )
-        assert json.loads((service.data_dir / "server.json").read_text())["pid"] == service.process.pid
-        assert service.request("POST", "v1/actions/query", json={}).status_code == 200
+        assert json.loads((server.data_dir / "server.json").read_text())["pid"] == server.process.pid
+        assert server.request("POST", "v1/actions/query", json={}).status_code == 200
 
-    def test_a_port_that_is_taken(self, service: Service, tmp_path: Path) -> None:
-        port = service.endpoint.rpartition(":")[2]
+    def test_a_port_that_is_taken(self, server: LocalServer, tmp_path: Path) -> None:
+        port = server.endpoint.rpartition(":")[2]
         line = refuses_to_start(tmp_path / "data", "--port", port)
         taken = f"can't listen on 127.0.0.1:{port}: Address already in use"
         assert line == f"{taken}; choose another --port (0: any)"
-        assert service.request("POST", "v1/actions/query", json={}).status_code == 200
+        assert server.request("POST", "v1/actions/query", json={}).status_code == 200
 
 
 class TestStopping:
     def test_a_request_that_is_being_answered_is_answered(
-        self, start_service: Callable[..., Service]
+        self, start_server: Callable[..., LocalServer]
     ) -> None:
-        service = start_service("--slots", "0")
-        host, port = service.endpoint.removeprefix("http://").split(":")
+        server = start_server("--slots", "0")
+        host, port = server.endpoint.removeprefix("http://").split(":")
         body = b'{"name": "late"}'
         with socket.create_connection((host, int(port)), timeout=10) as connection:
-            head = f"POST /v1/actions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {service.token}\r\n"
+            head = f"POST /v1/actions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {server.token}\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:5])
-            service.process.send_signal(signal.SIGINT)
+            server.process.send_signal(signal.SIGINT)
             until(lambda: not accepts(host, int(port)))
             connection.sendall(body[5:])
             answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 200 ")
-        assert service.process.wait(20) == 0
-        assert "Traceback" not in service.errors
+        assert server.process.wait(20) == 0
+        assert "Traceback" not in server.errors
 
-    def test_a_second_signal_changes_nothing(self, start_service: Callable[..., Service]) -> None:
-        service = start_service("--slots", "1", "--grace", "0.5")
-        invocation = invoke(script(client_of(service), "trap '' TERM; echo up; while :; do sleep 0.05; done"))
+    def test_a_second_signal_changes_nothing(self, start_server: Callable[..., LocalServer]) -> None:
+        server = start_server("--slots", "1", "--grace", "0.5")
+        invocation = invoke(script(client_of(server), "trap '' TERM; echo up; while :; do sleep 0.05; done"))
         says(invocation, "up")
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            service.process.send_signal(number)
-        assert service.process.wait(20) == 0
-        assert "Traceback" not in service.errors
-        assert service.action_processes() == []
+            server.process.send_signal(number)
+        assert server.process.wait(20) == 0
+        assert "Traceback" not in server.errors
+        assert server.action_processes() == []
 
 
 def accepts(host: str, port: int) -> bool:

@@ -23,7 +23,7 @@ from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.admin import add_dataset
 
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 
 COMPLETED, FAILED = int(InvocationStatus.Completed), int(InvocationStatus.Failed)
 
@@ -33,8 +33,8 @@ MANY_FILES_WITHIN = 60.0
 
 
 @pytest.fixture
-def client(service: Service) -> RobotoClient:
-    return RobotoClient(service.endpoint, BearerTokenDecorator(service.token))
+def client(server: LocalServer) -> RobotoClient:
+    return RobotoClient(server.endpoint, BearerTokenDecorator(server.token))
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def dataset_id(service: Service, folder: Path) -> str:
+def dataset_id(server: LocalServer, folder: Path) -> str:
     """A dataset of a folder that is there already."""
-    return add_dataset(service.data_dir, f"linked {folder}", folder, "og_local")
+    return add_dataset(server.data_dir, f"linked {folder}", folder, "og_local")
 
 
 @pytest.fixture
@@ -58,17 +58,17 @@ def dataset(client: RobotoClient, dataset_id: str) -> datasets.Dataset:
     return datasets.Dataset.from_id(dataset_id, client)
 
 
-def invoke(service: Service, script: str, **request: Any) -> dict[str, Any]:
+def invoke(server: LocalServer, script: str, **request: Any) -> dict[str, Any]:
     """The ended invocation of an action that runs a shell script."""
     name = f"does-{abs(hash(script))}"
     action = {"name": name, "container_parameters": {"command": ["sh", "-c", script]}}
-    assert service.request("POST", "v1/actions", json=action).status_code in (200, 409)
+    assert server.request("POST", "v1/actions", json=action).status_code in (200, 409)
     body = {"invocation_source": "Manual", **request}
-    answer = service.request("POST", f"v1/actions/{name}/invoke", json=body)
+    answer = server.request("POST", f"v1/actions/{name}/invoke", json=body)
     assert answer.status_code == 200, answer.text
     path = f"v1/actions/invocations/{answer.json()['data']['invocation_id']}"
     return until(
-        lambda: (r := service.request("GET", path).json()["data"])["last_status"] >= COMPLETED and r,
+        lambda: (r := server.request("GET", path).json()["data"])["last_status"] >= COMPLETED and r,
         within=60,
     )
 
@@ -77,8 +77,8 @@ def detail_of(record: dict[str, Any]) -> str:
     return str(record["status"][-1]["detail"])
 
 
-def workspace_of(service: Service, record: dict[str, Any]) -> Path:
-    return service.data_dir / "workspaces" / str(record["invocation_id"])
+def workspace_of(server: LocalServer, record: dict[str, Any]) -> Path:
+    return server.data_dir / "workspaces" / str(record["invocation_id"])
 
 
 def upload_to(dataset_id: str) -> dict[str, Any]:
@@ -217,11 +217,11 @@ class TestPublishedClient:
         with pytest.raises(exceptions.RobotoNotImplementedException, match="datasets and files only"):
             list(QueryClient(client).submit_query("*", QueryTarget(target), 10))
 
-    def test_pages_of_files_end(self, service: Service, dataset_id: str) -> None:
+    def test_pages_of_files_end(self, server: LocalServer, dataset_id: str) -> None:
         seen: list[str] = []
         body: dict[str, Any] = {"limit": 1}
         while True:
-            page = service.request("POST", f"v1/datasets/{dataset_id}/files/query", json=body).json()["data"]
+            page = server.request("POST", f"v1/datasets/{dataset_id}/files/query", json=body).json()["data"]
             seen += [item["relative_path"] for item in page["items"]]
             if page["next_token"] is None:
                 break
@@ -246,16 +246,16 @@ class TestTheFolder:
             files.File.from_id(notes.file_id, roboto_client=client)
 
     def test_an_older_version_is_not_kept(
-        self, service: Service, dataset: datasets.Dataset, folder: Path
+        self, server: LocalServer, dataset: datasets.Dataset, folder: Path
     ) -> None:
         file_id = dataset.get_file_by_path("notes.txt").file_id
         (folder / "notes.txt").write_text("another content")
-        answer = service.request("GET", f"v1/files/record/{file_id}", params={"version_id": 1})
+        answer = server.request("GET", f"v1/files/record/{file_id}", params={"version_id": 1})
         assert answer.status_code == 404
         assert "version 1 of 'notes.txt' is not available; the newest is 2" in answer.text
 
     def test_a_folder_that_is_away_is_an_outage_which_a_later_request_outlives(
-        self, service: Service, client: RobotoClient, dataset_id: str, folder: Path
+        self, server: LocalServer, client: RobotoClient, dataset_id: str, folder: Path
     ) -> None:
         file_id = datasets.Dataset.from_id(dataset_id, client).get_file_by_path("notes.txt").file_id
         folder.rename(folder.with_name("elsewhere"))
@@ -264,19 +264,19 @@ class TestTheFolder:
             ("GET", f"v1/files/record/{file_id}"),
             ("GET", f"v1/files/record/path/notes.txt/association/{dataset_id}"),
         ):
-            answer = service.request(method, path)
+            answer = server.request(method, path)
             assert answer.status_code == 503, path
             assert answer.json()["error"]["error_code"] == "RobotoServiceUnavailableException"
             assert f"the folder of dataset '{dataset_id}' can't be read: No such file" in answer.text
         folder.with_name("elsewhere").rename(folder)
-        assert service.request("GET", f"v1/files/record/{file_id}").status_code == 200
+        assert server.request("GET", f"v1/files/record/{file_id}").status_code == 200
 
-    def test_adding_one_says_what_is_left_out(self, service: Service, folder: Path) -> None:
+    def test_adding_one_says_what_is_left_out(self, server: LocalServer, folder: Path) -> None:
         (folder / "link").symlink_to(folder / "notes.txt")
         (folder / os.fsdecode(b"M\xfcnchen.csv")).write_text("")
         command = [sys.executable, "-m", "airflow_invocations.cli", "dataset"]
         added = subprocess.run(
-            [*command, "--data-dir", service.data_dir, "add", str(folder), folder],
+            [*command, "--data-dir", server.data_dir, "add", str(folder), folder],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert added.stdout.startswith("ds_")
@@ -339,127 +339,127 @@ class TestSignedAddresses:
         here, other = (dataset.get_file_by_path(path).file_id for path in ("notes.txt", "logs/two.csv"))
         assert httpx.get(url.replace(str(here), str(other)), verify=False).status_code == 401
 
-    def test_a_header_can_not_be_smuggled_in(self, service: Service, dataset: datasets.Dataset) -> None:
+    def test_a_header_can_not_be_smuggled_in(self, server: LocalServer, dataset: datasets.Dataset) -> None:
         file_id = dataset.get_file_by_path("notes.txt").file_id
         query = {"override_content_disposition": "inline\r\nSet-Cookie: a=b"}
-        assert service.request("GET", f"v1/files/{file_id}/signed-url", params=query).status_code == 400
+        assert server.request("GET", f"v1/files/{file_id}/signed-url", params=query).status_code == 400
 
 
 class TestHostileInputs:
     @pytest.mark.parametrize("path", ["../secret", "logs/../../secret", "%2e%2e/secret", "/etc/passwd"])
     def test_a_path_can_not_lead_out_of_a_dataset(
-        self, service: Service, dataset_id: str, folder: Path, path: str
+        self, server: LocalServer, dataset_id: str, folder: Path, path: str
     ) -> None:
         (folder.parent / "secret").write_text("not yours")
         address = f"v1/files/record/path/{quote(path, safe='')}/association/{dataset_id}"
-        answer = service.request("GET", address)
+        answer = server.request("GET", address)
         assert answer.status_code in (400, 404)
         assert "not yours" not in answer.text
 
     def test_a_link_out_of_a_dataset_is_no_file_of_it(
-        self, service: Service, dataset_id: str, folder: Path
+        self, server: LocalServer, dataset_id: str, folder: Path
     ) -> None:
         (folder.parent / "secret").write_text("not yours")
         (folder / "link.csv").symlink_to(folder.parent / "secret")
-        record = invoke(service, "find $ROBOTO_INPUT_DIR", data_source_id=dataset_id, input_data=["**"])
+        record = invoke(server, "find $ROBOTO_INPUT_DIR", data_source_id=dataset_id, input_data=["**"])
         assert record["last_status"] == COMPLETED
-        given = workspace_of(service, record) / "input"
+        given = workspace_of(server, record) / "input"
         assert sorted(path.name for path in given.rglob("*.csv")) == ["one \N{SNOWMAN}.csv", "two.csv"]
 
     def test_inputs_are_the_actions_own_to_change(
-        self, service: Service, dataset_id: str, folder: Path
+        self, server: LocalServer, dataset_id: str, folder: Path
     ) -> None:
         script = "echo changed > $ROBOTO_INPUT_DIR/notes.txt && rm $ROBOTO_INPUT_DIR/logs/two.csv"
-        record = invoke(service, script, data_source_id=dataset_id, input_data=["**"])
+        record = invoke(server, script, data_source_id=dataset_id, input_data=["**"])
         assert record["last_status"] == COMPLETED, detail_of(record)
         assert (folder / "notes.txt").read_text() == "333"
         assert (folder / "logs" / "two.csv").exists()
 
     def test_an_output_folder_that_is_a_link_is_not_uploaded(
-        self, service: Service, dataset_id: str, tmp_path: Path
+        self, server: LocalServer, dataset_id: str, tmp_path: Path
     ) -> None:
         (tmp_path / "private").mkdir()
         (tmp_path / "private" / "key").write_text("not yours")
         script = f"rmdir $ROBOTO_OUTPUT_DIR && ln -s {tmp_path}/private $ROBOTO_OUTPUT_DIR"
-        record = invoke(service, script, **upload_to(dataset_id))
+        record = invoke(server, script, **upload_to(dataset_id))
         assert record["last_status"] == FAILED
         assert "the upload failed: the output folder" in detail_of(record)
-        assert workspace_of(service, record).is_dir()
+        assert workspace_of(server, record).is_dir()
 
     def test_a_link_out_of_the_outputs_is_not_uploaded(
-        self, service: Service, dataset_id: str, folder: Path, tmp_path: Path
+        self, server: LocalServer, dataset_id: str, folder: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "key").write_text("not yours")
         for script in (
             f"ln -s {tmp_path}/key $ROBOTO_OUTPUT_DIR/x",
             f"ln -s {tmp_path} $ROBOTO_OUTPUT_DIR/x",
         ):
-            record = invoke(service, script, **upload_to(dataset_id))
+            record = invoke(server, script, **upload_to(dataset_id))
             assert record["last_status"] == FAILED
             assert "output 'x' can't be uploaded: it is not a file in the output folder" in detail_of(record)
         assert not (folder / "x").exists()
 
     def test_a_link_within_the_outputs_is_what_it_leads_to(
-        self, service: Service, dataset_id: str, folder: Path
+        self, server: LocalServer, dataset_id: str, folder: Path
     ) -> None:
         script = "cd $ROBOTO_OUTPUT_DIR && echo one > run-1 && ln -s run-1 latest"
-        assert invoke(service, script, **upload_to(dataset_id))["last_status"] == COMPLETED
+        assert invoke(server, script, **upload_to(dataset_id))["last_status"] == COMPLETED
         assert (folder / "latest").read_text() == "one\n"
         assert not (folder / "latest").is_symlink()
 
-    def test_a_changeset_for_a_path_outside_is_forgotten(self, service: Service, dataset_id: str) -> None:
+    def test_a_changeset_for_a_path_outside_is_forgotten(self, server: LocalServer, dataset_id: str) -> None:
         note = {"relative_path": "../../notes.txt", "update": {"metadata_changeset": {"put_tags": ["bad"]}}}
         script = (
             f"echo '{json.dumps(note)}' > $ROBOTO_FILE_METADATA_CHANGESET_FILE; touch $ROBOTO_OUTPUT_DIR/out"
         )
-        assert invoke(service, script, **upload_to(dataset_id))["last_status"] == COMPLETED
-        items = service.request("POST", f"v1/datasets/{dataset_id}/files/query", json={}).json()["data"][
+        assert invoke(server, script, **upload_to(dataset_id))["last_status"] == COMPLETED
+        items = server.request("POST", f"v1/datasets/{dataset_id}/files/query", json={}).json()["data"][
             "items"
         ]
         assert not [item for item in items if item["tags"]]
 
     def test_a_changeset_that_can_not_be_read_fails_the_upload(
-        self, service: Service, dataset_id: str
+        self, server: LocalServer, dataset_id: str
     ) -> None:
         script = "echo '{nonsense' > $ROBOTO_FILE_METADATA_CHANGESET_FILE; touch $ROBOTO_OUTPUT_DIR/half"
-        record = invoke(service, script, **upload_to(dataset_id))
+        record = invoke(server, script, **upload_to(dataset_id))
         assert record["last_status"] == FAILED
         assert "line 1" in detail_of(record)
-        assert workspace_of(service, record).is_dir()
+        assert workspace_of(server, record).is_dir()
 
     def test_an_output_where_the_dataset_has_a_folder_fails_the_upload(
-        self, service: Service, dataset_id: str
+        self, server: LocalServer, dataset_id: str
     ) -> None:
-        record = invoke(service, "touch $ROBOTO_OUTPUT_DIR/logs", **upload_to(dataset_id))
+        record = invoke(server, "touch $ROBOTO_OUTPUT_DIR/logs", **upload_to(dataset_id))
         assert record["last_status"] == FAILED
         assert "output 'logs' can't be uploaded" in detail_of(record)
 
 
 class TestLargeInputs:
     def test_two_gibibytes_that_are_mostly_a_hole_take_no_time(
-        self, service: Service, dataset_id: str, folder: Path
+        self, server: LocalServer, dataset_id: str, folder: Path
     ) -> None:
         with (folder / "sparse.bin").open("wb") as file:
             file.truncate(2 * 1024**3)
         record = invoke(
-            service,
+            server,
             "test $(stat -c %s $ROBOTO_INPUT_DIR/sparse.bin) = 2147483648",
             data_source_id=dataset_id,
             input_data=["*.bin"],
         )
         assert record["last_status"] == COMPLETED, detail_of(record)
-        copy = workspace_of(service, record) / "input" / "sparse.bin"
+        copy = workspace_of(server, record) / "input" / "sparse.bin"
         assert copy.stat().st_blocks * 512 < 1024**2
 
     def test_ten_thousand_files_are_looked_up_and_copied_in_seconds(
-        self, service: Service, dataset_id: str, folder: Path
+        self, server: LocalServer, dataset_id: str, folder: Path
     ) -> None:
         for number in range(10_000):
             below = folder / "many" / str(number // 100)
             below.mkdir(parents=True, exist_ok=True)
             (below / f"\N{SNOWMAN} {number}").write_text(str(number))
         record = invoke(
-            service,
+            server,
             "test $(find $ROBOTO_INPUT_DIR -type f | wc -l) = 10000",
             data_source_id=dataset_id,
             input_data=["many/"],
@@ -473,40 +473,40 @@ class TestLargeInputs:
         seconds = (at(InvocationStatus.Processing) - at(InvocationStatus.Downloading)).total_seconds()
         print(f"10,000 files: {seconds:.2f} s")
         assert seconds < MANY_FILES_WITHIN
-        manifest = json.loads((workspace_of(service, record) / "inputs.json").read_text())
+        manifest = json.loads((workspace_of(server, record) / "inputs.json").read_text())
         assert len(manifest["files"]) == 10_000
 
 
 class TestWhereOutputsGo:
     def test_into_the_one_dataset_that_a_query_chose(
-        self, service: Service, dataset: datasets.Dataset, dataset_id: str
+        self, server: LocalServer, dataset: datasets.Dataset, dataset_id: str
     ) -> None:
         chosen = {"files": {"query": f'dataset_id = "{dataset_id}" AND path LIKE "%.csv"'}}
-        record = invoke(service, 'echo 4 > "$ROBOTO_OUTPUT_DIR/sum.txt"', rich_input_data=chosen)
+        record = invoke(server, 'echo 4 > "$ROBOTO_OUTPUT_DIR/sum.txt"', rich_input_data=chosen)
         assert record["last_status"] == COMPLETED, detail_of(record)
         assert dataset.get_file_by_path("sum.txt").record.size == 2
 
     def test_nowhere_if_the_input_is_of_several(
-        self, service: Service, client: RobotoClient, dataset_id: str, tmp_path: Path
+        self, server: LocalServer, client: RobotoClient, dataset_id: str, tmp_path: Path
     ) -> None:
         (tmp_path / "second").mkdir()
         (tmp_path / "second" / "x.csv").write_text("1")
-        second = add_dataset(service.data_dir, f"second {tmp_path}", tmp_path / "second", "og_local")
+        second = add_dataset(server.data_dir, f"second {tmp_path}", tmp_path / "second", "og_local")
         query = f'(dataset_id = "{dataset_id}" OR dataset_id = "{second}") AND path LIKE "%.csv"'
         record = invoke(
-            service, 'echo 4 > "$ROBOTO_OUTPUT_DIR/sum.txt"', rich_input_data={"files": {"query": query}}
+            server, 'echo 4 > "$ROBOTO_OUTPUT_DIR/sum.txt"', rich_input_data={"files": {"query": query}}
         )
         assert record["last_status"] == COMPLETED, detail_of(record)
         assert not (tmp_path / "second" / "sum.txt").exists()
-        log = service.request("GET", f"v1/actions/invocations/{record['invocation_id']}/logs").text
+        log = server.request("GET", f"v1/actions/invocations/{record['invocation_id']}/logs").text
         assert "its input isn't of one dataset" in log
 
 
-def test_workspaces_go_when_they_are_old(start_service: Any, tmp_path: Path) -> None:
-    service = start_service("--keep-workspaces", "0")
-    record = invoke(service, "echo done")
+def test_workspaces_go_when_they_are_old(start_server: Any, tmp_path: Path) -> None:
+    server = start_server("--keep-workspaces", "0")
+    record = invoke(server, "echo done")
     assert record["last_status"] == COMPLETED
-    (service.data_dir / "workspaces" / "somebody's").mkdir()
-    until(lambda: not workspace_of(service, record).exists(), within=30)
-    assert (service.data_dir / "workspaces" / "somebody's").is_dir()
-    assert [path.name for path in (service.data_dir / "workspaces").iterdir()] == ["somebody's"]
+    (server.data_dir / "workspaces" / "somebody's").mkdir()
+    until(lambda: not workspace_of(server, record).exists(), within=30)
+    assert (server.data_dir / "workspaces" / "somebody's").is_dir()
+    assert [path.name for path in (server.data_dir / "workspaces").iterdir()] == ["somebody's"]

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ..conftest import Service
+from ..conftest import LocalServer
 
 
 def task_error(answer: httpx.Response) -> tuple[int, str]:
@@ -21,10 +21,10 @@ def task_error(answer: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong", "Bearer", "Basic dTpw", "wrong"])
-def test_requests_without_the_token_are_rejected(service: Service, authorization: str | None) -> None:
+def test_requests_without_the_token_are_rejected(server: LocalServer, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     tried = 0
-    with httpx.Client(base_url=service.endpoint, headers=headers) as client:
+    with httpx.Client(base_url=server.endpoint, headers=headers) as client:
         for path, methods in client.get("/openapi.json").json()["paths"].items():
             for method in methods:
                 if path.startswith("/v1/"):
@@ -48,10 +48,10 @@ def test_requests_without_the_token_are_rejected(service: Service, authorization
     ],
 )
 def test_an_unknown_route_is_an_unknown_operation_and_not_missing_data(
-    service: Service, method: str, path: str
+    server: LocalServer, method: str, path: str
 ) -> None:
-    assert task_error(service.request(method, path)) == (404, "RobotoUnknownOperationException")
-    assert task_error(service.request("GET", "v1/datasets/ds_1")) == (404, "RobotoNotFoundException")
+    assert task_error(server.request(method, path)) == (404, "RobotoUnknownOperationException")
+    assert task_error(server.request("GET", "v1/datasets/ds_1")) == (404, "RobotoNotFoundException")
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,18 @@ def test_an_unknown_route_is_an_unknown_operation_and_not_missing_data(
     ],
 )
 def test_a_feature_that_only_the_platform_has_is_not_implemented(
-    service: Service, method: str, path: str, feature: str
+    server: LocalServer, method: str, path: str, feature: str
 ) -> None:
-    answer = service.request(method, path)
+    answer = server.request(method, path)
     assert task_error(answer) == (501, "RobotoNotImplementedException")
     assert feature in answer.text
 
 
 @pytest.mark.parametrize(("method", "path"), [("PATCH", "v1/actions/act"), ("DELETE", "v1/actions")])
 def test_a_method_that_a_route_does_not_have_is_405_in_the_envelope(
-    service: Service, method: str, path: str
+    server: LocalServer, method: str, path: str
 ) -> None:
-    answer = service.request(method, path)
+    answer = server.request(method, path)
     assert task_error(answer) == (405, "RobotoUnknownOperationException")
     assert answer.headers["allow"]
 
@@ -94,13 +94,13 @@ def test_a_method_that_a_route_does_not_have_is_405_in_the_envelope(
         b'{"name": "a", "tags": "x"}',
     ],
 )  # fmt: skip
-def test_a_body_that_is_no_request_is_400_in_the_envelope(service: Service, body: bytes) -> None:
-    answer = service.request("POST", "v1/actions", content=body, headers={"Content-Type": "application/json"})
+def test_a_body_that_is_no_request_is_400_in_the_envelope(server: LocalServer, body: bytes) -> None:
+    answer = server.request("POST", "v1/actions", content=body, headers={"Content-Type": "application/json"})
     assert task_error(answer) == (400, "RobotoInvalidRequestException")
 
 
-def test_a_rejection_names_every_problem_and_where_it_is(service: Service) -> None:
-    answer = service.request("POST", "v1/actions", json={"timeout": 0, "compute_requirements": {"vCPU": 3}})
+def test_a_rejection_names_every_problem_and_where_it_is(server: LocalServer) -> None:
+    answer = server.request("POST", "v1/actions", json={"timeout": 0, "compute_requirements": {"vCPU": 3}})
     message = answer.json()["error"]["message"]
     assert "body.name: Field required" in message
     assert "body.timeout: Input should be greater than or equal to 1" in message
@@ -110,25 +110,25 @@ def test_a_rejection_names_every_problem_and_where_it_is(service: Service) -> No
 @pytest.mark.parametrize("size", [8 * 1024 * 1024 + 1, 40 * 1024 * 1024])
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
 def test_a_request_over_eight_mebibytes_is_413_in_the_envelope(
-    service: Service, size: int, announced: bool
+    server: LocalServer, size: int, announced: bool
 ) -> None:
     body = b'{"name": "' + b"x" * (size - 12) + b'"}'
     content: Any = body if announced else (body[start : start + 2**16] for start in range(0, size, 2**16))
-    answer = service.request(
+    answer = server.request(
         "POST", "v1/actions", content=content, headers={"Content-Type": "application/json"}
     )
     assert task_error(answer) == (413, "RobotoInvalidRequestException")
     assert "larger than 8388608 bytes" in answer.json()["error"]["message"]
 
 
-def test_eight_mebibytes_are_not_too_much(service: Service) -> None:
+def test_eight_mebibytes_are_not_too_much(server: LocalServer) -> None:
     limit = 8 * 1024 * 1024
     frame = b'{"name": "large", "container_parameters": {"command": ["true"]}}'
     body = frame[:-1] + b" " * (limit - len(frame)) + frame[-1:]
-    answer = service.request("POST", "v1/actions", content=body, headers={"Content-Type": "application/json"})
+    answer = server.request("POST", "v1/actions", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 200
     body += b" "
-    answer = service.request("POST", "v1/actions", content=body, headers={"Content-Type": "application/json"})
+    answer = server.request("POST", "v1/actions", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 413)
 
 
@@ -158,20 +158,20 @@ def test_eight_mebibytes_are_not_too_much(service: Service) -> None:
     ],
 )
 def test_an_input_that_can_not_be_had_is_rejected_at_once(
-    service: Service, field: dict[str, Any], status: int, hint: str
+    server: LocalServer, field: dict[str, Any], status: int, hint: str
 ) -> None:
     container = {"command": ["true"]}
-    service.request("POST", "v1/actions", json={"name": "reads", "container_parameters": container})
-    answer = service.request("POST", "v1/actions/reads/invoke", json={"invocation_source": "Manual", **field})
+    server.request("POST", "v1/actions", json={"name": "reads", "container_parameters": container})
+    answer = server.request("POST", "v1/actions/reads/invoke", json={"invocation_source": "Manual", **field})
     assert answer.status_code == status
     assert hint in answer.json()["error"]["message"]
 
 
-def test_a_page_says_next_token_also_when_there_is_none(service: Service) -> None:
+def test_a_page_says_next_token_also_when_there_is_none(server: LocalServer) -> None:
     nothing = {"condition": {"field": "name", "comparator": "EQUALS", "value": "no such action"}}
-    answer = service.request("POST", "v1/actions/query", json=nothing)
+    answer = server.request("POST", "v1/actions/query", json=nothing)
     assert answer.json() == {"data": {"items": [], "next_token": None}}
 
 
-def test_an_answer_does_not_say_what_serves_it(service: Service) -> None:
-    assert "server" not in service.request("GET", "v1/actions/act").headers
+def test_an_answer_does_not_say_what_serves_it(server: LocalServer) -> None:
+    assert "server" not in server.request("GET", "v1/actions/act").headers

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 from .conftest import client_of, end_of, invoke, lines, script, steps
 
 
@@ -26,11 +26,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def service(small_disk: Path) -> Iterator[Service]:
-    service = Service(small_disk / "data", "--slots", "2", "--grace", "0.5")
-    service.start()
-    yield service
-    service.end()
+def server(small_disk: Path) -> Iterator[LocalServer]:
+    server = LocalServer(small_disk / "data", "--slots", "2", "--grace", "0.5")
+    server.start()
+    yield server
+    server.end()
 
 
 def fill(disk: Path) -> Path:
@@ -48,16 +48,16 @@ def fill(disk: Path) -> Path:
 
 @pytest.mark.parametrize("says", [":", "echo out; echo err >&2"], ids=["silent", "printing"])
 def test_an_action_that_ends_while_the_disk_is_full_has_ended_once_there_is_room(
-    service: Service, small_disk: Path, tmp_path: Path, says: str
+    server: LocalServer, small_disk: Path, tmp_path: Path, says: str
 ) -> None:
     up, go, ran = tmp_path / "up", tmp_path / "go", tmp_path / "ran"
     text = f"touch {up}; until [ -e {go} ]; do sleep 0.02; done; {says}; echo ran >> {ran}"
-    invocation = invoke(script(client_of(service), text))
+    invocation = invoke(script(client_of(server), text))
     until(up.exists)
     filling = fill(small_disk)
     go.touch()
     until(ran.exists)
-    until(lambda: "cannot" in service.errors or "Could not write" in service.errors)
+    until(lambda: "cannot" in server.errors or "Could not write" in server.errors)
     filling.unlink()
     assert end_of(invocation) == ("Completed", None)
     assert sorted(lines(invocation)) == ([] if says == ":" else ["err", "out"])
@@ -68,31 +68,31 @@ def test_an_action_that_ends_while_the_disk_is_full_has_ended_once_there_is_room
 
 
 def test_an_action_that_prints_while_the_disk_is_full_waits_and_loses_no_line(
-    service: Service, small_disk: Path, tmp_path: Path
+    server: LocalServer, small_disk: Path, tmp_path: Path
 ) -> None:
     up, go = tmp_path / "up", tmp_path / "go"
     text = (
         f"touch {up}; until [ -e {go} ]; do sleep 0.02; done; "
         "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done"
     )
-    invocation = invoke(script(client_of(service), text))
+    invocation = invoke(script(client_of(server), text))
     until(up.exists)
     filling = fill(small_disk)
     go.touch()
-    until(lambda: "Could not write" in service.errors)
+    until(lambda: "Could not write" in server.errors)
     filling.unlink()
     assert end_of(invocation) == ("Completed", None)
     assert lines(invocation) == [str(number) for number in range(20000)]
 
 
 def test_a_request_that_the_disk_has_no_room_for_is_answered_with_503_and_changes_nothing(
-    service: Service, small_disk: Path
+    server: LocalServer, small_disk: Path
 ) -> None:
     filling = fill(small_disk)
     body = {"name": "late", "container_parameters": {"command": ["true"]}, "description": "x" * 20_000}
-    rejected = service.request("POST", "v1/actions", json=body)
+    rejected = server.request("POST", "v1/actions", json=body)
     assert rejected.status_code == 503
     assert int(rejected.headers["Retry-After"]) > 0
-    assert service.request("GET", "v1/actions/late").status_code == 404
+    assert server.request("GET", "v1/actions/late").status_code == 404
     filling.unlink()
-    assert service.request("POST", "v1/actions", json=body).status_code == 200
+    assert server.request("POST", "v1/actions", json=body).status_code == 200

@@ -1,4 +1,4 @@
-"""The published client against the real service: it can't tell it from the platform."""
+"""The published client against the real server: it can't tell it from the platform."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_invocations.server.execution.logs import PAGE_LINES
 
 from ...support.published import actions as published
 from ...support.published import exceptions, orgs, query, updates, users
-from ..conftest import Service
+from ..conftest import LocalServer
 from .conftest import client_of, end_of, ended, invoke, lines, says, script, steps
 
 Status = published.InvocationStatus
@@ -220,11 +220,11 @@ class TestErrors:
         with pytest.raises(exceptions.RobotoUnknownOperationException):
             client.get("v1/nothing")
 
-    def test_a_wrong_token(self, service: Service) -> None:
+    def test_a_wrong_token(self, server: LocalServer) -> None:
         with pytest.raises(
             exceptions.RobotoUnauthorizedException, match="the token is unknown to this server"
         ):
-            published.Action.from_name("nope", roboto_client=client_of(service, token="wrong"))
+            published.Action.from_name("nope", roboto_client=client_of(server, token="wrong"))
 
     def test_a_name_that_is_taken(self, client: Any) -> None:
         action = script(client, "true")

@@ -42,39 +42,39 @@ print(json.dumps({
 
 
 @pytest.fixture
-def action(service: Any) -> str:
+def action(server: Any) -> str:
     body = {
         "name": "reads_its_context",
         "parameters": [{"name": "who", "required": True}, {"name": "count", "default": "7"}],
         "container_parameters": {"command": ["true"]},
     }
-    assert service.request("POST", "v1/actions", json=body).status_code in (200, 409)
+    assert server.request("POST", "v1/actions", json=body).status_code in (200, 409)
     return str(body["name"])
 
 
-def told_by(service: Any, action: str, module: str) -> dict[str, Any]:
+def told_by(server: Any, action: str, module: str) -> dict[str, Any]:
     """What an action says of its context, with the paths and ids of its own invocation made equal."""
     invocation = {
         "invocation_source": "Manual",
         "parameter_values": {"who": "ada \N{SNOWMAN}"},
         "container_parameter_overrides": {"command": [sys.executable, "-c", ACTION, module]},
     }
-    answer = service.request("POST", f"v1/actions/{action}/invoke", json=invocation)
+    answer = server.request("POST", f"v1/actions/{action}/invoke", json=invocation)
     invocation_id = answer.json()["data"]["invocation_id"]
     path = f"v1/actions/invocations/{invocation_id}"
     record = until(
-        lambda: (r := service.request("GET", path).json()["data"])["last_status"] >= 5 and r, within=60
+        lambda: (r := server.request("GET", path).json()["data"])["last_status"] >= 5 and r, within=60
     )
-    lines = service.request("GET", f"{path}/logs").json()["data"]["items"]
+    lines = server.request("GET", f"{path}/logs").json()["data"]["items"]
     assert record["last_status"] == 5, lines
     said: dict[str, Any] = json.loads("".join(line["log"] for line in lines).replace(invocation_id, "IV"))
-    assert Path(said["output_dir"]).is_relative_to(service.data_dir)
+    assert Path(said["output_dir"]).is_relative_to(server.data_dir)
     return said
 
 
-def test_both_contexts_say_the_same(service: Any, action: str) -> None:
-    ours = told_by(service, action, "airflow_invocations.runtime")
-    theirs = told_by(service, action, "roboto")
+def test_both_contexts_say_the_same(server: Any, action: str) -> None:
+    ours = told_by(server, action, "airflow_invocations.runtime")
+    theirs = told_by(server, action, "roboto")
     assert ours == theirs
     assert (ours["who"], ours["count"], ours["default"]) == ("ada \N{SNOWMAN}", "7", "fallback")
     assert (ours["invocation_id"], ours["status"]) == ("IV", "Processing")

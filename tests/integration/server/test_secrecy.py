@@ -20,28 +20,28 @@ import pytest
 from airflow_invocations.server.admin import add_token, set_secret
 
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 
 SECRET = "S3cr3t/of-the-map+server"
 
 
-def break_table(service: Service, table: str) -> None:
+def break_table(server: LocalServer, table: str) -> None:
     """Take a table away: what reads it fails from now on."""
-    with sqlite3.connect(service.data_dir / "server.db") as connection:
+    with sqlite3.connect(server.data_dir / "server.db") as connection:
         connection.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
     connection.close()
 
 
-def break_record(service: Service, action: str) -> None:
+def break_record(server: LocalServer, action: str) -> None:
     """Damage an action's record: every request that reads it is a 500 from now on."""
     body = {"name": action, "container_parameters": {"command": ["true"]}}
-    assert service.request("POST", "v1/actions", json=body).status_code == 200
-    with sqlite3.connect(service.data_dir / "server.db") as connection:
+    assert server.request("POST", "v1/actions", json=body).status_code == 200
+    with sqlite3.connect(server.data_dir / "server.db") as connection:
         connection.execute("UPDATE actions SET record = '17' WHERE name = ?", (action,))
     connection.close()
 
 
-class OnTerminal(Service):
+class OnTerminal(LocalServer):
     """A server whose stderr is a terminal, as where a person has started it."""
 
     def start(self) -> None:
@@ -68,25 +68,25 @@ class OnTerminal(Service):
 
 
 @contextmanager
-def running(service: Service) -> Iterator[Service]:
-    service.start()
+def running(server: LocalServer) -> Iterator[LocalServer]:
+    server.start()
     try:
-        yield service
+        yield server
     finally:
-        service.end()
+        server.end()
 
 
-@pytest.mark.parametrize("kind", [Service, OnTerminal], ids=["programs", "people"])
-def test_a_500_writes_no_token(kind: type[Service], tmp_path: Path) -> None:
-    with running(kind(tmp_path / "data")) as service:
-        tokens = {service.token, add_token(service.data_dir, "ada", "og_local", "read")}
-        break_record(service, "broken")
+@pytest.mark.parametrize("kind", [LocalServer, OnTerminal], ids=["programs", "people"])
+def test_a_500_writes_no_token(kind: type[LocalServer], tmp_path: Path) -> None:
+    with running(kind(tmp_path / "data")) as server:
+        tokens = {server.token, add_token(server.data_dir, "ada", "og_local", "read")}
+        break_record(server, "broken")
         for token in tokens:
-            answer = service.request("GET", "v1/actions/broken", headers={"Authorization": f"Bearer {token}"})
+            answer = server.request("GET", "v1/actions/broken", headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 500
             assert token not in answer.text
         errors = until(
-            lambda: service.errors if len(re.findall("Traceback|exc_type", service.errors)) > 1 else ""
+            lambda: server.errors if len(re.findall("Traceback|exc_type", server.errors)) > 1 else ""
         )
         assert "Traceback" in errors or "exc_type" in errors
         assert not [token for token in tokens if token in errors]
@@ -94,35 +94,35 @@ def test_a_500_writes_no_token(kind: type[Service], tmp_path: Path) -> None:
 
 
 def test_an_invocation_that_breaks_writes_no_secret(
-    start_service: Callable[..., Service], tmp_path: Path
+    start_server: Callable[..., LocalServer], tmp_path: Path
 ) -> None:
-    service = start_service("--slots", "1")
-    set_secret(service.data_dir, "map_server", SECRET, "og_local")
+    server = start_server("--slots", "1")
+    set_secret(server.data_dir, "map_server", SECRET, "og_local")
     (tmp_path / "drives").mkdir()
-    dataset = service.request("POST", "v1/datasets", json={"name": "drives"}).json()["data"]["dataset_id"]
+    dataset = server.request("POST", "v1/datasets", json={"name": "drives"}).json()["data"]["dataset_id"]
     gate = tmp_path / "gate"
-    _create(service, "waits", f"while [ ! -e {gate} ]; do sleep 0.05; done")
-    _create(service, "reads", "true")
-    _invoke(service, "waits")
+    _create(server, "waits", f"while [ ! -e {gate} ]; do sleep 0.05; done")
+    _create(server, "reads", "true")
+    _invoke(server, "waits")
     broken = _invoke(
-        service, "reads", data_source_id=dataset, input_data=["*.csv"],
+        server, "reads", data_source_id=dataset, input_data=["*.csv"],
         parameter_values={"password": "roboto-secret://map_server"},
     )  # fmt: skip
-    break_table(service, "datasets")
+    break_table(server, "datasets")
     gate.touch()
-    until(lambda: "no such table" in service.errors)
-    assert SECRET not in service.errors
-    service.request("POST", f"v1/actions/invocations/{broken}/cancel")
+    until(lambda: "no such table" in server.errors)
+    assert SECRET not in server.errors
+    server.request("POST", f"v1/actions/invocations/{broken}/cancel")
 
 
-def _create(service: Service, name: str, command: str) -> None:
+def _create(server: LocalServer, name: str, command: str) -> None:
     container = {"command": ["sh", "-c", command]}
-    service.request(
+    server.request(
         "POST", "v1/actions", json={"name": name, "container_parameters": container}
     ).raise_for_status()
 
 
-def _invoke(service: Service, name: str, **fields: Any) -> str:
+def _invoke(server: LocalServer, name: str, **fields: Any) -> str:
     body = {"invocation_source": "Manual", **fields}
-    answer: httpx.Response = service.request("POST", f"v1/actions/{name}/invoke", json=body)
+    answer: httpx.Response = server.request("POST", f"v1/actions/{name}/invoke", json=body)
     return str(answer.raise_for_status().json()["data"]["invocation_id"])

@@ -26,7 +26,7 @@ from airflow_invocations.server.admin import add_token
 from airflow_invocations.server.storage_credentials import BUCKET
 
 from ...support.waiting import until
-from ..conftest import Service
+from ..conftest import LocalServer
 
 MIB = 1024 * 1024
 
@@ -34,14 +34,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields':Dep
 
 
 @pytest.fixture(autouse=True)
-def endpoint_of_files(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", service.endpoint)
+def endpoint_of_files(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 @pytest.fixture
-def client(service: Service) -> RobotoClient:
-    return RobotoClient(service.endpoint, BearerTokenDecorator(service.token))
+def client(server: LocalServer) -> RobotoClient:
+    return RobotoClient(server.endpoint, BearerTokenDecorator(server.token))
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ class TestPublishedClient:
         assert paths_in(dataset) == []
 
     def test_an_action_moves_files_with_its_own_token(
-        self, service: Service, dataset: datasets.Dataset, tmp_path: Path
+        self, server: LocalServer, dataset: datasets.Dataset, tmp_path: Path
     ) -> None:
         upload(dataset, tmp_path, "a.bin", b"from outside")
         script = (
@@ -131,26 +131,26 @@ class TestPublishedClient:
             "c.dataset.upload_file(p, 'b.bin', print_progress=False)"
         )
         action = {"name": "moves", "container_parameters": {"command": [sys.executable, "-c", script]}}
-        assert service.request("POST", "v1/actions", json=action).status_code in (200, 409)
+        assert server.request("POST", "v1/actions", json=action).status_code in (200, 409)
         asked = {"invocation_source": "Manual", "data_source_id": dataset.dataset_id, "input_data": ["none"]}
-        invoked = service.request("POST", "v1/actions/moves/invoke", json=asked).json()["data"]
+        invoked = server.request("POST", "v1/actions/moves/invoke", json=asked).json()["data"]
         path = f"v1/actions/invocations/{invoked['invocation_id']}"
         ended = until(
             lambda: (
-                (record := service.request("GET", path).json()["data"])["last_status"]
+                (record := server.request("GET", path).json()["data"])["last_status"]
                 >= InvocationStatus.Completed.value
                 and record
             ),
             within=120,
         )
-        logs = service.request("GET", f"{path}/logs").text
+        logs = server.request("GET", f"{path}/logs").text
         assert ended["last_status"] == InvocationStatus.Completed.value, logs
         file = dataset.get_file_by_path("b.bin")
         file.download(tmp_path / "b.bin", print_progress=False)
         assert (tmp_path / "b.bin").read_bytes() == b"from outside and inside"
 
     def test_an_action_uploads_only_to_datasets_of_its_own(
-        self, service: Service, dataset: datasets.Dataset
+        self, server: LocalServer, dataset: datasets.Dataset
     ) -> None:
         script = (
             "import json, os, urllib.request as u; r = u.Request(os.environ['ROBOTO_SERVICE_ENDPOINT'] + "
@@ -160,22 +160,22 @@ class TestPublishedClient:
             "\ntry: u.urlopen(r)\nexcept u.HTTPError as e: print(e.code, e.read().decode())"
         )
         action = {"name": "strays", "container_parameters": {"command": [sys.executable, "-c", script]}}
-        assert service.request("POST", "v1/actions", json=action).status_code in (200, 409)
+        assert server.request("POST", "v1/actions", json=action).status_code in (200, 409)
         asked = {"invocation_source": "Manual"}
-        invoked = service.request("POST", "v1/actions/strays/invoke", json=asked).json()["data"]
+        invoked = server.request("POST", "v1/actions/strays/invoke", json=asked).json()["data"]
         path = f"v1/actions/invocations/{invoked['invocation_id']}/logs"
-        log = until(lambda: "403" in (text := service.request("GET", path).text) and text, within=60)
+        log = until(lambda: "403" in (text := server.request("GET", path).text) and text, within=60)
         assert "is no input or destination of" in log
 
 
-def test_the_command_line_uploads_downloads_and_knows_who_it_is(service: Service, tmp_path: Path) -> None:
+def test_the_command_line_uploads_downloads_and_knows_who_it_is(server: LocalServer, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.txt").write_text("a")
     (tmp_path / "out" / "b.bin").write_text("b")
     variables = {
-        "ROBOTO_SERVICE_ENDPOINT": service.endpoint,
-        "ROBOTO_API_KEY": service.token,
-        "AWS_ENDPOINT_URL_S3": service.endpoint,
+        "ROBOTO_SERVICE_ENDPOINT": server.endpoint,
+        "ROBOTO_API_KEY": server.token,
+        "AWS_ENDPOINT_URL_S3": server.endpoint,
         "HOME": str(tmp_path),
     }
 
@@ -188,7 +188,7 @@ def test_the_command_line_uploads_downloads_and_knows_who_it_is(service: Service
         return ran.stdout
 
     assert '"user_id": "local"' in roboto("users", "whoami")
-    created = service.request("POST", "v1/datasets", json={"name": "by command"}).json()["data"]["dataset_id"]
+    created = server.request("POST", "v1/datasets", json={"name": "by command"}).json()["data"]["dataset_id"]
     roboto("datasets", "upload-files", "-d", created, "-p", str(tmp_path / "out"))
     roboto("datasets", "download-files", "-d", created, "-p", str(tmp_path / "back"), "-i", "*.txt")
     back = [path.relative_to(tmp_path / "back").name for path in (tmp_path / "back").rglob("*.*")]
@@ -199,18 +199,18 @@ def test_the_command_line_uploads_downloads_and_knows_who_it_is(service: Service
 class Uploader:
     """An upload step by step, of which each may go wrong."""
 
-    def __init__(self, service: Service, dataset_id: str, sizes: dict[str, int]) -> None:
-        self.service = service
+    def __init__(self, server: LocalServer, dataset_id: str, sizes: dict[str, int]) -> None:
+        self.server = server
         association = {"association_id": dataset_id, "association_type": "dataset"}
         body = {"association": association, "origination": "test", "resource_manifest": sizes}
-        self.begun = service.request("POST", "v1/files/upload", json=body)
+        self.begun = server.request("POST", "v1/files/upload", json=body)
         if self.begun.status_code == 200:
             self.upload_id = self.begun.json()["data"]["transaction_id"]
             self.uris = self.begun.json()["data"]["upload_mappings"]
 
     @property
     def credentials(self) -> dict[str, Any]:
-        answer = self.service.request("GET", f"v1/files/upload/{self.upload_id}/credentials")
+        answer = self.server.request("GET", f"v1/files/upload/{self.upload_id}/credentials")
         return dict(answer.json()["data"][0])
 
     def key(self, path: str) -> str:
@@ -218,14 +218,14 @@ class Uploader:
 
     def report(self, *uris: str) -> httpx.Response:
         path = f"v1/files/upload/{self.upload_id}/progress"
-        return self.service.request("PUT", path, json={"manifest_items": list(uris)})
+        return self.server.request("PUT", path, json={"manifest_items": list(uris)})
 
 
-def s3(service: Service, credentials: dict[str, Any], **changes: str) -> Any:
+def s3(server: LocalServer, credentials: dict[str, Any], **changes: str) -> Any:
     given = {**credentials, **changes}
     return boto3.client(
         "s3",
-        endpoint_url=service.endpoint,
+        endpoint_url=server.endpoint,
         aws_access_key_id=given["access_key_id"],
         aws_secret_access_key=given["secret_access_key"],
         aws_session_token=given["session_token"],
@@ -242,8 +242,8 @@ def code_of(call: Callable[[], Any]) -> str:
 
 class TestRejected:
     @pytest.fixture
-    def uploader(self, service: Service, dataset: datasets.Dataset) -> Uploader:
-        return Uploader(service, dataset.dataset_id, {"a.bin": 3, "b.bin": 0})
+    def uploader(self, server: LocalServer, dataset: datasets.Dataset) -> Uploader:
+        return Uploader(server, dataset.dataset_id, {"a.bin": 3, "b.bin": 0})
 
     @pytest.mark.parametrize(
         ("sizes", "message"),
@@ -258,17 +258,17 @@ class TestRejected:
         ],
     )
     def test_a_manifest(
-        self, service: Service, dataset: datasets.Dataset, sizes: dict[str, int], message: str
+        self, server: LocalServer, dataset: datasets.Dataset, sizes: dict[str, int], message: str
     ) -> None:
-        begun = Uploader(service, dataset.dataset_id, sizes).begun
+        begun = Uploader(server, dataset.dataset_id, sizes).begun
         assert (begun.status_code, message in begun.text) == (400, True), begun.text
 
     def test_content_that_is_missing_or_of_another_size(
-        self, service: Service, dataset: datasets.Dataset, uploader: Uploader
+        self, server: LocalServer, dataset: datasets.Dataset, uploader: Uploader
     ) -> None:
         missing = uploader.report(uploader.uris["a.bin"])
         assert (missing.status_code, "hasn't been sent" in missing.text) == (400, True)
-        files_of = s3(service, uploader.credentials)
+        files_of = s3(server, uploader.credentials)
         files_of.put_object(Bucket=BUCKET, Key=uploader.key("a.bin"), Body=b"12")
         short = uploader.report(uploader.uris["a.bin"])
         assert (short.status_code, "announced with 3 bytes, and 2 were sent" in short.text) == (400, True)
@@ -280,9 +280,9 @@ class TestRejected:
         assert paths_in(dataset) == ["a.bin"]
 
     def test_a_part_that_is_missing(
-        self, service: Service, dataset: datasets.Dataset, uploader: Uploader
+        self, server: LocalServer, dataset: datasets.Dataset, uploader: Uploader
     ) -> None:
-        files_of, named = s3(service, uploader.credentials), {"Bucket": BUCKET, "Key": uploader.key("a.bin")}
+        files_of, named = s3(server, uploader.credentials), {"Bucket": BUCKET, "Key": uploader.key("a.bin")}
         parts_id = files_of.create_multipart_upload(**named)["UploadId"]
         part = files_of.upload_part(**named, UploadId=parts_id, PartNumber=2, Body=b"3")
         wanted = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}, {"PartNumber": 2, "ETag": part["ETag"]}]}
@@ -292,11 +292,13 @@ class TestRejected:
         files_of.abort_multipart_upload(**named, UploadId=parts_id)
         assert code_of(lambda: files_of.complete_multipart_upload(**joined)) == "InvalidPart"
         assert paths_in(dataset) == []
-        assert service.request("PUT", f"v1/files/upload/{uploader.upload_id}/complete").status_code == 200
-        assert not (service.data_dir / "uploads" / uploader.upload_id).exists()
+        assert server.request("PUT", f"v1/files/upload/{uploader.upload_id}/complete").status_code == 200
+        assert not (server.data_dir / "uploads" / uploader.upload_id).exists()
 
-    def test_a_wrong_checksum_and_a_body_that_was_changed(self, service: Service, uploader: Uploader) -> None:
-        files_of, named = s3(service, uploader.credentials), {"Bucket": BUCKET, "Key": uploader.key("a.bin")}
+    def test_a_wrong_checksum_and_a_body_that_was_changed(
+        self, server: LocalServer, uploader: Uploader
+    ) -> None:
+        files_of, named = s3(server, uploader.credentials), {"Bucket": BUCKET, "Key": uploader.key("a.bin")}
         wrong = {**named, "Body": b"123", "ChecksumCRC32": "AAAAAA=="}
         assert code_of(lambda: files_of.put_object(**wrong)) == "BadDigest"
 
@@ -307,7 +309,7 @@ class TestRejected:
         assert code_of(lambda: files_of.put_object(**named, Body=b"123")) == "XAmzContentSHA256Mismatch"
         assert uploader.report(uploader.uris["a.bin"]).status_code == 400
 
-    def test_credentials_that_are_wrong(self, service: Service, uploader: Uploader) -> None:
+    def test_credentials_that_are_wrong(self, server: LocalServer, uploader: Uploader) -> None:
         named = {"Bucket": BUCKET, "Key": uploader.key("a.bin"), "Body": b"123"}
         given = uploader.credentials
         for change, code in (
@@ -315,34 +317,34 @@ class TestRejected:
             ({"access_key_id": "LOCAL0000000000000000"}, "InvalidAccessKeyId"),
             ({"session_token": f"{given['session_token']}x"}, "InvalidToken"),
         ):
-            assert code_of(lambda: s3(service, given, **change).put_object(**named)) == code  # noqa: B023
-        unsigned = httpx.put(f"{service.endpoint}/{BUCKET}/{named['Key']}", content=b"1", verify=False)
+            assert code_of(lambda: s3(server, given, **change).put_object(**named)) == code  # noqa: B023
+        unsigned = httpx.put(f"{server.endpoint}/{BUCKET}/{named['Key']}", content=b"1", verify=False)
         assert (unsigned.status_code, "<Code>NotImplemented</Code>" in unsigned.text) == (501, True)
 
     def test_credentials_for_something_else(
-        self, service: Service, client: RobotoClient, dataset: datasets.Dataset, uploader: Uploader,
+        self, server: LocalServer, client: RobotoClient, dataset: datasets.Dataset, uploader: Uploader,
         tmp_path: Path,
     ) -> None:  # fmt: skip
         file_id = upload(dataset, tmp_path, "mine.bin", b"1")
         other = datasets.Dataset.create(name="other", roboto_client=client)
         path = f"v1/datasets/id/{other.dataset_id}/credentials?mode=ReadOnly"
-        reading = s3(service, service.request("GET", path).json()["data"][0])
+        reading = s3(server, server.request("GET", path).json()["data"][0])
         mine = {"Bucket": BUCKET, "Key": f"{dataset.dataset_id}/{file_id}"}
         assert code_of(lambda: reading.get_object(**mine)) == "AccessDenied"
         theirs = {"Bucket": BUCKET, "Key": f"{other.dataset_id}/{file_id}"}
         assert code_of(lambda: reading.get_object(**theirs)) == "NoSuchKey"
         writing = {"Bucket": BUCKET, "Key": uploader.key("a.bin"), "Body": b"123"}
         assert code_of(lambda: reading.put_object(**writing)) == "AccessDenied"
-        elsewhere = Uploader(service, dataset.dataset_id, {"c.bin": 3})
-        sending = s3(service, elsewhere.credentials)
+        elsewhere = Uploader(server, dataset.dataset_id, {"c.bin": 3})
+        sending = s3(server, elsewhere.credentials)
         assert code_of(lambda: sending.put_object(**writing)) == "AccessDenied"
         assert code_of(lambda: sending.get_object(**mine)) == "AccessDenied"
 
     def test_another_organisation_has_no_credentials_and_no_upload(
-        self, service: Service, dataset: datasets.Dataset, uploader: Uploader, tmp_path: Path
+        self, server: LocalServer, dataset: datasets.Dataset, uploader: Uploader, tmp_path: Path
     ) -> None:
         file_id = upload(dataset, tmp_path, "mine.bin", b"1")
-        token = add_token(service.data_dir, secrets.token_hex(8), "og_other", "admin")
+        token = add_token(server.data_dir, secrets.token_hex(8), "og_other", "admin")
         headers = {"Authorization": f"Bearer {token}"}
         body = {
             "association": {"association_id": dataset.dataset_id, "association_type": "dataset"},
@@ -357,5 +359,5 @@ class TestRejected:
             ("DELETE", f"v1/files/{file_id}", None),
             ("PUT", f"v1/files/{file_id}/rename", {"association_id": "x", "new_path": "y"}),
         ):
-            answer = service.request(method, path, json=sent, headers=headers)
+            answer = server.request(method, path, json=sent, headers=headers)
             assert (answer.status_code, "RobotoNotFoundException" in answer.text) == (404, True), path

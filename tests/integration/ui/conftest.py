@@ -43,9 +43,9 @@ def database() -> None:
 
 
 @pytest.fixture
-def hook(service: Any, monkeypatch: pytest.MonkeyPatch) -> RobotoHook:
-    """A hook on the service, under the connection that operators use by default."""
-    connect_to(service, monkeypatch)
+def hook(server: Any, monkeypatch: pytest.MonkeyPatch) -> RobotoHook:
+    """A hook on the server, under the connection that operators use by default."""
+    connect_to(server, monkeypatch)
     return RobotoHook()
 
 
@@ -85,11 +85,13 @@ def stored_connections(database: None) -> Iterator[None]:
 def client(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """A browser at the page in a whole API server, without a login; Airflow's simple auth manager decides."""
     monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", secrets.token_hex(32))
-    server = create_app(apps="core")
-    (mount,) = [route for route in server.routes if isinstance(route, Mount) and route.path == URL_PREFIX]
+    application = create_app(apps="core")
+    (mount,) = [
+        route for route in application.routes if isinstance(route, Mount) and route.path == URL_PREFIX
+    ]
     # Airflow keeps one page for the life of its process, and with it what another test's platforms said.
     mount.app = page_app.create_app()
-    with TestClient(server, base_url=f"http://testserver{URL_PREFIX}") as client:
+    with TestClient(application, base_url=f"http://testserver{URL_PREFIX}") as client:
         yield client
 
 
@@ -103,12 +105,12 @@ def viewer(client: TestClient) -> TestClient:
 
 @pytest.fixture
 def ask(client: TestClient) -> Callable[..., Any]:
-    """Call a coroutine function with the REST API of that server, as somebody with a role."""
+    """Call a coroutine function with the REST API of that application, as somebody with a role."""
 
     def call(about: Callable[..., Any], *arguments: Any, role: str = "VIEWER") -> Any:
         token = init_auth_manager().generate_jwt(SimpleAuthManagerUser(username="vera", role=role))
         scope = {
-            "type": "http", "method": "GET", "scheme": "http", "server": ("testserver", 80), "path": "/",
+            "type": "http", "method": "GET", "scheme": "http", "application": ("testserver", 80), "path": "/",
             "query_string": b"", "headers": [(b"authorization", f"Bearer {token}".encode())],
             "airflow_invocations.parent": client.app,
         }  # fmt: skip

@@ -18,7 +18,7 @@ from airflow_invocations.ui.airflow import runs
 from airflow_invocations.ui.airflow.runs import RunKey, TryKey
 
 from ..airflow.conftest import connect_to, script
-from ..conftest import Service
+from ..conftest import LocalServer
 
 RunDag = Callable[..., RunKey]
 
@@ -109,7 +109,7 @@ class TestPage:
         assert (again["lines"], again["cursor"], again["more"]) == ([], log["cursor"], False)
 
     def test_no_token_reaches_the_browser(
-        self, run_dag: RunDag, viewer: TestClient, service: Service, stored_connections: None
+        self, run_dag: RunDag, viewer: TestClient, server: LocalServer, stored_connections: None
     ) -> None:
         run = run_dag("exit 3", retries=0)
         (invocation_id,) = invocations_in(viewer.get("/run", params=about(run)).text)
@@ -119,7 +119,7 @@ class TestPage:
         }.items():  # fmt: skip
             answer = viewer.get(path, params=params)
             assert answer.status_code == 200
-            for secret in (service.token, "s3cret"):
+            for secret in (server.token, "s3cret"):
                 assert secret not in answer.text
                 assert secret not in str(answer.headers)
 
@@ -131,21 +131,21 @@ class TestPage:
             assert "iv_" not in answer.text
 
     def test_rejected_token_is_reported(
-        self, run_dag: RunDag, viewer: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+        self, run_dag: RunDag, viewer: TestClient, server: LocalServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = run_dag("true")
-        connect_to(service, monkeypatch, token="wr0ng-t0ken")
+        connect_to(server, monkeypatch, token="wr0ng-t0ken")
         assert "rejected the connection&#39;s token" in viewer.get("/run", params=about(run)).text
 
     def test_unavailable_server_is_reported_within_15_s(
         self,
         run_dag: RunDag,
         viewer: TestClient,
-        start_service: Callable[..., Service],
+        start_server: Callable[..., LocalServer],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         run = run_dag("true")
-        gone = start_service()
+        gone = start_server()
         connect_to(gone, monkeypatch)
         gone.kill()
         began = time.monotonic()

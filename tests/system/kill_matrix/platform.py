@@ -12,7 +12,7 @@ from pathlib import Path
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.admin import add_token, revoke_token
 
-from ...integration.conftest import Service
+from ...integration.conftest import LocalServer
 
 #: Waits until its gate is open (a FIFO with a writer), and fails once for each `.fail` file.
 GATED = (
@@ -30,7 +30,7 @@ class Invocation:
     status: InvocationStatus
 
 
-class Platform(Service):
+class Platform(LocalServer):
     """A local server with actions that wait for the test."""
 
     def __init__(self, folder: Path, *options: str) -> None:
