@@ -99,6 +99,32 @@ def get_provider_info() -> dict[str, Any]:
                     "link_base": _text("Web URL", "URL of pynmon. Default: no links."),
                 },
             },
+            {
+                "connection-type": "ray",
+                "hook-class-name": "airflow_invocations.hooks.ray.RayHook",
+                "hook-name": "Ray Jobs",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema"],
+                    "relabeling": {"host": "URL", "password": "Token"},
+                    "placeholders": {
+                        "host": "https://ray.example.org, or http://HEAD:8265",
+                        "password": "empty if the cluster has no authentication",
+                    },
+                },
+                "conn-fields": {
+                    "actions": _text(
+                        "Actions",
+                        "The catalogue of actions as JSON, or the path or URL of a JSON or YAML file.",
+                    ),
+                    "runtime_env": _text(
+                        "Runtime environment", "Ray's runtime_env for all actions, as JSON. Default: none."
+                    ),
+                    **_HTTP_FIELDS,
+                    "link_base": _text(
+                        "Web URL", "Base of the links to jobs, if users reach the dashboard elsewhere."
+                    ),
+                },
+            },
         ],
         "asset-uris": [
             {

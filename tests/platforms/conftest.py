@@ -18,6 +18,7 @@ from airflow_invocations.models import DagRunProvenance, InvocationRecord, Invoc
 from airflow_invocations.operators import invoke_action
 from airflow_invocations.platforms import Platform
 from airflow_invocations.platforms.flyte import client as connect
+from airflow_invocations.platforms.ray import client as jobs_api
 from airflow_invocations.sensors import invocation
 from airflow_invocations.tasks.validation import read_arguments, request_of
 from airflow_invocations.waiters import WaitOptions, fetch_record, wait_until_terminal
@@ -26,9 +27,10 @@ from .deployment import Deployment, PlatformUnderTest
 from .local import LocalServer
 from .on_flyte import OnFlyte
 from .on_pynenc import OnRedis, OnSQLite
+from .on_ray import OnRay
 
 #: A platform is one class; to add one, name it here.
-PLATFORMS: list[type[PlatformUnderTest]] = [LocalServer, OnFlyte, OnSQLite, OnRedis]
+PLATFORMS: list[type[PlatformUnderTest]] = [LocalServer, OnFlyte, OnSQLite, OnRedis, OnRay]
 
 #: The connections that the cases use.
 CONN_ID = "under_test"
@@ -71,6 +73,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invocation, "SHORTEST_DEFERRAL", 0.0)
     monkeypatch.setattr(invocation_api, "ATTEMPTS", 1)
     monkeypatch.setattr(connect, "ATTEMPTS", 1)
+    monkeypatch.setattr(jobs_api, "ATTEMPTS", 1)
 
 
 @pytest.fixture
@@ -173,7 +176,7 @@ def asking(tmp_path: Path) -> Asking:
     return Asking(folder)
 
 
-async def end_of(hook: InvocationHook, invocation_id: str, within: float = 20.0) -> InvocationRecord:
+async def end_of(hook: InvocationHook, invocation_id: str, within: float = 60.0) -> InvocationRecord:
     """An invocation's last record, once it has ended."""
     waiting = WaitOptions(invocation_id, poll_interval=0.1)
     async with asyncio.timeout(within):

@@ -48,7 +48,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def begin_of(stream: EventStream) -> int:
     """Where a stream begins that is opened now."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         first = await anext(aiter(stream))
     assert isinstance(first, CaughtUp)
     return first.cursor
@@ -57,7 +57,7 @@ async def begin_of(stream: EventStream) -> int:
 async def heard(platform: Platform, since: int | None, ids: Collection[str]) -> list[Any]:
     """All that is told from a cursor until each of these has been told of."""
     missing, told = set(ids), []
-    async with asyncio.timeout(20), platform.events(EVERY_END, since) as stream:
+    async with asyncio.timeout(60), platform.events(EVERY_END, since) as stream:
         async for one in stream:
             told.append(one)
             if isinstance(one, InvocationEvent):
@@ -115,7 +115,7 @@ async def test_a_stream_tells_what_ends_while_it_is_open_and_goes_on_where_it_br
     long = await platform.invoke(actions.waits, Asking(tmp_path).request())
     await begun(asking.folder, 2)
     told: list[Any] = []
-    async with asyncio.timeout(20), platform.events(EVERY_END, None) as stream:
+    async with asyncio.timeout(60), platform.events(EVERY_END, None) as stream:
         async for one in stream:
             told.append(one)
             if isinstance(one, CaughtUp):
@@ -138,7 +138,7 @@ async def test_an_action_can_be_wanted_by_its_name(
     platform: Platform, under_test: PlatformUnderTest, asking: Asking
 ) -> None:
     wanted = EventFilter(under_test.actions.completes, frozenset(ENDS))
-    async with asyncio.timeout(20), platform.events(wanted, None) as stream:
+    async with asyncio.timeout(60), platform.events(wanted, None) as stream:
         told = aiter(stream)
         assert isinstance(await anext(told), CaughtUp)
         other = await platform.invoke(under_test.actions.fails, asking.request())
@@ -188,7 +188,7 @@ async def test_the_trigger_hands_over_what_ends_also_while_nobody_watches(
     actions = under_test.actions
     state = State()
     watcher = Watcher(state, conn_id=CONN_ID)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await state.noted.wait()
     good = (await platform.invoke(actions.completes, asking.request())).invocation_id
     bad = (await platform.invoke(actions.fails, asking.request(message="no such bag"))).invocation_id
@@ -218,7 +218,7 @@ async def test_a_dag_does_not_start_itself(
     # It has taken something over before.
     state.values[ACKNOWLEDGED_KEY] = {"watching": 1}
     watcher = Watcher(state, conn_id=CONN_ID, acknowledge_timeout=1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await state.noted.wait()
     ids = []
     for dag_id in ("watching", "another"):

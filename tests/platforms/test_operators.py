@@ -72,7 +72,7 @@ def when_begun(folder: Path, then: Callable[[], object]) -> threading.Thread:
     """Do something once an action has been begun with this folder."""
 
     def wait_and_do() -> None:
-        until(lambda: executions(folder) > 0)
+        until(lambda: executions(folder) > 0, within=60.0)
         then()
 
     thread = threading.Thread(target=wait_and_do)

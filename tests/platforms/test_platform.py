@@ -34,7 +34,7 @@ S = InvocationStatus
 
 async def begun(folder: Path, times: int = 1) -> None:
     """Return once an action has been begun so often with this folder."""
-    await asyncio.to_thread(until, lambda: executions(folder) >= times)
+    await asyncio.to_thread(until, lambda: executions(folder) >= times, 60.0)
 
 
 class TestConnection:

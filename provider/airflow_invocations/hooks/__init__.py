@@ -3,6 +3,7 @@
 from .flyte import FlyteHook
 from .invocation import InvocationHook
 from .pynenc import PynencHook
+from .ray import RayHook
 from .roboto import RobotoHook
 
-__all__ = ["FlyteHook", "InvocationHook", "PynencHook", "RobotoHook"]
+__all__ = ["FlyteHook", "InvocationHook", "PynencHook", "RayHook", "RobotoHook"]

@@ -47,6 +47,10 @@ PLATFORMS: Mapping[str, PlatformType] = MappingProxyType(
             hook=f"{_PACKAGE}.hooks.pynenc.PynencHook",
             platform=f"{_PACKAGE}.platforms.pynenc.platform.PynencPlatform",
         ),
+        "ray": PlatformType(
+            hook=f"{_PACKAGE}.hooks.ray.RayHook",
+            platform=f"{_PACKAGE}.platforms.ray.platform.RayPlatform",
+        ),
     }
 )
 

@@ -42,7 +42,7 @@ class Watcher:
     async def hears(self, *ids: str) -> list[dict[str, Any]]:
         """All that it is told until it has been told of these."""
         found: dict[str, dict[str, Any]] = {}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not set(ids) <= set(found):
                 payload = await self.payloads.get()
                 found |= {one["invocation_id"]: one for one in payload["invocations"]}

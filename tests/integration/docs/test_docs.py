@@ -49,6 +49,8 @@ NOT_TRIED: dict[str, str] = {}
 RUN_BY = {
     "dags/forecast_tasks.py": "tests/integration/flyte/test_types.py",
     "dags/temperature_forecast.py": "tests/integration/flyte/test_types.py",
+    "dags/quantiles_job.py": "tests/platforms/test_ray_example.py",
+    "dags/temperature_quantiles.py": "tests/platforms/test_ray_example.py",
     "dags/temperature_report.py": "tests/platforms/test_pynenc_example.py",
     "dags/temperature_tasks.py": "tests/platforms/test_pynenc_example.py",
 }
@@ -455,7 +457,7 @@ def _settings(connection: Connection) -> Any:
     return settings
 
 
-@pytest.mark.parametrize("conn_type", ["roboto", "flyte", "pynenc"])
+@pytest.mark.parametrize("conn_type", ["roboto", "flyte", "pynenc", "ray"])
 def test_a_connection_is_the_same_in_each_way_to_write_it(conn_type: str) -> None:
     page = f"docs/platforms/{conn_type}.md"
     found = {}

@@ -12,7 +12,7 @@ import pytest
 from airflow.sdk import BaseHook, Connection
 
 from airflow_invocations.exceptions import InvocationError, RequestRejectedError
-from airflow_invocations.hooks import FlyteHook, InvocationHook, PynencHook, RobotoHook
+from airflow_invocations.hooks import FlyteHook, InvocationHook, PynencHook, RayHook, RobotoHook
 from airflow_invocations.operators import InvokeActionOperator
 from airflow_invocations.platforms import PlatformError
 from airflow_invocations.sensors import InvocationSensor
@@ -32,12 +32,13 @@ HOOKS: dict[type[InvocationHook], dict[str, Any]] = {
     RobotoHook: {"conn_type": "roboto", "host": "http://127.0.0.1:9"},
     FlyteHook: {"conn_type": "flyte", "host": "http://127.0.0.1:9"},
     PynencHook: {"conn_type": "pynenc", "host": "127.0.0.1", "port": 9, "extra": {"app": "no_such_app:app"}},
+    RayHook: {"conn_type": "ray", "host": "http://127.0.0.1:9"},
 }
 
 
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("invocation_api", "platforms.flyte.client"):
+    for module in ("invocation_api", "platforms.flyte.client", "platforms.ray.client"):
         monkeypatch.setattr(f"airflow_invocations.{module}.ATTEMPTS", 1)
 
 
@@ -83,7 +84,7 @@ class TestASecretNeverShows:
         assert shows_no_secret(caplog.text)
 
 
-@pytest.mark.parametrize("hook", [RobotoHook, FlyteHook], ids=lambda hook: hook.conn_type)
+@pytest.mark.parametrize("hook", [RobotoHook, FlyteHook, RayHook], ids=lambda hook: hook.conn_type)
 class TestATokenThatCanNotBeSent:
     @pytest.mark.parametrize("token", NEVER_SENT, ids=ascii)
     def test_it_is_rejected_before_anything_is_asked(
@@ -137,7 +138,7 @@ def test_client_credentials_of_flyte_that_can_not_be_sent_are_rejected(
 
 
 @pytest.mark.parametrize("host", ["http://a b", "http://h:port", "http://[::1", "http://exa\0mple"])
-@pytest.mark.parametrize("kind", ["roboto", "flyte"])
+@pytest.mark.parametrize("kind", ["roboto", "flyte", "ray"])
 def test_an_address_that_is_none_is_rejected_when_the_connection_is_read(
     monkeypatch: pytest.MonkeyPatch, kind: str, host: str
 ) -> None:
@@ -168,12 +169,12 @@ ADDRESSES = ["::1", "2001:db8::1"]
 
 
 def endpoint(connection: Connection) -> str:
-    hook = {"roboto": RobotoHook, "flyte": FlyteHook}[str(connection.conn_type)]
+    hook = {"roboto": RobotoHook, "flyte": FlyteHook, "ray": RayHook}[str(connection.conn_type)]
     return str(hook.settings_of(connection, {}).endpoint)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-@pytest.mark.parametrize("kind", ["roboto", "flyte"])
+@pytest.mark.parametrize("kind", ["roboto", "flyte", "ray"])
 @pytest.mark.parametrize("port", [None, 8085])
 class TestIPv6:
     def test_in_a_uri(

@@ -1,0 +1,1 @@
+"""Ray Jobs, spoken to over HTTP: no Ray package is imported."""
