@@ -110,6 +110,7 @@ class RayNode:
         """Start it; return when it has run a job: the first one takes some seconds longer."""
         # Variables of Airflow's tests are none of Ray's.
         own = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "RAY_"))}
+        own |= {"PATH": f"{self._ray.parent}:{own['PATH']}"}
         own |= {_MARK: str(self.folder), "RAY_memory_monitor_refresh_ms": "0", **(environment or {})}
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
@@ -170,8 +171,14 @@ class RayNode:
         return found
 
 
-#: Referenced until the process ends, which is what the keeper waits for.
-_keepers: list[subprocess.Popen[bytes]] = []
+def _spawn(command: list[str], folder: Path) -> int:
+    """Start a process that outlives this one, which `subprocess` would warn of; return its id."""
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    actions = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pid = os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+    os.close(log)
+    return pid
 
 
 def shared_node() -> str:
@@ -189,20 +196,8 @@ def shared_node() -> str:
     install()
     with locked(folder / "lock"):
         if not address.exists():
-            with (folder / "log").open("wb") as log:
-                keeper = subprocess.Popen(
-                    [sys.executable, "-m", "tests.support.ray_node", str(main), str(folder)],
-                    cwd=ROOT,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            until(
-                lambda: address.exists() or keeper.poll() is not None,
-                within=2 * START,
-                what=(folder / "log").read_text,
-            )
+            keeper = _spawn([sys.executable, "-m", "tests.support.ray_node", str(main), str(folder)], folder)
+            until(lambda: address.exists() or os.waitpid(keeper, os.WNOHANG)[0], within=2 * START)
             said = (folder / "log").read_text()[-3000:]
             if not address.exists():
                 shutil.rmtree(folder, ignore_errors=True)

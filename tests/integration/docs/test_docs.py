@@ -29,6 +29,7 @@ from airflow_invocations.exceptions import RequestRejectedError
 from airflow_invocations.hooks import InvocationHook, RobotoHook
 from airflow_invocations.models import InvocationRequest, InvocationSource, task_instance_of
 from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.platforms.ray.catalogue import read_catalogue
 from airflow_invocations.platforms.registry import PLATFORMS
 from airflow_invocations.triggers import InvocationEventTrigger
 from airflow_invocations.triggers._event_delivery import DeliverySettings
@@ -54,6 +55,9 @@ RUN_BY = {
     "dags/temperature_report.py": "tests/platforms/test_pynenc_example.py",
     "dags/temperature_tasks.py": "tests/platforms/test_pynenc_example.py",
 }
+
+#: A catalogue of actions on Ray.
+CATALOGUE = "catalogue.json"
 
 #: Values for the parameters of the actions that are shown.
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -112,6 +116,9 @@ def test_every_action_that_a_dag_of_the_pages_invokes_is_in_the_examples() -> No
         for name in re.findall(r'action="(\w+)"', block.text)
     }
     there = {json.loads(file.read_text())["name"] for file in EXAMPLES.glob("*/action.json")}
+    for block in BLOCKS:
+        if block.title == CATALOGUE:
+            there |= json.loads(block.text).keys()
     assert invoked - there == set()
 
 
@@ -196,6 +203,9 @@ def test_json_is_what_it_says_it_is(block: Block, reader: Reader) -> None:
     if block.is_file_in("actions"):
         known = RobotoHook().get_action(content["name"])
         assert {one.name for one in known.parameters} == {one["name"] for one in content["parameters"]}
+        return
+    if block.title == CATALOGUE:
+        assert read_catalogue(content, CATALOGUE)
         return
     assert _shape(content) == _shape(SHAPES[block.title]()), f"{block}: {block.title}"
 

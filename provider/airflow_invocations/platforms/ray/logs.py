@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Iterator
 
 from ...models import LogPage, LogProcess, LogRecord
@@ -11,15 +10,11 @@ from ..errors import InvalidRequestError
 from ..http import TooLargeError
 from .client import RayClient
 from .jobs import STARTED
+from .records import is_of_ray
 from .settings import STATUSES
 
 #: Lines of a page that isn't the last.
 PAGE_LINES = 10_000
-
-#: How the lines begin that Ray and the setup write before the command's own.
-_RAYS = re.compile(
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\t[A-Z]+ job_\w+\.py:\d+ -- |Running entrypoint for job "
-)
 
 
 def offset_of(cursor: str | None) -> int:
@@ -60,5 +55,5 @@ def _records(lines: list[str], present: datetime.datetime) -> Iterator[LogRecord
     for line in lines:
         if line.startswith(STARTED):
             continue
-        process = LogProcess.Monitor if _RAYS.match(line) else LogProcess.Action
+        process = LogProcess.Monitor if is_of_ray(line) else LogProcess.Action
         yield LogRecord(log=line.rstrip("\r"), process=process, timestamp=present)

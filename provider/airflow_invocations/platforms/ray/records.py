@@ -35,6 +35,14 @@ _PROVENANCE = ("AIRFLOW_CTX_", "OPENLINEAGE_")
 #: The smallest difference of two times.
 _TICK = datetime.timedelta(microseconds=1)
 
+#: How the lines begin that Ray writes into a job's log before those of the command.
+_RAYS = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\t[A-Z]+ job_\w+\.py:\d+ -- |Running entrypoint for job "
+)
+
+#: Characters of a failure's detail. The last lines of a log say more than those before them.
+_DETAIL = 1_000
+
 _STARTED = re.compile(re.escape(STARTED) + r"(\d{1,11})(\.\d{1,6})?")
 
 
@@ -84,6 +92,23 @@ def started_in(head: bytes) -> datetime.datetime | None:
     if found is None:
         return None
     return datetime.datetime.fromtimestamp(float(found[1] + (found[2] or "")), datetime.UTC)
+
+
+def is_of_ray(line: str) -> bool:
+    """Return whether a line of a log is Ray's own."""
+    return _RAYS.match(line) is not None
+
+
+def why_failed(job: Mapping[str, Any]) -> str | None:
+    """Return why a job failed: the last lines of its command, or what Ray says about a job without any."""
+    message, code = text_at(job, "message"), job.get("driver_exit_code")
+    if message is None or not isinstance(code, int):
+        return message
+    # After its first line, the message has the last ten lines of the log.
+    lines = message.split("\n")[1:]
+    own = [line for line in lines if line.strip() and not is_of_ray(line) and not line.startswith(STARTED)]
+    tail = "\n".join(own)[-_DETAIL:]
+    return f"exit code {code}" + (f": {tail}" if tail else "")
 
 
 def to_record(
@@ -148,7 +173,7 @@ def _history(
         yield StatusRecord(
             status=status,
             timestamp=end,
-            detail=text_at(job, "message") if status is InvocationStatus.Failed else None,
+            detail=why_failed(job) if status is InvocationStatus.Failed else None,
             exit_code=code if isinstance(code, int) and code != 0 else None,
             platform_status=word,
         )
