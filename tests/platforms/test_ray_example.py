@@ -54,6 +54,6 @@ def test_it_computes_quantiles_of_real_files(dag: DAG, monkeypatch: pytest.Monke
     monkeypatch.setenv("AIRFLOW_CONN_RAY_DEFAULT", json.dumps(connection))
     done = run(dag, {"files": ["seattle-temps.csv", "sf-temps.csv"], "parts": 2})
     assert done.state == "success"
-    ((warmest, other),) = results(done, "table")
+    warmest, other = results(done, "table")
     assert (warmest["file"], warmest["readings"]) == ("sf-temps.csv", 8759)
     assert warmest["quantiles"] > other["quantiles"]
