@@ -67,7 +67,7 @@ class OnRay:
     unfit = (
         ({}, "'count'"),
         ({"count": "many"}, "'count' must be an integer, not the text 'many'"),
-        ({"count": 1, "cuont": 2}, "it has no 'cuont'"),
+        ({"count": 1, "cuont": 2}, "unknown parameter 'cuont'"),
     )
     unknown_id = "airflow-0123456789abcdef0123456789abcdef"
     words: Mapping[InvocationStatus, str] = {

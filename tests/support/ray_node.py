@@ -140,10 +140,13 @@ class RayNode:
         jobs, body = f"{self.endpoint}/api/jobs/", {"entrypoint": "true", "submission_id": "warm"}
 
         def has_run() -> bool:
-            job = httpx.get(f"{jobs}warm", timeout=60)
-            if not job.is_success:
-                httpx.post(jobs, json=body, timeout=60)
-            return job.is_success and job.json()["status"] == "SUCCEEDED"
+            try:
+                job = httpx.get(f"{jobs}warm", timeout=60)
+                if not job.is_success:
+                    httpx.post(jobs, json=body, timeout=60)
+            except httpx.HTTPError:
+                return False
+            return job.is_success and bool(job.json()["status"] == "SUCCEEDED")
 
         until(has_run, within=START, every=0.3)
 

@@ -245,7 +245,7 @@ class RayClient:
 
     def _foreign(self, answer: httpx.Response) -> str:
         return (
-            f"{self.where} answers {answer.request.url.path} with {answer.status_code} "
+            f"{self.where} responds to {answer.request.url.path} with {answer.status_code} "
             f"{answer.reason_phrase}, not as Ray's dashboard does; is it the address of one?"
         )
 
@@ -261,7 +261,7 @@ class RayClient:
         if status == httpx.codes.INTERNAL_SERVER_ERROR and relayed:
             status = int(relayed[-1])
         kind = _BY_STATUS.get(status, UnavailableError)
-        error = kind(f"{self.where} answers {answer.request.url.path} with {status}: {_reason(text)}")
+        error = kind(f"{self.where} responds to {answer.request.url.path} with {status}: {_reason(text)}")
         if isinstance(error, TransientError):
             error.retry_after = read_retry_after(answer)
         return error

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 from ...models import (
+    SOURCE_ID_BEGIN,
     ActionRecord,
     EventFilter,
     InvocationRecord,
@@ -21,7 +22,7 @@ from ...models import (
     UnreadableItem,
 )
 from ...models.text import counted
-from ..base import Capabilities, EventStream, Platform, web_address
+from ..base import Capabilities, EventStream, Platform
 from ..errors import (
     ConflictError,
     InvalidRequestError,
@@ -82,17 +83,17 @@ class RayPlatform(Platform):
         """Close the connection pool."""
         await self._client.pool.close()
 
-    def url(self, invocation_id: str) -> str:
+    def page_url(self, invocation_id: str) -> str:
         """Return the URL of the job's page in Ray's dashboard."""
         base = (self._settings.link_base or self._settings.endpoint).rstrip("/")
-        return web_address(f"{base}/#/jobs/{quote(invocation_id, safe='')}")
+        return f"{base}/#/jobs/{quote(invocation_id, safe='')}"
 
     async def check(self) -> str:
         """Check the version, the credentials and the catalogue; return a sentence about them."""
         version = await self._client.version()
         await self._client.check_credentials()
         actions = await self._catalogue.actions()
-        return f"{self.where} answers as Ray {version}; the catalogue has {counted(len(actions), 'action')}"
+        return f"{self.where} responds as Ray {version}; the catalogue has {counted(len(actions), 'action')}"
 
     async def get_action(self, name: str) -> ActionRecord:
         """Return an action of the catalogue.
@@ -191,6 +192,13 @@ class RayPlatform(Platform):
         mine = [one for one, job in jobs.items() if wanted.matches(source_id_of(job))]
         mine.sort(key=lambda one: created_at(jobs[one]), reverse=True)
         return [_listed_record(one, jobs) for one in mine[:limit]]
+
+    async def find_active(self, limit: int) -> list[InvocationRecord]:
+        """Return the active jobs that tasks of any Airflow have started, from one list of all jobs."""
+        jobs = await self._client.jobs()
+        started = (one for one, job in jobs.items() if source_id_of(job).startswith(SOURCE_ID_BEGIN))
+        records = (_listed_record(one, jobs) for one in started)
+        return [one for one in records if not one.current.status.is_terminal][:limit]
 
     async def newest(self, action: str, since: datetime.datetime) -> InvocationRecord | None:
         """Return the job of an action that was submitted last, at `since` or later; None: none was.

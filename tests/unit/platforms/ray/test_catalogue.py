@@ -47,7 +47,10 @@ async def test_entry_becomes_an_action(tmp_path: Path) -> None:
         {"sensor": "lidar", "threshold": 2.5},
         [],
     )
-    assert coerce_parameters(record, {"treshold": 1})[1] == ["it has no 'treshold'", "it lacks 'sensor'"]
+    assert coerce_parameters(record, {"treshold": 1})[1] == [
+        "unknown parameter 'treshold'",
+        "missing: 'sensor'",
+    ]
 
 
 async def test_unknown_action_is_an_error_that_lists_the_known_ones() -> None:

@@ -59,7 +59,7 @@ REQUEST = InvocationRequest(invocation_source=InvocationSource.Manual, idempoten
 
 @pytest.fixture
 def platform(script: Script, monkeypatch: pytest.MonkeyPatch) -> RayPlatform:
-    monkeypatch.setattr("airflow_invocations.platforms.retry.backoff", lambda *_: 0.0)
+    monkeypatch.setattr("airflow_invocations.platforms.retry.retry_pause", lambda *_: 0.0)
     actions = {"hello": {"entrypoint": "echo hello"}}
     return RayPlatform(RaySettings(script.endpoint, "t0ken", actions, timeout=5.0))
 
@@ -185,7 +185,7 @@ async def test_check_names_version_and_catalogue(script: Script, platform: RayPl
     script.answers = [VERSION, unknown(), VERSION]
     async with platform:
         said = await platform.check()
-    assert said == f"{script.endpoint} answers as Ray 2.60.0; the catalogue has 1 action"
+    assert said == f"{script.endpoint} responds as Ray 2.60.0; the catalogue has 1 action"
 
 
 async def test_404_of_a_proxy_is_an_outage_and_rays_own_is_not(
@@ -228,6 +228,26 @@ async def test_list_that_is_too_large_is_replaced_by_single_requests(
         found = await platform.statuses(list("abcde"))
     assert len(found) == 5
     assert len(script.seen) == 6
+
+
+async def test_active_jobs_of_any_airflow(script: Script, platform: RayPlatform) -> None:
+    ours = {"airflow_action": "a", "airflow_source_id": "airflow:dags/d/runs/r/tasks/t?try_number=1"}
+    theirs = {"airflow_action": "a", "airflow_source_id": "ada"}
+    jobs = [
+        {"submission_id": name, "status": status, "start_time": 1, "metadata": metadata}
+        for name, status, metadata in [
+            ("a", "RUNNING", ours),
+            ("b", "PENDING", ours),
+            ("b-cancel", "RUNNING", {"airflow_cancels": "b"}),
+            ("c", "FAILED", ours),
+            ("d", "RUNNING", theirs),
+            ("e", "PENDING", ours),
+        ]
+    ]
+    script.answers = [answer(200, jobs)]
+    async with platform:
+        assert [one.invocation_id for one in await platform.find_active(10)] == ["a", "e"]
+        assert len(await platform.find_active(1)) == 1
 
 
 async def test_queued_job_is_stopped_and_its_cancel_recorded(script: Script, platform: RayPlatform) -> None:

@@ -190,7 +190,10 @@ def test_provenance_is_in_the_environment() -> None:
 @pytest.mark.parametrize(
     ("parameters", "hint"),
     [
-        ({"cuont": 1}, "it has no 'cuont'; it lacks 'count'; it declares: count \\(integer, required\\)"),
+        (
+            {"cuont": 1},
+            "unknown parameter 'cuont'; missing: 'count'; it declares: count \\(integer, required\\)",
+        ),
         ({"count": "many"}, "'count' must be an integer, not the text 'many'"),
         ({"count": 1, "note": "a\0b"}, "'ROBOTO_PARAM_note' can't be an environment variable"),
         ({"count": 1, "note": "a" * 200_000}, "bytes, allowed: 120,000; hand large data"),
