@@ -14,7 +14,7 @@ import httpx
 
 from airflow_invocations.models import InvocationStatus
 
-from ..support.ray_node import GATES, locked, shared_node
+from ..support.ray_node import GATES, claims_of, locked, shared_node
 from ..support.waiting import until
 from .deployment import EXECUTIONS, RELEASE, Actions, Deployment
 
@@ -87,7 +87,7 @@ class OnRay:
         if workers:
             yield _Deployment(endpoint, None)
             return
-        with _gate(folder.parent) as gate:
+        with _gate() as gate:
             deployment = _Deployment(endpoint, gate)
             try:
                 yield deployment
@@ -130,9 +130,9 @@ class _Deployment:
 
 
 @contextmanager
-def _gate(folder: Path) -> Iterator[str]:
+def _gate() -> Iterator[str]:
     """A resource of the node that no other deployment of this test run uses."""
-    claims = Path(f"/tmp/ray-gates-{shared_node().rpartition(':')[2]}")
+    claims = claims_of(shared_node())
     claims.mkdir(exist_ok=True)
     with locked(claims / "lock"):
         gate = next(

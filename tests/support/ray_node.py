@@ -184,6 +184,11 @@ def _spawn(command: list[str], folder: Path) -> int:
     return pid
 
 
+def claims_of(endpoint: str) -> Path:
+    """Return the folder in which the processes of a test run claim the gates of a node."""
+    return Path(tempfile.gettempdir(), f"ray-gates-{endpoint.rpartition(':')[2]}")
+
+
 def shared_node() -> str:
     """Return the address of the node that all processes of this test run share; start it for the first.
 
@@ -221,6 +226,7 @@ def keep(main: int, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         node.end()
+        shutil.rmtree(claims_of(node.endpoint), ignore_errors=True)
 
 
 def _lives(pid: int) -> bool:
