@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from airflow_invocations.exceptions import InvocationError
-from airflow_invocations.models import InvocationStatus
+from airflow_invocations.models import InvocationStatus, TaskInstanceReference
 from airflow_invocations.platforms import Platform, PlatformError
 from airflow_invocations.tasks.guard import InvocationGuard
 from airflow_invocations.tasks.lifecycle import CancelledByClear, InvocationLifecycle, WorkerLog
 from airflow_invocations.tasks.provenance import first_try_of, identity_of, provenance_of
+from airflow_invocations.tasks.reconciliation import TaskKey, TaskSnapshot, key_of
 from airflow_invocations.tasks.result import INVOCATION_ID_KEY
 from airflow_invocations.tasks.submission import InvocationSubmission
 from airflow_invocations.triggers import InvocationTrigger, _base
@@ -470,6 +471,24 @@ class Worker:
     @property
     def _connection(self) -> str:
         return f"{self.conn_id} {id(self)}"  # each process has its own watcher
+
+
+class Records:
+    """What reconciliation reads: the model's task instance, with all that REST knows of it."""
+
+    def __init__(self, airflow: Airflow) -> None:
+        self._airflow = airflow
+
+    def read(self, references: Collection[TaskInstanceReference]) -> dict[TaskKey, TaskSnapshot]:
+        one = self._airflow
+        if one.is_deleted:
+            return {}
+        snapshot = TaskSnapshot(one.state or "none", one.try_number, one.max_tries, str(one.instance_id))
+        return {key_of(reference): snapshot for reference in references}
+
+    def awaited(self, reference: TaskInstanceReference) -> str | None:
+        found: str | None = self._airflow.xcoms.get(INVOCATION_ID_KEY)
+        return found
 
 
 class ModelTrigger(InvocationTrigger):

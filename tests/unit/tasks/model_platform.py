@@ -161,6 +161,10 @@ class Client(Platform):
         ours = [one for one in self._site.invocations.values() if one.source_id.startswith(prefix)]
         return [one.record for one in reversed(ours)][:limit]
 
+    async def find_active(self, limit: int) -> list[InvocationRecord]:
+        await self._travel()
+        return [one.record for one in self._site.active][:limit]
+
     async def cancel(self, invocation_id: str) -> None:
         await self._travel()
         one = self._known(invocation_id)

@@ -2,7 +2,7 @@
 
 Checked promises: no invocation is started twice for one incarnation of the task, none is cancelled that the
 task needs, a task that succeeds has one that completed and none waits for ever, and nothing keeps running
-after a task that users end or clear.
+after a task that users end or clear. After faults, one reconciliation may be needed for that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +19,17 @@ from typing import Any
 import pytest
 
 from airflow_invocations.models import InvocationStatus
-from airflow_invocations.platforms import retry
+from airflow_invocations.platforms import Platform, retry
 from airflow_invocations.tasks import guard, provenance
+from airflow_invocations.tasks.reconciliation import reconcile
 from airflow_invocations.triggers import _base, invocation
 from airflow_invocations.waiters import log_polling, watcher
 
 from ...support.virtual_time import VirtualLoop
-from .model_airflow import SILENT, Airflow
-from .model_platform import Client, Hook
+from .model_airflow import SILENT, Airflow, Records
+from .model_platform import Client, Hook, Site
+
+BASE_URL = "http://airflow"
 
 #: How many sequences one test runs, and how many tests there are.
 SEQUENCES = int(os.environ.get("INVOCATIONS_TEST_SEQUENCES", "1250"))
@@ -96,27 +99,41 @@ def play(
     drawn = chance.random() < 0.5
     with asyncio.Runner(loop_factory=VirtualLoop) as runner, _clock_of(runner.get_loop()):
         is_deferrable = drawn if deferrable is None else deferrable
-        return runner.run(_play(chance, steps, deferrable=is_deferrable, leaves_nothing=leaves_nothing))
-
-
-async def _play(
-    chance: random.Random, steps: Sequence[Step], *, deferrable: bool, leaves_nothing: bool
-) -> list[str]:
-    airflow = Airflow(chance, deferrable=deferrable, retries=chance.choice((0, 1, 2)))
-    always = asyncio.Event()
-    always.set()
-    Hook.connect_to = lambda conn_id: Client(airflow.sites[conn_id], always, -1, 0)
-    try:
-        for name, pause in steps:
-            await asyncio.sleep(pause)
-            EVENTS[name][0](airflow)
-        await _settle(airflow)
+        airflow = runner.run(_play(chance, steps, deferrable=is_deferrable))
         is_heard = not airflow.was_unheard and not any(EVENTS[name][2] for name, _ in steps)
-        orphans = _orphans(airflow) if is_heard or leaves_nothing else ()
-        problems = [*airflow.problems, *_lost(airflow), *orphans]
-    finally:
+        left = [*_orphans(airflow)] if is_heard or leaves_nothing else []
+        _reconcile(airflow, runner)
+        problems = [*airflow.problems, *_lost(airflow), *left, *_orphans(airflow)]
         airflow.end()
     return problems
+
+
+def _reconcile(airflow: Airflow, runner: asyncio.Runner) -> None:
+    """Reconcile once, and let time pass until what that has changed has come to its end."""
+
+    async def ask(site: Site, operation: Callable[[Platform], Awaitable[Any]]) -> Any:
+        return await operation(Client(site, always(), -1, 0))
+
+    for site in airflow.sites.values():
+        reconcile(lambda operation, site=site: runner.run(ask(site, operation)), BASE_URL, Records(airflow))
+    runner.run(asyncio.sleep(60.0))
+
+
+def always() -> asyncio.Event:
+    """Return what lets a process run that never stands still."""
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+async def _play(chance: random.Random, steps: Sequence[Step], *, deferrable: bool) -> Airflow:
+    airflow = Airflow(chance, deferrable=deferrable, retries=chance.choice((0, 1, 2)))
+    Hook.connect_to = lambda conn_id: Client(airflow.sites[conn_id], always(), -1, 0)
+    for name, pause in steps:
+        await asyncio.sleep(pause)
+        EVENTS[name][0](airflow)
+    await _settle(airflow)
+    return airflow
 
 
 async def _settle(airflow: Airflow) -> None:
@@ -163,7 +180,7 @@ def _clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         patch.setattr(time, "monotonic", loop.time)
         patch.setattr(time, "time", loop.time)
         patch.setattr(guard, "time", SimpleNamespace(sleep=lambda _: None))
-        patch.setattr(provenance, "_base_url", lambda: "http://airflow")
+        patch.setattr(provenance, "_base_url", lambda: BASE_URL)
         patch.setattr(_base, "InvocationHook", Hook)
         patch.setattr(invocation, "InvocationHook", Hook)
         patch.setattr(log_polling, "poll_logs", _read_nothing)
