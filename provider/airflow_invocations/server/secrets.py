@@ -12,7 +12,8 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from ..runtime.exceptions import SecretNotSetError
 from ..runtime.secrets import write_private
-from .db import LOCAL_ORG, Store
+from .db import LOCAL_ORG, LOCAL_USER, Store
+from .db.secrets import SecretRow
 from .errors import InvalidRequestError
 
 #: Prefix of the environment variables with secret values; the secret's name follows in upper case.
@@ -40,16 +41,30 @@ class Secrets:
         self._key_file = key_file
         self._environment = environment
 
-    def set(self, name: str, org_id: str, value: str) -> None:
+    def set(self, name: str, org_id: str, value: str, user: str = LOCAL_USER) -> None:
         """Store a secret, or its new value. Raises InvalidRequestError if name or value is invalid."""
-        if not _NAME.fullmatch(name):
-            raise InvalidRequestError(
-                f"{name!r} is not a valid secret name; allowed: letters, digits, _ . -, "
-                "at most 128 characters"
-            )
+        _require_name(name)
         if not 0 < len(value) <= MAX_VALUE:
             raise InvalidRequestError(f"a secret's value has 1 to {MAX_VALUE} characters, not {len(value)}")
-        self._store.secrets.put(name, org_id, self._cipher(create=True).encrypt(value.encode()))
+        encrypted = self._cipher(create=True).encrypt(value.encode())
+        self._store.secrets.put(name, org_id, encrypted, user)
+
+    def create(self, name: str, org_id: str, user: str) -> SecretRow:
+        """Store a secret without a value. Raises InvalidRequestError, ConflictError."""
+        _require_name(name)
+        return self._store.secrets.create(name, org_id, user)
+
+    def rows(self, org_id: str, after: str | None, limit: int) -> list[SecretRow]:
+        """Return secrets without their values, by name, from after a name on."""
+        return self._store.secrets.rows(org_id, after, limit)
+
+    def row(self, name: str, org_id: str) -> SecretRow:
+        """Return a secret without its value. Raises NotFoundError."""
+        return self._store.secrets.row(name, org_id)
+
+    def remove(self, name: str, org_id: str) -> None:
+        """Delete a secret. Raises NotFoundError."""
+        self._store.secrets.remove(name, org_id)
 
     def reader(self, org_id: str) -> Callable[[str, str], str]:
         """Return a function that reads one organisation's secrets, by name and organisation.
@@ -86,3 +101,10 @@ class Secrets:
         if create and not self._key_file.exists():
             write_private(self._key_file, Fernet.generate_key().decode())
         return Fernet(self._key_file.read_text(encoding="ascii").strip())
+
+
+def _require_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidRequestError(
+            f"{name!r} is not a valid secret name; allowed: letters, digits, _ . -, at most 128 characters"
+        )

@@ -77,7 +77,9 @@ async def _serve(settings: ServerSettings, store: Store, listener: socket.socket
     uploads = Uploads(datasets, settings.uploads)
     credentials = StorageCredentials(token)
     urls = SignedUrls(token)
-    api = create_app(store, datasets, logs, tokens, urls, uploads, credentials, watches, metrics, settings)
+    api = create_app(
+        store, datasets, logs, tokens, urls, uploads, credentials, secrets, watches, metrics, settings
+    )
     # The outermost middleware, so that it also counts the responses of a failed app.
     app = CountRequests(api, metrics)
     config = BoundedConfig(

@@ -111,6 +111,11 @@ ROUTES: dict[tuple[str, str], tuple[Rule, Any]] = {
     ("PUT", "/v1/files/record/{file_id}"): (OWN_INVOKE, {}),
     ("GET", "/v1/files/record/path/{path:path}/association/{dataset_id}"): (OWN_READ, None),
     ("GET", "/v1/files/{file_id}/signed-url"): (OWN_READ, None),
+    ("POST", "/v1/secrets"): (ADMIN, {"name": "made"}),
+    ("GET", "/v1/secrets"): (READ, None),
+    ("GET", "/v1/secrets/name/{name}"): (READ, None),
+    ("GET", "/v1/secrets/name/{name}/creds"): (ADMIN, None),
+    ("DELETE", "/v1/secrets/name/{name}"): (ADMIN, None),
     ("POST", "/v1/query/submit/roboql"): (READ, {"query": "size = 0", "target": "files"}),
     ("POST", "/v1/query/submit/structured"): (READ, {"query": {}, "target": "datasets"}),
     ("GET", "/v1/query/id/{query_id}"): (READ, None),
@@ -137,6 +142,7 @@ OPEN_ROUTES = {
     ("GET", "/page/who"),
     ("GET", "/page/invocations/{invocation_id}"),
     ("POST", "/page/invocations/{invocation_id}/cancel"),
+    ("POST", "/"),  # its requests are signed
     ("GET", "/login"),
     ("POST", "/login"),
     ("POST", "/logout"),
@@ -145,7 +151,7 @@ OPEN_ROUTES = {
 
 def routes_of_the_app() -> list[BaseRoute]:
     anything: Any = None
-    return create_app(*[anything] * 9, settings=ServerSettings(Path("unused"))).routes
+    return create_app(*[anything] * 10, settings=ServerSettings(Path("unused"))).routes
 
 
 def test_every_route_has_a_decision() -> None:

@@ -63,6 +63,9 @@ def test_an_action_finds_its_environment_and_nothing_of_the_services(
         environment.pop(own_of_the_shell, None)
     assert environment == {
         "AIRFLOW_CTX_DAG_ID": "fleet",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL_S3": server.endpoint,
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.endpoint,
         "HOME": str(workspace / "work"),
         "LANG": "C.UTF-8",
         "OWN": "1",

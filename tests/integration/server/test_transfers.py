@@ -176,6 +176,7 @@ def test_the_command_line_uploads_downloads_and_knows_who_it_is(server: LocalSer
         "ROBOTO_SERVICE_ENDPOINT": server.endpoint,
         "ROBOTO_API_KEY": server.token,
         "AWS_ENDPOINT_URL_S3": server.endpoint,
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER": server.endpoint,
         "HOME": str(tmp_path),
     }
 
@@ -194,6 +195,11 @@ def test_the_command_line_uploads_downloads_and_knows_who_it_is(server: LocalSer
     back = [path.relative_to(tmp_path / "back").name for path in (tmp_path / "back").rglob("*.*")]
     assert back == ["a.txt"]
     assert created in roboto("datasets", "search")
+    roboto("secrets", "write", "by-command", "s3cret-of-command")
+    assert "by-command" in (listed := roboto("secrets", "list"))
+    assert "s3cret-of-command" not in listed
+    roboto("secrets", "delete", "by-command")
+    assert "by-command" not in roboto("secrets", "list")
 
 
 class Uploader:

@@ -13,7 +13,7 @@ from airflow_invocations.server.settings import ServerSettings
 
 def app() -> FastAPI:
     anything: Any = None
-    return create_app(*[anything] * 9, settings=ServerSettings(Path("unused")))
+    return create_app(*[anything] * 10, settings=ServerSettings(Path("unused")))
 
 
 def test_describing_every_body_warns_of_nothing() -> None:

@@ -50,7 +50,8 @@ def test_the_environment_is_what_the_api_promises_and_nothing_else(
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     environment = workspace.environment(record, ACCESS, ["x"], print)
     assert set(environment) == {
-        "A", "AWS_EC2_METADATA_DISABLED", "AWS_ENDPOINT_URL_S3", "B", "HOME",
+        "A", "AWS_EC2_METADATA_DISABLED", "AWS_ENDPOINT_URL_S3",
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER", "B", "HOME",
         "INVOCATIONS_SERVICE", "LANG", "PATH", "PYTHONUNBUFFERED", "TMPDIR",
         "ROBOTO_ACTION_INPUTS_MANIFEST", "ROBOTO_ACTION_PARAMETERS_FILE", "ROBOTO_ACTION_RUNTIME_CONFIG_DIR",
         "ROBOTO_ACTION_TIMEOUT", "ROBOTO_API_KEY", "ROBOTO_BEARER_TOKEN", "ROBOTO_DATASET_ID",

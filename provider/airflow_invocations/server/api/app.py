@@ -22,6 +22,7 @@ from ..execution.logs import LogFiles
 from ..execution.overrides import accept_overrides, require_as_registered
 from ..metrics import Metrics
 from ..query.roboql_queries import RoboqlQueries
+from ..secrets import Secrets
 from ..settings import MAX_BODY, ServerSettings
 from ..signed_urls import SignedUrls
 from ..storage_credentials import StorageCredentials
@@ -59,6 +60,7 @@ from .schemas import (
     SetStateBody,
     UpdateActionBody,
 )
+from .secret_routes import secret_routes, secrets_manager_routes
 from .sse import server_sent_events
 from .upload_routes import credential_routes, upload_routes
 
@@ -81,6 +83,7 @@ def create_app(
     urls: SignedUrls,
     uploads: Uploads,
     credentials: StorageCredentials,
+    secrets: Secrets,
     watches: WatchHub,
     metrics: Metrics,
     settings: ServerSettings,
@@ -127,6 +130,8 @@ def create_app(
     app.include_router(_user_routes(allows), prefix="/v1/users")
     app.include_router(_probe_routes(store, metrics))
     app.include_router(page_routes(store, tokens, sessions))
+    app.include_router(secret_routes(secrets, credentials, allows), prefix="/v1/secrets")
+    app.include_router(secrets_manager_routes(secrets, credentials))
     app.include_router(s3_routes(datasets, uploads, credentials))
     return app
 

@@ -285,6 +285,12 @@ class RenameFileBody(WireModel, defer_build=False):
     new_path: Annotated[str, pydantic.Field(max_length=_MAX_URI)]
 
 
+class CreateSecretBody(WireModel, defer_build=False):
+    """A secret to create; its value is sent elsewhere."""
+
+    name: _Name
+
+
 class SearchSpecification(QuerySpecification, defer_build=False):
     """A QuerySpecification with a limit of all pages together."""
 

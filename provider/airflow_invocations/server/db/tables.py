@@ -192,6 +192,10 @@ secrets = sa.Table(
     metadata,
     sa.Column("org_id", sa.Text, primary_key=True),
     sa.Column("name", sa.Text, primary_key=True),
+    #: Empty: a secret that was created and has no value yet.
     sa.Column("sealed", sa.LargeBinary, nullable=False, key="encrypted"),
+    sa.Column("created", sa.BigInteger),
+    sa.Column("created_by", sa.Text),
     sa.Column("modified", sa.BigInteger, nullable=False),
+    sa.Column("modified_by", sa.Text),
 )

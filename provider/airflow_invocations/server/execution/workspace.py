@@ -127,8 +127,9 @@ class Workspace:
             Variable.ServiceEndpoint: access.endpoint,
             Variable.ApiKey: access.token,
             Variable.BearerToken: access.token,
-            # The published client moves files with boto3, which reads this variable.
+            # The published client moves files and secrets with boto3, which reads these variables.
             "AWS_ENDPOINT_URL_S3": access.endpoint,
+            "AWS_ENDPOINT_URL_SECRETS_MANAGER": access.endpoint,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         variables = {f"{_PARAMETER}{name}": _text(value) for name, value in record.parameter_values.items()}
