@@ -78,6 +78,10 @@ class Component:
         _until(lambda: not self._members(), GRACE)
         self.kill()
 
+    def terminate_all(self) -> None:
+        """Send SIGTERM to all its processes at the same time, as some process managers do."""
+        self._send(signal.SIGTERM)
+
     def kill(self) -> None:
         """Send SIGKILL to all its processes at the same time, like a crash of the machine."""
         if self._leader is None:

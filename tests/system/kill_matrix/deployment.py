@@ -174,6 +174,10 @@ class Airflow:
             answer = self.api.patch(f"connections/{conn_id}", json=body)
         answer.raise_for_status()
 
+    def disconnect(self, conn_id: str) -> None:
+        """Delete a connection."""
+        self.api.delete(f"connections/{conn_id}").raise_for_status()
+
     def add_pool(self, name: str, slots: int) -> None:
         """Create a pool: the number of its tasks on workers; deferred tasks don't count."""
         body = {"name": name, "slots": slots, "include_deferred": False}

@@ -43,6 +43,15 @@ with DAG("workerless_without_retries", schedule=None):
 with DAG("in_a_worker_without_retries", schedule=None):
     invoke(retries=0, deferrable=False)
 
+with DAG("in_a_worker_patient", schedule=None):
+    invoke(deferrable=False, retries=8, retry_delay=15 * SECOND)
+
+with DAG("in_a_worker_retried_late", schedule=None):
+    invoke(deferrable=False, retry_delay=30 * SECOND)
+
+with DAG("not_durable", schedule=None):
+    invoke(durable=False)
+
 with DAG("execution_timeout_deferred", schedule=None):
     invoke(retries=0, execution_timeout=12 * SECOND)
 

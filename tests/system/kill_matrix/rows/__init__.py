@@ -1,6 +1,17 @@
 """The rows of the matrix, by cause; importing this package registers them."""
 
-from . import faults, invocations, people, platform, scheduler, triggerer, worker
+from . import faults, intent, invocations, people, platform, scheduler, triggerer, worker
 from .row import ROWS, Row
 
-__all__ = ["ROWS", "Row", "faults", "invocations", "people", "platform", "scheduler", "triggerer", "worker"]
+__all__ = [
+    "ROWS",
+    "Row",
+    "faults",
+    "intent",
+    "invocations",
+    "people",
+    "platform",
+    "scheduler",
+    "triggerer",
+    "worker",
+]
