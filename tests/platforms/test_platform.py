@@ -455,3 +455,18 @@ async def test_provenance_can_be_read_and_searched(
     assert [record.invocation_id for record in found_by_hook] == ids[2::-1]
     for invocation_id in ids:
         await end_of(hook, invocation_id)
+
+
+async def test_active_invocations_of_tasks_are_found(
+    hook: InvocationHook, platform: Platform, under_test: PlatformUnderTest, asking: Asking
+) -> None:
+    waits = await platform.invoke(under_test.actions.waits, asking.request())
+    ended = await platform.invoke(under_test.actions.completes, asking.request())
+    await end_of(hook, ended.invocation_id)
+    found = {one.invocation_id: one for one in await platform.find_active(1000)}
+    assert ended.invocation_id not in found
+    assert found[waits.invocation_id].provenance.source == asking.provenance().source
+    assert len(await platform.find_active(1)) == 1
+    release(asking.folder)
+    await end_of(hook, waits.invocation_id)
+    assert waits.invocation_id not in {one.invocation_id for one in await platform.find_active(1000)}
