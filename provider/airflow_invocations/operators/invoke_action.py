@@ -26,6 +26,7 @@ from ..tasks.xcom import push_xcom
 from ..version_compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
 from ..waiters import AbandonReason, WaitAbandoned, WaitOptions
 from ._base import GuardedOperator
+from ._earlier_connection import leave_earlier_connection
 from ._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
 
 if TYPE_CHECKING:
@@ -287,6 +288,7 @@ class InvokeActionOperator(GuardedOperator, BaseOperator):
         submission = InvocationSubmission.of(
             self, task_label(self), provenance, self._key(context), first_try_of(context), self.log.warning
         )
+        leave_earlier_connection(self, context, submission, self.conn_id)
         record = hook.run(lambda: lifecycle.submit(submission))
         self.invocation_url, self.logs_url = lifecycle.url, lifecycle.logs_url
         return lifecycle, record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import threading
 import uuid
 from typing import Any
@@ -45,6 +46,7 @@ class Instance:
         self.edited_retries = 3
         self.try_number, self.max_tries, self.clear_number = 0, self.retries, 0
         self.first = Task()
+        self.store: Any = None
 
     def next_try(self) -> Task:
         """What an automatic retry, or the first run, is given."""
@@ -52,6 +54,7 @@ class Instance:
         task = Task(try_number=self.try_number, max_tries=self.max_tries, run_id=self.run_id)
         run = task.context["dag_run"]
         task.context["task"].retries = self.edited_retries
+        task.context["task_state_store"] = self.store
         run.start_date, run.clear_number = self.first.context["dag_run"].start_date, self.clear_number
         return task
 
@@ -577,3 +580,44 @@ def test_another_airflows_invocations_are_left_alone(
     assert result["status"] == "Completed"
     assert hook.get(theirs).current.status is not S.Cancelled
     hook.cancel(theirs)
+
+
+class Store:
+    """Airflow's task state store, which retries and clears keep."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.kept.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        self.kept[key] = value
+
+
+@pytest.mark.parametrize("is_cleared", [True, False])
+def test_an_edit_of_the_connection_leaves_nothing_behind(
+    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch, is_cleared: bool
+) -> None:
+    connection = os.environ["AIRFLOW_CONN_ROBOTO_DEFAULT"]
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", connection)
+    instance = Instance(script(hook, "sleep 60"))
+    instance.store = Store()
+    instance.store.kept["invocation_conn_id"] = "roboto_default"
+    _, invoked = instance.start()  # it doesn't wait, and so it stores nothing
+    if is_cleared:
+        instance.clear()
+    instance.arguments |= {"action": script(hook, "true"), "conn_id": "other"}
+    _, result = instance.run()
+    assert result["status"] == "Completed"
+    assert hook.get(invoked).current.status is S.Cancelled
+    assert instance.store.kept == {"invocation_conn_id": "other"}
+
+
+def test_an_earlier_connection_that_is_gone_does_not_keep_the_task_from_running(hook: RobotoHook) -> None:
+    instance = Instance(script(hook, "true"))
+    instance.store = Store()
+    instance.store.kept["invocation_conn_id"] = "deleted"
+    instance.next_try()
+    _, result = instance.run()
+    assert result["status"] == "Completed"
