@@ -25,7 +25,7 @@ class Rejecting(ThreadingHTTPServer):
 
     def __init__(self, server: Any) -> None:
         super().__init__(("127.0.0.1", 0), Relay)
-        self.server = server
+        self.upstream = server
         self.seen: set[str] = set()
         self.rejected = 0
 
@@ -35,7 +35,7 @@ class Rejecting(ThreadingHTTPServer):
 
 
 class Relay(BaseHTTPRequestHandler):
-    proxy: Rejecting
+    server: Rejecting
 
     def do_POST(self) -> None:
         self._relay()
@@ -47,13 +47,13 @@ class Relay(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path.endswith("/invoke"):
             once = json.loads(content).get("idempotency_id")
-            if once in self.proxy.seen:
-                self.proxy.rejected += 1
+            if once in self.server.seen:
+                self.server.rejected += 1
                 error = {"error_code": "RobotoConflictException", "message": "it is there already"}
                 self._answer(409, json.dumps({"error": error}).encode())
                 return
             if once:
-                self.proxy.seen.add(once)
+                self.server.seen.add(once)
         if "/watch" in self.path:
             error = {"error_code": "RobotoNotImplementedException", "message": "no streams here"}
             self._answer(501, json.dumps({"error": error}).encode())
@@ -62,7 +62,7 @@ class Relay(BaseHTTPRequestHandler):
             name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")
         }
         answer = httpx.request(
-            self.command, self.proxy.server.endpoint + self.path, content=content, headers=headers
+            self.command, self.server.upstream.endpoint + self.path, content=content, headers=headers
         )
         self._answer(answer.status_code, answer.content)
 
