@@ -145,12 +145,3 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., LocalServer]]:
     yield start
     for server in started:
         server.end()
-
-
-@pytest.fixture(scope="session")
-def service(server: LocalServer) -> LocalServer:
-    """The server, by its former name."""
-    return server
-
-
-Service = LocalServer
