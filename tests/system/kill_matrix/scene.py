@@ -114,6 +114,19 @@ class Scene:
     def mark(self, state: str) -> None:
         self.airflow.mark(self.dag_id, self.run_id, self.task_id, state)
 
+    def reconcile(self) -> None:
+        """Wait until the DAG run has ended, then reconcile the row's connection once."""
+        self.until_run_ends()
+        self.remark(f"before reconciliation: {', '.join(self.statuses())}")
+        dag_id, run_id = "reconcile", f"{self.run_id}-reconcile"
+        self.airflow.trigger(dag_id, run_id, {"conn_id": self.conn_id})
+
+        def look() -> str | None:
+            history = self.airflow.states.of(dag_id, run_id)
+            return history[-1].state if history and history[-1].state in _ENDED else None
+
+        assert self.until("end of the reconciliation", look) == "success"
+
     def remark(self, text: str) -> None:
         """Add a note to the table."""
         self.remarks.append(text)

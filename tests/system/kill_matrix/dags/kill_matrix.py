@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from airflow_invocations.operators import InvokeActionOperator
+from airflow_invocations.operators import InvokeActionOperator, ReconcileInvocationsOperator
 from airflow_invocations.retry_policy import invocation_retry_policy
 
 SECOND = datetime.timedelta(seconds=1)
@@ -51,6 +51,9 @@ with DAG("in_a_worker_retried_late", schedule=None):
 
 with DAG("not_durable", schedule=None):
     invoke(durable=False)
+
+with DAG("reconcile", schedule=None):
+    ReconcileInvocationsOperator(task_id="invoke", conn_ids=["{{ dag_run.conf['conn_id'] }}"])
 
 with DAG("execution_timeout_deferred", schedule=None):
     invoke(retries=0, execution_timeout=12 * SECOND)

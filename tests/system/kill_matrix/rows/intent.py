@@ -127,6 +127,22 @@ def marked_failed_in_an_outage(scene: Scene) -> None:
 
 
 @row(
+    "marked failed in a worker, the platform answers 503 for 30 s",
+    "in_a_worker",
+    invocations=["Cancelled"],
+    state="failed",
+)
+def marked_failed_in_a_worker_in_an_outage(scene: Scene) -> None:
+    scene.trigger_and_wait_until_polled()
+    scene.proxy.fault(EVERYTHING, rejection(503), times=10**6)
+    scene.proxy.cut()
+    scene.mark("failed")
+    time.sleep(30.0)
+    scene.proxy.lift()
+    scene.reconcile()
+
+
+@row(
     "connection deleted, marked failed while deferred, connection back",
     invocations=["Cancelled"],
     state="failed",

@@ -81,6 +81,7 @@ def marked_failed_without_a_triggerer(scene: Scene) -> None:
     scene.airflow["triggerer"].kill()
     scene.mark("failed")
     scene.airflow["triggerer"].start()
+    scene.reconcile()
 
 
 @row(
@@ -96,6 +97,7 @@ def marked_failed_before_a_triggerer_began(scene: Scene) -> None:
     scene.until_state("deferred")
     scene.mark("failed")
     scene.airflow["triggerer"].start()
+    scene.reconcile()
 
 
 @row(
