@@ -42,6 +42,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
     everything = invoked(server, "looped", run_id)
     outside = [(asker, record) for asker, record in everything if asker.task_id == "outside"]
     assert sorted(asker.map_index for asker, _ in outside) == [0, 1]
+    max_tries = {(one["task_id"], one["map_index"]): one["max_tries"] for one in instances}
     for asker, record in outside:
         # As before 3.4, where mapped tasks have no regions.
         assert (asker.iteration, asker.region_id) == (None, None)
@@ -52,7 +53,7 @@ def test_each_iteration_invokes_and_a_retry_adopts(airflow: StandaloneAirflow, s
             run_after=datetime.fromisoformat(run["run_after"]),
             task_id="outside",
             map_index=asker.map_index,
-            incarnation=0,
+            incarnation=max_tries["outside", asker.map_index],
         )
         assert record.idempotency_id == identity.idempotency_id(0)
     found = [one for one in everything if one not in outside]
