@@ -34,6 +34,8 @@ INSTEAD = {
     r"no more than that": "only",
     r"of no use": "useless",
     r"takes? no part": "does not take part",
+    r"(?<!there )is no (name|page token|path|stream|number|folder|file)": "is not a",
+    r"isn't known here|what is no|has it that": "is unknown, is not a, says",
 }
 BANNED = re.compile(r"\b(" + "|".join(f"(?:{pattern})" for pattern in INSTEAD) + r")\b", re.IGNORECASE)
 

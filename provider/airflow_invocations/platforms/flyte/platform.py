@@ -187,7 +187,7 @@ class FlytePlatform(Platform):
 
         `since` is converted to Flyte's clock.
 
-        :raises InvalidRequestError: the action is no name of a task.
+        :raises InvalidRequestError: the action is not the name of a task.
         """
         return await self._connect.pool.clock.since(since, partial(self._newest_since, action))
 
@@ -276,7 +276,7 @@ class FlytePlatform(Platform):
 
         Runs are polled, because Flyte's own stream leaves out some.
 
-        :raises InvalidRequestError: on entering: the wanted action is no task of that project and domain.
+        :raises InvalidRequestError: on entering: the action is not a task of that project and domain.
         """
         settings = self._settings
         here = (

@@ -112,7 +112,7 @@ def _read_token(after: str | None) -> tuple[int, str | None]:
         return 0, None
     count, _, position = after.partition(":")
     if not (count.isascii() and count.isdigit() and len(count) < 10 and position):
-        raise InvalidRequestError("'next_page_token' is no page token of this query")
+        raise InvalidRequestError("'next_page_token' is not a page token of this query")
     return int(count), position
 
 
