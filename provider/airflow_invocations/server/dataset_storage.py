@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -162,6 +163,29 @@ class Folder:
                     raise
         self.copy_in(source, path)
         source.unlink()
+
+    def folders(self) -> list[str]:
+        """Return the paths of all folders below, sorted. Raises OSError."""
+        found: list[str] = []
+        with self._opened_root() as root:
+            pending = [""]
+            while pending:
+                prefix = pending.pop()
+                below: list[str] = []
+                _scan_folder(root, prefix, FolderScan(), below)
+                pending += below
+                found += [path.rstrip("/") for path in below]
+        return sorted(path for path in found if _is_text(path))
+
+    def make_folder(self, path: str, *, with_parents: bool) -> None:
+        """Create a folder. Raises FileExistsError, FileNotFoundError, OSError, ValueError."""
+        with self._opened_root() as root, _parent(root, path, create=with_parents) as (parent, name):
+            os.mkdir(name, dir_fd=parent)
+
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder and its content; links are not followed. Raises OSError, ValueError."""
+        with self._opened_root() as root, _parent(root, path, create=False) as (parent, name):
+            shutil.rmtree(name, dir_fd=parent)
 
     def delete(self, path: str) -> None:
         """Delete a file. Raises OSError, ValueError."""

@@ -251,6 +251,64 @@ class DatasetFiles:
         self._store.files.update_many(dataset_id, updates, org_id, user)
         return {path: self._store.files.get_by_path(dataset_id, path, org_id).file_id for path in contents}
 
+    def get(self, dataset_id: str, org_id: str) -> DatasetRecord:
+        """Return a dataset. Raises NotFoundError."""
+        return self._store.datasets.get(dataset_id, org_id)
+
+    def directories(self, dataset_id: str, org_id: str) -> list[str]:
+        """Return the paths of a dataset's directories. Raises NotFoundError, UnavailableError."""
+        return self._read_folder(dataset_id, org_id, Folder.folders)
+
+    def create_directory(
+        self, dataset_id: str, path: str, org_id: str, *, may_exist: bool, with_parents: bool
+    ) -> None:
+        """Create a directory.
+
+        :raises NotFoundError: no such dataset.
+        :raises ConflictError: it exists, and may not.
+        :raises InvalidRequestError: the path can't be a directory, or its parent doesn't exist.
+        """
+        folder = self.folder(dataset_id, org_id)
+        try:
+            with _possible(path):
+                folder.make_folder(path, with_parents=with_parents)
+        except InvalidRequestError:
+            if path not in folder.folders():
+                raise
+            if not may_exist:
+                raise ConflictError(f"dataset {dataset_id} has a directory {path!r} already") from None
+
+    def rename_directory(self, dataset_id: str, old_path: str, new_path: str, org_id: str, user: str) -> None:
+        """Move a directory within its dataset; its files keep their ids.
+
+        :raises NotFoundError: no such dataset or directory.
+        :raises InvalidRequestError: the new path exists, is in the directory itself, or isn't valid.
+        """
+        self.scan(dataset_id, org_id)
+        folder = self.folder(dataset_id, org_id)
+        known = folder.folders()
+        if old_path not in known:
+            raise NotFoundError(f"dataset {dataset_id} has no directory {old_path!r}")
+        with _possible(new_path):
+            if new_path in known or folder.find(new_path) is not None:
+                raise InvalidRequestError(f"dataset {dataset_id} has {new_path!r} already")
+        if new_path.startswith(f"{old_path}/"):
+            raise InvalidRequestError(f"{new_path!r} is in the directory {old_path!r} itself")
+
+        def move() -> None:
+            with _possible(new_path):
+                folder.rename(old_path, new_path)
+
+        self._store.files.rename_folder(dataset_id, old_path, new_path, user, move)
+
+    def delete_directories(self, dataset_id: str, paths: Sequence[str], org_id: str, user: str) -> None:
+        """Delete directories with all their files. Raises NotFoundError, InvalidRequestError."""
+        folder = self.folder(dataset_id, org_id)
+        for path in paths:
+            with _possible(path), contextlib.suppress(FileNotFoundError):
+                folder.delete_folder(path)
+        self.scan(dataset_id, org_id, user)
+
     def delete_file(self, file_id: str, org_id: str) -> None:
         """Delete a file from its dataset's folder. Raises NotFoundError."""
         record = self.file(file_id, org_id)

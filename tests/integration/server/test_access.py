@@ -94,6 +94,10 @@ ROUTES: dict[tuple[str, str], tuple[Rule, Any]] = {
     ("POST", "/v1/datasets/{dataset_id}/files/query"): (OWN_READ, {}),
     ("GET", "/v1/datasets/id/{dataset_id}/credentials"): (OWN_READ, None),
     ("GET", "/v1/files/association/id/{dataset_id}/credentials"): (OWN_READ, None),
+    ("GET", "/v1/files/association/id/{dataset_id}/directories"): (OWN_READ, None),
+    ("PUT", "/v1/datasets/{dataset_id}/directory"): (INVOKE, {"name": "made"}),
+    ("PUT", "/v1/datasets/{dataset_id}/directory/rename"): (INVOKE, {"old_path": "x", "new_path": "y"}),
+    ("POST", "/v1/datasets/{dataset_id}/files/delete-directories"): (INVOKE, {"directory_paths": ["none"]}),
     ("POST", "/v1/files/upload"): (  # the body has the dataset
         INVOKE,
         {

@@ -108,9 +108,39 @@ class TestPublishedClient:
         with pytest.raises(exceptions.RobotoConflictException, match=r"has a file 'b\.bin' already"):
             dataset.rename_file(file_id, "b.bin")
         for path in ("../x", "/x", "a/../../x"):
-            with pytest.raises(exceptions.RobotoInvalidRequestException, match="no path below a folder"):
+            with pytest.raises(exceptions.RobotoInvalidRequestException, match="is not a relative path"):
                 dataset.rename_file(file_id, path)
         assert files.File.from_id(file_id, roboto_client=client).relative_path == "in/c.bin"
+
+    def test_directories_are_made_renamed_and_deleted(
+        self, dataset: datasets.Dataset, tmp_path: Path
+    ) -> None:
+        def listed() -> list[str]:
+            return sorted(one.relative_path for one in dataset.list_directories())
+
+        file_id = upload(dataset, tmp_path, "in/deep/a.bin", b"a")
+        upload(dataset, tmp_path, "in_deep/b.bin", b"b")
+        made = dataset.create_directory("empty", parent_path=Path("x/y"), create_intermediate_dirs=True)
+        assert (made.name, made.relative_path) == ("empty", "x/y/empty")
+        assert dataset.create_directory("x").relative_path == "x"
+        assert listed() == ["in", "in/deep", "in_deep", "x", "x/y", "x/y/empty"]
+        assert dataset.rename_directory("in", "x/moved").relative_path == "x/moved"
+        assert dataset.get_file_by_path("x/moved/deep/a.bin").file_id == file_id
+        assert paths_in(dataset) == ["in_deep/b.bin", "x/moved/deep/a.bin"]
+        with pytest.raises(exceptions.RobotoConflictException, match="has a directory 'x' already"):
+            dataset.create_directory("x", error_if_exists=True)
+        for old, new, error in (
+            ("none", "y", exceptions.RobotoNotFoundException),
+            ("x", "in_deep", exceptions.RobotoInvalidRequestException),
+            ("x", "x/y/z", exceptions.RobotoInvalidRequestException),
+            ("x", "../x", exceptions.RobotoInvalidRequestException),
+        ):
+            with pytest.raises(error):
+                dataset.rename_directory(old, new)
+        with pytest.raises(exceptions.RobotoInvalidRequestException):
+            dataset.create_directory("a", parent_path=Path("not/there"))
+        dataset.files.delete_directories(["x"])
+        assert (listed(), paths_in(dataset)) == (["in_deep"], ["in_deep/b.bin"])
 
     def test_files_are_deleted(self, dataset: datasets.Dataset, tmp_path: Path) -> None:
         for path in ("a.bin", "in/b.bin", "in/c.txt"):
@@ -256,9 +286,9 @@ class TestRejected:
         [
             ({}, "0 files; allowed: 1 to 500"),
             ({f"{number}": 0 for number in range(501)}, "501 files; allowed: 1 to 500"),
-            ({"../a": 1}, "no path below a folder"),
-            ({"/etc/passwd": 1}, "no path below a folder"),
-            ({"a/../../b": 1}, "no path below a folder"),
+            ({"../a": 1}, "is not a relative path"),
+            ({"/etc/passwd": 1}, "is not a relative path"),
+            ({"a/../../b": 1}, "is not a relative path"),
             ({"a": -1}, "-1 bytes; allowed: 0 to"),
             ({"a": 2**41}, "bytes; allowed: 0 to"),
         ],

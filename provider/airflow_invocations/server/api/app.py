@@ -41,6 +41,7 @@ from .access import (
     own_invocation,
 )
 from .dataset_routes import dataset_routes, file_routes, org_record, org_routes, query_routes
+from .directory_routes import directory_routes
 from .host_check import HostCheck
 from .page import Sessions, depth_first, page_routes
 from .request_body import BodyLimit
@@ -123,6 +124,7 @@ def create_app(
     app.include_router(_action_routes(store, settings, allows), prefix="/v1/actions")
     app.include_router(dataset_routes(store, datasets, allows), prefix="/v1/datasets")
     app.include_router(credential_routes(store, credentials, allows))
+    app.include_router(directory_routes(datasets, allows))
     app.include_router(upload_routes(uploads, credentials, allows), prefix="/v1/files/upload")
     app.include_router(file_routes(datasets, urls, allows), prefix="/v1/files")
     app.include_router(query_routes(RoboqlQueries(datasets), allows), prefix="/v1/query")

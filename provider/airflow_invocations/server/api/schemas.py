@@ -291,6 +291,31 @@ class CreateSecretBody(WireModel, defer_build=False):
     name: _Name
 
 
+_FilePath = Annotated[str, pydantic.Field(max_length=_MAX_URI)]
+
+
+class CreateDirectoryBody(WireModel, defer_build=False):
+    """A directory to create."""
+
+    name: _FilePath
+    error_if_exists: bool = False
+    parent_path: _FilePath | None = None
+    create_intermediate_dirs: bool = False
+
+
+class RenameDirectoryBody(WireModel, defer_build=False):
+    """A directory's path and its new one."""
+
+    old_path: _FilePath
+    new_path: _FilePath
+
+
+class DeleteDirectoriesBody(WireModel, defer_build=False):
+    """Directories to delete with all their files."""
+
+    directory_paths: Annotated[list[_FilePath], pydantic.Field(max_length=_MAX_PATTERNS)]
+
+
 class SearchSpecification(QuerySpecification, defer_build=False):
     """A QuerySpecification with a limit of all pages together."""
 

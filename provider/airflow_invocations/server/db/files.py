@@ -136,6 +136,23 @@ class FileRepository:
             move()
             return _to_record(_require_file(connection, files.c.file_id == file_id, org_id, file_id))
 
+    def rename_folder(
+        self, dataset_id: str, old_path: str, new_path: str, user: str, move: Callable[[], None]
+    ) -> None:
+        """Record the files of a folder at its new path, and move the folder.
+
+        :param move: moves the folder; if it fails, nothing is recorded.
+        """
+        of_dataset = files.c.dataset_id == dataset_id
+        former = of_dataset & files.c.path.startswith(f"{new_path}/", autoescape=True) & ~files.c.available
+        inside = of_dataset & files.c.path.startswith(f"{old_path}/", autoescape=True) & files.c.available
+        path = sa.literal(new_path) + sa.func.substr(files.c.path, len(old_path) + 1)
+        with self._database.write() as connection:
+            connection.execute(files.delete().where(former))
+            values = {"path": path, "modified": now(), "modified_by": user}
+            connection.execute(files.update().where(inside).values(values))
+            move()
+
     def update_many(
         self, dataset_id: str, updates: Mapping[str, Sequence[FileUpdate]], org_id: str, user: str
     ) -> None:
