@@ -67,7 +67,7 @@ def test_a_secret_from_its_making_to_its_end(client: RobotoClient, name: str) ->
     again = Secret.from_name(name, roboto_client=client)
     assert again.read_value().get_secret_value() == "two"
     assert again.record.created == made.record.created
-    with pytest.raises(exceptions.RobotoConflictException, match="exists already"):
+    with pytest.raises(exceptions.RobotoConflictException, match="already exists"):
         Secret.create(name, roboto_client=client)
     assert name in {one.name for one in Secret.for_org("og_local", roboto_client=client)}
     again.delete()

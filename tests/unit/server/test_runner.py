@@ -463,9 +463,7 @@ class TestWhatNobodyExpected:
             failing.works = unprepared.works = True
             record = await reached(store, one, *TERMINAL)
         assert record.last_status is S.Completed
-        assert "the server lost track of this invocation invocation" in [
-            step.detail for step in record.status
-        ]
+        assert "the server lost track of this invocation" in [step.detail for step in record.status]
 
     async def test_a_cancel_of_what_nobody_works_on_is_carried_out(
         self, store: Store, run: Any, monkeypatch: pytest.MonkeyPatch

@@ -35,7 +35,7 @@ class SecretRepository:
         """Store a secret without a value. Raises ConflictError."""
         with self._database.write() as connection:
             if connection.execute(sa.select(secrets.c.name).where(_named(name, org_id))).first() is not None:
-                raise ConflictError(f"secret {name!r} exists already in {org_id}")
+                raise ConflictError(f"secret {name!r} already exists in {org_id}")
             _insert(connection, name, org_id, b"", user)
             return _to_row(connection.execute(sa.select(secrets).where(_named(name, org_id))).one())
 

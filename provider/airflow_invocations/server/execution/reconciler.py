@@ -119,7 +119,7 @@ class Reconciler:
         await kill_marked(INVOCATION_VARIABLE, {each.invocation_id for each in orphaned})
         for each in orphaned:
             detail = (
-                "the server lost track of this invocation invocation"
+                "the server lost track of this invocation"
                 if each.owner == self._runner
                 else "the server stopped while this invocation ran"
             )
