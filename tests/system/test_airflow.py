@@ -143,7 +143,7 @@ def test_invalid_argument_fails_the_task_without_invocation_or_retry(
         "action 'no-such-action' was not invoked: there is no action 'no-such-action'"
         in said["unknown_action"]
     )
-    assert "lacks 'lines'; the action declares: lines (required)" in said["missing_parameter"]
+    assert "missing: 'lines'; the action declares: lines (required)" in said["missing_parameter"]
     assert "no_such_connection" in said["no_connection"]
     assert "Failed: exit code 3: no such topic" in said["fails"]
     for task_id in ("unknown_action", "missing_parameter", "no_connection"):
@@ -242,7 +242,7 @@ def test_actions_without_a_worker(airflow: StandaloneAirflow, server: SystemServ
 
     assert "exit code 3: no such topic" in everything_said(airflow, dag_id, run_id, "fails")
     assert "UsageError" in everything_said(airflow, dag_id, run_id, "beyond_retry")
-    assert "lacks 'lines'" in everything_said(airflow, dag_id, run_id, "rejected")
+    assert "missing: 'lines'" in everything_said(airflow, dag_id, run_id, "rejected")
     for task_id in ("late", "killed"):
         invocation_id = airflow.xcom(dag_id, run_id, task_id, "invocation_id")
         record = until(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..models.dataset import FileUpdate
+from ..models.text import counted
 from .callers import Caller, Role
 from .dataset_storage import parts_of
 from .datasets import DatasetFiles
@@ -185,7 +186,9 @@ def abort_parts(upload: Upload, key: str, parts_id: str) -> None:
 
 def _require_uploadable(sizes: Mapping[str, int]) -> None:
     if not 0 < len(sizes) <= MAX_FILES:
-        raise InvalidRequestError(f"resource_manifest: {len(sizes)} files; allowed: 1 to {MAX_FILES}")
+        raise InvalidRequestError(
+            f"resource_manifest: {counted(len(sizes), 'file')}; allowed: 1 to {MAX_FILES}"
+        )
     for path, size in sizes.items():
         try:
             parts_of(path)

@@ -118,7 +118,7 @@ class TestBothWays:
         action = script(hook, "true", parameters=[ActionParameter(name="who", required=True)])
         error = await outcome(deferrable, action, task)
         assert type(error) is RequestRejectedError
-        assert "lacks 'who'; the action declares: who (required)" in str(error)
+        assert "missing: 'who'; the action declares: who (required)" in str(error)
         assert task.pushed == {}
 
     async def test_a_wrong_token_is_rejected(

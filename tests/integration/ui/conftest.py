@@ -110,7 +110,7 @@ def ask(client: TestClient) -> Callable[..., Any]:
     def call(about: Callable[..., Any], *arguments: Any, role: str = "VIEWER") -> Any:
         token = init_auth_manager().generate_jwt(SimpleAuthManagerUser(username="vera", role=role))
         scope = {
-            "type": "http", "method": "GET", "scheme": "http", "application": ("testserver", 80), "path": "/",
+            "type": "http", "method": "GET", "scheme": "http", "server": ("testserver", 80), "path": "/",
             "query_string": b"", "headers": [(b"authorization", f"Bearer {token}".encode())],
             "airflow_invocations.parent": client.app,
         }  # fmt: skip

@@ -113,7 +113,7 @@ def test_an_invocation_that_writes_nowhere_tells_nobody() -> None:
     ("destination", "hint"),
     [
         ("ds_2", "allowed: invocation-dataset://fleet/ds_2"),
-        (None, "allowed: none, without 'upload_destination'"),
+        (None, "allowed: none without 'upload_destination'"),
     ],
 )
 def test_an_outlet_that_the_action_does_not_write_is_rejected_when_the_dag_is_parsed(

@@ -210,7 +210,8 @@ GATES = {
     "TriggerEvent": {"tasks/xcom.py"},
     # The cursor and acknowledgements of an event trigger: numbers, by the DAG's id.
     "aset": {"triggers/_base.py", "triggers/_event_delivery.py", "version_compat.py"},
-    "set": {"assets/events.py"},
+    # Besides, the id of a connection that was opened.
+    "set": {"assets/events.py", "operators/_earlier_connection.py"},
 }
 
 

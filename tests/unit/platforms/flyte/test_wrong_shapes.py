@@ -253,6 +253,7 @@ METHODS: dict[str, tuple[Callable[[FlytePlatform], Awaitable[Any]], list[str]]] 
     "ended": (lambda one: one.ended([RUN]), ["ListRuns"]),
     "active": (lambda one: one.active(["once"]), ["ListRuns"]),
     "newest": (lambda one: one.newest("t", SINCE), ["ListRuns"]),
+    "find_active": (lambda one: one.find_active(10), ["ListRuns", "GetRunDetails"]),
     "find": (lambda one: one.find("d", "r", "t", None), ["ListRuns", "GetRunDetails"]),
     "events": (first_of_events, ["ListRuns"]),
     "records": (lambda one: one.records([RUN]), ["GetRunDetails"]),
