@@ -26,7 +26,6 @@ from ..tasks.xcom import push_xcom
 from ..version_compat import SHORTEST_DEFERRAL, conf, starts_tasks_in_triggerer
 from ..waiters import AbandonReason, WaitAbandoned, WaitOptions
 from ._base import GuardedOperator
-from ._earlier_connection import leave_earlier_connection
 from ._start_from_trigger import check_start_from_trigger, is_unmapped, start_arguments
 
 if TYPE_CHECKING:
@@ -284,6 +283,8 @@ class InvokeActionOperator(GuardedOperator, BaseOperator):
         self, hook: InvocationHook, context: Context, provenance: DagRunProvenance
     ) -> tuple[InvocationLifecycle, InvocationRecord]:
         """Return this try's invocation; start it if there is none. Raises an InvocationError."""
+        from ._earlier_connection import leave_earlier_connection
+
         lifecycle = self._new_lifecycle(hook)
         submission = InvocationSubmission.of(
             self, task_label(self), provenance, self._key(context), first_try_of(context), self.log.warning

@@ -72,9 +72,11 @@ def _is_same_task(theirs: TaskInstanceReference, mine: DagRunProvenance) -> bool
 def _was_cleared_since(theirs: TaskInstanceReference, mine: DagRunProvenance, first_try: int) -> bool:
     """Return whether the task was cleared after an earlier try.
 
-    A run's `clear_number` counts clears of any of its tasks. Before Airflow 3.3 it doesn't count those of a
-    run that hasn't ended, and no version counts a clear that leaves the run's state as it is. `max_tries` is
-    the task's own, but may be the same after a clear if `retries` was lowered before.
+    A run's `clear_number` counts clears of any of its tasks. Airflow 3.1 doesn't count those of a run
+    that hasn't ended, and no version counts a clear that leaves the run's state as it is
+    (https://github.com/apache/airflow/blob/3.1.8/airflow-core/src/airflow/models/taskinstance.py,
+    `clear_task_instances`). `max_tries` is the task's own, but may be the same after a clear if `retries` was
+    lowered before.
     """
     knows_both = None not in (theirs.max_tries, mine.max_tries)
     if knows_both and theirs.max_tries != mine.max_tries:

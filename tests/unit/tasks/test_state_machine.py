@@ -189,7 +189,8 @@ def _clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         yield
 
 
-#: Sequences that once broke a promise: name, steps, and whether nothing may be left without reconciliation.
+#: Sequences in which earlier versions lost, repeated or cancelled an invocation: name, steps, and whether
+#: nothing may be left without reconciliation.
 NAMED: dict[str, tuple[list[Step], bool]] = {
     "API server stalls until heartbeats fail": (
         [("API server down", 8.0), ("API server up", 16.0), ("completes", 40.0)],

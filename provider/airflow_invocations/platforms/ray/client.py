@@ -269,7 +269,7 @@ class RayClient:
 
 def _path(submission_id: str) -> str:
     if submission_id in ("", ".", ".."):
-        raise NotFoundError(f"{submission_id!r} is no id of a job")
+        raise NotFoundError(f"{submission_id!r} is not the id of a job")
     return f"api/jobs/{quote(submission_id, safe='')}"
 
 

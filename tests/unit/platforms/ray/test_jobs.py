@@ -132,7 +132,10 @@ def test_parameters_arrive_as_they_are(tmp_path: Path) -> None:
 
 
 def test_context_of_the_runtime_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = run(job({"entrypoint": "env -0; printf END; sleep 30"}, request({"speed": 3})), tmp_path)
+    process = run(
+        job({"entrypoint": "env -0; printf END; while :; do sleep 0.1; done"}, request({"speed": 3})),
+        tmp_path,
+    )
     assert process.stdout is not None
     said = ""
     while not said.endswith("\0END"):
