@@ -20,7 +20,12 @@ import pytest
 
 from airflow_invocations import action_log
 from airflow_invocations.hooks import RobotoHook
-from airflow_invocations.models import InvocationRequest, InvocationSource, InvocationStatus
+from airflow_invocations.models import (
+    InvocationRecord,
+    InvocationRequest,
+    InvocationSource,
+    InvocationStatus,
+)
 from airflow_invocations.platforms.roboto import client as roboto
 from airflow_invocations.platforms.roboto.platform import RobotoPlatform
 from airflow_invocations.tasks import lifecycle
@@ -34,6 +39,8 @@ from airflow_invocations.waiters import (
 )
 
 from ...support.task_context import PROVENANCE
+from ...support.waiting import until
+from ..conftest import LocalServer
 from .conftest import connect_to, script
 
 pytestmark = pytest.mark.anyio
@@ -225,29 +232,41 @@ async def test_a_line_of_fifty_megabytes_holds_up_nobody_and_is_cut(
 
 
 class Counting:
-    """A task's logger that keeps no more of the lines than their number and the last one."""
+    """A task's logger that keeps no more of the lines than their number and the last one.
 
-    def __init__(self) -> None:
+    :param before_first: called before the first line is written.
+    """
+
+    def __init__(self, before_first: Callable[[], object]) -> None:
+        self._before_first = before_first
         self.count = 0
         self.first = ""
         self.last = ""
 
     def info(self, line: str, *, logger: str, timestamp: str) -> None:
-        self.first = self.first or line
+        if not self.first:
+            self._before_first()
+            self.first = line
         assert not self.last or int(line) > int(self.last)
         self.count += 1
         self.last = line
 
 
 async def test_a_worker_keeps_no_flood_in_memory_and_ends_with_its_last_lines(
-    hook: RobotoHook, monkeypatch: pytest.MonkeyPatch
+    hook: RobotoHook, server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counting = Counting()
+    (flood,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, "seq 1 300000", 1))
+
+    def has_ended() -> bool:
+        answer = server.request("GET", f"v1/actions/invocations/{flood}").raise_for_status()
+        return InvocationRecord.model_validate(answer.json()["data"]).current.status.is_terminal
+
+    # The first line blocks the worker until all lines are written, so that it can't keep up on any machine.
+    counting = Counting(lambda: until(has_ended, within=60))
     monkeypatch.setattr(action_log, "structlog", SimpleNamespace(get_logger=lambda _: counting))
     monkeypatch.setattr(
         lifecycle, "LOG_SETTINGS", LogSettings(worker_end=LogEnd(lines=1000, size=10**6, seconds=60))
     )
-    (flood,) = await anyio.to_thread.run_sync(lambda: invoke_script(hook, "seq 1 300000; sleep 1", 1))
     said: list[str] = []
     log = lifecycle.WorkerLog("http://platform/log", said.append)
     waiting = WaitOptions(flood, poll_interval=1.0)
