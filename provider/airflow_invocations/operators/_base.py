@@ -107,9 +107,14 @@ class GuardedOperator(BaseInvocationOperator):
             yield self._guard
             return
         from ..tasks.guard import InvocationGuard
+        from ..tasks.provenance import loop_position_of
 
         self._guard = guard = InvocationGuard(
-            context["ti"], self.log, cancels=self.cancel_on_kill, is_adopted=self.durable
+            context["ti"],
+            self.log,
+            cancels=self.cancel_on_kill,
+            is_adopted=self.durable,
+            in_loop=loop_position_of(context) is not None,
         )
         if self._was_killed:  # before Airflow called the method
             guard.note_kill()

@@ -14,6 +14,7 @@ from ..exceptions import InvocationError
 from ..platforms import Platform
 from ..version_compat import AirflowFailException, AirflowTaskTimeout
 from .cancellation import Intent, cancel_unless_ended, intent_of, recorded_states
+from .result import INVOCATION_ID_KEY
 
 if TYPE_CHECKING:
     from .lifecycle import InvocationLifecycle
@@ -45,10 +46,14 @@ class InvocationGuard:
     :param log: the task's logger.
     :param cancels: the task's `cancel_on_kill`.
     :param is_adopted: whether a retry of the task continues with the invocation of the previous try.
+    :param in_loop: whether the task is in a task loop.
     """
 
-    def __init__(self, instance: Any, log: Any, *, cancels: bool, is_adopted: bool) -> None:
+    def __init__(
+        self, instance: Any, log: Any, *, cancels: bool, is_adopted: bool, in_loop: bool = False
+    ) -> None:
         self._instance = instance
+        self._in_loop = in_loop
         self._log = log
         self._cancels = cancels
         self._is_adopted = is_adopted
@@ -143,12 +148,13 @@ class InvocationGuard:
         for attempt in range(_READS):
             try:
                 states = self._read_states()
+                has_ended = intent_of(states) is Intent.Ended or (self._in_loop and self._was_replaced())
             except Exception as error:
                 reason: object = error
                 time.sleep(_READ_PAUSE if attempt + 1 < _READS else 0.0)
                 continue
             recorded = ", ".join(sorted(states)) or "deleted"
-            if intent_of(states) is Intent.Ended:
+            if has_ended:
                 self._log.warning("The task was killed; Airflow's record of it: %s", recorded)
                 return True
             self._log.info("Not cancelling: Airflow's record of the task is %s", recorded)
@@ -158,6 +164,30 @@ class InvocationGuard:
 
     def _read_states(self) -> set[str]:
         return recorded_states(self._instance, self._instance.get_task_states)
+
+    def _was_replaced(self) -> bool:
+        """Return whether a clear has replaced this task instance of a loop by another.
+
+        Airflow returns only the state of a loop's latest iteration, which may be an earlier one that is being
+        repeated. A task can read XComs only as long as its own task instance is current.
+
+        :raises Exception: Airflow doesn't answer.
+        """
+        from airflow.sdk.execution_time.xcom import XCom
+
+        instance = self._instance
+        try:
+            XCom.get_one(
+                key=INVOCATION_ID_KEY,
+                dag_id=instance.dag_id,
+                task_id=instance.task_id,
+                run_id=instance.run_id,
+                map_index=instance.map_index,
+            )
+        except Exception:
+            self._read_states()  # an outage would look the same
+            return True
+        return False
 
     @property
     def _invocation_id(self) -> str | None:

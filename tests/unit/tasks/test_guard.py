@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time.xcom import XCom
 
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.platforms import Platform
@@ -37,7 +38,12 @@ class One:
     """A guard, its task, and a platform with one invocation."""
 
     def __init__(
-        self, *states: Any, is_adopted: bool = True, cancels: bool = True, max_tries: int = 0
+        self,
+        *states: Any,
+        is_adopted: bool = True,
+        cancels: bool = True,
+        max_tries: int = 0,
+        in_loop: bool = False,
     ) -> None:
         self.states = list(states)
         self.asked = 0
@@ -48,7 +54,9 @@ class One:
             dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1, max_tries=max_tries,
             get_task_states=self._read,
         )  # fmt: skip
-        self.guard = InvocationGuard(instance, self.log, cancels=cancels, is_adopted=is_adopted)
+        self.guard = InvocationGuard(
+            instance, self.log, cancels=cancels, is_adopted=is_adopted, in_loop=in_loop
+        )
         self.lifecycle: Any = SimpleNamespace(invocation_id="iv_1", ended=None)
 
     def submit(self) -> None:
@@ -120,6 +128,29 @@ def test_kill_cancels_nothing_otherwise(state: str) -> None:
         one.guard.note_kill()
     assert (one.asked, one.cancels) == (1, 0)
     assert one.log.lines[-1] == f"Not cancelling: Airflow's record of the task is {state}"
+
+
+@pytest.mark.parametrize(
+    ("states", "xcom", "is_cancelled"),
+    [
+        (["running"], None, False),
+        (["queued", "queued"], RuntimeError("not found"), True),
+        (["running", *[RuntimeError("the API server is away")] * 3], RuntimeError("the same"), False),
+    ],
+)
+def test_kill_in_a_loop_cancels_if_a_clear_replaced_the_task_instance(
+    states: list[Any], xcom: Exception | None, is_cancelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(**_: object) -> None:
+        if xcom is not None:
+            raise xcom
+
+    monkeypatch.setattr(XCom, "get_one", read)
+    one = One(*states, in_loop=True)
+    with one.guard:
+        one.submit()
+        one.guard.note_kill()
+    assert (one.status is S.Cancelled) is is_cancelled
 
 
 def test_kill_cancels_nothing_without_an_answer() -> None:
