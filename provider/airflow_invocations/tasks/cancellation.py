@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..platforms import CannotStopError, Platform, PlatformError
 from ..waiters import cancel_and_confirm
+from .result import INVOCATION_ID_KEY
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 #: itself.
 CANCEL_TIMEOUT = 30.0
 
+#: States of a task instance that has ended, or has no part in its run any more.
+TERMINAL_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
 #: States of a task that nothing waits in: the task has ended, or was cleared while a worker ran it
 #: ("restarting"), for instance at the moment of its deferral.
-_ENDED_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed", "restarting"})
+_ENDED_STATES = TERMINAL_STATES | {"restarting"}
 
 #: States of a task whose present or next try handles the invocation: it adopts it, or cancels it because the
 #: task was cleared.
@@ -67,6 +71,22 @@ def recorded_states(instance: Any, read: Callable[..., Any]) -> set[str]:
         map_index=instance.map_index,
     )
     return {str(state) for run in runs.values() for state in run.values()}
+
+
+def awaited_invocation(instance: Any, read: Callable[..., Any]) -> Any:
+    """Return what a task instance's XCom `invocation_id` contains: the invocation that the task waits for.
+
+    In a task loop Airflow refuses XComs to a task instance that a clear has replaced.
+
+    :param read: the method of the task SDK's `XCom` that returns one XCom, or an awaitable of it.
+    """
+    return read(
+        key=INVOCATION_ID_KEY,
+        dag_id=instance.dag_id,
+        task_id=instance.task_id,
+        run_id=instance.run_id,
+        map_index=instance.map_index,
+    )
 
 
 async def cancel(

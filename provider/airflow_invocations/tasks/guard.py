@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..exceptions import InvocationError
 from ..platforms import Platform
 from ..version_compat import AirflowFailException, AirflowTaskTimeout
-from .cancellation import Intent, cancel_unless_ended, intent_of, recorded_states
-from .result import INVOCATION_ID_KEY
+from .cancellation import Intent, awaited_invocation, cancel_unless_ended, intent_of, recorded_states
 
 if TYPE_CHECKING:
     from .lifecycle import InvocationLifecycle
@@ -175,15 +174,8 @@ class InvocationGuard:
         """
         from airflow.sdk.execution_time.xcom import XCom
 
-        instance = self._instance
         try:
-            XCom.get_one(
-                key=INVOCATION_ID_KEY,
-                dag_id=instance.dag_id,
-                task_id=instance.task_id,
-                run_id=instance.run_id,
-                map_index=instance.map_index,
-            )
+            awaited_invocation(self._instance, XCom.get_one)
         except Exception:
             self._read_states()  # an outage would look the same
             return True

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from .. import models
 from ..platforms import Platform, PlatformError
 from ..waiters import cancel_and_confirm
+from .cancellation import TERMINAL_STATES
 
 if TYPE_CHECKING:
     from ..models import InvocationRecord, TaskInstanceReference
-
-#: States of a task instance that has ended, or has no part in its run any more.
-TERMINAL_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 #: States of a task instance whose present try has begun.
 _BEGUN_STATES = frozenset({"running", "deferred", "up_for_reschedule", "awaiting_input"})

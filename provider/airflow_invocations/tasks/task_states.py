@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
+from .cancellation import awaited_invocation
 from .reconciliation import AirflowUnreadableError, TaskKey, TaskSnapshot, key_of
 from .result import INVOCATION_ID_KEY
 
@@ -55,13 +56,7 @@ class SdkTaskStates:
         from airflow.sdk.execution_time.xcom import XCom
 
         try:
-            value = XCom.get_one(
-                key=INVOCATION_ID_KEY,
-                dag_id=reference.dag_id,
-                task_id=reference.task_id,
-                run_id=reference.run_id,
-                map_index=reference.map_index,
-            )
+            value = awaited_invocation(reference, XCom.get_one)
         except Exception as error:
             raise AirflowUnreadableError(f"an XCom of {reference.task_id} can't be read: {error}") from error
         return value if isinstance(value, str) else None

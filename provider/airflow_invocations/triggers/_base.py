@@ -16,9 +16,8 @@ from ..action_log import log_relay
 from ..exceptions import InvocationError
 from ..hooks import InvocationHook
 from ..platforms.retry import backoff
-from ..tasks.cancellation import Intent, cancel, intent_of, recorded_states
+from ..tasks.cancellation import Intent, awaited_invocation, cancel, intent_of, recorded_states
 from ..tasks.lifecycle import CancelledByClear
-from ..tasks.result import INVOCATION_ID_KEY
 from ..tasks.sdk_calls import complete
 from ..tasks.xcom import storable, trigger_event
 from ..version_compat import TELLS_OF_KILLS
@@ -215,9 +214,10 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
             # Airflow returns only the state of a loop's latest iteration, which may be an earlier one that
             # is being repeated, because a clear replaced this one. A trigger can read XComs only as long as
             # its own task instance is current.
-            if self.in_loop:
-                return ""
-            raise
+            if not self.in_loop:
+                raise
+            await self._task_states(instance)  # an outage would look the same
+            return ""
         if named == self._named or (self.in_loop and intent is Intent.Retried):
             return "the task continues with it"
         # A worker that starts a try deletes the task's XComs, and then names the invocation that it waits
@@ -234,15 +234,7 @@ class BaseInvocationTrigger(SerializedFields, BaseTrigger):
         """Return what the task's XCom `invocation_id` contains now; None if there is none."""
         from airflow.sdk.execution_time.xcom import XCom
 
-        return await complete(
-            lambda: sync_to_async(XCom.get_one)(
-                key=INVOCATION_ID_KEY,
-                dag_id=instance.dag_id,
-                task_id=instance.task_id,
-                run_id=instance.run_id,
-                map_index=instance.map_index,
-            )
-        )
+        return await complete(lambda: awaited_invocation(instance, sync_to_async(XCom.get_one)))
 
 
 class EndingTrigger(BaseInvocationTrigger):

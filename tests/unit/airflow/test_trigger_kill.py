@@ -160,3 +160,9 @@ async def test_in_a_loop_a_replaced_iteration_is_cancelled(look: Any, cancels: b
     trigger = Trigger(look, in_loop=True)
     await trigger.on_kill()
     assert trigger.cancels == int(cancels)
+
+
+async def test_in_a_loop_an_outage_does_not_look_like_a_replaced_iteration() -> None:
+    trigger = Trigger(({"running"}, AWAY), AWAY, ({"running"}, "iv_1"), in_loop=True)
+    await trigger.on_kill()
+    assert trigger.cancels == 0
