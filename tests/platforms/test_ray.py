@@ -125,5 +125,7 @@ async def test_job_of_another_user_with_the_same_id_is_a_conflict(
     body = {"entrypoint": "true # theirs", "submission_id": theirs}
     async with httpx.AsyncClient(base_url=platform.where, timeout=60) as client:
         (await client.post("api/jobs/", json=body)).raise_for_status()
-    with pytest.raises(ConflictError, match=f"job {theirs}, .* is somebody else's; .*'true # theirs'"):
+    with pytest.raises(
+        ConflictError, match=f"job {theirs}, .* belongs to another request; .*'true # theirs'"
+    ):
         await platform.invoke(ACTIONS.completes, request)

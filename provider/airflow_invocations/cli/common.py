@@ -134,6 +134,14 @@ def _install(extra: str) -> str:
     return f"pip install 'airflow-provider-invocations[{extra}]'"
 
 
+def airflow_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module of `hooks`.
+
+    Airflow resolves connections. It runs in its own process, because commands don't import Airflow.
+    """
+    return [sys.executable, "-m", f"airflow_invocations.hooks.{module}", *arguments]
+
+
 def fail(options: argparse.Namespace, reason: str) -> int:
     """Print why a command failed; return its exit code."""
     print(f"invocations {options.command}: {reason}", file=sys.stderr)  # noqa: T201

@@ -21,8 +21,8 @@ Row = dict[str, str | None]
 
 #: What these commands can't query.
 _LOCAL_ONLY = (
-    "It queries the local server that runs on this machine with the given data folder. Roboto, Flyte and "
-    "pynenc have no such query; with their connections, use InvocationHook in Python."
+    "It queries the local server that runs on this machine with the given data folder. Roboto, Flyte, "
+    "pynenc and Ray have no such query; with their connections, use InvocationHook in Python."
 )
 _INVOCATIONS = "v1/actions/invocations"
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from .common import Commands, add_command
+from .common import Commands, add_command, airflow_command
 from .datasets import add_dataset
 from .invocations import add_events, add_list, add_tree, add_watch
 from .local_server import add_backup, add_connection, add_demo, add_serve
@@ -73,9 +73,7 @@ def _add_check(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    # Airflow resolves connections. It runs in its own process, because commands don't import Airflow.
-    command = [sys.executable, "-m", "airflow_invocations.hooks.check_connection", options.conn_id]
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(airflow_command("check_connection", options.conn_id), check=False).returncode
 
 
 if __name__ == "__main__":

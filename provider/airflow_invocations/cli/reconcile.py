@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 
-from .common import Commands, add_command, add_json, fail, format_rows
+from .common import Commands, add_command, add_json, airflow_command, fail, format_rows
 
 #: The verdicts of invocations that are left out of the table, because nothing is to be done about them.
 _QUIET = ("wanted", "foreign")
@@ -40,8 +40,7 @@ def add_reconcile(commands: Commands) -> None:
 
 
 def _reconcile(options: argparse.Namespace) -> int:
-    # Airflow resolves connections. It runs in its own process, because commands don't import Airflow.
-    command = [sys.executable, "-m", "airflow_invocations.hooks.reconcile_connection", options.conn_id]
+    command = airflow_command("reconcile_connection", options.conn_id)
     command += ["--airflow", options.airflow] if options.airflow else []
     command += ["--dry-run"] if options.dry_run else []
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 from roboto import exceptions
 from roboto.domain.secrets import Secret
-from roboto.http import BearerTokenDecorator, RobotoClient
+from roboto.http import RobotoClient
 
 from airflow_invocations.server.admin import add_token
 
@@ -25,11 +25,6 @@ from .conftest import client_of, ended, invoke, lines, script
 def endpoint_of_secrets(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", server.endpoint)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-@pytest.fixture
-def client(server: LocalServer) -> RobotoClient:
-    return RobotoClient(server.endpoint, BearerTokenDecorator(server.token))
 
 
 @pytest.fixture

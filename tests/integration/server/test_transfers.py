@@ -19,7 +19,7 @@ import pytest
 from botocore.exceptions import ClientError
 from roboto import exceptions
 from roboto.domain import datasets, files
-from roboto.http import BearerTokenDecorator, RobotoClient
+from roboto.http import RobotoClient
 
 from airflow_invocations.models import InvocationStatus
 from airflow_invocations.server.admin import add_token
@@ -37,11 +37,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_fields':Dep
 def endpoint_of_files(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-@pytest.fixture
-def client(server: LocalServer) -> RobotoClient:
-    return RobotoClient(server.endpoint, BearerTokenDecorator(server.token))
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ def _check_adopted(submission_id: str, job: Json, action: str, request: Invocati
     if present is None or known != request.idempotency_id:
         command = (text_at(job, "entrypoint") or "")[:200]
         raise ConflictError(
-            f"job {submission_id}, whose id is derived from this idempotency id, is somebody else's; "
+            f"job {submission_id}, whose id is derived from this idempotency id, belongs to another request; "
             f"submitted at {created_at(job).isoformat()}, entrypoint: {command!r}"
         )
     if present != action:

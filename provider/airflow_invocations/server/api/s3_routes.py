@@ -28,8 +28,9 @@ from .content import content_response
 
 _STATUS = {
     "AccessDenied": 403, "BadDigest": 400, "ExpiredToken": 400, "InvalidAccessKeyId": 403,
-    "InvalidPart": 400, "InvalidToken": 400, "NoSuchKey": 404, "NoSuchUpload": 404, "NotImplemented": 501,
-    "RequestTimeTooSkewed": 403, "SignatureDoesNotMatch": 403, "XAmzContentSHA256Mismatch": 400,
+    "InvalidPart": 400, "InvalidRange": 416, "InvalidToken": 400, "NoSuchKey": 404, "NoSuchUpload": 404,
+    "NotImplemented": 501, "RequestTimeTooSkewed": 403, "SignatureDoesNotMatch": 403,
+    "XAmzContentSHA256Mismatch": 400,
 }  # fmt: skip
 
 #: Checksums of a body that can be verified, by header.
@@ -159,7 +160,7 @@ def _xml(root: str, *, status: int = 200, **values: str) -> Response:
 
 
 def _error(request: Request, code: str, message: str) -> Response:
-    status = 416 if code == "InvalidRange" else _STATUS.get(code, 400)
+    status = _STATUS.get(code, 400)
     # The body may not have been read, and a client that waits for `100 Continue` doesn't send it: the next
     # request on this connection would be taken for it.
     closing = {"Connection": "close"}

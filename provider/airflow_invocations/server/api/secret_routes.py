@@ -22,7 +22,7 @@ from ..callers import Caller, Role
 from ..db.secrets import SecretRow
 from ..errors import ApiError, NotFoundError
 from ..secrets import MAX_VALUE, Secrets
-from ..storage_credentials import CredentialError, Grant, SignedRequest, StorageCredentials
+from ..storage_credentials import REGION, CredentialError, Grant, SignedRequest, StorageCredentials
 from ..timestamps import timestamp
 from .access import GuardedRoute, open_to_all
 from .responses import json_response
@@ -126,13 +126,11 @@ def _answer(secrets: Secrets, grant: Grant, call: _Call, operation: str) -> Resp
     else:
         secrets.row(grant.secret, grant.org_id)
         secrets.set(grant.secret, grant.org_id, call.secret_string, grant.user)
-    return JSONResponse(
-        answer, media_type="application/x-amz-json-1.1", headers={"Cache-Control": "no-store"}
-    )
+    return JSONResponse(answer, media_type=_MEDIA_TYPE, headers={"Cache-Control": "no-store"})
 
 
 def _arn(org_id: str, name: str) -> str:
-    return f"arn:aws:secretsmanager:us-east-1:000000000000:secret:{org_id}/{name}"
+    return f"arn:aws:secretsmanager:{REGION}:000000000000:secret:{org_id}/{name}"
 
 
 def _record(row: SecretRow) -> Json:

@@ -1,4 +1,4 @@
-"""Errors for requests that no route handles: a feature of the platform, or an operation that nobody has.
+"""Errors for requests that no route handles: a feature of the platform, or an unknown operation.
 
 Neither is the error for missing data, because clients handle that one: get-or-create code would create.
 """

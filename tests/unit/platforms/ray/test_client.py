@@ -136,8 +136,14 @@ async def test_job_that_ray_rejects_is_an_error_with_its_reason(
 @pytest.mark.parametrize(
     ("fields", "hint"),
     [
-        ({"metadata": None, "entrypoint": "python theirs.py"}, "somebody else's; .* 'python theirs.py'"),
-        ({"metadata": {"airflow_action": "hello", "airflow_idempotency_id": "2"}}, "somebody else's"),
+        (
+            {"metadata": None, "entrypoint": "python theirs.py"},
+            "belongs to another request; .* 'python theirs.py'",
+        ),
+        (
+            {"metadata": {"airflow_action": "hello", "airflow_idempotency_id": "2"}},
+            "belongs to another request",
+        ),
         ({"metadata": {"airflow_action": "other", "airflow_idempotency_id": ONCE}}, "one of action 'other'"),
     ],
 )
